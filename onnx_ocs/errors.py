@@ -1,0 +1,20 @@
+"""Errors that are the user's to mend.
+
+Everything that a user can cause (bad file, bad option, calibration data that does not fit) is raised as
+:class:`UserError`; the command line prints its one line and exits with 1.  Any other exception is a defect of
+onnx_ocs and keeps its traceback.
+"""
+
+__all__ = ["PassError", "UserError", "VerificationError"]
+
+
+class UserError(Exception):
+    """A mistake in the input or the options: one sentence that says what to do."""
+
+
+class PassError(Exception):
+    """A pass failed or left an invalid model; the message names the pass and the ones that ran before it."""
+
+
+class VerificationError(Exception):
+    """The rewritten model is not what it claims to be; nothing was written."""

@@ -1,0 +1,358 @@
+"""An index over one ONNX graph, and the few edits that passes make to it.
+
+`Graph` holds the main graph of a `ModelProto`: who produces a tensor, who reads it, which tensors are constants.
+It reads constants through initializers (also those repeated as graph inputs), Constant nodes and small chains of
+Identity, Cast, CastLike, Reshape, Transpose, QuantizeLinear, Clip and DequantizeLinear.  All edits go through it, so
+that names stay unique, initializers are never changed in place (they may be shared with strangers) and what a
+pass touched is known.  Subgraphs (If, Loop, Scan) and local functions are never entered: a node that holds a subgraph
+simply reads every outer tensor that the subgraph mentions.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from onnx_ocs.errors import UserError
+
+__all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "topological"]
+
+Array = np.ndarray[Any, Any]
+
+ONNX_DOMAINS = ("", "ai.onnx")
+QDQ_DOMAINS = ("", "ai.onnx", "com.microsoft")
+FOLDABLE = frozenset(
+    "Identity Cast CastLike Reshape Transpose Squeeze Unsqueeze QuantizeLinear DequantizeLinear Clip".split()
+)
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """Value of a node's attribute, or the default when it is absent."""
+    for a in node.attribute:
+        if a.name == name:
+            return helper.get_attribute_value(a)
+    return default
+
+
+def is_op(node: NodeProto | None, *ops: str) -> bool:
+    """Whether the node is one of these standard operators (Q and DQ also in domain com.microsoft)."""
+    if node is None or node.op_type not in ops:
+        return False
+    return node.domain in (QDQ_DOMAINS if node.op_type in ("QuantizeLinear", "DequantizeLinear") else ONNX_DOMAINS)
+
+
+def label(node: NodeProto) -> str:
+    """What a report calls a node: its name, or its first output's when it has none."""
+    return str(node.name or next((o for o in node.output if o), node.op_type))
+
+
+def _outer_names(node: NodeProto) -> Iterator[str]:
+    """Names that the node's subgraphs mention (a superset of the outer tensors that they read)."""
+    stack = [a for a in node.attribute if a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
+    while stack:
+        a = stack.pop()
+        for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
+            yield from (o.name for o in g.output)
+            for n in g.node:
+                yield from n.input
+                stack += [b for b in n.attribute if b.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
+
+
+def topological(nodes: Sequence[NodeProto], known: Iterable[str] = ()) -> list[NodeProto]:
+    """The nodes in an order in which producers come first; nodes already in order keep their places.
+
+    Raises:
+        UserError: the graph has a cycle, or a tensor has two producers.
+    """
+    producer: dict[str, int] = {}
+    for k, n in enumerate(nodes):
+        for o in n.output:
+            if o and producer.setdefault(o, k) != k:
+                raise UserError(f"the tensor '{o}' is written by two nodes: this is not a valid ONNX graph")
+    waiting, readers = [0] * len(nodes), defaultdict(list)
+    for k, n in enumerate(nodes):
+        for p in {producer[t] for t in (*n.input, *_outer_names(n)) if t in producer} - {k}:
+            waiting[k] += 1
+            readers[p].append(k)
+        if any(t in n.output for t in n.input if t):
+            raise UserError(f"the node '{label(n)}' reads its own output: this is not a valid ONNX graph")
+    ready = [k for k, w in enumerate(waiting) if not w]
+    heapq.heapify(ready)
+    order: list[NodeProto] = []
+    while ready:
+        k = heapq.heappop(ready)
+        order.append(nodes[k])
+        for r in readers[k]:
+            waiting[r] -= 1
+            if not waiting[r]:
+                heapq.heappush(ready, r)
+    if len(order) < len(nodes):
+        raise UserError("the graph has a cycle: this is not a valid ONNX graph")
+    return order
+
+
+class Graph:
+    """The main graph of a model, indexed; edits are written back by :meth:`commit`.
+
+    Attributes:
+        model: the model; changed by :meth:`commit` only (but nodes' inputs are edited in place).
+        nodes: the nodes in topological order.
+        producer: tensor name -> the node that writes it.
+        initializers: tensor name -> its TensorProto.
+        inputs: names of the graph inputs that are not initializers.
+        outputs: names of the graph outputs.
+        opset: version of the ai.onnx operator set.
+        touched: nodes added or edited since, by id; the pass manager writes provenance on them.
+        reshaped: tensors whose shape an edit changed; their value_info is dropped by :meth:`commit`.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Index the model's main graph (the model is not copied)."""
+        g = model.graph
+        self.model = model
+        self.opset = max((o.version for o in model.opset_import if o.domain in ONNX_DOMAINS), default=1)
+        self.initializers: dict[str, TensorProto] = {t.name: t for t in g.initializer}
+        self.inputs = {i.name for i in g.input} - self.initializers.keys()
+        self.outputs = {o.name for o in g.output}
+        self.nodes = topological(g.node)
+        self.producer: dict[str, NodeProto] = {}
+        self._readers: dict[str, list[NodeProto]] = defaultdict(list)
+        self._taken = {t.name for t in g.initializer} | {i.name for i in g.input} | self.outputs
+        self._names: set[str] = set()
+        self._captured: dict[str, list[NodeProto]] = defaultdict(list)
+        for n in self.nodes:
+            self._index(n)
+        self._written = set(self.producer)
+        self._constants: dict[str, Array | None] = {}
+        self._added: list[NodeProto] = []
+        self.touched: dict[int, NodeProto] = {}
+        self.reshaped: set[str] = set()
+        # What nobody read from the start is the user's, and stays; inputs with a default keep their initializer.
+        read = self._readers.keys() | self._captured.keys() | self.outputs
+        self._idle = (self.initializers.keys() - read) | {i.name for i in g.input}
+        self._idle_nodes = {id(n) for n in self.nodes if read.isdisjoint(n.output)}
+
+    def _index(self, n: NodeProto) -> None:
+        for o in n.output:
+            if o:
+                self.producer[o] = n
+        for t in dict.fromkeys(n.input):
+            if t:
+                self._readers[t].append(n)
+        for t in dict.fromkeys(_outer_names(n)):
+            if t:
+                self._captured[t].append(n)
+        self._taken.update(n.input, n.output)
+        self._names.add(n.name)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def readers(self, tensor: str) -> list[NodeProto]:
+        """Nodes that read the tensor as an input, each once."""
+        return self._readers.get(tensor, [])
+
+    def captured(self, tensor: str) -> list[NodeProto]:
+        """Nodes whose subgraphs mention the tensor."""
+        return self._captured.get(tensor, [])
+
+    def value_readers(self, tensor: str) -> list[NodeProto]:
+        """Readers that use the tensor's value or shape; CastLike's second input gives a type only."""
+        return [n for n in self.readers(tensor) if not (is_op(n, "CastLike") and n.input[0] != tensor)]
+
+    def private(self, tensor: str) -> bool:
+        """Whether one node alone uses the tensor's value: no graph output, no subgraph, one reader."""
+        return tensor not in self.outputs and not self.captured(tensor) and len(self.value_readers(tensor)) == 1
+
+    def constant(self, tensor: str) -> Array | None:
+        """The value of a tensor that cannot change at run time, or None."""
+        if tensor not in self._constants:
+            self._constants[tensor] = None  # a guard against cycles; overwritten below
+            self._constants[tensor] = self._evaluate(tensor)
+        return self._constants[tensor]
+
+    def _evaluate(self, tensor: str) -> Array | None:
+        if tensor in self.initializers:
+            return numpy_helper.to_array(self.initializers[tensor])
+        n = self.producer.get(tensor)
+        if n is None or n.domain not in QDQ_DOMAINS:
+            return None
+        if n.op_type == "Constant":
+            for a in n.attribute:
+                if a.name == "value":
+                    return numpy_helper.to_array(a.t)
+                if a.name in ("value_float", "value_floats"):
+                    return np.asarray(helper.get_attribute_value(a), np.float32)
+                if a.name in ("value_int", "value_ints"):
+                    return np.asarray(helper.get_attribute_value(a), np.int64)
+            return None
+        if n.op_type not in FOLDABLE or not n.input or not self._rooted(tensor):
+            return None
+        args = [self.constant(t) if t else None for t in n.input]
+        if n.op_type != "CastLike" and any(a is None for a, t in zip(args, n.input, strict=True) if t):
+            return None
+        return _fold(n, args)
+
+    def _rooted(self, tensor: str) -> bool:
+        """Whether the chain of first inputs ends in a constant (cheap test before anything is evaluated)."""
+        seen = 0
+        while tensor not in self.initializers:
+            n = self.producer.get(tensor)
+            if n is None or seen > 64:
+                return False
+            if n.op_type == "Constant":
+                return True
+            if n.op_type not in FOLDABLE or not n.input:
+                return False
+            tensor, seen = n.input[0], seen + 1
+        return True
+
+    # ---- edits ------------------------------------------------------------------------------------------------------
+
+    def fresh(self, name: str) -> str:
+        """A tensor name that nothing in the graph has, like the given one."""
+        k, candidate = 1, name
+        while candidate in self._taken:
+            candidate, k = f"{name}_{k}", k + 1
+        self._taken.add(candidate)
+        return candidate
+
+    def add_initializer(self, name: str, value: Array | TensorProto) -> str:
+        """Add a constant under a fresh name and return that name."""
+        name = self.fresh(name)
+        if isinstance(value, TensorProto):
+            value.name = name
+        else:
+            value = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.initializers[name] = value
+        return name
+
+    def add_node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output, whose name is taken as it is, and return that output."""
+        name, k = output + "/" + op, 1
+        while name in self._names:
+            name, k = f"{output}/{op}_{k}", k + 1
+        node = helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes)
+        self._added.append(node)
+        self.touched[id(node)] = node
+        self._index(node)
+        return output
+
+    def clone_node(self, node: NodeProto, output: str) -> NodeProto:
+        """Add a copy of a one-output node under a fresh name, writing the given tensor."""
+        new = NodeProto()
+        new.CopyFrom(node)
+        new.name = ""
+        new.output[0] = output
+        k, new.name = 1, label(node) + "_clone"
+        while new.name in self._names:
+            new.name, k = f"{label(node)}_clone_{k}", k + 1
+        self._added.append(new)
+        self.touched[id(new)] = new
+        self._index(new)
+        return new
+
+    def set_input(self, node: NodeProto, index: int, tensor: str) -> None:
+        """Let a node read another tensor at one input."""
+        self.touched[id(node)] = node
+        old = node.input[index] if index < len(node.input) else ""
+        while len(node.input) <= index:
+            node.input.append("")
+        node.input[index] = tensor
+        if old and old not in node.input:
+            self._readers[old] = [n for n in self._readers[old] if n is not node]
+        if tensor and not any(n is node for n in self._readers[tensor]):
+            self._readers[tensor].append(node)
+
+    def rename_output(self, tensor: str, name: str) -> None:
+        """Let the producer of a tensor write it under another name (its readers are not moved)."""
+        node = self.producer.pop(tensor)
+        self.touched[id(node)] = node
+        node.output[list(node.output).index(tensor)] = name
+        self.producer[name] = node
+
+    def commit(self) -> None:
+        """Write nodes and initializers back: sorted, without what an edit left unread."""
+        g = self.model.graph
+        nodes = topological([*self.nodes, *self._added])
+        used = set(self.outputs)
+        alive: list[NodeProto] = []
+        for n in reversed(nodes):
+            if id(n) in self._idle_nodes or not used.isdisjoint(n.output):
+                alive.append(n)
+                used.update(n.input)
+                used.update(_outer_names(n))
+        nodes = alive[::-1]
+        before = [t for t in g.initializer if t.name in used or t.name in self._idle]
+        known = {t.name for t in g.initializer}
+        new = [t for name, t in self.initializers.items() if name not in known and name in used]
+        if len(before) < len(known):
+            del g.initializer[:]
+            g.initializer.extend(before)
+        g.initializer.extend(new)
+        del g.node[:]
+        g.node.extend(nodes)
+        written = {o for n in nodes for o in n.output}
+        for k in reversed(range(len(g.value_info))):
+            name = g.value_info[k].name
+            if name in self.reshaped or (name not in written and name in self._written):
+                del g.value_info[k]
+
+
+def _fold(n: NodeProto, args: list[Array | None]) -> Array | None:
+    """Value of one foldable node; None when its parameters are out of the ordinary."""
+    x = args[0]
+    if x is None:
+        return None
+    op = n.op_type
+    if op == "Identity":
+        return x
+    if op == "Cast":
+        return x.astype(helper.tensor_dtype_to_np_dtype(attribute(n, "to")))
+    if op == "CastLike":
+        return x if args[1] is None else x.astype(args[1].dtype)
+    if op == "Transpose":
+        perm = attribute(n, "perm")
+        return np.transpose(x, perm)
+    if op == "Reshape" and args[1] is not None:
+        shape = [x.shape[k] if d == 0 and not attribute(n, "allowzero", 0) else int(d) for k, d in enumerate(args[1])]
+        return x.reshape(shape)
+    if op in ("Squeeze", "Unsqueeze"):
+        axes = attribute(n, "axes") if len(args) < 2 or args[1] is None else [int(a) for a in args[1]]
+        if op == "Squeeze":
+            return np.squeeze(x, tuple(axes) if axes else None)
+        return np.expand_dims(x, tuple(axes)) if axes is not None else None
+    if op == "Clip":
+        lo = args[1] if len(args) > 1 else attribute(n, "min")
+        hi = args[2] if len(args) > 2 else attribute(n, "max")
+        y = x if lo is None else np.maximum(x, lo)
+        return (y if hi is None else np.minimum(y, hi)).astype(x.dtype)
+    if op in ("QuantizeLinear", "DequantizeLinear") and args[1] is not None:
+        scale, zero = args[1], args[2] if len(args) > 2 else None
+        if attribute(n, "block_size", 0) or scale.ndim > 1:
+            return None
+        if scale.size > 1:
+            shape = [1] * x.ndim
+            shape[attribute(n, "axis", 1)] = scale.size
+            scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+        z: Any = 0 if zero is None else zero.astype(np.float64).reshape(scale.shape if zero.size > 1 else ())
+        scale = scale if scale.size > 1 else scale.reshape(())
+        if op == "DequantizeLinear":
+            return ((x.astype(np.float64) - z) * scale).astype(scale.dtype)
+        dtype = np.dtype(np.uint8) if zero is None else zero.dtype
+        lo, hi = integer_range(dtype)
+        return np.clip(np.rint(x.astype(np.float32) / scale) + z, lo, hi).astype(dtype)
+    return None
+
+
+def integer_range(dtype: Any) -> tuple[int, int]:
+    """Smallest and largest value of an integer dtype, the 2- and 4-bit ones of ml_dtypes included."""
+    import ml_dtypes
+
+    info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else ml_dtypes.iinfo(dtype)
+    return int(info.min), int(info.max)

@@ -1,0 +1,242 @@
+"""How much of each channel lies beyond what its quantizer can express.
+
+The paper's criterion (OCS+, section 3): a channel's sensitivity is the sum of its activations in
+[X_clip, 2 * X_clip].  Here it is kept per copy and side: `upper[c, i]` is the sum of a in
+(i + 1) * X_clip .. (i + 2) * X_clip, which is what the (i + 1)-th copy of channel c would save.
+
+Without calibration data it is *estimated*: mean and variance of every channel are propagated through the graph from
+weights, biases and quantization parameters (Gaussian pre-activations, rectified moments, after Data-Free
+Quantization, Nagel et al. 2019, section 4.2.1 and appendix C), and the mass is that of the Gaussian in the interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.graph import Array, Graph, attribute, is_op
+from onnx_ocs.quantizer import Quantizer, read_quantizer
+from onnx_ocs.region import Region
+from onnx_ocs.weights import read_weight
+
+__all__ = ["Outliers", "estimate", "measure"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers:
+    """Mass beyond the range of one quantizer.
+
+    Attributes:
+        upper: float64 (C, N), mass that the i-th upper copy of each channel would save.
+        lower: float64 (C, N), the same on the lower side.
+        measured: whether it comes from calibration data.
+        share_clipped: share of the whole mass sum|a| that lies beyond the range (None when estimated).
+        range_used: share of the integer range that the values reach (None when estimated).
+    """
+
+    upper: Array
+    lower: Array
+    measured: bool
+    share_clipped: float | None = None
+    range_used: float | None = None
+
+
+# ---- measured -------------------------------------------------------------------------------------------------------
+
+
+def measure(regions: Sequence[Region], copies: int, batches: Iterable[Mapping[str, Array]]) -> dict[int, Outliers]:
+    """Sum up the outliers' mass over batches of float activations; memory does not grow with the samples.
+
+    Args:
+        regions: regions with a walk (channel axis known).
+        copies: most copies a channel.
+        batches: float tensors by name, as they stand in front of the quantizers.
+
+    Returns:
+        Index of the region -> its outliers.
+    """
+    used = [k for k, r in enumerate(regions) if r.walk is not None and r.quantizer is not None]
+    upper = {k: np.zeros((regions[k].walk.channels, copies)) for k in used}  # type: ignore[union-attr]
+    lower = {k: np.zeros_like(upper[k]) for k in used}
+    total, beyond, ends = dict.fromkeys(used, 0.0), dict.fromkeys(used, 0.0), {k: [np.inf, -np.inf] for k in used}
+    for batch in batches:
+        for k in used:
+            region = regions[k]
+            walk, q = region.walk, region.quantizer
+            assert walk is not None and q is not None
+            a = np.moveaxis(np.asarray(batch[region.tensor]), walk.axis, 0).reshape(walk.channels, -1)
+            top, low = (np.broadcast_to(v, (walk.channels,))[:, None] for v in (q.x_clip, q.x_low))
+            size = np.abs(a)
+            total[k] += float(size.sum(dtype=np.float64))
+            beyond[k] += float(size.sum(where=(a > top) | (a < -low), dtype=np.float64))
+            if a.size:
+                ends[k] = [min(ends[k][0], float((a + low).min())), max(ends[k][1], float((a - top).max()))]
+            for side, bound, values in ((upper[k], top, a), (lower[k], low, -a)):
+                if np.any(values > bound):
+                    for i in range(copies):
+                        inside = (values > (i + 1) * bound) & (values <= (i + 2) * bound)
+                        side[:, i] += values.sum(axis=1, where=inside, dtype=np.float64)
+    result = {}
+    for k in used:
+        q = regions[k].quantizer
+        assert q is not None
+        span = float((q.x_clip + q.x_low).max())
+        reach = min(1.0, max(0.0, (span + min(ends[k][1], 0.0) - max(ends[k][0], 0.0)) / span))
+        share = beyond[k] / total[k] if total[k] else 0.0
+        result[k] = Outliers(upper[k], lower[k], True, share, reach)
+    return result
+
+
+# ---- estimated ------------------------------------------------------------------------------------------------------
+
+Moments = tuple[Array, Array]  # mean and variance, each (C,) or ()
+_cdf = np.frompyfunc(lambda t: 0.5 * math.erfc(-t / math.sqrt(2)), 1, 1)
+
+
+def _pdf(t: Array) -> Array:
+    return np.asarray(np.exp(-0.5 * np.minimum(t * t, 1e4)) / math.sqrt(2 * math.pi))
+
+
+def _tail_mass(mean: Array, std: Array, lo: Array, hi: Array) -> Array:
+    """Integral of a * N(a; mean, std) over [lo, hi]."""
+    a, b = (lo - mean) / std, (hi - mean) / std
+    # erfc keeps its relative precision in the upper tail: Phi(b) - Phi(a) = Q(a) - Q(b)
+    inside = _cdf(-a).astype(np.float64) - _cdf(-b).astype(np.float64)
+    return np.asarray(np.maximum(mean * inside + std * (_pdf(a) - _pdf(b)), 0.0))
+
+
+def _rectified(m: Moments) -> Moments:
+    """Mean and variance of max(x, 0) for Gaussian x (Nagel et al. 2019, appendix C)."""
+    mean, std = np.asarray(m[0], np.float64), np.sqrt(np.maximum(m[1], 1e-24))
+    t = mean / std
+    p, d = _cdf(t), _pdf(t)
+    first = mean * np.asarray(p, np.float64) + std * d
+    second = (mean**2 + std**2) * np.asarray(p, np.float64) + mean * std * d
+    return first, np.maximum(second - first**2, 0.0)
+
+
+def _match(v: Array, channels: int) -> Array:
+    return np.broadcast_to(v, (channels,)) if v.size in (1, channels) else np.full(channels, v.mean())
+
+
+def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
+    weight = read_weight(graph, node, 1)
+    w = graph.constant(node.input[1]) if weight else None
+    if w is None or w.ndim < 2:
+        return None
+    w = w.astype(np.float64)
+    if node.op_type == "Conv":
+        groups = int(attribute(node, "group", 1))
+        rows = w.reshape(w.shape[0], w.shape[1], -1)
+        inputs = np.arange(w.shape[1] * groups).reshape(groups, -1).repeat(w.shape[0] // groups, axis=0)
+        n = w.shape[1] * groups
+        mean = (rows.sum(2) * _match(x[0], n)[inputs]).sum(1)
+        var = ((rows**2).sum(2) * _match(x[1], n)[inputs]).sum(1)
+    else:
+        if node.op_type == "ConvTranspose":
+            rows = np.moveaxis(w, 1, 0).reshape(w.shape[1], w.shape[0], -1).mean(2)
+        elif node.op_type == "Gemm" and attribute(node, "transB", 0):
+            rows = w
+        else:
+            rows = w.reshape(-1, *w.shape[-2:])[0].T
+        mean, var = rows @ _match(x[0], rows.shape[1]), rows**2 @ _match(x[1], rows.shape[1])
+    bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    return (mean + bias.reshape(-1) if bias is not None and bias.size in (1, mean.size) else mean), var
+
+
+def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | None:
+    got = [known.get(t) for t in n.input]
+    x = next((m for m in got if m is not None), None)
+    op = n.op_type
+    if op == "QuantizeLinear":
+        q = read_quantizer(graph, n)
+        if not isinstance(q, Quantizer):
+            return x
+        if x is None:  # a graph input: its quantizer was fitted to it, so take the range as three deviations
+            half = float((q.x_clip + q.x_low).max()) / 2
+            return np.asarray(float((q.x_clip - q.x_low).mean()) / 2), np.asarray((half / 3) ** 2)
+        return _rectified(x) if np.all(q.zero_point == q.qmin) else x
+    if x is None:
+        return None
+    if op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and got[0] is not None:
+        return _layer(graph, n, got[0])
+    if op in ("Relu", "LeakyRelu", "PRelu", "Gelu", "HardSwish", "Swish", "Elu"):
+        return _rectified(x)
+    if op == "Clip" and n.input[1:2] and (lo := graph.constant(n.input[1])) is not None and np.all(lo == 0):
+        return _rectified(x) if lo.dtype.kind == "f" else x
+    if op in ("Add", "Sub", "Mul") and len(n.input) == 2:
+        c = next((c for t in n.input if (c := graph.constant(t)) is not None), None)
+        size = max(v.size for m in got if m is not None for v in m)
+        if c is not None:
+            v = _match(c.astype(np.float64).reshape(-1), size) if c.size else np.zeros(size)
+            return (x[0] * v, x[1] * v**2) if op == "Mul" else (x[0] + (v if op == "Add" else -v), x[1])
+        a, b = (m if m is not None else (np.zeros(()), np.ones(())) for m in got)
+        a, b = ((_match(m[0], size), _match(m[1], size)) for m in (a, b))
+        if op == "Mul":  # a gate, as in SiLU: near one for large values
+            larger = a if a[1].sum() >= b[1].sum() else b
+            return _rectified(larger)
+        return (a[0] + b[0] if op == "Add" else a[0] - b[0]), a[1] + b[1]
+    if op == "BatchNormalization":
+        gamma, beta, mean, var = (graph.constant(t) for t in n.input[1:5])
+        if gamma is None or beta is None or mean is None or var is None:
+            return x
+        g = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + attribute(n, "epsilon", 1e-5))
+        return (_match(x[0], g.size) - mean) * g + beta, _match(x[1], g.size) * g**2
+    if op == "LayerNormalization" and len(n.input) > 1 and (gamma := graph.constant(n.input[1])) is not None:
+        beta = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
+        return np.zeros(gamma.size) if beta is None else beta.astype(np.float64).reshape(-1), gamma.reshape(-1).astype(np.float64) ** 2
+    if op == "Concat" and all(m is not None for m in got):
+        return tuple(np.concatenate([np.atleast_1d(m[k]) for m in got if m is not None]) for k in (0, 1))  # type: ignore[return-value]
+    return x
+
+
+def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, Outliers]:
+    """Estimate the outliers' mass from weights, biases and quantization parameters alone.
+
+    The estimator propagates channel means and variances through the graph: a layer's output has mean
+    sum(w) * E[x] + b and variance sum(w^2) * Var[x]; a ReLU gives the rectified Gaussian's moments; a graph input is
+    taken as spread over its quantizer's range (three deviations).  The mass of copy i is the Gaussian's in
+    [(i + 1) * X_clip, (i + 2) * X_clip].  It ranks channels; it does not know correlations or real tails.
+
+    Args:
+        graph: the graph.
+        regions: regions with a walk.
+        copies: most copies a channel.
+
+    Returns:
+        Index of the region -> its estimated outliers.
+    """
+    known: dict[str, Moments] = {}
+    for n in graph.nodes:
+        if n.output and graph.constant(n.output[0]) is None and not is_op(n, "Shape"):
+            m = _step(graph, n, known)
+            if m is not None:
+                known.update((o, m) for o in n.output if o)
+    result = {}
+    for k, region in enumerate(regions):
+        walk, q = region.walk, region.quantizer
+        if walk is None or q is None:
+            continue
+        top, low = np.broadcast_to(q.x_clip, (walk.channels,)), np.broadcast_to(q.x_low, (walk.channels,))
+        upper, lower = np.zeros((walk.channels, copies)), np.zeros((walk.channels, copies))
+        source = graph.producer.get(region.tensor)
+        gated = source is not None and not is_op(source, "Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
+        # behind an activation the tail is that of the Gaussian in front of it
+        m = known.get(region.activation.source if gated else region.tensor, known.get(region.tensor))
+        if m is not None:
+            mean, std = _match(np.asarray(m[0]), walk.channels), np.sqrt(_match(np.asarray(m[1]), walk.channels))
+            std = np.maximum(std, 1e-12)
+            for i in range(copies):
+                upper[:, i] = _tail_mass(mean, std, (i + 1) * top, (i + 2) * top)
+                lower[:, i] = _tail_mass(-mean, std, (i + 1) * low, (i + 2) * low)
+            if region.bounds[1] < np.inf:
+                upper[(np.arange(1, copies + 1) * top[:, None]) >= region.bounds[1]] = 0
+            if region.bounds[0] > -np.inf:
+                lower[(np.arange(1, copies + 1) * low[:, None]) >= -region.bounds[0]] = 0
+        upper[top <= 0], lower[low <= 0] = 0, 0
+        result[k] = Outliers(upper, lower, measured=False)
+    return result

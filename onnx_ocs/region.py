@@ -1,0 +1,412 @@
+"""Regions: one quantized activation, what stands before it, and everything that reads it.
+
+A region is found by structure and value alone.  It is either translatable, early and/or late, or refused with a
+reason.  *Early* (the paper): the producer's rows are repeated and i * X_clip is subtracted from the copies' bias; then
+the activation and the one existing Q/DQ do the rest.  It is exact only where
+
+    Q(f(y - i * X_clip)) == Q(relu(f(y) - i * X_clip))      for every y:
+
+f is ReLU (explicit with any zero-point; implicit, no node at all, with zero_point == qmin), or f(t) = t for t >= 0 and
+f(t) <= 0 below with zero_point == qmin.  A bound (ReLU6) belongs to f: (n + 1) * X_clip must not exceed it.
+*Late* is exact for every f: the copies are made in float behind the activation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.activation import LEAST, Activation, recognise
+from onnx_ocs.bounds import Interval, clip_bounds, value_bounds
+from onnx_ocs.graph import Graph, attribute, is_op, label
+from onnx_ocs.layout import Route, Wide, route
+from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
+from onnx_ocs.shapes import Shape
+from onnx_ocs.weights import read_bias, read_weight
+
+__all__ = ["PRINCIPLE", "RELU6", "Early", "Region", "Walk", "find_regions"]
+
+# Reasons of principle: translation could not help there, or the algebra does not hold.  All others are our limits.
+PRINCIPLE = {
+    "no_weight_consumer": "no Conv, ConvTranspose, Gemm or MatMul with a constant weight reads it",
+    "never_clipped": "no value can leave the quantizer's range, so nothing is clipped",
+    "folded_bound": "a ReLU6 was folded into the quantizer: values above its bound never existed",
+    "no_outliers": "no channel has outliers on the calibration data, or by the estimate",
+    "ratio": "the ratio leaves no copy for this tensor",
+    "float8": "not a uniform grid",
+    "blocked": "block-wise quantization has no single step along a channel",
+    "dynamic_parameters": "scale or zero-point is computed at run time",
+    "bad_scale": "the scale is not a positive number",
+    "not_dequantized": "no DequantizeLinear with the same parameters reads it",
+    "one_sided": "zero_point == qmax: the quantizer has no room above zero, so a copy would hold nothing",
+    "mode": "the mode asked for is not exact here",
+    "excluded": "left out by the plan",
+    "already_translated": "an earlier run of translate has been here",
+}
+RELU6 = 6.0
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What reads a widened tensor, found with a probe of two copies a channel.
+
+    Attributes:
+        axis: channel axis.
+        channels: number of channels.
+        weights: layers that read it with a repeated weight.
+        depthwise: whether one of them is depthwise.
+        groups: number of equal groups that the copies must respect (1: none).
+        folded: readers for which the copies are folded back, with the reason.
+        carried: Q nodes on the same grid that carry the copies on.
+    """
+
+    axis: int
+    channels: int
+    weights: tuple[NodeProto, ...]
+    depthwise: bool
+    groups: int
+    folded: tuple[tuple[NodeProto, str], ...]
+    carried: tuple[NodeProto, ...]
+
+
+@dataclass(frozen=True)
+class Early:
+    """How a producer's rows are repeated.
+
+    Attributes:
+        layer: the Conv, ConvTranspose, Gemm or MatMul.
+        weight_axis: output-channel axis of its weight.
+        affine: nodes behind it with per-channel constants (BatchNormalization, Add), in order.
+        slope: a PRelu whose slope is per channel.
+        copies: most copies a channel for which it stays exact.
+    """
+
+    layer: NodeProto
+    weight_axis: int
+    affine: tuple[NodeProto, ...]
+    slope: NodeProto | None
+    copies: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """One quantized activation.
+
+    Attributes:
+        tensor: float input of the QuantizeLinear.
+        nodes: the QuantizeLinear nodes on this tensor with the same grid.
+        quantizer: their grid; None when it cannot be read.
+        activation: what stands in front.
+        walk: what reads it; None when nothing is known.
+        early: how to repeat the producer's rows, or why that is not exact.
+        refusal: why nothing can be done; None if it can be translated.
+        bounds: interval that the float values cannot leave.
+        outputs: what `nodes` write in the original model.
+    """
+
+    tensor: str
+    nodes: tuple[NodeProto, ...]
+    quantizer: Quantizer | None
+    activation: Activation
+    walk: Walk | None = None
+    early: Early | Refusal | None = None
+    refusal: Refusal | None = None
+    bounds: Interval = (-np.inf, np.inf)
+    outputs: tuple[str, ...] = ()
+
+
+def find_regions(graph: Graph, shapes: Mapping[str, Shape]) -> list[Region]:
+    """All quantized activations of the main graph, in topological order.
+
+    Args:
+        graph: the graph.
+        shapes: its tensors' shapes, as far as known.
+
+    Returns:
+        One region for each float tensor and each distinct grid on it; weights (constants) are left out.
+    """
+    bounds = value_bounds(graph)
+    grouped: dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]] = defaultdict(list)
+    for n in graph.nodes:
+        if not is_op(n, "QuantizeLinear") or graph.constant(n.input[0]) is not None:
+            continue
+        q = read_quantizer(graph, n)
+        for other, nodes in grouped[n.input[0]]:
+            if isinstance(q, Quantizer) and isinstance(other, Quantizer) and q.same_grid(other):
+                nodes.append(n)
+                break
+        else:
+            grouped[n.input[0]].append((q, [n]))
+    implicit = [
+        float(q.x_clip.max())
+        for t, found in grouped.items()
+        for q, _ in found
+        if isinstance(q, Quantizer) and _implicit(graph, t, q)
+    ]
+    relu6 = bool(implicit) and RELU6 * (1 - 1e-3) <= max(implicit) <= RELU6 * (1 + 1e-6)
+    return [
+        _region(graph, t, q, tuple(nodes), shapes, bounds, relu6) for t, found in grouped.items() for q, nodes in found
+    ]
+
+
+def _implicit(graph: Graph, tensor: str, q: Quantizer) -> bool:
+    """Whether a layer feeds the quantizer directly and zero_point == qmin: saturation acts as a ReLU."""
+    return bool(np.all(q.zero_point == q.qmin)) and is_op(graph.producer.get(tensor), "Conv", "ConvTranspose", "Gemm")
+
+
+def _region(
+    graph: Graph,
+    tensor: str,
+    q: Quantizer | Refusal,
+    nodes: tuple[NodeProto, ...],
+    shapes: Mapping[str, Shape],
+    bounds: Mapping[str, Interval],
+    relu6: bool,
+) -> Region:
+    activation, outputs = recognise(graph, tensor), tuple(n.output[0] for n in nodes)
+    if isinstance(q, Refusal):
+        return Region(tensor, nodes, None, activation, refusal=q, outputs=outputs)
+    lo, hi = bounds.get(tensor, (-np.inf, np.inf))
+    interval = (max(lo, LEAST.get(activation.kind, -np.inf)), hi)
+    known = Region(tensor, nodes, q, activation, bounds=interval, outputs=outputs)
+    walk = _best_walk(graph, known, shapes)
+    if isinstance(walk, Refusal):
+        return replace(known, refusal=walk)
+    early = _early(graph, known, walk)
+    refusal = _nothing_to_save(known, walk, relu6 and _implicit(graph, tensor, q))
+    return replace(known, walk=walk, early=early, refusal=refusal)
+
+
+def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
+    q, (lo, hi) = region.quantizer, region.bounds
+    assert q is not None
+    at, top, low = label(region.nodes[0]), float(q.x_clip.min()), float(q.x_low.min())
+    if not walk.weights:
+        code = "no_weight_consumer"
+        readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
+        return Refusal(code, f"{PRINCIPLE[code]} (but {readers})", at)
+    tiny = 1e-6 * float(q.scale.max())
+    if hi <= top * (1 + 1e-6) + tiny and (lo >= -low * (1 + 1e-6) - tiny or np.all(q.zero_point == q.qmin)):
+        return Refusal("never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at)
+    if relu6 and float(q.x_clip.max()) > RELU6 / 2:
+        return Refusal(
+            "folded_bound",
+            f"a ReLU6 is folded into this quantizer (X_clip {top:.6g}): copies would let values up to "
+            f"{2 * top:.6g} through, and those above {RELU6:g} never existed",
+            at,
+        )
+    if np.all(q.zero_point == q.qmax) and hi > 0:
+        return Refusal("one_sided", PRINCIPLE["one_sided"], at)
+    return None
+
+
+# ---- readers --------------------------------------------------------------------------------------------------------
+
+
+def _channels(graph: Graph, tensor: str, axis: int, shapes: Mapping[str, Shape]) -> int | None:
+    shape = shapes.get(tensor)
+    if shape is not None and -len(shape) <= axis < len(shape) and isinstance(shape[axis], int):
+        return int(shape[axis] or 0)
+    return None
+
+
+def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Walk | Refusal:
+    """Follow the readers along every axis that may be the channel's; the one with most layers wins."""
+    q = region.quantizer
+    assert q is not None
+    shape = shapes.get(region.tensor)
+    rank = None if shape is None else len(shape)
+    axes = [1, -1] if rank is None else [a for a in dict.fromkeys((1, rank - 1, *range(1, rank - 1))) if 0 < a < rank]
+    if q.axis is not None:
+        axes = [q.axis % rank if rank is not None else q.axis]
+    best: Walk | None = None
+    missing = False
+    for axis in axes:
+        channels = _channels(graph, region.tensor, axis, shapes) or _layer_channels(graph, region, axis)
+        if not channels:
+            missing = True
+            continue
+        walk = _walk(graph, region, axis, channels, shapes)
+        if best is None or len(walk.weights) > len(best.weights):
+            best = walk
+    at = label(region.nodes[0])
+    if best is None:
+        if rank is not None and rank < 2:
+            return Refusal("no_weight_consumer", f"{PRINCIPLE['no_weight_consumer']} (rank {rank})", at)
+        code = "unknown_channels" if missing else "no_weight_consumer"
+        return Refusal(code, "the number of channels is not known" if missing else PRINCIPLE[code], at)
+    if not any(is_op(r, "DequantizeLinear", "Clip") for n in region.nodes for r in graph.readers(n.output[0])):
+        if not best.weights:
+            return Refusal("not_dequantized", PRINCIPLE["not_dequantized"], at)
+    return best
+
+
+def _layer_channels(graph: Graph, region: Region, axis: int) -> int | None:
+    """Channel count from the first layer that reads the tensor directly, when shape inference does not know it."""
+    tensors = [n.output[0] for n in region.nodes]
+    for _ in range(8):
+        following: list[str] = []
+        for t in tensors:
+            for r in graph.readers(t):
+                if is_op(r, "Conv", "ConvTranspose", "Gemm", "MatMul") and r.input[0] == t:
+                    weight = read_weight(graph, r, 1)
+                    if weight is None:
+                        continue
+                    if r.op_type == "Conv" and axis == 1:
+                        return weight.shape[1] * int(attribute(r, "group", 1))
+                    if r.op_type == "ConvTranspose" and axis == 1:
+                        return weight.shape[0]
+                    if r.op_type == "Gemm" and axis in (1, -1):
+                        return weight.shape[1 if attribute(r, "transB", 0) else 0]
+                    if r.op_type == "MatMul" and axis == -1:
+                        return weight.shape[-2]
+                elif is_op(r, "Clip", "DequantizeLinear", "QuantizeLinear", "Relu", "MaxPool"):
+                    following.append(r.output[0])
+        tensors = following
+    return None
+
+
+def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mapping[str, Shape]) -> Walk:
+    # Interleaved copies are spread evenly over any grouping, so grouped layers show themselves.
+    origin, level = np.repeat(np.arange(channels), 2), np.tile([0, 1], channels)
+    wide = Wide(axis, origin, level, channels, region.quantizer, integer=False)
+    stack: list[tuple[NodeProto, int, Wide]] = [(n, 0, wide) for n in region.nodes]
+    weights: dict[int, NodeProto] = {}
+    folded: dict[tuple[int, str], tuple[NodeProto, str]] = {}
+    carried: list[NodeProto] = []
+    groups, depthwise, seen = 1, False, set()
+    while stack:
+        node, index, at = stack.pop()
+        if (id(node), index) in seen:
+            continue
+        seen.add((id(node), index))
+        r: Route = route(graph, node, index, at, shapes)
+        if r.kind in ("weight", "grouped", "depthwise"):
+            weights[id(node)] = node
+        if r.kind in ("grouped", "depthwise"):
+            g = int(attribute(node, "group", 1))
+            if g == at.narrow and at.narrow == channels:
+                depthwise = True
+            else:
+                groups = int(np.lcm(groups, g))
+        if r.kind == "fold":
+            folded[id(node), r.why] = (node, r.why)
+        elif r.output is not None and node.output:
+            if is_op(node, "QuantizeLinear") and not any(node is n for n in region.nodes):
+                carried.append(node)
+            t = node.output[0]
+            stack += [(reader, k, r.output) for reader in graph.readers(t) for k, i in enumerate(reader.input) if i == t]
+    return Walk(axis, channels, tuple(weights.values()), depthwise, groups, tuple(folded.values()), tuple(carried))
+
+
+# ---- producers ------------------------------------------------------------------------------------------------------
+
+
+def _early(graph: Graph, region: Region, walk: Walk) -> Early | Refusal:
+    """Whether the copies can be made by the producer, exactly."""
+    q, at = region.quantizer, label(region.nodes[0])
+    assert q is not None
+    low_end = bool(np.all(q.zero_point == q.qmin))
+
+    def no(code: str, message: str, node: NodeProto | None = None) -> Refusal:
+        return Refusal(code, message, at if node is None else label(node))
+
+    quantizes = {id(n) for n in region.nodes}
+    if any(id(r) not in quantizes for r in graph.value_readers(region.tensor)) or region.tensor in graph.outputs:
+        return no("early_shared", "the float tensor is read by others too, so its producer must stay as it is")
+    if graph.captured(region.tensor):
+        return no("early_shared", "a subgraph reads the float tensor, so its producer must stay as it is")
+    if np.any(q.x_clip <= 0):
+        return no("early_range", "a channel's X_clip is not positive")
+    n, copies, slope, tensor = graph.producer.get(region.tensor), 1 << 20, None, region.tensor
+    function = is_op(n, "Relu", "Clip", "LeakyRelu", "PRelu", "Elu")
+    if function and n is not None:
+        if n.op_type == "Clip":
+            lo, hi = clip_bounds(graph, n)
+            if lo > 0 or (lo < 0 and not low_end):
+                return no("early_activation", f"Clip from {lo:g} does not act as a ReLU in front of this quantizer", n)
+            copies = int(min(hi / float(q.x_clip.max()) * (1 + 1e-6), 1 << 20)) - 1
+            if copies < 1:
+                return no("early_bound", f"the bound {hi:g} lies below 2 * X_clip = {2 * float(q.x_clip.max()):g}", n)
+        elif n.op_type != "Relu":
+            if not low_end:
+                return no("early_activation", f"{n.op_type} keeps negative values (zero_point > qmin)", n)
+            if n.op_type == "PRelu":
+                values = graph.constant(n.input[1])
+                if values is None or np.any(values < 0) or values.size not in (1, walk.channels):
+                    return no("early_activation", "the PRelu's slope is computed, negative or not per channel", n)
+                slope = n if values.size > 1 else None
+            elif float(attribute(n, "alpha", 1.0 if n.op_type == "Elu" else 0.01)) < 0:
+                return no("early_activation", f"{n.op_type} with a negative alpha is positive below zero", n)
+        tensor = n.input[0]
+    elif not low_end:
+        return no("early_activation", f"no ReLU in front, and zero_point {int(q.zero_point.max())} > qmin {q.qmin}")
+    affine: list[NodeProto] = []
+    while True:
+        n = graph.producer.get(tensor)
+        if n is None:
+            return no("early_producer", "the value comes from a graph input")
+        if tensor != region.tensor and not graph.private(tensor):
+            return no("early_shared", f"the output of {label(n)} is read by others too", n)
+        if is_op(n, "BatchNormalization") and all(graph.constant(t) is not None for t in n.input[1:5]):
+            affine.insert(0, n)
+            tensor = n.input[0]
+        elif is_op(n, "Add") and (k := _constant_side(graph, n, walk)) is not None:
+            affine.insert(0, n)
+            tensor = n.input[1 - k]
+        else:
+            break
+    return _early_layer(graph, region, walk, n, tuple(affine), slope, copies)
+
+
+def _constant_side(graph: Graph, node: NodeProto, walk: Walk) -> int | None:
+    """Which input of an Add is a constant per output channel (or one number)."""
+    for k in (0, 1):
+        c = graph.constant(node.input[k])
+        if c is not None and graph.constant(node.input[1 - k]) is None:
+            if c.size == 1:
+                return k
+            last = walk.axis == -1 or c.ndim == 1
+            behind = 0 if last else int(np.argmax(np.asarray(c.shape[::-1]) > 1))
+            return k if c.size == walk.channels == c.shape[-1 - behind] else None
+    return None
+
+
+def _early_layer(
+    graph: Graph,
+    region: Region,
+    walk: Walk,
+    n: NodeProto,
+    affine: Sequence[NodeProto],
+    slope: NodeProto | None,
+    copies: int,
+) -> Early | Refusal:
+    def no(code: str, message: str) -> Refusal:
+        return Refusal(code, message, label(n))
+
+    if not is_op(n, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return no("early_producer", f"the value is made by {n.op_type}, not by a Conv, ConvTranspose, Gemm or MatMul")
+    weight = read_weight(graph, n, 1)
+    if weight is None:
+        return no("early_weight", "the producer's weight is not a constant that can be repeated")
+    if n.op_type in ("Conv", "ConvTranspose") and int(attribute(n, "group", 1)) != 1:
+        return no("early_grouped", "a grouped or depthwise producer would need its input repeated as well")
+    rank = len(weight.shape)
+    axis = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if attribute(n, "transB", 0) else 1, "MatMul": rank - 1}[n.op_type]
+    if n.op_type == "MatMul" and rank < 2 or weight.shape[axis] != walk.channels:
+        return no("early_axis", "the producer's rows are not the channels that the readers add up")
+    if n.op_type in ("Conv", "ConvTranspose", "Gemm") and walk.axis not in (1, -1):
+        return no("early_axis", "the channel axis is not the producer's")
+    if n.op_type != "MatMul" and read_bias(graph, n, 2, walk.channels) is None:
+        return no("early_bias", "the bias is not a constant per output channel")
+    if n.op_type == "Gemm" and len(n.input) > 2 and n.input[2] and not attribute(n, "beta", 1.0):
+        return no("early_bias", "beta is 0")
+    if n.op_type == "MatMul" and not affine:
+        return no("early_bias", "a MatMul without an Add has no bias to shift")
+    if affine and is_op(affine[-1], "BatchNormalization") and not np.all(np.isfinite(graph.constant(affine[-1].input[2]))):
+        return no("early_bias", "the BatchNormalization has values that are not finite")
+    return Early(n, axis, tuple(affine), slope, copies)

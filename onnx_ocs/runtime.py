@@ -1,0 +1,125 @@
+"""onnxruntime sessions, and models instrumented for them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from onnx_ocs.graph import Array
+
+__all__ = ["LEVELS", "Session", "cut", "expose", "integer_kernels"]
+
+LEVELS = {
+    "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "enable_all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+INTEGER_KERNELS = frozenset(
+    "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul "
+    "QLinearConvTranspose".split()
+)
+PROTOBUF_LIMIT = 1 << 31
+
+
+def _options(level: str, fusion: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.log_severity_level = 4
+    if not fusion:
+        # onnxruntime quantizes float weights behind a DequantizeLinear silently, from ENABLE_BASIC on
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
+class Session:
+    """One model in onnxruntime's CPU provider.
+
+    Raises:
+        Exception: whatever onnxruntime raises for a model that it does not load.
+    """
+
+    def __init__(self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True) -> None:
+        """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
+        options = _options(level, fusion)
+        with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
+            source: Any
+            if model.ByteSize() < PROTOBUF_LIMIT // 2:
+                source = model.SerializeToString()
+            else:
+                source = str(Path(folder) / "model.onnx")
+                onnx.save(model, source, save_as_external_data=True, location="model.data")
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run one feed; returns the outputs by name."""
+        names = self.outputs if names is None else list(names)
+        return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+
+
+def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """A copy of the model whose graph outputs include the given tensors."""
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    known = {o.name for o in new.graph.output}
+    written = {o for n in new.graph.node for o in n.output}
+    new.graph.output.extend(
+        onnx.ValueInfoProto(name=t) for t in dict.fromkeys(tensors) if t not in known and t in written
+    )
+    return new
+
+
+def cut(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """A copy of the model cut at the given tensors: each is fed from outside, and what the model computes for it comes out.
+
+    Args:
+        model: the model.
+        tensors: name -> an example value (its dtype and shape declare the new graph input).
+
+    Returns:
+        The cut model, and the name under which each computed tensor comes out.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    g = new.graph
+    computed: dict[str, str] = {}
+    outputs = {o.name for o in g.output}
+    for n in g.node:
+        for k, o in enumerate(n.output):
+            if o in tensors:
+                computed[o] = o + "__computed"
+                n.output[k] = computed[o]
+    for name, value in tensors.items():
+        if name in computed:
+            element = helper.np_dtype_to_tensor_dtype(value.dtype)
+            g.input.append(helper.make_tensor_value_info(name, element, list(value.shape)))
+            g.output.append(onnx.ValueInfoProto(name=computed[name]))
+            if name in outputs:  # a graph output cannot also be an input: the computed value is compared anyway
+                for k, o in enumerate(g.output):
+                    if o.name == name:
+                        del g.output[k]
+                        break
+    del g.value_info[:]
+    return new, computed
+
+
+def integer_kernels(model: onnx.ModelProto) -> int | None:
+    """How many layers onnxruntime runs with integer kernels at ENABLE_ALL; None when it does not load the model."""
+    with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
+        options = _options("enable_all", True)
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        source: Any = model.SerializeToString() if model.ByteSize() < PROTOBUF_LIMIT // 2 else None
+        if source is None:
+            source = str(Path(folder) / "model.onnx")
+            onnx.save(model, source, save_as_external_data=True, location="model.data")
+        try:
+            ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
+        except Exception:  # onnxruntime's own exception types vary; "does not load" is an answer here
+            return None
+    return sum(n.op_type in INTEGER_KERNELS for n in optimized.graph.node)

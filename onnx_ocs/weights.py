@@ -1,0 +1,212 @@
+"""Constant operands: weights behind Q, Clip, DQ, Transpose, Cast; biases in float or integers.
+
+A weight is a chain of nodes from a constant (the root) to the node that reads it.  Channels are repeated or
+reordered in the root, by position, so that a quantized weight's copies are bit-identical; per-channel parameters on
+the same axis follow.  Roots are never edited in place, and a chain that somebody else reads is cloned first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.graph import Array, Graph, attribute, integer_range, is_op, label
+from onnx_ocs.quantizer import Quantizer, read_quantizer
+
+__all__ = ["Bias", "Weight", "edit_weight", "read_bias", "read_weight", "take", "write_bias"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant weight as its reader sees it.
+
+    Attributes:
+        root: name of the constant at the chain's end.
+        shape: shape seen by the reader.
+        nodes: the chain's nodes, the reader's neighbour first.
+        perms: for each node, the map from the reader's axes to the axes of that node's input.
+    """
+
+    root: str
+    shape: tuple[int, ...]
+    nodes: tuple[NodeProto, ...]
+    perms: tuple[tuple[int, ...], ...]
+
+    def parameter_axis(self, graph: Graph, k: int) -> int | None:
+        """The reader's axis along which the k-th node (Q or DQ) is per channel; None if per tensor."""
+        n = self.nodes[k]
+        scale = graph.constant(n.input[1])
+        if scale is None or scale.size == 1:
+            return None
+        return self.perms[k].index(int(attribute(n, "axis", 1)) % len(self.shape))
+
+    def quantizer(self, graph: Graph) -> Quantizer | None:
+        """The quantizer of the last DequantizeLinear of the chain, with its axis as the reader sees it."""
+        for k, n in enumerate(self.nodes):
+            if is_op(n, "DequantizeLinear"):
+                q = read_quantizer(graph, n)
+                if not isinstance(q, Quantizer):
+                    return None
+                axis = self.parameter_axis(graph, k)
+                return Quantizer(q.scale, q.zero_point, axis, q.dtype, q.float_dtype, q.qmin, q.qmax)
+        return None
+
+
+def read_weight(graph: Graph, node: NodeProto, index: int) -> Weight | None:
+    """The constant weight at one input of a node; None when it is not constant or of a form that we cannot edit."""
+    if len(node.input) <= index or not node.input[index]:
+        return None
+    tensor, chain, perms = node.input[index], [], []
+    transposes: list[tuple[int, ...] | None] = []
+    while tensor not in graph.initializers:
+        n = graph.producer.get(tensor)
+        if n is None or len(chain) > 16:
+            return None
+        if is_op(n, "Constant"):
+            break
+        if not is_op(n, "Identity", "Cast", "CastLike", "Clip", "QuantizeLinear", "DequantizeLinear", "Transpose"):
+            return None
+        if is_op(n, "QuantizeLinear", "DequantizeLinear"):
+            scale = graph.constant(n.input[1])
+            if scale is None or attribute(n, "block_size", 0) or scale.ndim > 1:
+                return None
+        if is_op(n, "Clip") and any(t and (c := graph.constant(t)) is not None and c.size > 1 for t in n.input[1:]):
+            return None
+        chain.append(n)
+        transposes.append(tuple(attribute(n, "perm") or ()) if is_op(n, "Transpose") else None)
+        tensor = n.input[0]
+    value = graph.constant(tensor)
+    if value is None:
+        return None
+    axes = tuple(range(value.ndim))
+    for t in transposes:
+        # output axis k of a Transpose is axis perm[k] of its input
+        if t is not None:
+            t = t or tuple(reversed(range(value.ndim)))
+            axes = tuple(t[a] for a in axes)
+        perms.append(axes)
+    return Weight(tensor, tuple(value.shape[a] for a in axes), tuple(chain), tuple(perms))
+
+
+def edit_weight(
+    graph: Graph, node: NodeProto, index: int, edit: Callable[[Array], Array], axis: int, positions: Array
+) -> None:
+    """Replace a weight by `edit(weight)`; per-channel parameters along `axis` are taken at `positions`.
+
+    Args:
+        graph: the graph.
+        node: the reader of the weight.
+        index: which of its inputs.
+        edit: function of the root's values in the reader's axes; the result's dtype must be the same.
+        axis: the reader's axis that changes.
+        positions: old position of every new one along that axis.
+    """
+    weight = read_weight(graph, node, index)
+    assert weight is not None
+    axis %= len(weight.shape)
+    value = graph.constant(weight.root)
+    assert value is not None
+    perm = weight.perms[-1] if weight.perms else tuple(range(value.ndim))
+    new = edit(np.transpose(value, perm)).astype(value.dtype, copy=False)
+    root = graph.add_initializer(weight.root + "_wide", np.transpose(new, np.argsort(perm)))
+    reader, at = node, index
+    for k, n in enumerate(weight.nodes):
+        tensor = n.output[0]
+        if not graph.private(tensor):
+            n = graph.clone_node(n, graph.fresh(tensor + "_wide"))
+            graph.set_input(reader, at, n.output[0])
+        if is_op(n, "QuantizeLinear", "DequantizeLinear") and weight.parameter_axis(graph, k) == axis:
+            for p in range(1, len(n.input)):
+                parameter = graph.constant(n.input[p])
+                if parameter is not None and parameter.size > 1:
+                    graph.set_input(n, p, graph.add_initializer(n.input[p] + "_wide", parameter[positions]))
+        graph.reshaped.add(n.output[0])
+        reader, at = n, 0
+    graph.set_input(reader, at, root)
+
+
+def take(graph: Graph, node: NodeProto, index: int, axis: int, positions: Array) -> None:
+    """Repeat or reorder a weight's channels: new channel k along `axis` is the old channel positions[k]."""
+    edit_weight(graph, node, index, lambda w: np.take(w, positions, axis=axis), axis, positions)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A layer's bias per output channel.
+
+    Attributes:
+        kind: "none", "float" or "integer" (behind a DequantizeLinear).
+        value: float values or stored integers, shape (C,).
+        scale: of integers, float64, shape () or (C,); else None.
+        zero_point: of integers, int64, shape () or (C,); else None.
+        dequantize: the DequantizeLinear of integers.
+    """
+
+    kind: str
+    value: Array
+    scale: Array | None = None
+    zero_point: Array | None = None
+    dequantize: NodeProto | None = None
+
+    def shifted(self, positions: Array, shift: Array) -> Array | str:
+        """The widened bias, minus `shift`; integers are shifted by a whole number of their steps.
+
+        Args:
+            positions: old channel of every new channel.
+            shift: float64, what to subtract from each new channel, in the output's units.
+
+        Returns:
+            The new values, in the dtype of the old, or why that cannot be done (never clipped).
+        """
+        if self.kind != "integer":
+            return (self.value[positions].astype(np.float64) - shift).astype(self.value.dtype)
+        assert self.scale is not None
+        scale = np.broadcast_to(self.scale, self.value.shape)[positions]
+        new = self.value[positions].astype(np.int64) - np.rint(shift / scale).astype(np.int64)
+        lo, hi = integer_range(self.value.dtype)
+        if new.min(initial=0) < lo or new.max(initial=0) > hi:
+            worst = new[np.abs(new).argmax()]
+            return f"the shifted bias {worst} does not fit {self.value.dtype.name}"
+        return new.astype(self.value.dtype)
+
+
+def read_bias(graph: Graph, node: NodeProto, index: int, channels: int) -> Bias | None:
+    """The bias at one input of a layer, as (channels,); None when it is not constant or not per output channel."""
+    name = node.input[index] if len(node.input) > index else ""
+    if not name:
+        return Bias("none", np.zeros(channels, np.float32))
+    n = graph.producer.get(name)
+    if is_op(n, "DequantizeLinear") and n is not None:
+        value, q = graph.constant(n.input[0]), read_quantizer(graph, n)
+        if value is None or not isinstance(q, Quantizer) or value.size not in (1, channels):
+            return None
+        if value.ndim > 1 and value.shape[-1] != value.size or q.scale.size not in (1, value.size):
+            return None
+        value = np.broadcast_to(value.reshape(-1), (channels,))
+        return Bias("integer", value, q.scale, q.zero_point, n)
+    value = graph.constant(name)
+    if value is None or value.size not in (1, channels) or (value.ndim > 1 and value.shape[-1] != value.size):
+        return None
+    return Bias("float", np.broadcast_to(value.reshape(-1), (channels,)))
+
+
+def write_bias(graph: Graph, node: NodeProto, index: int, bias: Bias, value: Array, positions: Array) -> None:
+    """Give a layer the widened bias (`Bias.shifted`), with the integers' parameters taken at `positions`."""
+    name = node.input[index] if len(node.input) > index and node.input[index] else label(node) + "_bias"
+    if bias.kind != "integer":
+        graph.set_input(node, index, graph.add_initializer(name + "_wide", value))
+        return
+    assert bias.dequantize is not None
+    dq = graph.clone_node(bias.dequantize, graph.fresh(name + "_wide"))
+    graph.set_input(dq, 0, graph.add_initializer(bias.dequantize.input[0] + "_wide", value))
+    for p in range(1, len(dq.input)):
+        parameter = graph.constant(dq.input[p]) if dq.input[p] else None
+        if parameter is not None and parameter.size > 1:
+            graph.set_input(dq, p, graph.add_initializer(dq.input[p] + "_wide", parameter.reshape(-1)[positions]))
+            for a in dq.attribute:
+                if a.name == "axis":
+                    a.i = 0  # the widened bias is one-dimensional
+    graph.set_input(node, index, dq.output[0])

@@ -1,0 +1,378 @@
+"""The rewrite itself: widen quantized activations and let everything that reads them follow.
+
+    a_hat = Q(a) + Q(relu(a - X_clip)) + ... + Q(relu(a - n * X_clip))       upper side (OCS+, eq. 6)
+          + Q(min(a + X_low, 0)) + ...                                       lower side, late only
+
+The decisions are applied in one pass over the nodes in topological order.  A tensor that becomes wide is *published*:
+each of its readers is routed (`onnx_ocs.layout`); those that cannot read the copies get the value folded back under
+the tensor's old name, so that graph outputs and subgraphs see no difference.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from onnx_ocs import early
+from onnx_ocs.graph import Array, Graph, attribute, is_op, label
+from onnx_ocs.layout import Route, Wide, join, route
+from onnx_ocs.region import Region
+from onnx_ocs.shapes import Shape
+from onnx_ocs.weights import edit_weight, read_bias, take, write_bias
+
+__all__ = ["Decision", "Widened", "arrange", "read_layouts", "widen"]
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What to do with one region.
+
+    Attributes:
+        region: the region.
+        mode: "early" or "late".
+        copies: copies on the upper side of every channel, int64, shape (C,).
+        copies_low: copies on the lower side of every channel, int64, shape (C,).
+    """
+
+    region: Region
+    mode: Literal["early", "late"]
+    copies: Array
+    copies_low: Array
+
+    @property
+    def wide(self) -> Wide:
+        """The channel layout behind the QuantizeLinear."""
+        walk = self.region.walk
+        assert walk is not None
+        origin, level = arrange(self.copies, self.copies_low, walk.groups)
+        if walk.depthwise and len({*self.copies + self.copies_low}) == 1:
+            origin, level = arrange(self.copies, self.copies_low, walk.channels)
+        return Wide(walk.axis, origin, level, walk.channels, self.region.quantizer, integer=True)
+
+
+@dataclass
+class Widened:
+    """What became of a decision.
+
+    Attributes:
+        decision: the decision.
+        consumers: labels of the nodes that read the wide value, as they were in the original model.
+        quantized: what the region's Q nodes, and those that carry the copies on, write: name in the original model ->
+            (name in the rewritten model, layout there).
+        carried: tensors that Q nodes on the same grid quantize further on.
+    """
+
+    decision: Decision
+    consumers: list[str] = field(default_factory=list)
+    quantized: dict[str, tuple[str, Wide]] = field(default_factory=dict)
+    carried: list[str] = field(default_factory=list)
+
+
+def arrange(copies: Array, copies_low: Array, groups: int = 1) -> tuple[Array, Array]:
+    """Order of the wide channels: all bases, then level by level; block by block for a grouped reader.
+
+    Args:
+        copies: upper copies of every channel, shape (C,).
+        copies_low: lower copies of every channel, shape (C,).
+        groups: number of equal blocks of narrow channels that must stay together.
+
+    Returns:
+        Origin and level of every wide channel.
+    """
+    channels = np.arange(copies.size)
+    origin, level = [channels], [np.zeros(copies.size, np.int64)]
+    for counts, sign in ((copies, 1), (copies_low, -1)):
+        for i in range(1, int(counts.max(initial=0)) + 1):
+            chosen = channels[counts >= i]
+            origin.append(chosen)
+            level.append(np.full(chosen.size, sign * i))
+    o, lv = np.concatenate(origin), np.concatenate(level)
+    if groups > 1:
+        order = np.argsort(o // (copies.size // groups), kind="stable")
+        o, lv = o[order], lv[order]
+    return o, lv
+
+
+class _Widening:
+    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> None:
+        self.graph, self.shapes = graph, shapes
+        self.results = [Widened(d) for d in decisions]
+        self.decided = {id(n): k for k, d in enumerate(decisions) for n in d.region.nodes}
+        self.plans: dict[int, dict[int, tuple[Route, Wide]]] = {}
+        self.owners: dict[str, frozenset[int]] = {}
+        self.sources: dict[int, str] = {}
+
+    def run(self) -> list[Widened]:
+        for node in self.graph.nodes:
+            if id(node) in self.decided:
+                self.start(node)
+            elif id(node) in self.plans:
+                self.follow(node, self.plans.pop(id(node)))
+        return self.results
+
+    # ---- regions ----------------------------------------------------------------------------------------------------
+
+    def start(self, node: NodeProto) -> None:
+        """Make the copies in front of a region's QuantizeLinear."""
+        k = self.decided[id(node)]
+        decision = self.results[k].decision
+        wide = decision.wide
+        if k not in self.sources:
+            self.sources[k] = early.apply(self.graph, decision.region, wide) if decision.mode == "early" else self.late(k)
+        self.graph.set_input(node, 0, self.sources[k])
+        self.parameters(node, wide)
+        self.publish(node.output[0], wide, frozenset([k]))
+
+    def late(self, k: int) -> str:
+        """Copies made in float behind the activation: Gather, Sub, Relu (Min), Concat."""
+        graph, decision = self.graph, self.results[k].decision
+        wide, tensor = decision.wide, decision.region.tensor
+        q = decision.region.quantizer
+        assert q is not None
+        order = np.argsort(np.where(wide.level > 0, 1, np.where(wide.level < 0, 2, 0)), kind="stable")
+        origin, level = wide.origin[order], wide.level[order]
+        parts = [tensor]
+        for sign, size in ((1, q.x_clip), (-1, q.x_low)):
+            chosen = np.flatnonzero(level * sign > 0)
+            if not chosen.size:
+                continue
+            name = f"{tensor}_{'up' if sign > 0 else 'low'}"
+            channels = origin[chosen]
+            part = tensor
+            if not np.array_equal(channels, np.arange(wide.narrow)):
+                index = graph.add_initializer(name + "_channels", channels.astype(np.int64))
+                part = graph.add_node("Gather", [tensor, index], graph.fresh(name + "_outliers"), axis=wide.axis)
+            shift = level[chosen] * np.broadcast_to(size, (wide.narrow,))[channels]
+            constant = graph.add_initializer(name + "_shift", self.broadcast(shift.astype(q.float_dtype), wide, tensor))
+            part = graph.add_node("Sub", [part, constant], graph.fresh(name + "_shifted"))
+            if sign > 0:
+                part = graph.add_node("Relu", [part], graph.fresh(name + "_copies"))
+            else:
+                zero = graph.add_initializer(name + "_zero", np.zeros((), q.float_dtype))
+                part = graph.add_node("Min", [part, zero], graph.fresh(name + "_copies"))
+            parts.append(part)
+        out = graph.add_node("Concat", parts, graph.fresh(tensor + "_wide"), axis=wide.axis)
+        if not np.array_equal(order, np.arange(order.size)):
+            index = graph.add_initializer(tensor + "_order", np.argsort(order).astype(np.int64))
+            out = graph.add_node("Gather", [out, index], graph.fresh(tensor + "_grouped"), axis=wide.axis)
+        return out
+
+    def broadcast(self, values: Array, wide: Wide, tensor: str) -> Array:
+        """Per-channel values in a shape that broadcasts along the channel axis; a scalar where they are all equal."""
+        if values.size and np.all(values == values[0]):
+            return np.asarray(values[0])
+        behind = -1 - wide.axis if wide.axis < 0 else len(self.shapes[tensor]) - 1 - wide.axis
+        return values.reshape(-1, *[1] * behind)
+
+    def parameters(self, node: NodeProto, wide: Wide) -> None:
+        """Extend a Q's or DQ's per-channel parameters."""
+        for p in (1, 2):
+            value = self.graph.constant(node.input[p]) if len(node.input) > p and node.input[p] else None
+            if value is not None and value.size > 1:
+                wider = self.graph.add_initializer(node.input[p] + "_wide", value[wide.origin])
+                self.graph.set_input(node, p, wider)
+
+    # ---- readers ----------------------------------------------------------------------------------------------------
+
+    def publish(self, tensor: str, wide: Wide, owners: frozenset[int], record: bool = True) -> None:
+        """Route every reader of a tensor that has become wide."""
+        graph = self.graph
+        shapes = self.shapes
+        follow: list[tuple[NodeProto, int, Route]] = []
+        folds = tensor in graph.outputs or bool(graph.captured(tensor))
+        for reader in graph.readers(tensor):
+            for index, name in enumerate(reader.input):
+                if name != tensor:
+                    continue
+                r = Route("fold", why="it starts a region of its own") if id(reader) in self.decided else None
+                r = r or route(graph, reader, index, wide, shapes)
+                if record and not wide.integer:
+                    self.record(reader, owners)
+                if r.kind == "fold":
+                    folds = True
+                else:
+                    follow.append((reader, index, r))
+                    if is_op(reader, "QuantizeLinear"):
+                        for k in owners:
+                            self.results[k].carried.append(tensor)
+        graph.reshaped.add(tensor)
+        name = tensor
+        if folds:
+            name = graph.fresh(tensor + "_wide")
+            graph.rename_output(tensor, name)
+            graph.reshaped.discard(tensor)
+            self.fold(name, tensor, wide, next(iter(owners)))
+        self.owners[name] = owners
+        if is_op(graph.producer.get(name), "QuantizeLinear"):
+            for k in owners:
+                self.results[k].quantized[tensor] = (name, wide)
+            record_layout(graph.producer[name], tensor, wide)
+        for reader, index, r in follow:
+            if folds:
+                graph.set_input(reader, index, name)
+            self.plans.setdefault(id(reader), {})[index] = (r, wide)
+
+    def record(self, reader: NodeProto, owners: frozenset[int]) -> None:
+        for k in owners:
+            if label(reader) not in self.results[k].consumers:
+                self.results[k].consumers.append(label(reader))
+
+    def fold(self, source: str, target: str, wide: Wide, owner: int) -> None:
+        """Write the narrow value of a wide tensor: base plus copies (integers: the base alone, as in the original)."""
+        graph = self.graph
+        base = np.flatnonzero(wide.level == 0)
+        extra = np.flatnonzero(wide.level != 0)
+        if wide.integer or not extra.size:
+            self.pick(source, base, wide, target)
+            return
+        order = extra[np.argsort(wide.origin[extra], kind="stable")]
+        owner_of = wide.origin[order]
+        starts = np.searchsorted(owner_of, owner_of, side="left")
+        turn = np.arange(order.size) - starts  # 0 for a channel's first copy, 1 for its second, ...
+        total = self.pick(source, base, wide, graph.fresh(target + "_base"))
+        q = self.results[owner].decision.region.quantizer
+        assert q is not None
+        for t in range(int(turn.max()) + 1):
+            where = np.zeros(wide.narrow, np.int64)
+            mask = np.zeros(wide.narrow, q.float_dtype)
+            where[owner_of[turn == t]] = order[turn == t]
+            mask[owner_of[turn == t]] = 1
+            part = self.pick(source, where, wide, graph.fresh(f"{target}_copy"))
+            if not mask.all():
+                constant = graph.add_initializer(f"{target}_mask", self.broadcast(mask, wide, target))
+                part = graph.add_node("Mul", [part, constant], graph.fresh(f"{target}_masked"))
+            last = t == int(turn.max())
+            total = graph.add_node("Add", [total, part], target if last else graph.fresh(target + "_sum"))
+
+    def pick(self, source: str, where: Array, wide: Wide, target: str) -> str:
+        """Channels of a tensor by position: a Slice where they are a run, else a Gather."""
+        graph = self.graph
+        if np.array_equal(where, np.arange(where[0], where[0] + where.size)):
+            ends = [np.asarray([v], np.int64) for v in (where[0], where[0] + where.size, wide.axis)]
+            names = [graph.add_initializer(f"{target}_{k}", v) for k, v in zip(("start", "end", "axis"), ends, strict=True)]
+            return graph.add_node("Slice", [source, *names], target)
+        index = graph.add_initializer(target + "_channels", where.astype(np.int64))
+        return graph.add_node("Gather", [source, index], target, axis=wide.axis)
+
+    def follow(self, node: NodeProto, plan: dict[int, tuple[Route, Wide]]) -> None:
+        """Edit one reader that takes the wide value."""
+        graph = self.graph
+        owners = frozenset().union(*(self.owners[node.input[i]] for i in plan))
+        if is_op(node, "Concat"):
+            parts = [plan[i][1] if i in plan else None for i in range(len(node.input))]
+            axis = next(r.output.axis for r, _ in plan.values() if r.output is not None)
+            sizes = [w.narrow if w else int(self.shapes[t][axis] or 0) for t, w in zip(node.input, parts, strict=True)]
+            self.publish(node.output[0], join(parts, axis, sizes), owners)
+            return
+        (index, (r, wide)) = next(iter(plan.items()))
+        if r.kind == "weight":
+            take(graph, node, 1, r.axis, wide.origin)
+        elif r.kind == "grouped":
+            self.grouped(node, r, wide)
+        elif r.kind == "depthwise":
+            self.depthwise(node, wide)
+        elif is_op(node, "QuantizeLinear", "DequantizeLinear"):
+            self.parameters(node, wide)
+        elif is_op(node, "Reshape"):
+            self.reshape(node, wide, r.output)
+        elif is_op(node, "Resize") and len(node.input) > 3 and node.input[3]:
+            sizes_now = graph.constant(node.input[3])
+            assert sizes_now is not None
+            wider = sizes_now.copy()
+            wider[wide.axis] = wide.origin.size
+            graph.set_input(node, 3, graph.add_initializer(node.input[3] + "_wide", wider))
+        graph.touched[id(node)] = node
+        if r.output is not None:
+            # behind a depthwise layer the copies are only summed up: its readers see what they saw before
+            self.publish(node.output[0], r.output, owners, record=r.kind != "depthwise")
+
+    def grouped(self, node: NodeProto, r: Route, wide: Wide) -> None:
+        """A grouped layer whose groups all get the same number of copies."""
+        groups = int(attribute(node, "group", 1))
+        if node.op_type == "ConvTranspose":
+            take(self.graph, node, 1, 0, wide.origin)
+            return
+        size = wide.narrow // groups
+        inside = wide.origin.reshape(groups, -1) - np.arange(groups)[:, None] * size
+
+        def edit(w: Array) -> Array:
+            rows = np.repeat(inside, w.shape[0] // groups, axis=0)
+            return np.take_along_axis(w, rows.reshape(*rows.shape, *[1] * (w.ndim - 2)), axis=1)
+
+        edit_weight(self.graph, node, 1, edit, 1, np.arange(size))
+
+    def depthwise(self, node: NodeProto, wide: Wide) -> None:
+        """A depthwise layer with more groups: every copy is filtered like its channel, the bias stays with the base."""
+        graph = self.graph
+        groups = int(attribute(node, "group", 1))
+        weight = graph.constant(node.input[1])
+        assert weight is not None
+        rows, levels = wide.spread(weight.shape[0] // groups)
+        take(graph, node, 1, 0, rows)
+        for a in node.attribute:
+            if a.name == "group":
+                a.i = wide.origin.size
+        bias = read_bias(graph, node, 2, weight.shape[0])
+        if bias is not None and bias.kind != "none":
+            value = np.where(levels == 0, bias.value[rows], np.zeros((), bias.value.dtype))
+            write_bias(graph, node, 2, bias, value.astype(bias.value.dtype), rows)
+
+    def reshape(self, node: NodeProto, wide: Wide, out: Wide | None) -> None:
+        target = self.graph.constant(node.input[1])
+        assert target is not None and out is not None
+        if target[out.axis] > 0:
+            wider = target.copy()
+            wider[out.axis] = out.origin.size
+            self.graph.set_input(node, 1, self.graph.add_initializer(node.input[1] + "_wide", wider))
+
+
+LAYOUT = "onnx_ocs.wide"
+
+
+def _pack(values: Array) -> str:
+    return base64.b64encode(zlib.compress(values.astype("<i4").tobytes(), 9)).decode()
+
+
+def _unpack(text: str) -> Array:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
+
+
+def record_layout(node: NodeProto, original: str, wide: Wide) -> None:
+    """Write the layout of what a Q node quantizes into its metadata: the file itself says what was done to it."""
+    entry = {"original": original, "axis": wide.axis, "narrow": wide.narrow}
+    entry |= {"origin": _pack(wide.origin), "level": _pack(wide.level)}
+    node.metadata_props.add(key=LAYOUT, value=json.dumps(entry))
+
+
+def read_layouts(model: onnx.ModelProto) -> dict[str, tuple[str, Wide]]:
+    """The layouts in a rewritten model: what a Q wrote in the original -> (what it writes now, layout)."""
+    found: dict[str, tuple[str, Wide]] = {}
+    for n in model.graph.node:
+        for p in n.metadata_props:
+            if p.key == LAYOUT:
+                e = json.loads(p.value)
+                wide = Wide(e["axis"], _unpack(e["origin"]), _unpack(e["level"]), e["narrow"], None, True)
+                found[e["original"]] = (n.output[0], wide)
+    return found
+
+
+def widen(graph: Graph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> list[Widened]:
+    """Apply decisions to a graph (not yet committed).
+
+    Args:
+        graph: the graph; edited.
+        shapes: shapes of the original model.
+        decisions: checked decisions (`early.check` passed for those in early mode).
+
+    Returns:
+        One result for each decision, in order.
+    """
+    return _Widening(graph, shapes, decisions).run()
