@@ -24,11 +24,11 @@ SINGLE = {
 }  # fmt: skip
 # Smallest values of functions that dip below zero, with a margin for quantized pieces inside.
 LEAST = {"GELU": -0.2, "SiLU": -0.32, "HardSwish": -0.42, "Mish": -0.35}
-LAYERS = frozenset("Conv ConvTranspose Gemm MatMul".split())
-PIECES = frozenset(
-    "Mul Add Sub Div Pow Erf Tanh Sigmoid HardSigmoid Softplus Sqrt Cast Identity Reshape QuantizeLinear "
-    "DequantizeLinear".split()
-)
+LAYERS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
+PIECES = frozenset({
+    "Mul", "Add", "Sub", "Div", "Pow", "Erf", "Tanh", "Sigmoid", "HardSigmoid", "Softplus", "Sqrt", "Cast",
+    "Identity", "Reshape", "QuantizeLinear", "DequantizeLinear",
+})  # fmt: skip
 LIMIT = 24  # nodes of the longest spelling (a quantized tanh GELU)
 
 

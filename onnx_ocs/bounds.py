@@ -19,11 +19,12 @@ __all__ = ["Interval", "value_bounds"]
 
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
-UNIT = frozenset("Sigmoid HardSigmoid Softmax".split())
-KEEP = frozenset(
-    "Identity Dropout Reshape Transpose Squeeze Unsqueeze Flatten MaxPool GlobalMaxPool GlobalAveragePool ReduceMean "
-    "ReduceMax ReduceMin Slice Gather Split Expand Tile Cast DepthToSpace SpaceToDepth ChannelShuffle".split()
-)
+UNIT = frozenset(["Sigmoid", "HardSigmoid", "Softmax"])
+KEEP = frozenset({
+    "Identity", "Dropout", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "MaxPool", "GlobalMaxPool",
+    "GlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceMin", "Slice", "Gather", "Split", "Expand", "Tile",
+    "Cast", "DepthToSpace", "SpaceToDepth", "ChannelShuffle",
+})  # fmt: skip
 
 
 def _product(a: Interval, b: Interval) -> Interval:
@@ -39,7 +40,9 @@ def _node(graph: Graph, n: NodeProto, get: dict[str, Interval]) -> Interval:
             return ANY
         if n.input[k] not in get:
             c = graph.constant(n.input[k])
-            get[n.input[k]] = (float(c.min()), float(c.max())) if c is not None and c.size and c.dtype.kind in "fiu" else ANY
+            get[n.input[k]] = (
+                (float(c.min()), float(c.max())) if c is not None and c.size and c.dtype.kind in "fiu" else ANY
+            )
         return get[n.input[k]]
 
     op = n.op_type
@@ -80,9 +83,9 @@ def _node(graph: Graph, n: NodeProto, get: dict[str, Interval]) -> Interval:
         b = b if op == "Add" else (-b[1], -b[0])
         return a[0] + b[0], a[1] + b[1]
     if op == "Div":
-        c = graph.constant(n.input[1])
-        if c is not None and c.size and c.dtype.kind == "f" and (np.all(c > 0) or np.all(c < 0)):
-            return _product(arg(0), (float((1 / c).min()), float((1 / c).max())))
+        d = graph.constant(n.input[1])
+        if d is not None and d.size and d.dtype.kind == "f" and (np.all(d > 0) or np.all(d < 0)):
+            return _product(arg(0), (float((1 / d).min()), float((1 / d).max())))
     return ANY
 
 
@@ -90,10 +93,10 @@ def clip_bounds(graph: Graph, node: NodeProto) -> Interval:
     """Lower and upper bound of a float Clip; infinite where absent or not constant."""
     ends = []
     for k, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
-        value = None
+        value: float | None = None
         if len(node.input) > k and node.input[k]:
-            value = graph.constant(node.input[k])
-            value = None if value is None or value.size != 1 else float(value.reshape(()))
+            found = graph.constant(node.input[k])
+            value = None if found is None or found.size != 1 else float(found.reshape(()))
         elif graph.opset < 11:
             value = attribute(node, name)
         ends.append(default if value is None else float(value))

@@ -15,7 +15,7 @@ import itertools
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -259,8 +259,12 @@ def open_samples(source: str, model: onnx.ModelProto) -> Samples:
     return samples
 
 
-def random_samples(model: onnx.ModelProto, count: int, seed: int) -> Samples:
+def random_samples(
+    model: onnx.ModelProto, count: int, seed: int, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> Samples:
     """Make seeded random samples: floats ~ N(0, 1), integers and booleans in {0, 1}; UserError for any other type.
+
+    A float input with a known range (low, high) gets values that fill it: normal, four deviations wide.
 
     A dynamic first dimension is 1, others 16; with a fixed first, B, a feed counts as B samples (``count`` rounded up).
     """
@@ -275,6 +279,10 @@ def random_samples(model: onnx.ModelProto, count: int, seed: int) -> Samples:
         rng = np.random.default_rng(seed)
         for _ in range(0, count, size):
             drawn = {spec: np.asarray(rng.standard_normal(shape)) for spec, shape in shapes.items()}
+            for spec in drawn:
+                if spec.dtype.kind == "f" and ranges is not None and spec.name in ranges:
+                    low, high = ranges[spec.name]
+                    drawn[spec] = drawn[spec] * (high - low) / 4 + (low + high) / 2
             yield size, {s.name: (x if s.dtype.kind == "f" else x > 0).astype(s.dtype) for s, x in drawn.items()}
 
     return Samples(f"random inputs (seed {seed})", feeds, len(range(0, count, size)) * size)

@@ -19,6 +19,8 @@ from onnx_ocs.weights import Bias, read_bias, read_weight, take, write_bias
 
 __all__ = ["apply", "check"]
 
+COARSEST = 0.02  # quantization steps by which an integer bias may miss the shift
+
 
 def _shift(region: Region, wide: Wide) -> Array:
     """What is subtracted from every wide channel, float64, in the tensor's units."""
@@ -41,8 +43,10 @@ def _layer_bias(graph: Graph, region: Region, wide: Wide) -> tuple[Bias, Array |
 
 
 def _integer_zero(graph: Graph, early: Early, channels: int) -> Bias | None:
-    """A zero int32 bias with scale s_x * s_w, where input and weight are quantized: a float one would cost the layer
-    its integer kernel."""
+    """A zero int32 bias with scale s_x * s_w, where input and weight are quantized.
+
+    A float bias would cost the layer its integer kernel.
+    """
     weight = read_weight(graph, early.layer, 1)
     w = weight.quantizer(graph) if weight else None
     n = graph.producer.get(early.layer.input[0])
@@ -73,11 +77,26 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     assert isinstance(early, Early)
     if np.any(wide.level < 0):
         return Refusal("early_low", "copies on the lower side need late mode", label(early.layer))
-    _, value = _layer_bias(graph, region, wide)
+    bias, value = _layer_bias(graph, region, wide)
     if isinstance(value, str):
         return Refusal("early_bias_range", value, label(early.layer))
     if not np.all(np.isfinite(value.astype(np.float64))):
         return Refusal("early_bias_range", f"the shifted bias overflows {value.dtype.name}", label(early.layer))
+    if bias.kind == "integer" and not early.affine and bias.scale is not None and region.quantizer is not None:
+        step = np.broadcast_to(bias.scale, bias.value.shape)[wide.origin]
+        if is_op(early.layer, "Gemm"):
+            step = step * float(attribute(early.layer, "beta", 1.0))
+        shift = _shift(region, wide)
+        error = (
+            np.abs(np.rint(shift / step) * step - shift)
+            / np.broadcast_to(region.quantizer.scale, wide.narrow)[wide.origin]
+        )
+        if error.max() > COARSEST:
+            return Refusal(
+                "early_bias_step",
+                f"the integer bias has too coarse a step: X_clip would be off by {error.max():.3f} quantization steps",
+                label(early.layer),
+            )
     return None
 
 
@@ -127,7 +146,7 @@ def _replace(graph: Graph, node: NodeProto, index: int, wide: Wide, shift: Array
     """Repeat a per-channel constant of a node, minus `shift`; a single number is spread over the channels first."""
     value = graph.constant(node.input[index])
     assert value is not None
-    if value.size == 1 and wide.narrow != 1 or value.ndim == 0:
+    if (value.size == 1 and wide.narrow != 1) or value.ndim == 0:
         value = np.full((wide.narrow, *[1] * behind), value.reshape(()), value.dtype)
     axis = int(np.argmax(value.shape)) if value.size > 1 else value.ndim - 1 - behind
     new = np.take(value, wide.origin, axis=axis)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,10 @@ Array = np.ndarray[Any, Any]
 
 ONNX_DOMAINS = ("", "ai.onnx")
 QDQ_DOMAINS = ("", "ai.onnx", "com.microsoft")
-FOLDABLE = frozenset(
-    "Identity Cast CastLike Reshape Transpose Squeeze Unsqueeze QuantizeLinear DequantizeLinear Clip".split()
-)
+FOLDABLE = frozenset({
+    "Identity", "Cast", "CastLike", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "QuantizeLinear",
+    "DequantizeLinear", "Clip",
+})  # fmt: skip
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
@@ -276,9 +277,16 @@ class Graph:
         node.output[list(node.output).index(tensor)] = name
         self.producer[name] = node
 
-    def commit(self) -> None:
-        """Write nodes and initializers back: sorted, without what an edit left unread."""
+    def commit(self, stamp: Callable[[NodeProto], None] | None = None) -> None:
+        """Write nodes and initializers back: sorted, without what an edit left unread.
+
+        Args:
+            stamp: called with every node that was added or edited, to write provenance on it.
+        """
         g = self.model.graph
+        if stamp is not None:
+            for n in self.touched.values():
+                stamp(n)
         nodes = topological([*self.nodes, *self._added])
         used = set(self.outputs)
         alive: list[NodeProto] = []
@@ -331,7 +339,7 @@ def _fold(n: NodeProto, args: list[Array | None]) -> Array | None:
         lo = args[1] if len(args) > 1 else attribute(n, "min")
         hi = args[2] if len(args) > 2 else attribute(n, "max")
         y = x if lo is None else np.maximum(x, lo)
-        return (y if hi is None else np.minimum(y, hi)).astype(x.dtype)
+        return np.asarray(y if hi is None else np.minimum(y, hi), x.dtype)
     if op in ("QuantizeLinear", "DequantizeLinear") and args[1] is not None:
         scale, zero = args[1], args[2] if len(args) > 2 else None
         if attribute(n, "block_size", 0) or scale.ndim > 1:
@@ -343,16 +351,19 @@ def _fold(n: NodeProto, args: list[Array | None]) -> Array | None:
         z: Any = 0 if zero is None else zero.astype(np.float64).reshape(scale.shape if zero.size > 1 else ())
         scale = scale if scale.size > 1 else scale.reshape(())
         if op == "DequantizeLinear":
-            return ((x.astype(np.float64) - z) * scale).astype(scale.dtype)
+            return np.asarray((x.astype(np.float64) - z) * scale, scale.dtype)
         dtype = np.dtype(np.uint8) if zero is None else zero.dtype
+        if "float" in dtype.name:
+            return None
         lo, hi = integer_range(dtype)
-        return np.clip(np.rint(x.astype(np.float32) / scale) + z, lo, hi).astype(dtype)
+        return np.asarray(np.clip(np.rint(x.astype(np.float32) / scale) + z, lo, hi), dtype)
     return None
 
 
 def integer_range(dtype: Any) -> tuple[int, int]:
     """Smallest and largest value of an integer dtype, the 2- and 4-bit ones of ml_dtypes included."""
-    import ml_dtypes
-
-    info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else ml_dtypes.iinfo(dtype)
-    return int(info.min), int(info.max)
+    dtype = np.dtype(dtype)
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    bits = int(dtype.name.removeprefix("u").removeprefix("int"))
+    return (0, 2**bits - 1) if dtype.name.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

@@ -172,7 +172,11 @@ def _carry(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Shape
         # max(sum of copies) = sum of max(copies): every copy is the same monotone function of the value
         if len([o for o in node.output if o]) > 1 or (op == "MaxPool" and wide.grid is None):
             return _fold("it needs the value itself")
-        return Route("carry", wide if op == "MaxPool" else replace(wide, grid=None)) if wide.axis == 1 else _fold("other axis")
+        return (
+            Route("carry", wide if op == "MaxPool" else replace(wide, grid=None))
+            if wide.axis == 1
+            else _fold("other axis")
+        )
     if op == "ReduceMean":
         axes = attribute(node, "axes")
         if len(node.input) > 1 and node.input[1]:
@@ -195,7 +199,9 @@ def _carry(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Shape
     if op in ("Flatten", "Reshape"):
         if op == "Flatten" and (rank is None or wide.axis % rank != int(attribute(node, "axis", 1))):
             return _fold("the flatten mixes the channels with other axes")
-        return _reshape(graph, node, wide, shapes) if _shape_editable(graph, node, 1) else _fold("the shape is computed")
+        return (
+            _reshape(graph, node, wide, shapes) if _shape_editable(graph, node, 1) else _fold("the shape is computed")
+        )
     if op in ("Squeeze", "Unsqueeze"):
         axes = attribute(node, "axes")
         if len(node.input) > 1 and node.input[1]:
@@ -269,7 +275,9 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
     if wide.integer and is_op(node, "Clip"):
         same = wide.grid is not None and integer_clip(graph, node, wide.grid) == (wide.grid.qmin, wide.grid.qmax)
         return Route("carry", wide) if same and index == 0 else _fold("it clips to another range")
-    if wide.integer and not is_op(node, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool"):
+    if wide.integer and not is_op(
+        node, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool"
+    ):
         return _fold("it computes with the integers")
     if is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
         return _conv(graph, node, index, wide, rank)

@@ -24,7 +24,7 @@ from onnx_ocs.region import RELU6, Region
 
 __all__ = ["WideQuantizer", "oracle", "reference"]
 
-MOVES = frozenset("Transpose Reshape Squeeze Unsqueeze Flatten Identity MaxPool".split())
+MOVES = frozenset(["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "MaxPool"])
 MAGIC = 1.5 * 2**23  # adding and subtracting it rounds a float32 to the nearest integer, ties to even
 
 
@@ -121,7 +121,7 @@ class _Editor:
 
     def export(self) -> onnx.ModelProto:
         self.graph.nodes = [n for n in self.graph.nodes if id(n) not in self.dropped]
-        new = gs.export_onnx(self.graph, do_type_check=False)
+        new: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         new.ir_version = self.facts.model.ir_version
         return new
 
@@ -147,7 +147,7 @@ def oracle(model: onnx.ModelProto, wide: Mapping[str, WideQuantizer]) -> tuple[o
         if e.opset >= 11:
             t = e.node("Round", [t], quantized + "_rounded")
         else:
-            magic = e.constant(np.float32(MAGIC))
+            magic = e.constant(np.asarray(MAGIC, np.float32))
             t = e.node("Sub", [e.node("Add", [t, magic], quantized + "_magic"), magic], quantized + "_rounded")
         lo, hi = (e.constant(w.column(v).astype(np.float32)) for v in w.limits())
         t = e.node("Max", [e.node("Min", [t, hi], quantized + "_below"), lo], quantized + "_k")

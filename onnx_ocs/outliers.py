@@ -12,18 +12,25 @@ Quantization, Nagel et al. 2019, section 4.2.1 and appendix C), and the mass is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from onnx import NodeProto
 
+from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph, attribute, is_op
+from onnx_ocs.manager import Context
+from onnx_ocs.oracle import reference
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 from onnx_ocs.region import Region
+from onnx_ocs.runtime import Session, expose
 from onnx_ocs.weights import read_weight
 
-__all__ = ["Outliers", "estimate", "measure"]
+__all__ = ["Outliers", "estimate", "find_outliers", "measure"]
+
+BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +96,40 @@ def measure(regions: Sequence[Region], copies: int, batches: Iterable[Mapping[st
         share = beyond[k] / total[k] if total[k] else 0.0
         result[k] = Outliers(upper[k], lower[k], True, share, reach)
     return result
+
+
+def find_outliers(
+    model: onnx.ModelProto, graph: Graph, regions: Sequence[Region], copies: int, context: Context
+) -> dict[int, Outliers]:
+    """Measure on the context's samples, or estimate where there are none.
+
+    The measured activations are those of the reference (`onnx_ocs.oracle.reference`): in front of the quantizers, with
+    no activation quantizer upstream that would already have clipped them.
+
+    Raises:
+        UserError: the model does not run on the samples.
+    """
+    if context.samples is None:
+        return estimate(graph, regions, copies)
+    tensors = list(dict.fromkeys(r.tensor for r in regions if r.walk is not None))
+    session = Session(expose(reference(model, regions), tensors), "enable_all", fusion=False)
+    samples, total = context.samples, context.samples.count()
+    total = total if context.limit is None else min(total, context.limit)
+
+    def batches() -> Iterator[Mapping[str, Array]]:
+        done = 0
+        for feed in samples.batches(BATCH, context.limit):
+            context.progress("calibrating", done, total)
+            try:
+                yield {**feed, **session.run(feed, [t for t in tensors if t not in feed])}
+            except Exception as e:  # onnxruntime raises many kinds
+                raise UserError(
+                    f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
+                ) from None
+            done += len(next(iter(feed.values()), ()))
+        context.progress("calibrating", total, total)
+
+    return measure(regions, copies, batches())
 
 
 # ---- estimated ------------------------------------------------------------------------------------------------------
@@ -188,7 +229,9 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
         return (_match(x[0], g.size) - mean) * g + beta, _match(x[1], g.size) * g**2
     if op == "LayerNormalization" and len(n.input) > 1 and (gamma := graph.constant(n.input[1])) is not None:
         beta = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
-        return np.zeros(gamma.size) if beta is None else beta.astype(np.float64).reshape(-1), gamma.reshape(-1).astype(np.float64) ** 2
+        return np.zeros(gamma.size) if beta is None else beta.astype(np.float64).reshape(-1), gamma.reshape(-1).astype(
+            np.float64
+        ) ** 2
     if op == "Concat" and all(m is not None for m in got):
         return tuple(np.concatenate([np.atleast_1d(m[k]) for m in got if m is not None]) for k in (0, 1))  # type: ignore[return-value]
     return x

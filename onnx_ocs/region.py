@@ -191,7 +191,9 @@ def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
         return Refusal(code, f"{PRINCIPLE[code]} (but {readers})", at)
     tiny = 1e-6 * float(q.scale.max())
     if hi <= top * (1 + 1e-6) + tiny and (lo >= -low * (1 + 1e-6) - tiny or np.all(q.zero_point == q.qmin)):
-        return Refusal("never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at)
+        return Refusal(
+            "never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at
+        )
     if relu6 and float(q.x_clip.max()) > RELU6 / 2:
         return Refusal(
             "folded_bound",
@@ -239,9 +241,9 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
             return Refusal("no_weight_consumer", f"{PRINCIPLE['no_weight_consumer']} (rank {rank})", at)
         code = "unknown_channels" if missing else "no_weight_consumer"
         return Refusal(code, "the number of channels is not known" if missing else PRINCIPLE[code], at)
-    if not any(is_op(r, "DequantizeLinear", "Clip") for n in region.nodes for r in graph.readers(n.output[0])):
-        if not best.weights:
-            return Refusal("not_dequantized", PRINCIPLE["not_dequantized"], at)
+    dequantized = any(is_op(r, "DequantizeLinear", "Clip") for n in region.nodes for r in graph.readers(n.output[0]))
+    if not dequantized and not best.weights:
+        return Refusal("not_dequantized", PRINCIPLE["not_dequantized"], at)
     return best
 
 
@@ -299,7 +301,9 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
             if is_op(node, "QuantizeLinear") and not any(node is n for n in region.nodes):
                 carried.append(node)
             t = node.output[0]
-            stack += [(reader, k, r.output) for reader in graph.readers(t) for k, i in enumerate(reader.input) if i == t]
+            stack += [
+                (reader, k, r.output) for reader in graph.readers(t) for k, i in enumerate(reader.input) if i == t
+            ]
     return Walk(axis, channels, tuple(weights.values()), depthwise, groups, tuple(folded.values()), tuple(carried))
 
 
@@ -397,7 +401,7 @@ def _early_layer(
         return no("early_grouped", "a grouped or depthwise producer would need its input repeated as well")
     rank = len(weight.shape)
     axis = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if attribute(n, "transB", 0) else 1, "MatMul": rank - 1}[n.op_type]
-    if n.op_type == "MatMul" and rank < 2 or weight.shape[axis] != walk.channels:
+    if (n.op_type == "MatMul" and rank < 2) or weight.shape[axis] != walk.channels:
         return no("early_axis", "the producer's rows are not the channels that the readers add up")
     if n.op_type in ("Conv", "ConvTranspose", "Gemm") and walk.axis not in (1, -1):
         return no("early_axis", "the channel axis is not the producer's")
@@ -407,6 +411,4 @@ def _early_layer(
         return no("early_bias", "beta is 0")
     if n.op_type == "MatMul" and not affine:
         return no("early_bias", "a MatMul without an Add has no bias to shift")
-    if affine and is_op(affine[-1], "BatchNormalization") and not np.all(np.isfinite(graph.constant(affine[-1].input[2]))):
-        return no("early_bias", "the BatchNormalization has values that are not finite")
     return Early(n, axis, tuple(affine), slope, copies)

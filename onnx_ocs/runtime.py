@@ -19,10 +19,10 @@ LEVELS = {
     "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "enable_all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-INTEGER_KERNELS = frozenset(
-    "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul "
-    "QLinearConvTranspose".split()
-)
+INTEGER_KERNELS = frozenset({
+    "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul", "QLinearConvTranspose",
+})  # fmt: skip
 PROTOBUF_LIMIT = 1 << 31
 
 
@@ -75,7 +75,7 @@ def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
 
 
 def cut(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """A copy of the model cut at the given tensors: each is fed from outside, and what the model computes for it comes out.
+    """A copy of the model cut at the given tensors: each is fed from outside, and what is computed for it comes out.
 
     Args:
         model: the model.

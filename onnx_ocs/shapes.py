@@ -1,4 +1,7 @@
-"""Shapes of all tensors, by onnx shape inference on a skeleton of the model (weights stripped, unknown domains mapped)."""
+"""Shapes of all tensors, by onnx shape inference on a skeleton of the model.
+
+The skeleton has no weights, and operators of com.microsoft stand as what their shapes are like.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ log = logging.getLogger(__name__)
 
 Shape = tuple[int | str | None, ...]
 KEPT_ELEMENTS = 64  # constants up to this size are kept: they may be the shape input of a Reshape
-SAME_SHAPE = frozenset("Gelu FastGelu QuickGelu BiasGelu Swish".split())  # contrib operators whose output is like their input
+SAME_SHAPE = frozenset(
+    ["Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Swish"]
+)  # contrib operators whose output is like their input
 
 
 def _shape(value: onnx.ValueInfoProto) -> Shape | None:
@@ -65,9 +70,7 @@ def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None
     return new
 
 
-def infer_shapes(
-    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None = None
-) -> dict[str, Shape]:
+def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
     """Shapes of the main graph's tensors, as far as they can be inferred.
 
     Args:
@@ -84,7 +87,14 @@ def infer_shapes(
         inferred = model
     shapes: dict[str, Shape] = {}
     known = () if inputs else model.graph.value_info
-    for value in (*model.graph.input, *model.graph.output, *known, *inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
+    for value in (
+        *model.graph.input,
+        *model.graph.output,
+        *known,
+        *inferred.graph.value_info,
+        *inferred.graph.output,
+        *inferred.graph.input,
+    ):
         shape = _shape(value)
         if shape is not None and value.name:
             shapes[value.name] = shape

@@ -200,7 +200,7 @@ class _Cut:
         copy_up = np.clip(values - level * up, 0, up)
         copy_low = np.clip(values - level * low, -low, 0)
         base = np.clip(values, -low, up)
-        return (np.where(level > 0, copy_up, np.where(level < 0, copy_low, base)) + z).astype(q.dtype)
+        return np.asarray(np.where(level > 0, copy_up, np.where(level < 0, copy_low, base)) + z).astype(q.dtype)
 
     def total(self, integers: Array) -> Array:
         """The value k that wide integers stand for (or the integers themselves)."""
@@ -233,7 +233,9 @@ def _final(graph: Graph, quantized: str) -> str:
     return quantized
 
 
-def _cuts(original: Graph, rewritten: Graph, layouts: Mapping[str, tuple[str, Wide]], names: Mapping[str, str]) -> list[_Cut]:
+def _cuts(
+    original: Graph, rewritten: Graph, layouts: Mapping[str, tuple[str, Wide]], names: Mapping[str, str]
+) -> list[_Cut]:
     cuts = []
     for n in original.nodes:
         if not is_op(n, "QuantizeLinear") or original.constant(n.input[0]) is not None:
@@ -261,7 +263,9 @@ def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.
         try:
             onnx.checker.check_model(original, full_check=full)
         except Exception as e:
-            result.notes.append(f"onnx.checker (full_check={full}) rejects the original: {str(e).splitlines()[0][:160]}")
+            result.notes.append(
+                f"onnx.checker (full_check={full}) rejects the original: {str(e).splitlines()[0][:160]}"
+            )
             result.checker = "the original is rejected"
             continue
         try:
@@ -287,7 +291,9 @@ def _run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array] | str:
         return str(e).splitlines()[0][:300]
 
 
-def _stress(states: Mapping[str, Array], cuts: list[_Cut], limits: Mapping[str, WideQuantizer], seed: int) -> dict[str, Array]:
+def _stress(
+    states: Mapping[str, Array], cuts: list[_Cut], limits: Mapping[str, WideQuantizer], seed: int
+) -> dict[str, Array]:
     """Random integers that fill every quantizer's (wide) range."""
     rng = np.random.default_rng(seed)
     out: dict[str, Array] = {}
@@ -347,6 +353,10 @@ def verify(
     cuts = _cuts(before, after, layouts, names)
     limits = {c.original: wide[n] for n in wide for c in cuts if c.oracle == names[n]}
     _exact(result, truth, rewritten, cuts, limits, samples, limit, seed)
+    if wide and not result.exact.values and result.verdict == "PASSED":
+        result.fail(
+            "the models could not be run on these inputs, so nothing was compared: give samples that fit (--calib)"
+        )
     if result.verdict == "PASSED":
         _optimized(result, original, rewritten, cuts, samples, limit, seed)
     return result
@@ -369,6 +379,7 @@ def _exact(
         result.fail(f"onnxruntime does not load the oracle: {whole}")
         return
     pieces: Session | str | None = None
+    fed_shapes: dict[str, tuple[int, ...]] = {}
     outputs: dict[str, str] = {}
     active = total = 0
     graph_outputs = [o.name for o in truth.graph.output]
@@ -381,15 +392,12 @@ def _exact(
             name = outputs.get(c.rewritten)
             if name is None:
                 continue
-            a = c.total(split_total(c, expected[c.oracle]))
+            a = c.total(c.split(expected[c.oracle]))
             known = exact.get(c.tensor)
             result.exact.integers(c.tensor, a, c.total(computed[name]), None if known is None else c.steps(known))
         for o in graph_outputs:
             if o in computed and o in expected:
                 result.exact.floats(o, expected[o], computed[o])
-
-    def split_total(c: _Cut, k: Array) -> Array:
-        return c.split(k)
 
     for feed in samples.batches(1, limit):
         got = _run(whole, feed)
@@ -398,8 +406,8 @@ def _exact(
             return
         states = {c.oracle: got[c.oracle] for c in cuts}
         fed = {c.rewritten: c.split(states[c.oracle]) for c in cuts}
-        if pieces is None or any(fed[c.rewritten].shape != shapes_fed[c.rewritten] for c in cuts):
-            shapes_fed = {k: v.shape for k, v in fed.items()}
+        if pieces is None or any(fed[c.rewritten].shape != fed_shapes[c.rewritten] for c in cuts):
+            fed_shapes = {k: v.shape for k, v in fed.items()}
             model, outputs = cut(rewritten, fed)
             pieces = _load(model, "disable_all")
         if isinstance(pieces, str):
@@ -442,7 +450,9 @@ def _exact(
     if d.values and abs(d.shift) / d.values > SHIFT * (20 if coarse else 1):
         result.fail(f"the quantized values are shifted by {d.shift / d.values:.2e} steps on average")
     if d.relative > slack:
-        result.fail(f"a graph output differs from the oracle's by {d.max_abs:.3g} ({d.relative:.2g} of its largest value)")
+        result.fail(
+            f"a graph output differs from the oracle's by {d.max_abs:.3g} ({d.relative:.2g} of its largest value)"
+        )
 
 
 def _optimized(

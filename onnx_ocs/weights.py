@@ -59,7 +59,9 @@ def read_weight(graph: Graph, node: NodeProto, index: int) -> Weight | None:
     """The constant weight at one input of a node; None when it is not constant or of a form that we cannot edit."""
     if len(node.input) <= index or not node.input[index]:
         return None
-    tensor, chain, perms = node.input[index], [], []
+    tensor = node.input[index]
+    chain: list[NodeProto] = []
+    perms: list[tuple[int, ...]] = []
     transposes: list[tuple[int, ...] | None] = []
     while tensor not in graph.initializers:
         n = graph.producer.get(tensor)
@@ -162,7 +164,7 @@ class Bias:
             The new values, in the dtype of the old, or why that cannot be done (never clipped).
         """
         if self.kind != "integer":
-            return (self.value[positions].astype(np.float64) - shift).astype(self.value.dtype)
+            return np.asarray(self.value[positions].astype(np.float64) - shift, self.value.dtype)
         assert self.scale is not None
         scale = np.broadcast_to(self.scale, self.value.shape)[positions]
         new = self.value[positions].astype(np.int64) - np.rint(shift / scale).astype(np.int64)
@@ -170,7 +172,7 @@ class Bias:
         if new.min(initial=0) < lo or new.max(initial=0) > hi:
             worst = new[np.abs(new).argmax()]
             return f"the shifted bias {worst} does not fit {self.value.dtype.name}"
-        return new.astype(self.value.dtype)
+        return np.asarray(new, self.value.dtype)
 
 
 def read_bias(graph: Graph, node: NodeProto, index: int, channels: int) -> Bias | None:
@@ -183,7 +185,7 @@ def read_bias(graph: Graph, node: NodeProto, index: int, channels: int) -> Bias 
         value, q = graph.constant(n.input[0]), read_quantizer(graph, n)
         if value is None or not isinstance(q, Quantizer) or value.size not in (1, channels):
             return None
-        if value.ndim > 1 and value.shape[-1] != value.size or q.scale.size not in (1, value.size):
+        if (value.ndim > 1 and value.shape[-1] != value.size) or q.scale.size not in (1, value.size):
             return None
         value = np.broadcast_to(value.reshape(-1), (channels,))
         return Bias("integer", value, q.scale, q.zero_point, n)

@@ -126,7 +126,9 @@ class _Widening:
         decision = self.results[k].decision
         wide = decision.wide
         if k not in self.sources:
-            self.sources[k] = early.apply(self.graph, decision.region, wide) if decision.mode == "early" else self.late(k)
+            self.sources[k] = (
+                early.apply(self.graph, decision.region, wide) if decision.mode == "early" else self.late(k)
+            )
         self.graph.set_input(node, 0, self.sources[k])
         self.parameters(node, wide)
         self.publish(node.output[0], wide, frozenset([k]))
@@ -253,14 +255,12 @@ class _Widening:
             total = graph.add_node("Add", [total, part], target if last else graph.fresh(target + "_sum"))
 
     def pick(self, source: str, where: Array, wide: Wide, target: str) -> str:
-        """Channels of a tensor by position: a Slice where they are a run, else a Gather."""
-        graph = self.graph
-        if np.array_equal(where, np.arange(where[0], where[0] + where.size)):
-            ends = [np.asarray([v], np.int64) for v in (where[0], where[0] + where.size, wide.axis)]
-            names = [graph.add_initializer(f"{target}_{k}", v) for k, v in zip(("start", "end", "axis"), ends, strict=True)]
-            return graph.add_node("Slice", [source, *names], target)
-        index = graph.add_initializer(target + "_channels", where.astype(np.int64))
-        return graph.add_node("Gather", [source, index], target, axis=wide.axis)
+        """Channels of a tensor by position.
+
+        A Gather even where they are a run: onnxruntime moves Q and DQ across a Slice, and some versions break there.
+        """
+        index = self.graph.add_initializer(target + "_channels", where.astype(np.int64))
+        return self.graph.add_node("Gather", [source, index], target, axis=wide.axis)
 
     def follow(self, node: NodeProto, plan: dict[int, tuple[Route, Wide]]) -> None:
         """Edit one reader that takes the wide value."""
@@ -272,7 +272,7 @@ class _Widening:
             sizes = [w.narrow if w else int(self.shapes[t][axis] or 0) for t, w in zip(node.input, parts, strict=True)]
             self.publish(node.output[0], join(parts, axis, sizes), owners)
             return
-        (index, (r, wide)) = next(iter(plan.items()))
+        r, wide = next(iter(plan.values()))
         if r.kind == "weight":
             take(graph, node, 1, r.axis, wide.origin)
         elif r.kind == "grouped":

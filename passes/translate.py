@@ -14,17 +14,19 @@ what an earlier run has rewritten.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import onnx
 
 from onnx_ocs import early
 from onnx_ocs.graph import Array, Graph, label
-from onnx_ocs.outliers import Outliers
+from onnx_ocs.manager import Context, PassResult, history, stamp
+from onnx_ocs.outliers import Outliers, find_outliers
 from onnx_ocs.quantizer import Refusal
-from onnx_ocs.region import PRINCIPLE, Early, Region
-from onnx_ocs.shapes import Shape
+from onnx_ocs.region import PRINCIPLE, Early, Region, find_regions
+from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.widen import Decision, Widened, widen
 
 __all__ = ["Translate"]
@@ -45,10 +47,43 @@ class Translate:
     copies: int = 1
     mode: Literal["auto", "early", "late"] = "auto"
 
-    name = "translate"
-    version = "1"
+    name: ClassVar[str] = "translate"
+    version: ClassVar[str] = "1"
 
-    def decide(self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]) -> list[Decision | Refusal]:
+    def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
+        """Translate what can be translated, in place.
+
+        Args:
+            model: the model.
+            context: with calibration samples the outliers are measured, without they are estimated.
+
+        Returns:
+            One report entry for each quantized activation.
+        """
+        graph = Graph(model)
+        shapes = infer_shapes(model)
+        regions = find_regions(graph, shapes)
+        if any(e.get("pass") == self.name for e in history(model)):
+            code = "already_translated"
+            done = [replace(r, refusal=Refusal(code, PRINCIPLE[code], label(r.nodes[0]))) for r in regions]
+            return PassResult(False, [entry(r, r.refusal) for r in done])
+        outliers = find_outliers(model, graph, regions, self.copies, context)
+        decisions = self.decide(graph, regions, outliers)
+        accepted = [d for d in decisions if isinstance(d, Decision)]
+        if not accepted:
+            return PassResult(False, [entry(r, d) for r, d in zip(regions, decisions, strict=True)])
+        widened = {id(w.decision): w for w in widen(graph, shapes, accepted)}
+        graph.commit(lambda node: stamp(node, self.name, self.version))
+        carried = {t: w for w in widened.values() for t in w.carried}
+        entries = []
+        for r, d in zip(regions, decisions, strict=True):
+            w = widened.get(id(d)) or (carried.get(r.tensor) if isinstance(d, Refusal) else None)
+            entries.append(entry(r, d, w))
+        return PassResult(True, entries)
+
+    def decide(
+        self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]
+    ) -> list[Decision | Refusal]:
         """What to do with every region; pure.
 
         Args:
@@ -62,10 +97,6 @@ class Translate:
         return [
             r.refusal if r.refusal is not None else self._decide(graph, r, outliers[k]) for k, r in enumerate(regions)
         ]
-
-    def rewrite(self, graph: Graph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> list[Widened]:
-        """Apply accepted decisions to the graph."""
-        return widen(graph, shapes, decisions)
 
     def _decide(self, graph: Graph, region: Region, outliers: Outliers) -> Decision | Refusal:
         why: Refusal | None = None
@@ -117,3 +148,50 @@ class Translate:
         taken = taken.reshape(channels, slots)
         n = upper.shape[1]
         return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)
+
+
+def entry(region: Region, decision: Decision | Refusal | None, widened: Widened | None = None) -> dict[str, Any]:
+    """The report's entry for one region."""
+    q, walk = region.quantizer, region.walk
+    e: dict[str, Any] = {
+        "status": "refused",
+        "pass": Translate.name,
+        "tensor": region.tensor,
+        "axis": None if walk is None else walk.axis,
+        "channels": None if walk is None else walk.channels,
+        "activation": region.activation.kind,
+        "producer": region.activation.producer,
+        "scale_before": None if q is None else q.scale.tolist(),
+        "scale": None if q is None else q.scale.tolist(),
+        "zero_point": None if q is None else q.zero_point.tolist(),
+        "qmin": None if q is None else q.qmin,
+        "qmax": None if q is None else q.qmax,
+        "x_clip": None if q is None else q.x_clip.tolist(),
+        "copies": [],
+        "copies_low": [],
+        "mode": None,
+        "consumers": [] if walk is None else [label(n) for n in walk.weights],
+        "reason": None,
+    }
+    if isinstance(decision, Decision) and widened is not None:
+        e |= {
+            "status": "applied",
+            "copies": decision.copies.tolist(),
+            "copies_low": decision.copies_low.tolist(),
+            "mode": decision.mode,
+            "consumers": widened.consumers,
+        }
+    elif widened is not None:
+        _, wide = next(widened.quantized[o] for o in region.outputs if o in widened.quantized)
+        up, low = wide.copies()
+        e |= {
+            "status": "applied",
+            "axis": wide.axis,
+            "channels": wide.narrow,
+            "copies": up.tolist(),
+            "copies_low": low.tolist(),
+            "mode": "carried",
+        }
+    elif isinstance(decision, Refusal):
+        e["reason"] = decision.as_dict()
+    return e

@@ -1,0 +1,339 @@
+"""The verbs as functions: inspect, rewrite, verify."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnx_ocs import io
+from onnx_ocs.calibration import Samples, input_specs, open_samples, random_samples
+from onnx_ocs.cost import cost
+from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.graph import Graph, is_op
+from onnx_ocs.manager import Context, Pass, history, run_passes
+from onnx_ocs.oracle import reference
+from onnx_ocs.outliers import find_outliers
+from onnx_ocs.passes import PASSES
+from onnx_ocs.passes.translate import Translate, entry
+from onnx_ocs.quality import Quality, compare
+from onnx_ocs.region import find_regions
+from onnx_ocs.report import assemble
+from onnx_ocs.runtime import Session
+from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.verify import Verification
+from onnx_ocs.verify import verify as verify_models
+from onnx_ocs.widen import Decision
+
+__all__ = ["RewriteResult", "inspect", "rewrite", "verify"]
+
+log = logging.getLogger(__name__)
+
+Model = onnx.ModelProto | str | Path
+Progress = Callable[[str, int, int | None], None]
+ESTIMATED = "estimated from weights, biases and quantization parameters (no calibration data)"
+MEASURED = "outlier mass on the calibration data"
+LOSS_DB = 0.1  # a rewrite that loses more than this on the calibration data, and agreement too, is not applied
+VERIFIED_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class RewriteResult:
+    """What `rewrite` did.
+
+    Attributes:
+        model: the rewritten model, or the input itself when there was nothing to rewrite.
+        changed: whether anything was rewritten.
+        report: the report (schema `onnx_ocs.report/1`).
+        verification: the result; None when verification was switched off.
+    """
+
+    model: onnx.ModelProto
+    changed: bool
+    report: dict[str, Any]
+    verification: Verification | None
+
+
+def _load(model: Model) -> onnx.ModelProto:
+    return model if isinstance(model, onnx.ModelProto) else io.load_model(model)
+
+
+def _quiet(_what: str, _done: int, _total: int | None) -> None:
+    pass
+
+
+def _check_qdq(model: onnx.ModelProto) -> None:
+    if not any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
+        if model.functions:
+            raise UserError(
+                "the main graph has no QuantizeLinear or DequantizeLinear node, but there are local functions: inline "
+                "them first (onnx.inliner.inline_local_functions)"
+            )
+        raise UserError("the model has no QuantizeLinear or DequantizeLinear node: quantize it to QDQ format first")
+
+
+def _check_runs(model: onnx.ModelProto) -> None:
+    try:
+        Session(model, "disable_all")
+    except Exception as e:  # onnxruntime raises many kinds
+        raise UserError(
+            f"onnxruntime does not load this model ({str(e).splitlines()[0][:200]}), so a rewrite could not be "
+            f"verified: mend the model, or rewrite it unverified with --no-verify"
+        ) from None
+
+
+def _samples(model: onnx.ModelProto, calib: str | Samples | None, seed: int) -> Samples:
+    """The samples to verify on: the calibration data, or seeded random inputs over the input quantizers' range."""
+    if calib is not None:
+        return calib if isinstance(calib, Samples) else open_samples(str(calib), model)
+    return random_samples(model, VERIFIED_SAMPLES, seed)
+
+
+def _sample_shapes(samples: Samples) -> dict[str, list[int]]:
+    for feed in samples.batches(1, 1):
+        return {k: list(v.shape) for k, v in feed.items()}
+    return {}
+
+
+def inspect(
+    model: Model,
+    calib: str | Samples | None = None,
+    passes: Sequence[Pass] = (),
+    seed: int = 0,
+    limit: int | None = None,
+    progress: Progress = _quiet,
+) -> dict[str, Any]:
+    """What could be rewritten, and why not: one entry for each quantized activation.
+
+    Args:
+        model: a QDQ model or its path; not changed.
+        calib: calibration samples; without them the outliers are estimated.
+        passes: the passes to plan for; default: translate.
+        seed: of everything random.
+        limit: most calibration samples.
+        progress: called during long work.
+
+    Returns:
+        The report; regions have the status "candidate" or "refused".
+
+    Raises:
+        UserError: the model or the samples cannot be used.
+    """
+    proto = _load(model)
+    _check_qdq(proto)
+    translate = next((p for p in passes if isinstance(p, Translate)), Translate())
+    samples = None if calib is None else _samples(proto, calib, seed)
+    graph, shapes = Graph(proto), infer_shapes(proto)
+    regions = find_regions(graph, shapes)
+    outliers = find_outliers(proto, graph, regions, translate.copies, Context(samples, limit, seed, progress))
+    before = history(proto)
+    entries = []
+    for k, (r, d) in enumerate(zip(regions, translate.decide(graph, regions, outliers), strict=True)):
+        e = entry(r, d if not isinstance(d, Decision) else None)
+        if isinstance(d, Decision):
+            e |= {"status": "candidate", "mode": d.mode}
+            e |= {"copies": d.copies.tolist(), "copies_low": d.copies_low.tolist()}
+        if k in outliers:
+            o = outliers[k]
+            e |= {"share_clipped": o.share_clipped, "range_used": o.range_used}
+        entries.append(e)
+    shapes_in = _sample_shapes(samples) if samples is not None else None
+    price = cost(proto, shapes_in)
+    notes = [f"this file has been rewritten: {', '.join(e.get('pass', '?') for e in before)}"] if before else []
+    ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
+    return assemble("inspect", seed, entries, (price, price), ranking=ranking, notes=notes)
+
+
+def rewrite(
+    model: Model,
+    output: str | Path | None = None,
+    calib: str | Samples | None = None,
+    float_model: Model | None = None,
+    passes: Sequence[Pass] | None = None,
+    verify: bool = True,
+    seed: int = 0,
+    limit: int | None = None,
+    progress: Progress = _quiet,
+) -> RewriteResult:
+    """Rewrite a QDQ model, verify the result, and report cost and gain.
+
+    Args:
+        model: the model or its path; not changed.
+        output: where to write the result; only after the verification has passed, atomically.
+        calib: calibration samples: a source as on the command line, or `Samples`.
+        float_model: the float model, as the reference of the quality figures.
+        passes: what to run, in order; default: `Translate()`.
+        verify: whether to verify.
+        seed: of everything random.
+        limit: most calibration samples.
+        progress: called during long work with (what, done, total).
+
+    Returns:
+        The result; its model is the input when there was nothing to rewrite.
+
+    Raises:
+        UserError: the input or the options cannot be used.
+        VerificationError: the result is not what it should be; nothing was written.  Its second argument is the
+            report.
+        PassError: a pass failed; nothing was written.
+    """
+    if output is not None:
+        io.check_writable(output, model if isinstance(model, (str, Path)) else None)
+    original = _load(model)
+    _check_qdq(original)
+    if verify:
+        _check_runs(original)
+    samples = None if calib is None else _samples(original, calib, seed)
+    chosen: list[Pass] = list(passes) if passes is not None else [Translate()]
+    new, results = run_passes(original, chosen, Context(samples, limit, seed, progress))
+    regions = [e for r in results.values() for e in r.regions]
+    notes = [n for r in results.values() for n in r.notes]
+    changed = new is not original
+    qualities, against = None, None
+    if samples is not None:
+        ref, against = _reference(original, float_model)
+        models = [original, new] if changed else [original]
+        total = samples.count() if limit is None else min(limit, samples.count())
+        progress("comparing", 0, total)
+        got = compare(ref, models, samples, limit, tick=_ticker(progress, "comparing", total))
+        qualities = (got[0], got[-1])
+        if changed and _loses(*qualities):
+            notes.append(
+                f"the rewrite lost on the calibration data ({_db(got[0])} -> {_db(got[1])}), so it was not applied"
+            )
+            new, changed, qualities = original, False, (got[0], got[0])
+            for e in regions:
+                if e["status"] == "applied":
+                    e["status"] = "refused"
+                    e["reason"] = {"code": "loses", "message": notes[-1], "node": e["tensor"]}
+    elif float_model is not None:
+        notes.append("--float is used with --calib only: there are no samples to compare the models on")
+    checked = None
+    if verify and changed:
+        progress("verifying", 0, None)
+        checked = _verify(original, new, samples, seed, _input_ranges(original))
+    shapes_in = None if samples is None else _sample_shapes(samples)
+    before = cost(original, shapes_in)
+    costs = (before, cost(new, shapes_in) if changed else before)
+    if not changed:
+        notes.append("nothing was rewritten: the output is the input")
+    ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
+    report = assemble("rewrite", seed, regions, costs, qualities, against, ranking, checked, notes)
+    if checked is not None and checked.verdict != "PASSED":
+        raise VerificationError("; ".join(checked.failures), report)
+    if output is not None:
+        if changed or isinstance(model, onnx.ModelProto):
+            external = isinstance(model, (str, Path)) and io.has_external_data(model)
+            io.save_model(new, output, external)
+        else:
+            io.copy_model(model, output)
+    return RewriteResult(new, changed, report, checked)
+
+
+def verify(
+    original: Model,
+    rewritten: Model,
+    calib: str | Samples | None = None,
+    float_model: Model | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Verify a rewritten model against its original.
+
+    Args:
+        original: the model before, or its path.
+        rewritten: the model after, or its path.
+        calib: samples; without them seeded random inputs.
+        float_model: reference of the quality figures.
+        seed: of everything random.
+        limit: most samples for the quality figures.
+
+    Returns:
+        The report; `report["verification"]["verdict"]` is "PASSED" or "FAILED".
+
+    Raises:
+        UserError: a model or the samples cannot be used.
+    """
+    before, after = _load(original), _load(rewritten)
+    _check_qdq(before)
+    _check_runs(before)
+    samples = None if calib is None else _samples(before, calib, seed)
+    checked = _verify(before, after, samples, seed, _input_ranges(before))
+    qualities, against = None, None
+    if samples is not None and checked.verdict == "PASSED":
+        ref, against = _reference(before, float_model)
+        first, second = compare(ref, [before, after], samples, limit)
+        qualities = (first, second)
+    shapes_in = None if samples is None else _sample_shapes(samples)
+    return assemble(
+        "verify", seed, (), (cost(before, shapes_in), cost(after, shapes_in)), qualities, against, None, checked
+    )
+
+
+def _verify(
+    original: onnx.ModelProto,
+    new: onnx.ModelProto,
+    samples: Samples | None,
+    seed: int,
+    ranges: dict[str, tuple[float, float]],
+) -> Verification:
+    fed = samples if samples is not None else random_samples(original, VERIFIED_SAMPLES, seed, ranges)
+    return verify_models(original, new, fed, VERIFIED_SAMPLES, seed)
+
+
+def _input_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """For random inputs: what the quantizers that read a graph input directly can express."""
+    graph = Graph(model)
+    ranges = {}
+    floats = {s.name for s in input_specs(model) if s.dtype.kind == "f"}
+    for r in find_regions(graph, infer_shapes(model)):
+        if r.tensor in floats and r.quantizer is not None:
+            ranges[r.tensor] = (-float(r.quantizer.x_low.max()), float(r.quantizer.x_clip.max()))
+    return ranges
+
+
+def _reference(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.ModelProto, str]:
+    if float_model is not None:
+        return _load(float_model), "float model"
+    regions = find_regions(Graph(model), infer_shapes(model))
+    return reference(model, regions), "the QDQ model without its activation quantizers"
+
+
+def _loses(before: Quality, after: Quality) -> bool:
+    worse = after.sqnr_db is not None and (before.sqnr_db is None or after.sqnr_db < before.sqnr_db - LOSS_DB)
+    agrees = after.agreement is not None and before.agreement is not None and after.agreement > before.agreement
+    return worse and not agrees
+
+
+def _db(q: Quality) -> str:
+    return "identical" if q.sqnr_db is None else f"{q.sqnr_db:.2f} dB"
+
+
+def _ticker(progress: Progress, what: str, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def tick(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(what, done, total)
+
+    return tick
+
+
+def make_passes(names: Sequence[str], **options: Any) -> list[Pass]:
+    """Passes by name, with the options that each of them has.
+
+    Raises:
+        UserError: there is no such pass.
+    """
+    made: list[Pass] = []
+    for name in names:
+        if name not in PASSES:
+            raise UserError(f"there is no pass '{name}': choose from {', '.join(PASSES)}")
+        kind = PASSES[name]
+        made.append(kind(**{k: v for k, v in options.items() if k in kind.__dataclass_fields__}))
+    return made

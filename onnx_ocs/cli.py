@@ -1,0 +1,275 @@
+"""The command line: `python -m onnx_ocs inspect | rewrite | verify`.
+
+Exit codes: 0 done (also when there was nothing to rewrite); 1 the user's error, one clear message; 2 verification
+failed, nothing was written.  Heavy imports wait until a verb runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnx_ocs.errors import PassError, UserError, VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="onnx_ocs",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Mode(StrEnum):
+    """Where the copies are made."""
+
+    auto = "auto"
+    early = "early"
+    late = "late"
+
+
+class Select(StrEnum):
+    """How channels are ranked."""
+
+    mass = "mass"
+
+
+In = Annotated[Path, typer.Argument(metavar="IN", help="A quantized (QDQ) ONNX model.", show_default=False)]
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        "--calib",
+        metavar="SRC",
+        help="Calibration samples: an .npz (keys are input names, first axis is the sample), a folder of .npz or of "
+        "test_data_set_*, or package.module:function (which runs your code).",
+        rich_help_panel="Data",
+    ),
+]
+Float = Annotated[
+    Path | None,
+    typer.Option("--float", metavar="FP.onnx", help="The float model, as the reference.", rich_help_panel="Data"),
+]
+Limit = Annotated[
+    int | None, typer.Option("--samples", min=1, help="Use at most so many samples.", rich_help_panel="Data")
+]
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="R.json", help="Write the JSON report.", rich_help_panel="Output")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.", rich_help_panel="Output")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Output")]
+Ratio = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=32.0, help="Mean number of copies a channel, the paper's k.", rich_help_panel="Translation"
+    ),
+]
+Copies = Annotated[int, typer.Option(min=1, max=31, help="Most copies a channel.", rich_help_panel="Translation")]
+ModeOption = Annotated[
+    Mode,
+    typer.Option(
+        help="early: the producer makes the copies (exact behind ReLU); late: made in float behind any activation; "
+        "auto: early wherever it is exact.",
+        rich_help_panel="Translation",
+    ),
+]
+SelectOption = Annotated[
+    Select,
+    typer.Option(
+        help="mass: the channels with the largest sum of activations in [X_clip, 2 X_clip].",
+        rich_help_panel="Translation",
+    ),
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"onnx_ocs {version('onnx-ocs')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is going on.")] = False,
+) -> None:
+    """Give a quantized ONNX model one more bit where it matters: clipped outliers live on in extra channels.
+
+    `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz` is all that is needed.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar on stderr, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _write_report(path: Path | None, report: dict[str, Any]) -> None:
+    if path is not None:
+        from onnx_ocs.io import write_text
+        from onnx_ocs.report import to_json
+
+        write_text(path, to_json(report))
+
+
+def _check_report(path: Path | None) -> None:
+    if path is not None:
+        from onnx_ocs.io import check_writable
+
+        check_writable(path)
+
+
+@app.command()
+def inspect(
+    model: In,
+    calib: Calib = None,
+    limit: Limit = None,
+    ratio: Ratio = 0.5,
+    copies: Copies = 1,
+    mode: ModeOption = Mode.auto,
+    report: Report = None,
+    seed: Seed = 0,
+) -> None:
+    """Show every quantized activation: where it is, what it clips, and what could be done.
+
+    Example: `python -m onnx_ocs inspect model.onnx --calib samples.npz`
+    """
+    _check_report(report)
+    from onnx_ocs import api, table
+    from onnx_ocs.passes import Translate
+
+    with _progress(False) as progress:
+        translate = Translate(ratio=ratio, copies=copies, mode=mode.value)
+        result = api.inspect(model, calib, [translate], seed, limit, progress)
+    table.show_inspection(_console(), result)
+    _write_report(report, result)
+
+
+@app.command()
+def rewrite(
+    model: In,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.", show_default=False)],
+    calib: Calib = None,
+    float_model: Float = None,
+    limit: Limit = None,
+    passes: Annotated[
+        str, typer.Option(help="Passes to run, in order, separated by commas.", rich_help_panel="Translation")
+    ] = "translate",
+    ratio: Ratio = 0.5,
+    copies: Copies = 1,
+    select: SelectOption = Select.mass,
+    mode: ModeOption = Mode.auto,
+    no_rescale: Annotated[
+        bool,
+        typer.Option(
+            "--no-rescale", help="Keep every quantizer's step (always so at present).", rich_help_panel="Translation"
+        ),
+    ] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove the result with onnxruntime.", rich_help_panel="Output")
+    ] = True,
+    report: Report = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Rewrite a quantized model, verify it, and say what it costs and gains.
+
+    Example: `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx`
+    """
+    start = time.perf_counter()
+    _check_report(report)
+    from onnx_ocs import api, table
+
+    chosen = api.make_passes(
+        [p.strip() for p in passes.split(",") if p.strip()], ratio=ratio, copies=copies, mode=mode.value
+    )
+    try:
+        with _progress(quiet) as progress:
+            result = api.rewrite(model, output, calib, float_model, chosen, verify, seed, limit, progress)
+    except VerificationError as e:
+        _write_report(report, e.args[1])
+        typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
+        raise typer.Exit(2) from None
+    _write_report(report, result.report)
+    if not quiet:
+        table.show_rewrite(_console(), result.report)
+    typer.echo(table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
+
+
+@app.command()
+def verify(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model before.", show_default=False)],
+    rewritten: Annotated[Path, typer.Argument(metavar="REWRITTEN", help="The model after.", show_default=False)],
+    calib: Calib = None,
+    float_model: Float = None,
+    limit: Limit = None,
+    report: Report = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Prove that a rewritten model is what it claims to be.
+
+    Example: `python -m onnx_ocs verify in.onnx out.onnx`
+    """
+    start = time.perf_counter()
+    _check_report(report)
+    from onnx_ocs import api, table
+
+    result = api.verify(original, rewritten, calib, float_model, seed, limit)
+    _write_report(report, result)
+    if not quiet:
+        table.show_rewrite(_console(), result)
+    typer.echo(table.verdict(result, True, True, time.perf_counter() - start))
+    if result["verification"]["verdict"] != "PASSED":
+        raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command line; the user's mistakes become one line and exit code 1."""
+    try:
+        app(prog_name="onnx_ocs")
+    except (UserError, PassError) as e:
+        typer.echo(f"Error: {e}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: nothing was written.", err=True)
+        sys.exit(130)

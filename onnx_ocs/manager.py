@@ -1,0 +1,164 @@
+"""The pass manager: runs passes in order and answers for what they leave.
+
+The model is checked before and after each pass, every node that a pass added or edited carries the pass's name and
+version, the file says which passes have run, and a second run of a pass must change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import onnx
+
+from onnx_ocs.calibration import Samples
+from onnx_ocs.errors import PassError, UserError
+
+__all__ = ["RECORD", "Context", "Pass", "PassResult", "history", "run_passes"]
+
+RECORD = "onnx_ocs.passes"
+STAMP = "onnx_ocs.pass"
+
+
+def _silent(_what: str, _done: int, _total: int | None) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Context:
+    """What passes may use besides the model.
+
+    Attributes:
+        samples: calibration samples; None without.
+        limit: most calibration samples to use.
+        seed: of everything random.
+        progress: called with (what, done, total) during long work.
+    """
+
+    samples: Samples | None = None
+    limit: int | None = None
+    seed: int = 0
+    progress: Callable[[str, int, int | None], None] = _silent
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        changed: whether the model was edited.
+        regions: the report's entries.
+        notes: sentences for the user.
+    """
+
+    changed: bool
+    regions: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Pass(Protocol):
+    """A pass: typed options as fields, and one method."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+
+    def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
+        """Edit the model in place; match and check first, rewrite only what was accepted."""
+        ...
+
+
+def history(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    """The passes that have run on a model, as the file says."""
+    for p in model.metadata_props:
+        if p.key == RECORD:
+            try:
+                entries = json.loads(p.value)
+                return [e for e in entries if isinstance(e, dict)]
+            except (ValueError, TypeError):
+                return []
+    return []
+
+
+def stamp(node: onnx.NodeProto, name: str, version: str) -> None:
+    """Write a pass's name and version on a node (several passes may have edited it)."""
+    text = f"{name} {version}"
+    for p in node.metadata_props:
+        if p.key == STAMP:
+            if text not in p.value.split(", "):
+                p.value += ", " + text
+            return
+    node.metadata_props.add(key=STAMP, value=text)
+
+
+def _note(model: onnx.ModelProto, entry: dict[str, Any]) -> None:
+    text = json.dumps([*history(model), entry], sort_keys=True)
+    for p in model.metadata_props:
+        if p.key == RECORD:
+            p.value = text
+            return
+    model.metadata_props.add(key=RECORD, value=text)
+
+
+def _check(model: onnx.ModelProto) -> tuple[str, str]:
+    """How strict a check the model passes ("full", "basic", "none"), and the complaint of the next stricter one."""
+    complaint = ""
+    for level, full in (("full", True), ("basic", False)):
+        try:
+            onnx.checker.check_model(model, full_check=full)
+            return level, complaint
+        except Exception as e:  # ValidationError, InferenceError, and what protobuf raises for huge models
+            complaint = str(e).splitlines()[0][:300]
+    return "none", complaint
+
+
+def run_passes(
+    model: onnx.ModelProto, passes: Sequence[Pass], context: Context
+) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
+    """Run passes on a copy of the model.
+
+    Args:
+        model: the model; not changed.
+        passes: in order.
+        context: samples, seed, progress.
+
+    Returns:
+        The new model (the given one when nothing changed), and each pass's result by name.
+
+    Raises:
+        PassError: a pass failed, left an invalid model, or would change its own result; it is named, as are those
+            that ran before it.
+        UserError: the user's mistake, unchanged.
+    """
+    order = {"full": 2, "basic": 1, "none": 0}
+    results: dict[str, PassResult] = {}
+    done: list[str] = []
+    level, _ = _check(model)
+    for p in passes:
+        new = onnx.ModelProto()
+        new.CopyFrom(model)
+        after = f" (ran before it: {', '.join(done)})" if done else ""
+        try:
+            result = p.run(new, context)
+            if result.changed:
+                _note(new, {"pass": p.name, "version": p.version, "options": _options(p)})
+                again = p.run(new, context)
+                if again.changed:
+                    raise PassError(f"a second run of the pass '{p.name}' changes its own result{after}")
+        except (UserError, PassError):
+            raise
+        except Exception as e:
+            raise PassError(f"the pass '{p.name}' failed{after}: {type(e).__name__}: {e}") from e
+        results[p.name] = result
+        done.append(p.name)
+        if result.changed:
+            now, complaint = _check(new)
+            if order[now] < order[level]:
+                raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {complaint}")
+            model = new
+    return model, results
+
+
+def _options(p: Pass) -> dict[str, Any]:
+    return {k: v for k, v in vars(p).items() if isinstance(v, (str, int, float, bool))}

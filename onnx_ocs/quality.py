@@ -1,0 +1,90 @@
+"""How close a model's outputs are to those of the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_ocs.calibration import Samples
+from onnx_ocs.errors import UserError
+from onnx_ocs.runtime import Session
+
+__all__ = ["Quality", "compare"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Closeness of a model's first output to the reference's.
+
+    Attributes:
+        sqnr_db: 10 log10(sum ref^2 / sum (ref - out)^2) over all samples; None where it is infinite.
+        agreement: share of samples with the reference's argmax (over the last axis of a score vector), 0..1; None
+            where the output is no vector of scores.
+        samples: number of samples.
+    """
+
+    sqnr_db: float | None
+    agreement: float | None
+    samples: int
+
+
+def compare(
+    reference: onnx.ModelProto,
+    models: Sequence[onnx.ModelProto],
+    samples: Samples,
+    limit: int | None = None,
+    batch_size: int = 8,
+    tick: Callable[[int], None] | None = None,
+) -> list[Quality]:
+    """Run models beside a reference, Q/DQ as written (no integer fusion).
+
+    Args:
+        reference: the float model.
+        models: what to compare with it.
+        samples: what to feed.
+        limit: most samples.
+        batch_size: samples a run.
+        tick: called with the number of samples done.
+
+    Raises:
+        UserError: a model does not run on the samples, or their outputs do not match.
+    """
+    sessions = [Session(m, "enable_all", fusion=False) for m in (reference, *models)]
+    signal = 0.0
+    noise, same, count = [0.0] * len(models), [0] * len(models), 0
+    scores = True
+    for feed in samples.batches(batch_size, limit):
+        outputs = []
+        for s in sessions:
+            try:
+                outputs.append(np.asarray(next(iter(s.run(feed).values()))).astype(np.float64))
+            except Exception as e:
+                raise UserError(
+                    f"onnxruntime does not run the model on these samples: {str(e).splitlines()[0]}"
+                ) from None
+        ref = outputs[0]
+        if any(o.shape != ref.shape for o in outputs):
+            raise UserError(
+                f"the float model's output has the shape {ref.shape}, the quantized model's {outputs[1].shape}"
+            )
+        n = len(ref) if ref.ndim else 1
+        count += n
+        signal += float((ref**2).sum())
+        scores = scores and ref.ndim >= 2 and ref.size // n > 1
+        for k, out in enumerate(outputs[1:]):
+            noise[k] += float(((ref - out) ** 2).sum())
+            if scores:
+                same[k] += int(np.sum(ref.reshape(n, -1).argmax(1) == out.reshape(n, -1).argmax(1)))
+        if tick:
+            tick(n)
+    return [
+        Quality(
+            float(10 * np.log10(signal / e)) if e > 0 and signal > 0 else None,
+            s / count if scores and count else None,
+            count,
+        )
+        for e, s in zip(noise, same, strict=True)
+    ]

@@ -1,0 +1,119 @@
+"""The report: one JSON schema for all verbs, versioned."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from onnx_ocs.cost import Cost
+from onnx_ocs.quality import Quality
+from onnx_ocs.verify import Verification
+
+__all__ = ["SCHEMA", "assemble", "environment", "to_json"]
+
+SCHEMA = "onnx_ocs.report/1"
+CPU_FLAGS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_flags() -> list[str]:
+    """Instruction sets that decide which integer kernels run (Linux only; empty elsewhere)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            found = set(line.split(":", 1)[1].split())
+            return [f for f in CPU_FLAGS if f in found]
+    return []
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions and hardware that results depend on."""
+    return {
+        "onnx_ocs": _version("onnx-ocs"),
+        "onnxruntime": _version("onnxruntime"),
+        "onnx": _version("onnx"),
+        "numpy": _version("numpy"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu_flags": _cpu_flags(),
+        "seed": seed,
+    }
+
+
+def assemble(
+    verb: str,
+    seed: int,
+    regions: Sequence[dict[str, Any]] = (),
+    costs: tuple[Cost, Cost] | None = None,
+    qualities: tuple[Quality, Quality] | None = None,
+    reference: str | None = None,
+    ranking: str | None = None,
+    verification: Verification | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Put a report together (see `design` in the README for the meaning of the fields).
+
+    Args:
+        verb: "inspect", "rewrite" or "verify".
+        seed: of everything random.
+        regions: one entry for each quantized activation.
+        costs: before and after.
+        qualities: before and after, against `reference`.
+        reference: what the quality is measured against.
+        ranking: where the channels' ranking comes from.
+        verification: the result, if it was verified.
+        notes: sentences for the reader.
+    """
+    quality: dict[str, Any] = dict.fromkeys(
+        ("sqnr_before_db", "sqnr_after_db", "agreement_before", "agreement_after", "samples", "reference")
+    )
+    if qualities is not None:
+        before, after = qualities
+        quality = {
+            "sqnr_before_db": before.sqnr_db,
+            "sqnr_after_db": after.sqnr_db,
+            "agreement_before": before.agreement,
+            "agreement_after": after.agreement,
+            "samples": before.samples,
+            "reference": reference,
+        }
+    return {
+        "schema": SCHEMA,
+        "verb": verb,
+        "regions": list(regions),
+        "compensations": [],
+        "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
+        "quality": quality,
+        "ranking": ranking,
+        "verification": None if verification is None else verification.as_dict(),
+        "notes": list(notes),
+        "environment": environment(seed),
+    }
+
+
+def to_json(report: dict[str, Any]) -> str:
+    """The report as text; infinities and NaN become null, which JSON has no other word for."""
+
+    def clean(v: Any) -> Any:
+        if isinstance(v, dict):
+            return {k: clean(x) for k, x in v.items()}
+        if isinstance(v, (list, tuple)):
+            return [clean(x) for x in v]
+        if isinstance(v, float) and (v != v or v in (float("inf"), float("-inf"))):
+            return None
+        return v
+
+    return json.dumps(clean(report), indent=1) + "\n"
