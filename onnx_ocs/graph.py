@@ -110,6 +110,7 @@ class Graph:
         outputs: names of the graph outputs.
         opset: version of the ai.onnx operator set.
         touched: nodes added or edited since, by id; the pass manager writes provenance on them.
+        memo: quantizers that have been read, by id of the node; forgotten when the node is edited.
         reshaped: tensors whose shape an edit changed; their value_info is dropped by :meth:`commit`.
     """
 
@@ -123,9 +124,10 @@ class Graph:
         self.outputs = {o.name for o in g.output}
         self.nodes = topological(g.node)
         self.producer: dict[str, NodeProto] = {}
-        self._readers: dict[str, list[NodeProto]] = defaultdict(list)
+        self._readers: dict[str, dict[int, NodeProto]] = defaultdict(dict)
         self._taken = {t.name for t in g.initializer} | {i.name for i in g.input} | self.outputs
         self._names: set[str] = set()
+        self._turn: dict[str, int] = {}
         self._captured: dict[str, list[NodeProto]] = defaultdict(list)
         for n in self.nodes:
             self._index(n)
@@ -134,6 +136,7 @@ class Graph:
         self._added: list[NodeProto] = []
         self.touched: dict[int, NodeProto] = {}
         self.reshaped: set[str] = set()
+        self.memo: dict[int, Any] = {}
         # What nobody read from the start is the user's, and stays; inputs with a default keep their initializer.
         read = self._readers.keys() | self._captured.keys() | self.outputs
         self._idle = (self.initializers.keys() - read) | {i.name for i in g.input}
@@ -145,7 +148,7 @@ class Graph:
                 self.producer[o] = n
         for t in dict.fromkeys(n.input):
             if t:
-                self._readers[t].append(n)
+                self._readers[t][id(n)] = n
         for t in dict.fromkeys(_outer_names(n)):
             if t:
                 self._captured[t].append(n)
@@ -156,7 +159,8 @@ class Graph:
 
     def readers(self, tensor: str) -> list[NodeProto]:
         """Nodes that read the tensor as an input, each once."""
-        return self._readers.get(tensor, [])
+        found = self._readers.get(tensor)
+        return list(found.values()) if found else []
 
     def captured(self, tensor: str) -> list[NodeProto]:
         """Nodes whose subgraphs mention the tensor."""
@@ -217,9 +221,10 @@ class Graph:
 
     def fresh(self, name: str) -> str:
         """A tensor name that nothing in the graph has, like the given one."""
-        k, candidate = 1, name
+        candidate = name
         while candidate in self._taken:
-            candidate, k = f"{name}_{k}", k + 1
+            self._turn[name] = self._turn.get(name, 0) + 1
+            candidate = f"{name}_{self._turn[name]}"
         self._taken.add(candidate)
         return candidate
 
@@ -260,15 +265,16 @@ class Graph:
 
     def set_input(self, node: NodeProto, index: int, tensor: str) -> None:
         """Let a node read another tensor at one input."""
+        self.memo.pop(id(node), None)
         self.touched[id(node)] = node
         old = node.input[index] if index < len(node.input) else ""
         while len(node.input) <= index:
             node.input.append("")
         node.input[index] = tensor
         if old and old not in node.input:
-            self._readers[old] = [n for n in self._readers[old] if n is not node]
-        if tensor and not any(n is node for n in self._readers[tensor]):
-            self._readers[tensor].append(node)
+            self._readers[old].pop(id(node), None)
+        if tensor:
+            self._readers[tensor][id(node)] = node
 
     def rename_output(self, tensor: str, name: str) -> None:
         """Let the producer of a tensor write it under another name (its readers are not moved)."""

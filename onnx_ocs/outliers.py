@@ -200,7 +200,9 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
         if x is None:  # a graph input: its quantizer was fitted to it, so take the range as three deviations
             half = float((q.x_clip + q.x_low).max()) / 2
             return np.asarray(float((q.x_clip - q.x_low).mean()) / 2), np.asarray((half / 3) ** 2)
-        return _rectified(x) if np.all(q.zero_point == q.qmin) else x
+        x = _rectified(x) if np.all(q.zero_point == q.qmin) else x
+        low, top = -float(q.x_low.max()), float(q.x_clip.max())
+        return np.clip(x[0], low, top), np.minimum(x[1], ((top - low) / 2) ** 2)  # no more spread than the range
     if x is None:
         return None
     if op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and got[0] is not None:

@@ -138,6 +138,14 @@ def read_quantizer(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
     Returns:
         The quantizer, or why it cannot be read.
     """
+    key = id(node)
+    if key not in graph.memo:
+        graph.memo[key] = _read(graph, node)
+    found: Quantizer | Refusal = graph.memo[key]
+    return found
+
+
+def _read(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
     quantizer = _parameters(graph, node)
     if isinstance(quantizer, Refusal) or not is_op(node, "QuantizeLinear"):
         return quantizer

@@ -119,17 +119,17 @@ class Region:
     outputs: tuple[str, ...] = ()
 
 
-def find_regions(graph: Graph, shapes: Mapping[str, Shape]) -> list[Region]:
+def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None = None) -> list[Region]:
     """All quantized activations of the main graph, in topological order.
 
     Args:
         graph: the graph.
         shapes: its tensors' shapes, as far as known.
+        refusal: a code of `PRINCIPLE` with which all are refused unseen.
 
     Returns:
         One region for each float tensor and each distinct grid on it; weights (constants) are left out.
     """
-    bounds = value_bounds(graph)
     grouped: dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]] = defaultdict(list)
     for n in graph.nodes:
         if not is_op(n, "QuantizeLinear") or graph.constant(n.input[0]) is not None:
@@ -141,12 +141,26 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape]) -> list[Region]:
                 break
         else:
             grouped[n.input[0]].append((q, [n]))
+    if refusal is not None:
+        return [
+            Region(
+                tensor=t,
+                nodes=tuple(nodes),
+                quantizer=q if isinstance(q, Quantizer) else None,
+                activation=recognise(graph, t),
+                refusal=Refusal(refusal, PRINCIPLE[refusal], label(nodes[0])),
+                outputs=tuple(n.output[0] for n in nodes),
+            )
+            for t, found in grouped.items()
+            for q, nodes in found
+        ]
     implicit = [
         float(q.x_clip.max())
         for t, found in grouped.items()
         for q, _ in found
         if isinstance(q, Quantizer) and _implicit(graph, t, q)
     ]
+    bounds = value_bounds(graph)
     relu6 = bool(implicit) and RELU6 * (1 - 1e-3) <= max(implicit) <= RELU6 * (1 + 1e-6)
     return [
         _region(graph, t, q, tuple(nodes), shapes, bounds, relu6) for t, found in grouped.items() for q, nodes in found

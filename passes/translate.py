@@ -14,7 +14,7 @@ what an earlier run has rewritten.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -61,12 +61,10 @@ class Translate:
             One report entry for each quantized activation.
         """
         graph = Graph(model)
+        if any(e.get("pass") == self.name for e in history(model)):
+            return PassResult(False, [entry(r, r.refusal) for r in find_regions(graph, {}, "already_translated")])
         shapes = infer_shapes(model)
         regions = find_regions(graph, shapes)
-        if any(e.get("pass") == self.name for e in history(model)):
-            code = "already_translated"
-            done = [replace(r, refusal=Refusal(code, PRINCIPLE[code], label(r.nodes[0]))) for r in regions]
-            return PassResult(False, [entry(r, r.refusal) for r in done])
         outliers = find_outliers(model, graph, regions, self.copies, context)
         decisions = self.decide(graph, regions, outliers)
         accepted = [d for d in decisions if isinstance(d, Decision)]
