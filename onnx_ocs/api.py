@@ -37,7 +37,7 @@ Model = onnx.ModelProto | str | Path
 Progress = Callable[[str, int, int | None], None]
 ESTIMATED = "estimated from weights, biases and quantization parameters (no calibration data)"
 MEASURED = "outlier mass on the calibration data"
-LOSS_DB = 0.1  # a rewrite that loses more than this on the calibration data, and agreement too, is not applied
+LOSS_DB = 0.01  # a rewrite that loses more than this on the calibration data, and agreement too, is not applied
 VERIFIED_SAMPLES = 4
 
 
@@ -185,6 +185,8 @@ def rewrite(
         io.check_writable(output, model if isinstance(model, (str, Path)) else None)
     original = _load(model)
     _check_qdq(original)
+    if isinstance(float_model, (str, Path)):
+        float_model = io.load_model(float_model)
     if verify:
         _check_runs(original)
     samples = None if calib is None else _samples(original, calib, seed)
@@ -332,6 +334,8 @@ def make_passes(names: Sequence[str], **options: Any) -> list[Pass]:
     """
     made: list[Pass] = []
     for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"the pass '{name}' is named twice: a second run would change nothing")
         if name not in PASSES:
             raise UserError(f"there is no pass '{name}': choose from {', '.join(PASSES)}")
         kind = PASSES[name]

@@ -96,9 +96,9 @@ SelectOption = Annotated[
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
+        from onnx_ocs.version import package_version
 
-        typer.echo(f"onnx_ocs {version('onnx-ocs')}")
+        typer.echo(f"onnx_ocs {package_version('onnx-ocs')}")
         raise typer.Exit
 
 
@@ -151,11 +151,15 @@ def _write_report(path: Path | None, report: dict[str, Any]) -> None:
         write_text(path, to_json(report))
 
 
-def _check_report(path: Path | None) -> None:
+def _check_report(path: Path | None, *others: Path | str | None) -> None:
+    """Fail early when the report cannot be written, or would overwrite another file of this call."""
     if path is not None:
         from onnx_ocs.io import check_writable
 
         check_writable(path)
+        for other in others:
+            if other is not None and Path(other).resolve() == path.resolve():
+                raise UserError(f"--report {path} is the same file as {other}: give the report another name")
 
 
 @app.command()
@@ -173,7 +177,7 @@ def inspect(
 
     Example: `python -m onnx_ocs inspect model.onnx --calib samples.npz`
     """
-    _check_report(report)
+    _check_report(report, model, calib)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
 
@@ -216,7 +220,7 @@ def rewrite(
     Example: `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx`
     """
     start = time.perf_counter()
-    _check_report(report)
+    _check_report(report, model, output, calib, float_model)
     from onnx_ocs import api, table
 
     chosen = api.make_passes(
@@ -251,7 +255,7 @@ def verify(
     Example: `python -m onnx_ocs verify in.onnx out.onnx`
     """
     start = time.perf_counter()
-    _check_report(report)
+    _check_report(report, original, rewritten, calib, float_model)
     from onnx_ocs import api, table
 
     result = api.verify(original, rewritten, calib, float_model, seed, limit)
@@ -266,10 +270,21 @@ def verify(
 def main() -> None:
     """Run the command line; the user's mistakes become one line and exit code 1."""
     try:
-        app(prog_name="onnx_ocs")
+        code = app(prog_name="onnx_ocs", standalone_mode=False)
     except (UserError, PassError) as e:
-        typer.echo(f"Error: {e}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
+        code = _complain(str(e))
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("Interrupted: nothing was written.", err=True)
-        sys.exit(130)
+        code = 130
+    except Exception as e:
+        # typer's own usage errors, which would exit with 2: that means "verification failed" here
+        message = getattr(e, "format_message", None)
+        if message is None:
+            raise
+        code = 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(message())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    typer.echo("Error: " + " ".join(message.split()), err=True)
+    return 1

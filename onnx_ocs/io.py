@@ -25,6 +25,8 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         UserError: no such file, not an ONNX model, or its side files are missing.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder: give the .onnx file in it")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

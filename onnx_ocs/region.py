@@ -48,6 +48,7 @@ PRINCIPLE = {
     "already_translated": "an earlier run of translate has been here",
 }
 RELU6 = 6.0
+BARELY = 1.02  # values that leave the range by less than this factor are not worth a copy
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,7 @@ def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
         code = "no_weight_consumer"
         readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
         return Refusal(code, f"{PRINCIPLE[code]} (but {readers})", at)
-    tiny = 1e-6 * float(q.scale.max())
-    if hi <= top * (1 + 1e-6) + tiny and (lo >= -low * (1 + 1e-6) - tiny or np.all(q.zero_point == q.qmin)):
+    if hi <= top * BARELY and (lo >= -low * BARELY or np.all(q.zero_point == q.qmin)):
         return Refusal(
             "never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at
         )

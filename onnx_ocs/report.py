@@ -5,25 +5,18 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from onnx_ocs.cost import Cost
 from onnx_ocs.quality import Quality
 from onnx_ocs.verify import Verification
+from onnx_ocs.version import package_version
 
 __all__ = ["SCHEMA", "assemble", "environment", "to_json"]
 
 SCHEMA = "onnx_ocs.report/1"
 CPU_FLAGS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _cpu_flags() -> list[str]:
@@ -42,10 +35,10 @@ def _cpu_flags() -> list[str]:
 def environment(seed: int) -> dict[str, Any]:
     """Versions and hardware that results depend on."""
     return {
-        "onnx_ocs": _version("onnx-ocs"),
-        "onnxruntime": _version("onnxruntime"),
-        "onnx": _version("onnx"),
-        "numpy": _version("numpy"),
+        "onnx_ocs": package_version("onnx-ocs"),
+        "onnxruntime": package_version("onnxruntime"),
+        "onnx": package_version("onnx"),
+        "numpy": package_version("numpy"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu_flags": _cpu_flags(),

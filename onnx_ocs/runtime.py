@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import helper
+from onnx import TensorProto, helper
 
 from onnx_ocs.graph import Array
 
-__all__ = ["LEVELS", "Session", "cut", "expose", "integer_kernels"]
+__all__ = ["LEVELS", "Session", "as_bytes", "cut", "expose", "integer_kernels"]
 
 LEVELS = {
     "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -106,6 +107,28 @@ def cut(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> tuple[onnx.Mode
                         break
     del g.value_info[:]
     return new, computed
+
+
+def as_bytes(model: onnx.ModelProto, tensors: Mapping[str, np.dtype[Any]]) -> onnx.ModelProto:
+    """A copy of the model in which tensors of 2- or 4-bit integers pass through a byte, where they can be fed and read.
+
+    Args:
+        model: the model.
+        tensors: name of the integers -> their dtype; the bytes are called `<name>__byte`.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    g = new.graph
+    for n in g.node:
+        for k, o in enumerate(n.output):
+            if o in tensors:
+                n.output[k] = o + "__narrow"
+    for name, dtype in tensors.items():
+        byte = TensorProto.UINT8 if dtype.name.startswith("u") else TensorProto.INT8
+        back = helper.np_dtype_to_tensor_dtype(dtype)
+        g.node.append(helper.make_node("Cast", [name + "__narrow"], [name + "__byte"], to=byte))
+        g.node.append(helper.make_node("Cast", [name + "__byte"], [name], to=back))
+    return new
 
 
 def integer_kernels(model: onnx.ModelProto) -> int | None:
