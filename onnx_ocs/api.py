@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_ocs import io
 from onnx_ocs.calibration import Samples, input_specs, open_samples, random_samples
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
-from onnx_ocs.graph import Graph, is_op
+from onnx_ocs.graph import Graph, is_op, label
 from onnx_ocs.manager import Context, Pass, history, run_passes
 from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
@@ -76,6 +77,25 @@ def _check_qdq(model: onnx.ModelProto) -> None:
         raise UserError("the model has no QuantizeLinear or DequantizeLinear node: quantize it to QDQ format first")
 
 
+def _check_graph(model: onnx.ModelProto) -> None:
+    """Complain about what no pass could work with: tensors that nobody writes, scales that are not finite."""
+    graph = Graph(model)
+    known = graph.initializers.keys() | graph.inputs | graph.producer.keys()
+    known |= {t.values.name for t in model.graph.sparse_initializer}
+    for n in graph.nodes:
+        missing = next((t for t in n.input if t and t not in known), None)
+        if missing is not None:
+            raise UserError(
+                f"the node '{label(n)}' reads '{missing}', which nobody writes: this is not a valid ONNX graph"
+            )
+        if is_op(n, "QuantizeLinear", "DequantizeLinear") and len(n.input) > 1:
+            scale = graph.constant(n.input[1])
+            if scale is not None and not np.all(np.isfinite(scale.astype(np.float64))):
+                raise UserError(
+                    f"the scale '{n.input[1]}' of '{label(n)}' is not a finite number: quantize the model again"
+                )
+
+
 def _check_runs(model: onnx.ModelProto) -> None:
     try:
         Session(model, "disable_all")
@@ -125,6 +145,7 @@ def inspect(
     """
     proto = _load(model)
     _check_qdq(proto)
+    _check_graph(proto)
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
     samples = None if calib is None else _samples(proto, calib, seed)
     graph, shapes = Graph(proto), infer_shapes(proto)
@@ -185,6 +206,7 @@ def rewrite(
         io.check_writable(output, model if isinstance(model, (str, Path)) else None)
     original = _load(model)
     _check_qdq(original)
+    _check_graph(original)
     if isinstance(float_model, (str, Path)):
         float_model = io.load_model(float_model)
     if verify:
@@ -262,6 +284,7 @@ def verify(
     """
     before, after = _load(original), _load(rewritten)
     _check_qdq(before)
+    _check_graph(before)
     _check_runs(before)
     samples = None if calib is None else _samples(before, calib, seed)
     checked = _verify(before, after, samples, seed, _input_ranges(before))

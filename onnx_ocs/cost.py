@@ -13,7 +13,7 @@ from onnx_ocs.graph import attribute, is_op
 from onnx_ocs.runtime import integer_kernels
 from onnx_ocs.shapes import Shape, infer_shapes
 
-__all__ = ["Cost", "cost"]
+__all__ = ["Cost", "cost", "layer_macs"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cost:
         return {f"{k}_{suffix}": v for k, v in asdict(self).items()}
 
 
-def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
+def layer_macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
     """Multiply-accumulates of one node; 0 when unknown or not a layer."""
     if not is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
@@ -70,7 +70,7 @@ def cost(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None = No
     """
     shapes = infer_shapes(model, inputs)
     return Cost(
-        macs=sum(_macs(n, shapes) for n in model.graph.node),
+        macs=sum(layer_macs(n, shapes) for n in model.graph.node),
         params=sum(int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer),
         bytes=model.ByteSize(),
         nodes=len(model.graph.node),

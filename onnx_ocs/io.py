@@ -13,7 +13,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnx_ocs.errors import UserError
 
-__all__ = ["check_writable", "copy_model", "has_external_data", "load_model", "save_model", "write_text"]
+__all__ = ["check_writable", "copy_model", "has_external_data", "load_model", "save_model", "write_bytes", "write_text"]
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 
@@ -35,6 +35,11 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise UserError(f"{path}: not an ONNX model, or cut short (protobuf cannot read it): export it again") from None
     except (OSError, ValueError) as e:
         raise UserError(f"{path}: cannot be read: {e}") from None
+    try:
+        for n in model.graph.node:
+            _ = (n.op_type, n.domain, n.name, list(n.input), list(n.output))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: damaged (a name in it is no text): export it again") from None
     if not model.graph.node or not model.opset_import:
         raise UserError(f"{path}: not an ONNX model (no graph nodes or no operator set)")
     try:
@@ -95,6 +100,11 @@ def copy_model(source: str | Path, path: str | Path) -> None:
         save_model(load_model(source), path, external=True)
     else:
         _replace(Path(path), Path(source).read_bytes())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file atomically."""
+    _replace(Path(path), data)
 
 
 def write_text(path: str | Path, text: str) -> None:

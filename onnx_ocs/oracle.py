@@ -17,13 +17,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_ocs.graph import Array, Graph, is_op
 from onnx_ocs.quantizer import Quantizer, integer_clip, read_quantizer
 from onnx_ocs.region import RELU6, Region
 
-__all__ = ["WideQuantizer", "oracle", "reference"]
+__all__ = ["Editor", "WideQuantizer", "oracle", "reference"]
 
+G_LOGGER.severity = G_LOGGER.CRITICAL  # graphsurgeon logs to stdout, which is ours
 MOVES = frozenset(["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "MaxPool"])
 MAGIC = 1.5 * 2**23  # adding and subtracting it rounds a float32 to the nearest integer, ties to even
 
@@ -64,7 +66,7 @@ class WideQuantizer:
         return -np.broadcast_to(low, self.copies.shape), np.broadcast_to(top, self.copies.shape)
 
 
-class _Editor:
+class Editor:
     """Graphsurgeon graph of the model plus the facts that the quantizers need."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -76,20 +78,26 @@ class _Editor:
         self.by_output = {o.name: n for n in self.graph.nodes for o in n.outputs}
         self.opset = self.facts.opset
         self.count = 0
+        names = set(self.by_output) | {n.name for n in self.graph.nodes} | set(self.facts.initializers)
+        self.token = "oracle"  # what all names that are added begin with, and no others
+        while any(n.startswith(self.token) for n in names):
+            self.token += "_"
         self.dropped: set[int] = set()
 
     def node(self, op: str, inputs: list[gs.Tensor], name: str, **attrs: object) -> gs.Variable:
-        """Add a node with one output."""
+        """Add a node with one output; its name is made unique."""
         self.count += 1
-        out = gs.Variable(name)
-        self.graph.nodes.append(gs.Node(op, f"oracle_{self.count}", attrs, inputs, [out]))
+        out = gs.Variable(f"{self.token}/{self.count}/{name}")
+        self.graph.nodes.append(gs.Node(op, f"{self.token}/{self.count}", attrs, inputs, [out]))
         return out
 
     def constant(self, value: Array) -> gs.Constant:
+        """A constant under a name of its own."""
         self.count += 1
-        return gs.Constant(f"oracle_constant_{self.count}", np.ascontiguousarray(value))
+        return gs.Constant(f"{self.token}/{self.count}/constant", np.ascontiguousarray(value))
 
     def floats(self, x: gs.Tensor, q: Quantizer, name: str) -> gs.Tensor:
+        """A float tensor in float32."""
         return x if q.float_dtype == np.float32 else self.node("Cast", [x], name, to=int(onnx.TensorProto.FLOAT))
 
     def replace(self, quantized: str, q: Quantizer, value: gs.Tensor) -> None:
@@ -112,7 +120,7 @@ class _Editor:
                     n.outputs.clear()
                     self.dropped.add(id(n))
                     self.count += 1
-                    self.graph.nodes.append(gs.Node("Identity", f"oracle_{self.count}", {}, [floats], [out]))
+                    self.graph.nodes.append(gs.Node("Identity", f"{self.token}/{self.count}", {}, [floats], [out]))
                 elif is_op(proto, "Clip") and integer_clip(self.facts, proto, q) == (q.qmin, q.qmax):
                     stack.append((n.outputs[0], floats))
                 elif n.op in MOVES:
@@ -120,6 +128,7 @@ class _Editor:
                     stack.append((n.outputs[0], moved))
 
     def export(self) -> onnx.ModelProto:
+        """The edited model."""
         self.graph.nodes = [n for n in self.graph.nodes if id(n) not in self.dropped]
         new: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         new.ir_version = self.facts.model.ir_version
@@ -136,7 +145,7 @@ def oracle(model: onnx.ModelProto, wide: Mapping[str, WideQuantizer]) -> tuple[o
     Returns:
         The oracle, and for each Q the name of its float tensor k (integers minus zero_point).
     """
-    e = _Editor(model)
+    e = Editor(model)
     names: dict[str, str] = {}
     for quantized, w in wide.items():
         q = w.quantizer
@@ -164,7 +173,7 @@ def reference(model: onnx.ModelProto, regions: Sequence[Region]) -> onnx.ModelPr
 
     A Q with zero_point == qmin keeps its lower saturation (it may be a folded ReLU), one with a folded ReLU6 its bound.
     """
-    e = _Editor(model)
+    e = Editor(model)
     for region in regions:
         q = region.quantizer
         if q is None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph, attribute, is_op
@@ -31,6 +31,7 @@ from onnx_ocs.weights import read_weight
 __all__ = ["Outliers", "estimate", "find_outliers", "measure"]
 
 BATCH = 8
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +190,12 @@ def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
     return (mean + bias.reshape(-1) if bias is not None and bias.size in (1, mean.size) else mean), var
 
 
+def _range(q: Quantizer) -> Moments:
+    """Moments of a tensor of which only the quantizer is known: it was fitted to it, as to three deviations."""
+    half = float((q.x_clip + q.x_low).max()) / 2
+    return np.asarray(float((q.x_clip - q.x_low).mean()) / 2), np.asarray((half / 3) ** 2)
+
+
 def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | None:
     got = [known.get(t) for t in n.input]
     x = next((m for m in got if m is not None), None)
@@ -197,14 +204,14 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
         q = read_quantizer(graph, n)
         if not isinstance(q, Quantizer):
             return x
-        if x is None:  # a graph input: its quantizer was fitted to it, so take the range as three deviations
-            half = float((q.x_clip + q.x_low).max()) / 2
-            return np.asarray(float((q.x_clip - q.x_low).mean()) / 2), np.asarray((half / 3) ** 2)
+        if x is None or n.input[0] in graph.inputs:
+            return _range(q)
         x = _rectified(x) if np.all(q.zero_point == q.qmin) else x
         low, top = -float(q.x_low.max()), float(q.x_clip.max())
         return np.clip(x[0], low, top), np.minimum(x[1], ((top - low) / 2) ** 2)  # no more spread than the range
     if x is None:
-        return None
+        dq = read_quantizer(graph, n) if is_op(n, "DequantizeLinear") else None
+        return _range(dq) if isinstance(dq, Quantizer) else None
     if op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and got[0] is not None:
         return _layer(graph, n, got[0])
     if op in ("Relu", "LeakyRelu", "PRelu", "Gelu", "HardSwish", "Swish", "Elu"):
@@ -243,8 +250,9 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
     """Estimate the outliers' mass from weights, biases and quantization parameters alone.
 
     The estimator propagates channel means and variances through the graph: a layer's output has mean
-    sum(w) * E[x] + b and variance sum(w^2) * Var[x]; a ReLU gives the rectified Gaussian's moments; a graph input is
-    taken as spread over its quantizer's range (three deviations).  The mass of copy i is the Gaussian's in
+    sum(w) * E[x] + b and variance sum(w^2) * Var[x]; a ReLU gives the rectified Gaussian's moments; a graph input,
+    and any tensor of which nothing else is known, is taken as spread over its quantizer's range (three deviations).
+    The mass of copy i is the Gaussian's in
     [(i + 1) * X_clip, (i + 2) * X_clip].  It ranks channels; it does not know correlations or real tails.
 
     Args:
@@ -255,7 +263,8 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
     Returns:
         Index of the region -> its estimated outliers.
     """
-    known: dict[str, Moments] = {}
+    floats = {i.name for i in graph.model.graph.input if i.type.tensor_type.elem_type in FLOATS}
+    known: dict[str, Moments] = {t: (np.zeros(()), np.ones(())) for t in graph.inputs & floats}
     for n in graph.nodes:
         if n.output and graph.constant(n.output[0]) is None and not is_op(n, "Shape"):
             m = _step(graph, n, known)
@@ -272,7 +281,8 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
         gated = source is not None and not is_op(source, "Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
         # behind an activation the tail is that of the Gaussian in front of it
         m = known.get(region.activation.source if gated else region.tensor, known.get(region.tensor))
-        if m is not None:
+        if region.tensor not in graph.inputs:  # an input's quantizer is taken to cover it
+            m = _range(q) if m is None else m
             mean, std = _match(np.asarray(m[0]), walk.channels), np.sqrt(_match(np.asarray(m[1]), walk.channels))
             std = np.maximum(std, 1e-12)
             for i in range(copies):

@@ -22,7 +22,7 @@ from onnx import NodeProto
 
 from onnx_ocs.activation import LEAST, Activation, recognise
 from onnx_ocs.bounds import Interval, clip_bounds, value_bounds
-from onnx_ocs.graph import Graph, attribute, is_op, label
+from onnx_ocs.graph import Array, Graph, attribute, is_op, label
 from onnx_ocs.layout import Route, Wide, route
 from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
 from onnx_ocs.shapes import Shape
@@ -63,6 +63,9 @@ class Walk:
         groups: number of equal groups that the copies must respect (1: none).
         folded: readers for which the copies are folded back, with the reason.
         carried: Q nodes on the same grid that carry the copies on.
+        columns: for each of `weights`, which of its input channels the region's channels are, int64 (C * inner,).
+        dequantizers: DQ nodes that read the integers (of the region's Q nodes and the carried ones).
+        integers_leave: whether somebody else reads the integers, so that their step must stay what it is.
     """
 
     axis: int
@@ -72,6 +75,9 @@ class Walk:
     groups: int
     folded: tuple[tuple[NodeProto, str], ...]
     carried: tuple[NodeProto, ...]
+    columns: tuple[Array, ...]
+    dequantizers: tuple[NodeProto, ...]
+    integers_leave: bool
 
 
 @dataclass(frozen=True)
@@ -291,7 +297,9 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
     origin, level = np.repeat(np.arange(channels), 2), np.tile([0, 1], channels)
     wide = Wide(axis, origin, level, channels, region.quantizer, integer=False)
     stack: list[tuple[NodeProto, int, Wide]] = [(n, 0, wide) for n in region.nodes]
-    weights: dict[int, NodeProto] = {}
+    weights: dict[int, tuple[NodeProto, Array]] = {}
+    dequantizers: dict[int, NodeProto] = {}
+    leave = False
     folded: dict[tuple[int, str], tuple[NodeProto, str]] = {}
     carried: list[NodeProto] = []
     groups, depthwise, seen = 1, False, set()
@@ -302,23 +310,38 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
         seen.add((id(node), index))
         r: Route = route(graph, node, index, at, shapes)
         if r.kind in ("weight", "grouped", "depthwise"):
-            weights[id(node)] = node
+            weights[id(node)] = (node, at.origin[at.level == 1])
         if r.kind in ("grouped", "depthwise"):
             g = int(attribute(node, "group", 1))
             if g == at.narrow and at.narrow == channels:
                 depthwise = True
             else:
                 groups = int(np.lcm(groups, g))
+        if is_op(node, "DequantizeLinear") and r.kind == "carry":
+            dequantizers[id(node)] = node
+        leave = leave or (at.integer and r.kind == "fold")
         if r.kind == "fold":
             folded[id(node), r.why] = (node, r.why)
         elif r.output is not None and node.output:
             if is_op(node, "QuantizeLinear") and not any(node is n for n in region.nodes):
                 carried.append(node)
             t = node.output[0]
+            leave = leave or (r.output.integer and (t in graph.outputs or bool(graph.captured(t))))
             stack += [
                 (reader, k, r.output) for reader in graph.readers(t) for k, i in enumerate(reader.input) if i == t
             ]
-    return Walk(axis, channels, tuple(weights.values()), depthwise, groups, tuple(folded.values()), tuple(carried))
+    return Walk(
+        axis=axis,
+        channels=channels,
+        weights=tuple(n for n, _ in weights.values()),
+        depthwise=depthwise,
+        groups=groups,
+        folded=tuple(folded.values()),
+        carried=tuple(carried),
+        columns=tuple(c for _, c in weights.values()),
+        dequantizers=tuple(dequantizers.values()),
+        integers_leave=leave,
+    )
 
 
 # ---- producers ------------------------------------------------------------------------------------------------------

@@ -47,14 +47,14 @@ class Session:
     def __init__(self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
         options = _options(level, fusion)
-        with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-            source: Any
-            if model.ByteSize() < PROTOBUF_LIMIT // 2:
-                source = model.SerializeToString()
-            else:
-                source = str(Path(folder) / "model.onnx")
-                onnx.save(model, source, save_as_external_data=True, location="model.data")
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        if model.ByteSize() < PROTOBUF_LIMIT // 2:
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        else:
+            with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
+                path = str(Path(folder) / "model.onnx")
+                onnx.save(model, path, save_as_external_data=True, location="model.data")
+                self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.inputs = {i.name for i in self._session.get_inputs()}
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
@@ -90,10 +90,13 @@ def cut(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> tuple[onnx.Mode
     g = new.graph
     computed: dict[str, str] = {}
     outputs = {o.name for o in g.output}
+    names, suffix = {o for n in g.node for o in n.output}, "__computed"
+    while any(t + suffix in names for t in tensors):
+        suffix += "_"
     for n in g.node:
         for k, o in enumerate(n.output):
             if o in tensors:
-                computed[o] = o + "__computed"
+                computed[o] = o + suffix
                 n.output[k] = computed[o]
     for name, value in tensors.items():
         if name in computed:

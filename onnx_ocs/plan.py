@@ -1,0 +1,130 @@
+"""A plan is data: for every region a step, copies per channel, and a mode.  `rewrite --plan` applies it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_ocs.errors import UserError
+from onnx_ocs.graph import Array
+from onnx_ocs.region import Region
+
+__all__ = ["SCHEMA", "Plan", "PlannedRegion"]
+
+SCHEMA = "onnx_ocs.plan/1"
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRegion:
+    """What to do with one region.
+
+    Attributes:
+        tensor: float input of the QuantizeLinear.
+        quantizers: what its Q nodes write (a tensor may have several grids).
+        scale: the step, float64, shape () or (C,).
+        copies: on the upper side, int64 (C,).
+        copies_low: on the lower side, int64 (C,).
+        mode: "early" or "late".
+    """
+
+    tensor: str
+    quantizers: tuple[str, ...]
+    scale: Array
+    copies: Array
+    copies_low: Array
+    mode: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "tensor": self.tensor,
+            "quantizers": list(self.quantizers),
+            "scale": self.scale.tolist(),
+            "copies": self.copies.tolist(),
+            "copies_low": self.copies_low.tolist(),
+            "mode": self.mode,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan for one model.
+
+    Attributes:
+        model: `stats.fingerprint` of the model that it is for.
+        regions: what to do; regions that are not named are left alone.
+        predicted: cost and gain as the planner measured them, for the reader.
+    """
+
+    model: str
+    regions: tuple[PlannedRegion, ...]
+    predicted: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as text."""
+        entries = [r.as_dict() for r in self.regions]
+        return (
+            json.dumps(
+                {"schema": SCHEMA, "model": self.model, "predicted": self.predicted, "regions": entries}, indent=1
+            )
+            + "\n"
+        )
+
+    @staticmethod
+    def read(path: str | Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            UserError: no such file, or not a plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as e:
+            raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+        except ValueError:
+            raise UserError(f"{path}: not JSON: give a plan written by `python -m onnx_ocs plan`") from None
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise UserError(f"{path}: not a plan (its schema is not {SCHEMA})")
+        try:
+            regions = tuple(
+                PlannedRegion(
+                    tensor=str(r["tensor"]),
+                    quantizers=tuple(str(q) for q in r["quantizers"]),
+                    scale=np.asarray(r["scale"], np.float64),
+                    copies=np.asarray(r["copies"], np.int64),
+                    copies_low=np.asarray(r["copies_low"], np.int64),
+                    mode=str(r["mode"]),
+                )
+                for r in data["regions"]
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise UserError(f"{path}: a region of the plan is damaged ({type(e).__name__}: {e})") from None
+        return Plan(str(data.get("model", "")), regions, dict(data.get("predicted", {})))
+
+    def match(self, regions: Sequence[Region]) -> list[tuple[int, PlannedRegion]]:
+        """The regions that the plan names, by index.
+
+        Raises:
+            UserError: the plan does not fit the model.
+        """
+        index = {(r.tensor, r.outputs): k for k, r in enumerate(regions)}
+        found = []
+        for p in self.regions:
+            k = index.get((p.tensor, p.quantizers))
+            if k is None:
+                raise UserError(f"the plan names the tensor '{p.tensor}', which this model does not quantize that way")
+            walk, q = regions[k].walk, regions[k].quantizer
+            if walk is None or q is None or not walk.weights:
+                raise UserError(f"the plan names the tensor '{p.tensor}', which cannot be translated")
+            good = p.copies.shape == p.copies_low.shape == (walk.channels,)
+            if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in ("early", "late"):
+                raise UserError(f"the plan's copies for '{p.tensor}' do not fit its {walk.channels} channels")
+            if p.scale.shape != q.scale.shape or not np.all(np.isfinite(p.scale)) or np.any(p.scale <= 0):
+                raise UserError(f"the plan's scale for '{p.tensor}' is not {q.scale.size} positive numbers")
+            found.append((k, p))
+        return found

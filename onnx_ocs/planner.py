@@ -1,0 +1,342 @@
+"""The planner: win the bit where it pays, within a budget.
+
+For every region a step and copies per channel, for the whole model a budget:
+
+    minimise  sum over regions of lambda_r * J_r(step, copies)     subject to   cost(copies) <= budget
+
+J is the error at the readers' outputs (`onnx_ocs.distortion`).  lambda makes regions comparable: it is measured, as the
+error at the *model's* output when that tensor alone is quantized, divided by its J.  The minimum is found by a
+Lagrangian (rate-distortion allocation, Shoham and Gersho 1988): for a price per MAC every region chooses for itself;
+the price is bisected until the budget is met.  Several plans are made (the paper's selection, same step, re-chosen
+step) and the final word is measured: the objective on samples that the plan was not made from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnx_ocs import early as early_mode
+from onnx_ocs.cost import layer_macs
+from onnx_ocs.distortion import Readers, Table, readers, tabulate
+from onnx_ocs.graph import Array, Graph
+from onnx_ocs.plan import PlannedRegion
+from onnx_ocs.region import RELU6, Early, Region
+from onnx_ocs.rescale import check_rescale
+from onnx_ocs.shapes import Shape
+from onnx_ocs.stats import Statistics
+from onnx_ocs.switchboard import Setting, narrow
+from onnx_ocs.widen import Decision
+
+__all__ = ["Budget", "Candidate", "Choice", "Planner"]
+
+log = logging.getLogger(__name__)
+
+STEPS = 24  # steps that are tried for a region
+COARSER = 1.3  # the largest, against the old one
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be spent: a share of the model's MACs, or a mean number of copies a channel."""
+
+    macs: float | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a plan does with one region."""
+
+    scale: Array
+    copies: Array
+    copies_low: Array
+
+
+@dataclass
+class Candidate:
+    """A region that may be given copies or another step.
+
+    Attributes:
+        index: of the region.
+        region: the region.
+        readers: how its readers weigh errors.
+        mode: "early" or "late".
+        macs: MACs that one copy costs.
+        weight: lambda.
+        steps: the steps that may be chosen, factors of the old one.
+        limit: most copies (early mode behind a bound).
+        uniform: whether all channels must get the same number of copies.
+        bound: values above it never existed (a folded ReLU6).
+        tables: errors by step.
+    """
+
+    index: int
+    region: Region
+    readers: Readers
+    mode: str
+    macs: float
+    weight: float = 1.0
+    steps: Array = field(default_factory=lambda: np.ones(1))
+    limit: float = np.inf
+    uniform: bool = False
+    bound: float = np.inf
+    tables: list[Table] = field(default_factory=list)
+
+
+class Planner:
+    """Regions, prices and distortions of one model; makes plans."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        regions: Sequence[Region],
+        shapes: Mapping[str, Shape],
+        statistics: Statistics,
+        mode: str,
+        copies: int,
+        allowed: Sequence[bool],
+    ) -> None:
+        """Collect the candidates.
+
+        Args:
+            graph: the graph, not edited.
+            regions: its regions.
+            shapes: shapes for one sample.
+            statistics: histograms.
+            mode: "auto", "early" or "late".
+            copies: most copies a channel.
+            allowed: for each region whether the user lets it be changed.
+        """
+        self.graph, self.regions, self.copies = graph, regions, copies
+        self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
+        self.total = sum(self.base.values())
+        carried = {id(n) for r in regions if r.walk is not None and r.walk.weights for n in r.walk.carried}
+        self.candidates: list[Candidate] = []
+        for k, r in enumerate(regions):
+            useful = r.refusal is None or r.refusal.code in ("never_clipped", "folded_bound")
+            if not (useful and allowed[k]) or k not in statistics.histograms or any(id(n) in carried for n in r.nodes):
+                continue
+            c = self._candidate(k, r, mode)
+            if c is not None and statistics.histograms[k].exponent is not None:
+                self.candidates.append(c)
+        self.statistics = statistics
+
+    def _candidate(self, k: int, r: Region, mode: str) -> Candidate | None:
+        assert r.walk is not None and r.quantizer is not None
+        macs = sum(self.base[id(n)] for n in r.walk.weights) / r.walk.channels
+        top = float(r.quantizer.x_clip.max())
+        bound = RELU6 if r.refusal is not None and r.refusal.code == "folded_bound" else np.inf
+        limit = np.inf
+        if mode != "late" and isinstance(r.early, Early):
+            macs += self.base[id(r.early.layer)] / r.walk.channels
+            if r.early.copies < 1 << 19:  # an explicit bound: (n + 1) * X_clip must stay below it at any step
+                limit = (r.early.copies + 1) * top
+            return Candidate(
+                k, r, readers(self.graph, r), "early", macs, limit=min(limit, bound), bound=bound,
+                uniform=r.walk.groups > 1 or (mode == "early" and r.walk.depthwise),
+            )  # fmt: skip
+        if mode == "early":
+            return None
+        return Candidate(
+            k, r, readers(self.graph, r), "late", macs, limit=bound, bound=bound, uniform=r.walk.groups > 1
+        )  # fmt: skip
+
+    def tabulate(self, rescale: bool) -> None:
+        """Compute every candidate's errors, for its own step or for all that may be chosen."""
+        for c in self.candidates:
+            q = c.region.quantizer
+            assert q is not None
+            single = q.scale.size == 1
+            may = rescale and single and check_rescale(self.graph, c.region, q.scale / (self.copies + 1)) is None
+            factors = np.geomspace(1 / (self.copies + 1), COARSER, STEPS) if may else np.ones(1)
+            c.steps = np.unique(np.append(factors, 1.0))
+            h = self.statistics.histograms[c.index]
+            low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
+            c.tables = [tabulate(h, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
+
+    def room(self, c: Candidate, step: int) -> tuple[int, int]:
+        """Most copies on the upper and the lower side at one step."""
+        q = c.region.quantizer
+        assert q is not None
+        top = float(q.x_clip.max()) * float(c.steps[step])
+        up = self.copies if top > 0 else 0
+        if c.limit < np.inf:
+            up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0
+        low = self.copies if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
+        return up, low
+
+    # ---- allocation -------------------------------------------------------------------------------------------------
+
+    def distortion(self, c: Candidate, step: int, up: Array, low: Array) -> float:
+        """J of one choice."""
+        t, r = c.tables[step], c.readers
+        rows = np.arange(len(up))
+        square = t.square[rows, 0, up] + t.square[rows, 1, low]
+        m = t.mean[rows, 0, up] + t.mean[rows, 1, low]
+        own = (
+            r.gain_mean * m * m
+            if r.coherent is None
+            else m * (r.coherent @ m) + (r.gain_mean - np.diag(r.coherent)) * m * m
+        )
+        return float((r.gain * (square - m * m)).sum() + own.sum())
+
+    def _choose(self, c: Candidate, price: float, rescale: bool) -> tuple[int, Array, Array]:
+        """The best step and copies of one region at a price per MAC (the coherent part by its diagonal)."""
+        best: tuple[float, int, Array, Array] | None = None
+        gain, extra = c.readers.gain[:, None], (c.readers.gain_mean - c.readers.gain)[:, None]
+        toll = price * c.macs * np.arange(self.copies + 1)
+        for s, t in enumerate(c.tables):
+            up_room, low_room = self.room(c, s)
+            if c.steps[s] != 1 and (not rescale or up_room < 0):
+                continue
+            up_room = max(up_room, 0)
+            picks, loss = [], 0.0
+            for side, room in ((0, up_room), (1, low_room)):
+                e = gain * t.square[:, side, : room + 1] + np.maximum(extra, 0) * t.mean[:, side, : room + 1] ** 2
+                e = c.weight * e + toll[: room + 1]
+                n = np.full(len(e), int(e.sum(0).argmin())) if c.uniform else e.argmin(1)
+                picks.append(n)
+                loss += float(np.take_along_axis(e, n[:, None], 1).sum())
+            if best is None or loss < best[0] * (1 - 1e-9):
+                best = loss, s, picks[0], picks[1]
+        assert best is not None
+        return best[1], best[2], best[3]
+
+    def spend(self, choices: Mapping[int, Choice]) -> tuple[float, float]:
+        """What choices cost: share of extra MACs, and mean copies a channel over all candidates."""
+        into: dict[int, float] = {}
+        out: dict[int, float] = {}
+        copies = channels = 0
+        for c in self.candidates:
+            assert c.region.walk is not None
+            channels += c.region.walk.channels
+            if c.index not in choices:
+                continue
+            n = int(choices[c.index].copies.sum() + choices[c.index].copies_low.sum())
+            copies += n
+            share = n / c.region.walk.channels
+            for node in c.region.walk.weights:
+                into[id(node)] = into.get(id(node), 0.0) + share
+            if c.mode == "early" and isinstance(c.region.early, Early):
+                out[id(c.region.early.layer)] = share
+        macs = sum(b * (1 + into.get(k, 0.0)) * (1 + out.get(k, 0.0)) for k, b in self.base.items() if b)
+        return (macs / self.total - 1 if self.total else 0.0), copies / max(channels, 1)
+
+    def _within(self, choices: Mapping[int, Choice], budget: Budget) -> bool:
+        macs, ratio = self.spend(choices)
+        return (budget.macs is None or macs <= budget.macs + 1e-9) and (
+            budget.ratio is None or ratio <= budget.ratio + 1e-9
+        )
+
+    def allocate(self, budget: Budget, rescale: bool) -> dict[int, Choice]:
+        """The plan that minimises the predicted distortion within the budget, with or without other steps."""
+        if budget.ratio is not None:  # copies cost the same everywhere
+            saved = [c.macs for c in self.candidates]
+            for c in self.candidates:
+                c.macs = 1.0
+        low, high = -40.0, 40.0  # exponents of the price
+        best: dict[int, Choice] = {}
+        for _ in range(36):
+            middle = (low + high) / 2
+            choices = self._at(10.0**middle, rescale)
+            if self._within(choices, budget):
+                best, high = choices, middle
+            else:
+                low = middle
+        if budget.ratio is not None:
+            for c, m in zip(self.candidates, saved, strict=True):
+                c.macs = m
+        return best
+
+    def _at(self, price: float, rescale: bool) -> dict[int, Choice]:
+        choices = {}
+        for c in self.candidates:
+            step, up, low = self._choose(c, price, rescale)
+            q = c.region.quantizer
+            assert q is not None
+            scale = (
+                (q.scale * c.steps[step]).astype(q.float_dtype).astype(np.float64) if c.steps[step] != 1 else q.scale
+            )
+            if up.any() or low.any() or c.steps[step] != 1:
+                choices[c.index] = Choice(scale, up.astype(np.int64), low.astype(np.int64))
+        return choices
+
+    def by_mass(self, budget: Budget) -> dict[int, Choice]:
+        """The paper's selection at the same cost: the same share of channels everywhere, by mass in [X, 2 X]."""
+        best: dict[int, Choice] = {}
+        low, high = 0.0, 1.0
+        for _ in range(20):
+            k = (low + high) / 2
+            choices = {}
+            for c in self.candidates:
+                assert c.region.walk is not None
+                mass = self._mass(c)
+                room = self.room(c, int(np.flatnonzero(c.steps == 1)[0]))[0]
+                n = int(k * c.region.walk.channels + 0.5)
+                chosen = np.zeros(c.region.walk.channels, np.int64)
+                if c.uniform:
+                    chosen[:] = int(k >= 0.5 and room > 0 and mass.any())
+                elif room > 0:
+                    chosen[np.argsort(-mass, kind="stable")[:n]] = 1
+                    chosen[mass <= 0] = 0
+                if chosen.any() and c.region.quantizer is not None:
+                    choices[c.index] = Choice(c.region.quantizer.scale, chosen, np.zeros_like(chosen))
+            if self._within(choices, budget):
+                best, low = choices, k
+            else:
+                high = k
+        return best
+
+    def _mass(self, c: Candidate) -> Array:
+        h, q = self.statistics.histograms[c.index], c.region.quantizer
+        assert q is not None
+        middle = h.edges + (h.edges[1] - h.edges[0]) / 2
+        top = np.broadcast_to(q.x_clip, (len(h.counts),))[:, None]
+        inside = (middle > top) & (middle <= 2 * top)
+        return np.asarray((h.counts * np.where(inside, middle, 0.0)).sum(1))
+
+    # ---- results ----------------------------------------------------------------------------------------------------
+
+    def settings(self, choices: Mapping[int, Choice]) -> dict[int, Setting]:
+        """Switchboard settings of a plan: all quantizers on."""
+        out = {}
+        for k, r in enumerate(self.regions):
+            if r.quantizer is None:
+                continue
+            out[k] = narrow(r.quantizer)
+            if k in choices:
+                q, c = r.quantizer, choices[k]
+                low, high = q.zero_point - q.qmin, q.qmax - q.zero_point
+                out[k] = Setting(c.scale, -(c.copies_low + 1.0) * low, (c.copies + 1.0) * high)
+        return out
+
+    def planned(self, choices: Mapping[int, Choice]) -> tuple[PlannedRegion, ...]:
+        """The plan's entries; a mode that turns out to be impossible falls back to late."""
+        modes = {c.index: c.mode for c in self.candidates}
+        entries = []
+        for k, c in sorted(choices.items()):
+            r = self.regions[k]
+            entries.append(PlannedRegion(r.tensor, r.outputs, c.scale, c.copies, c.copies_low, modes[k]))
+        return tuple(entries)
+
+    def describe(self, choices: Mapping[int, Choice]) -> dict[str, Any]:
+        """Cost of a plan, for the report."""
+        macs, ratio = self.spend(choices)
+        return {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
+
+
+def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decision:
+    """A planned region as a decision; early where it can be stored exactly, else late."""
+    if planned.mode == "early" and isinstance(region.early, Early) and not planned.copies_low.any():
+        decision = Decision(region, "early", planned.copies, planned.copies_low)
+        if (
+            planned.copies.max(initial=0) <= region.early.copies
+            and early_mode.check(graph, region, decision.wide) is None
+        ):
+            return decision
+    return Decision(region, "late", planned.copies, planned.copies_low)

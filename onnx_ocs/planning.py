@@ -1,0 +1,321 @@
+"""From samples to a plan: calibrate, weigh the tensors, allocate, measure, roll back what does not help."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from onnx_ocs.calibration import Samples
+from onnx_ocs.errors import UserError
+from onnx_ocs.graph import Array, Graph
+from onnx_ocs.manager import Context
+from onnx_ocs.oracle import reference
+from onnx_ocs.plan import Plan
+from onnx_ocs.planner import Budget, Choice, Planner
+from onnx_ocs.region import Region, find_regions
+from onnx_ocs.runtime import Session, expose
+from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.stats import Statistics, fingerprint
+from onnx_ocs.switchboard import Setting, Switchboard, narrow
+
+__all__ = ["PlanOptions", "calibrate", "make_plan"]
+
+log = logging.getLogger(__name__)
+
+Objective = Literal["auto", "sqnr", "kl"]
+BATCH = 8
+HELD_OUT = 64  # most samples on which plans are compared
+HELD_BYTES = 1 << 28
+WEIGHING_SECONDS = 25.0
+NOTICEABLE = 1e-3  # relative improvement of the objective that is more than noise
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the planner is asked for.
+
+    Attributes:
+        budget: share of extra MACs; None if `ratio` is given.
+        ratio: mean copies a channel; None if `budget` is given.
+        copies: most copies a channel.
+        rescale: whether steps may be re-chosen.
+        mode: where the copies are made.
+        objective: what the final choice minimises: "sqnr", "kl" (divergence of the class scores), or "auto".
+        include: only tensors that match one of these globs.
+        exclude: no tensor that matches one of these.
+        stats: file that keeps the statistics.
+    """
+
+    budget: float | None = 0.1
+    ratio: float | None = None
+    copies: int = 15
+    rescale: bool = True
+    mode: Literal["auto", "early", "late"] = "auto"
+    objective: Objective = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    stats: Path | None = None
+
+    def allows(self, tensor: str) -> bool:
+        """Whether the user lets a tensor be changed."""
+        wanted = not self.include or any(fnmatch(tensor, g) for g in self.include)
+        return wanted and not any(fnmatch(tensor, g) for g in self.exclude)
+
+
+def calibrate(model: onnx.ModelProto, regions: Sequence[Region], context: Context, model_hash: str) -> Statistics:
+    """One streaming pass over the samples.
+
+    Raises:
+        UserError: the model does not run on the samples.
+    """
+    assert context.samples is not None
+    statistics = Statistics(model_hash, regions)
+    tensors = list(dict.fromkeys(regions[k].tensor for k in statistics.histograms))
+    session = Session(expose(reference(model, regions), tensors), "enable_all", fusion=False)
+    total = context.samples.count() if context.limit is None else min(context.limit, context.samples.count())
+    for turn, feed in enumerate(context.samples.batches(BATCH, context.limit)):
+        context.progress("calibrating", statistics.samples, total)
+        try:
+            got = session.run(feed, [t for t in tensors if t not in feed])
+        except Exception as e:  # onnxruntime raises many kinds
+            raise UserError(
+                f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
+            ) from None
+        statistics.add(regions, {**feed, **got}, turn)
+    context.progress("calibrating", total, total)
+    return statistics
+
+
+def _held(samples: Samples, limit: int | None) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
+    """A few feeds to weigh tensors with, and others to compare plans on (the same when there is but one)."""
+    total = samples.count() if limit is None else min(limit, samples.count())
+    feeds: list[Mapping[str, Array]] = []
+    size = 0
+    wanted = min(total, 2 * HELD_OUT)
+    for feed in samples.batches(BATCH, wanted):
+        size += sum(v.nbytes for v in feed.values())
+        if feeds and size > HELD_BYTES:
+            break
+        feeds.append(feed)
+    if len(feeds) == 1:
+        only = feeds[0]
+        n = len(next(iter(only.values())))
+        if n > 1 and all(len(v) == n for v in only.values()):
+            half = n // 2
+            try_split = [{k: v[:half] for k, v in only.items()}, {k: v[half:] for k, v in only.items()}]
+            return [try_split[0]], [try_split[1]]
+        return feeds, feeds
+    half = len(feeds) // 2
+    return feeds[:half], feeds[half:]
+
+
+class _Judge:
+    """The objective of a plan on held-out samples."""
+
+    def __init__(
+        self,
+        board: Switchboard,
+        feeds: Sequence[Mapping[str, Array]],
+        float_model: Session | None,
+        objective: Objective,
+    ) -> None:
+        self.board, self.feeds = board, feeds
+        self.references = []
+        for f in feeds:
+            out = board.run(f, {}) if float_model is None else next(iter(float_model.run(f).values()))
+            self.references.append(np.asarray(out, np.float64))
+        first = self.references[0]
+        scores = first.ndim == 2 and first.shape[1] > 1
+        self.objective = objective if objective != "auto" else "kl" if scores else "sqnr"
+        if self.objective == "kl" and not scores:
+            raise UserError(
+                "the objective 'kl' needs an output of class scores, (samples, classes): use --objective sqnr"
+            )
+
+    def __call__(self, settings: Mapping[int, Setting]) -> tuple[float, float]:
+        """The objective (smaller is better) and the SQNR in dB."""
+        noise = signal = divergence = 0.0
+        count = 0
+        for f, ref in zip(self.feeds, self.references, strict=True):
+            out = np.asarray(self.board.run(f, settings), np.float64)
+            noise += float(((out - ref) ** 2).sum())
+            signal += float((ref**2).sum())
+            if self.objective == "kl":
+                p, q = _log_softmax(ref), _log_softmax(out)
+                divergence += float((np.exp(p) * (p - q)).sum())
+                count += len(ref)
+        sqnr = 10 * np.log10(signal / noise) if noise > 0 and signal > 0 else np.inf
+        return (divergence / max(count, 1) if self.objective == "kl" else noise / max(signal, 1e-30)), float(sqnr)
+
+
+def _log_softmax(x: Array) -> Array:
+    if np.all(x >= 0) and np.allclose(x.sum(1), 1, atol=1e-2):  # the model ends in a Softmax already
+        return np.asarray(np.log(np.maximum(x, 1e-9)))
+    shifted = x - x.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def _weigh(
+    planner: Planner,
+    board: Switchboard,
+    feeds: Sequence[Mapping[str, Array]],
+    progress: Callable[[str, int, int | None], None],
+) -> None:
+    """lambda: error at the output when one tensor alone is quantized, over its predicted J."""
+    start = time.perf_counter()
+    few = [{k: v[:2] for k, v in feeds[0].items()}] if all(v.ndim for v in feeds[0].values()) else list(feeds[:1])
+    try:
+        references = [board.run(f, {}) for f in few]
+    except Exception:  # a fixed batch: take the feed whole
+        few = list(feeds[:1])
+        references = [board.run(f, {}) for f in few]
+    once = time.perf_counter() - start
+    rounds = max(1, min(4, int(WEIGHING_SECONDS / max(once * len(planner.candidates), 1e-6)), len(feeds)))
+    if rounds > 1:
+        few = list(feeds[:rounds])
+        references = [board.run(f, {}) for f in few]
+    for n, c in enumerate(planner.candidates):
+        progress("weighing tensors", n, len(planner.candidates))
+        q = c.region.quantizer
+        assert q is not None
+        d = count = 0.0
+        for f, ref in zip(few, references, strict=True):
+            out = board.run(f, {c.index: narrow(q)})
+            d += float(((out.astype(np.float64) - ref) ** 2).sum())
+            count += len(ref) if ref.ndim else 1
+        zero = np.zeros(len(c.readers.gain), np.int64)
+        j = planner.distortion(c, int(np.flatnonzero(c.steps == 1)[0]), zero, zero)
+        c.weight = d / count / j if j > 0 else 0.0
+    progress("weighing tensors", len(planner.candidates), len(planner.candidates))
+
+
+def _roll_back(
+    planner: Planner, judge: _Judge, choices: dict[int, Choice], progress: Callable[[str, int, int | None], None]
+) -> tuple[dict[int, Choice], list[int]]:
+    """Leave out, one by one, the regions without which the held-out objective is better."""
+    kept, dropped = dict(choices), []
+    now, _ = judge(planner.settings(kept))
+    start = time.perf_counter()
+    for n, k in enumerate(list(choices)):
+        progress("checking regions", n, len(choices))
+        if n and (time.perf_counter() - start) / n * len(choices) > 8 * WEIGHING_SECONDS:
+            break
+        trial = {i: c for i, c in kept.items() if i != k}
+        then, _ = judge(planner.settings(trial))
+        if then < now * (1 - NOTICEABLE):
+            kept, now = trial, then
+            dropped.append(k)
+    progress("checking regions", len(choices), len(choices))
+    return kept, dropped
+
+
+def make_plan(
+    model: onnx.ModelProto,
+    options: PlanOptions,
+    context: Context,
+    float_model: onnx.ModelProto | None = None,
+    budgets: Sequence[float] = (),
+) -> tuple[Plan, dict[str, Any]]:
+    """Plan a rewrite.
+
+    Args:
+        model: the QDQ model; not changed.
+        options: budget and limits.
+        context: calibration samples (needed), progress.
+        float_model: the reference; default: the model without activation quantizers.
+        budgets: further budgets for a sweep.
+
+    Returns:
+        The plan, and what was found on the way: candidates' objectives, regions rolled back, the sweep.
+
+    Raises:
+        UserError: no samples, or the model does not run on them.
+    """
+    if context.samples is None:
+        raise UserError("planning needs calibration samples: give --calib")
+    graph = Graph(model)
+    symbolic = infer_shapes(model)
+    regions = find_regions(graph, symbolic)
+    learn, held = _held(context.samples, context.limit)
+    one = {
+        k: [1 if not isinstance(symbolic.get(k, (1,))[0], int) else v.shape[0], *v.shape[1:]]
+        for k, v in learn[0].items()
+    }
+    shapes = infer_shapes(model, one)
+    model_hash = fingerprint(model)
+    if options.stats is not None and options.stats.exists():
+        statistics = Statistics.load(options.stats, model_hash, regions)
+    else:
+        statistics = calibrate(model, regions, context, model_hash)
+        if options.stats is not None:
+            statistics.save(options.stats)
+    board = Switchboard(model, regions, symbolic)
+    planner = Planner(
+        graph, regions, shapes, statistics, options.mode, options.copies, [options.allows(r.tensor) for r in regions]
+    )
+    planner.tabulate(options.rescale)
+    _weigh(planner, board, learn, context.progress)
+    judge = _Judge(
+        board,
+        held,
+        None if float_model is None else Session(float_model, "enable_all", fusion=False),
+        options.objective,
+    )
+    before = judge(planner.settings({}))
+    found: dict[str, Any] = {"objective": judge.objective, "before": before, "candidates": {}}
+    budget = Budget(options.budget, options.ratio)
+    best = _best(planner, judge, budget, options.rescale, found["candidates"])
+    name, choices = best
+    choices, dropped = _roll_back(planner, judge, choices, context.progress)
+    after = judge(planner.settings(choices))
+    if after[0] > before[0] * (1 - NOTICEABLE):
+        choices, after = {}, before
+    found |= {"chosen": name, "after": after, "rolled_back": [regions[k].tensor for k in dropped]}
+    if budgets:
+        found["sweep"] = [_point(planner, judge, Budget(b, None), options.rescale) for b in sorted(budgets)]
+    predicted = {
+        **planner.describe(choices),
+        "chosen": name,
+        "objective": judge.objective,
+        "objective_before": before[0],
+        "objective_after": after[0],
+        "sqnr_before_db": before[1],
+        "sqnr_after_db": after[1],
+    }
+    return Plan(model_hash, planner.planned(choices), predicted), found
+
+
+def _best(
+    planner: Planner, judge: _Judge, budget: Budget, rescale: bool, log_to: dict[str, Any]
+) -> tuple[str, dict[int, Choice]]:
+    """The best of the paper's selection, the same step, and re-chosen steps, measured."""
+    plans: Iterator[tuple[str, dict[int, Choice]]] = iter(
+        [
+            ("mass, same step", planner.by_mass(budget)),
+            ("error, same step", planner.allocate(budget, rescale=False)),
+            *([("error, step re-chosen", planner.allocate(budget, rescale=True))] if rescale else []),
+        ]
+    )
+    best: tuple[float, str, dict[int, Choice]] | None = None
+    for name, choices in plans:
+        value, sqnr = judge(planner.settings(choices))
+        log_to[name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(choices)}
+        if best is None or value < best[0]:
+            best = value, name, choices
+    assert best is not None
+    return best[1], best[2]
+
+
+def _point(planner: Planner, judge: _Judge, budget: Budget, rescale: bool) -> dict[str, Any]:
+    """One point of the sweep."""
+    name, choices = _best(planner, judge, budget, rescale, {})
+    value, sqnr = judge(planner.settings(choices))
+    return {"budget": budget.macs, "chosen": name, "objective": value, "sqnr_db": sqnr, **planner.describe(choices)}

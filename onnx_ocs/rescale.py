@@ -1,0 +1,138 @@
+"""Give quantizers another step: Q, DQ, and the integer biases that are tied to it.
+
+A bias stored in int32 with scale s_x * s_w must follow s_x, or integer kernels (which take that product for granted)
+would read it wrongly: b' = round(b * s_x / s'_x), in int64, refused on overflow.  Shared parameters are cloned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from onnx_ocs.graph import Array, Graph, integer_range, is_op, label
+from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
+from onnx_ocs.region import Region, find_regions
+from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.weights import Bias, read_bias, read_weight, write_bias
+
+__all__ = ["check_rescale", "read_scales", "rescale", "rescale_model"]
+
+SCALE = "onnx_ocs.scale_before"
+
+
+def _tied_bias(graph: Graph, node: NodeProto, scale: Array) -> tuple[Bias, Array, Array] | None:
+    """A layer's integer bias with scale s_x * s_w, its s_x and s_w; None if it has no such bias."""
+    weight = read_weight(graph, node, 1)
+    w = weight.quantizer(graph) if weight else None
+    name = node.input[2] if len(node.input) > 2 else ""
+    value = graph.constant(name) if name else None
+    if w is None or value is None or node.op_type == "MatMul":
+        return None
+    bias = read_bias(graph, node, 2, value.size)
+    if bias is None or bias.kind != "integer" or bias.scale is None or scale.size != 1:
+        return None
+    if w.scale.size not in (1, value.size):
+        return None
+    product = scale * w.scale
+    return (bias, scale, w.scale) if np.allclose(bias.scale, product, rtol=1e-4) else None
+
+
+def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
+    """Whether a region's step can be changed.
+
+    Args:
+        graph: the graph, not edited.
+        region: a region with a walk.
+        scale: the new step, shape of the old one.
+
+    Returns:
+        None, or why not.
+    """
+    walk, q = region.walk, region.quantizer
+    assert walk is not None and q is not None
+    at = label(region.nodes[0])
+    if walk.integers_leave:
+        return Refusal("integers_leave", "somebody else reads the integers, so their step must stay", at)
+    if not walk.dequantizers:
+        return Refusal("not_dequantized", "no DequantizeLinear with the same parameters reads it", at)
+    for node in walk.weights:
+        tied = _tied_bias(graph, node, q.scale)
+        if tied is not None:
+            bias, old, _ = tied
+            new = np.rint(bias.value.astype(np.float64) * float(old) / float(scale))
+            if np.abs(new).max(initial=0) > integer_range(bias.value.dtype)[1]:
+                return Refusal("bias_range", f"the bias of {label(node)} would overflow at the new step", label(node))
+    return None
+
+
+def rescale(graph: Graph, region: Region, scale: Array) -> None:
+    """Change one region's step (checked before), its carried quantizers' and the readers' tied biases."""
+    walk, q = region.walk, region.quantizer
+    assert walk is not None and q is not None
+    new = scale.astype(q.float_dtype)
+    name = ""
+    for node in (*region.nodes, *walk.carried, *walk.dequantizers):
+        old = graph.constant(node.input[1])
+        assert old is not None
+        if not name or new.size > 1:
+            name = graph.add_initializer(node.input[1] + "_rescaled", new.reshape(old.shape))
+        graph.set_input(node, 1, name)
+        if is_op(node, "QuantizeLinear"):
+            node.metadata_props.add(key=SCALE, value=json.dumps(q.scale.tolist()))
+    for node in walk.weights:
+        tied = _tied_bias(graph, node, q.scale)
+        if tied is None:
+            continue
+        bias, old_scale, weight_scale = tied
+        factor = float(old_scale) / float(new.reshape(()))
+        value = np.rint(bias.value.astype(np.float64) * factor).astype(bias.value.dtype)
+        everything = np.arange(value.size)
+        write_bias(graph, node, 2, bias, value, everything)
+        dq = graph.producer[node.input[2]]
+        product = np.asarray(new.astype(np.float32).reshape(()) * weight_scale.astype(np.float32))
+        graph.set_input(dq, 1, graph.add_initializer(dq.input[1] + "_rescaled", product.astype(np.float32)))
+
+
+def read_scales(model: onnx.ModelProto) -> dict[str, Array]:
+    """The new steps in a rewritten model, by what the Q wrote in the original (layouts give renamed ones)."""
+    found: dict[str, Array] = {}
+    graph: Graph | None = None
+    for n in model.graph.node:
+        keys = {p.key: p.value for p in n.metadata_props}
+        if SCALE not in keys:
+            continue
+        graph = graph or Graph(model)
+        q = read_quantizer(graph, graph.producer[n.output[0]])
+        if isinstance(q, Quantizer):
+            wide = json.loads(keys["onnx_ocs.wide"]) if "onnx_ocs.wide" in keys else None
+            found[wide["original"] if wide else str(n.output[0])] = q.scale
+    return found
+
+
+def rescale_model(model: onnx.ModelProto, scales: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of a model with new steps, by what each Q writes; the yardstick for a rewrite that changed steps.
+
+    Only regions' own quantizers need be named; a carried one follows its region.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    graph = Graph(new)
+    for region in find_regions(graph, infer_shapes(new)):
+        scale = next((scales[o] for o in region.outputs if o in scales), None)
+        q = region.quantizer
+        if scale is None or q is None or region.walk is None or not region.walk.weights:
+            continue
+        if np.array_equal(read_now(graph, region), q.scale):  # not yet changed by the region that carries it
+            rescale(graph, region, scale.reshape(-1)[: q.scale.size].reshape(q.scale.shape))
+    graph.commit()
+    return new
+
+
+def read_now(graph: Graph, region: Region) -> Array:
+    """The region's step at this moment."""
+    q = read_quantizer(graph, region.nodes[0])
+    return q.scale if isinstance(q, Quantizer) else np.zeros(())

@@ -1,0 +1,203 @@
+"""Streaming statistics of activations: per-channel histograms, taken in front of the quantizers.
+
+One pass over the samples; memory does not depend on their number.  A histogram's range is a power of two and doubles
+when a value falls outside (neighbouring bins merge), so histograms of different samples can be added up exactly.
+Zeros are counted apart: behind a ReLU they are most of the values, and no quantizer errs on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnx_ocs.errors import UserError
+from onnx_ocs.graph import Array
+from onnx_ocs.region import RELU6, Region
+
+__all__ = ["Histogram", "Statistics", "fingerprint"]
+
+BINS = 1024
+SAMPLED = 1 << 18  # values of one tensor that enter its histogram, per sample: more only cost time
+
+
+class Histogram:
+    """Counts of one tensor's values per channel.
+
+    Attributes:
+        counts: int64 (C, BINS), over [-range, range) for signed tensors, [0, range) for others.
+        zeros: int64 (C,), values that are exactly 0 (not in `counts`).
+        exponent: the range is 2 ** exponent.
+        signed: whether negative values are counted.
+        low: smallest value seen; it may lie outside the sampled ones.
+        high: largest value seen.
+    """
+
+    def __init__(self, channels: int, signed: bool) -> None:
+        """Start empty."""
+        self.counts = np.zeros((channels, BINS), np.int64)
+        self.zeros = np.zeros(channels, np.int64)
+        self.exponent: int | None = None
+        self.signed = signed
+        self.low, self.high = math.inf, -math.inf
+
+    def _grow(self, size: float) -> None:
+        """Double the range until `size` lies inside."""
+        needed = math.frexp(max(size, 1e-30))[1]
+        if self.exponent is None:
+            self.exponent = needed
+        while self.exponent < needed:
+            merged = self.counts.reshape(len(self.counts), BINS // 2, 2).sum(2)
+            start = BINS // 4 if self.signed else 0
+            self.counts[:] = 0
+            self.counts[:, start : start + BINS // 2] = merged
+            self.exponent += 1
+
+    def add(self, a: Array) -> None:
+        """Count values, shape (C, n); values that are not finite are left out."""
+        if not a.size:
+            return
+        low, high = float(a.min()), float(a.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            a = np.where(np.isfinite(a), a, np.zeros((), a.dtype))
+            low, high = float(a.min()), float(a.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if not self.signed:
+            a = np.maximum(a, 0)
+        self._grow(max(abs(low) if self.signed else 0.0, abs(high)))
+        assert self.exponent is not None
+        zero = a == 0
+        self.zeros += zero.sum(1)
+        scale = BINS / 2.0 ** (self.exponent + (1 if self.signed else 0))
+        position = a * np.float32(scale)
+        if self.signed:
+            position = np.floor(position) + BINS // 2
+        index = np.clip(position.astype(np.int64), 0, BINS - 1) + (np.arange(len(a)) * BINS)[:, None]
+        self.counts += np.bincount(index[~zero], minlength=self.counts.size).reshape(self.counts.shape)
+
+    def merge(self, other: Histogram) -> None:
+        """Add another histogram of the same tensor."""
+        if other.exponent is None:
+            return
+        self._grow(2.0 ** (other.exponent - 1))
+        assert self.exponent is not None
+        copy = Histogram(len(other.counts), other.signed)
+        copy.counts, copy.exponent = other.counts.copy(), other.exponent
+        copy._grow(2.0 ** (self.exponent - 1))
+        self.counts += copy.counts
+        self.zeros += other.zeros
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    @property
+    def edges(self) -> Array:
+        """Lower edges of the bins, float64 (BINS,), and the width is the difference of two."""
+        top = 2.0 ** (self.exponent if self.exponent is not None else 0)
+        return np.linspace(-top, top, BINS + 1)[:-1] if self.signed else np.linspace(0, top, BINS + 1)[:-1]
+
+    @property
+    def total(self) -> Array:
+        """Number of values of every channel, int64 (C,)."""
+        return np.asarray(self.counts.sum(1) + self.zeros)
+
+
+def fingerprint(model: onnx.ModelProto) -> str:
+    """A hash of the model, which statistics and plans are tied to."""
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+class Statistics:
+    """Histograms of all regions' tensors, tied to one model.
+
+    Attributes:
+        model_hash: `fingerprint` of the model.
+        histograms: by index of the region.
+        samples: number of samples seen.
+    """
+
+    def __init__(self, model_hash: str, regions: Sequence[Region]) -> None:
+        """Start empty, for the regions whose channels are known."""
+        self.model_hash = model_hash
+        self.samples = 0
+        self.histograms: dict[int, Histogram] = {}
+        for k, r in enumerate(regions):
+            if r.walk is not None and r.quantizer is not None and r.walk.weights:
+                unsigned = r.bounds[0] >= 0 or bool(np.all(r.quantizer.zero_point == r.quantizer.qmin))
+                self.histograms[k] = Histogram(r.walk.channels, not unsigned)
+
+    def add(self, regions: Sequence[Region], batch: Mapping[str, Array], turn: int) -> None:
+        """Count one batch of float tensors by name; `turn` varies which values of large tensors are sampled."""
+        first = next(iter(batch.values()), np.zeros(0))
+        self.samples += len(first) if first.ndim else 1
+        for k, h in self.histograms.items():
+            r = regions[k]
+            assert r.walk is not None
+            a = np.asarray(batch[r.tensor])
+            rows = len(a) if a.ndim else 1
+            axis = r.walk.axis % a.ndim
+            stride = max(1, a.size // max(1, rows * SAMPLED))
+            if stride > 1:
+                # every stride-th position of the other axes, an odd stride so that it does not follow rows
+                stride |= 1
+                h.low, h.high = min(h.low, float(a.min())), max(h.high, float(a.max()))
+                flat = np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)[:, turn % stride :: stride]
+            else:
+                flat = np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)
+            if r.refusal is not None and r.refusal.code == "folded_bound":
+                flat = np.minimum(flat, RELU6)
+            h.add(flat.astype(np.float32, copy=False))
+
+    def merge(self, other: Statistics) -> None:
+        """Add the statistics of other samples of the same model.
+
+        Raises:
+            UserError: they belong to another model.
+        """
+        if other.model_hash != self.model_hash:
+            raise UserError("the statistics belong to another model: calibrate again")
+        self.samples += other.samples
+        for k, h in other.histograms.items():
+            self.histograms[k].merge(h)
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz (no pickles), atomically."""
+        from onnx_ocs.io import write_bytes
+
+        arrays: dict[str, Array] = {
+            "model": np.frombuffer(self.model_hash.encode(), np.uint8),
+            "samples": np.asarray(self.samples),
+        }
+        for k, h in self.histograms.items():
+            arrays[f"counts_{k}"] = h.counts
+            arrays[f"zeros_{k}"] = h.zeros
+            arrays[f"info_{k}"] = np.asarray([-9999 if h.exponent is None else h.exponent, h.signed, h.low, h.high])
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write_bytes(path, buffer.getvalue())
+
+    @staticmethod
+    def load(path: str | Path, model_hash: str, regions: Sequence[Region]) -> Statistics:
+        """Read statistics back.
+
+        Raises:
+            UserError: not such a file, or of another model.
+        """
+        new = Statistics(model_hash, regions)
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                if bytes(z["model"]).decode() != model_hash:
+                    raise UserError(f"{path}: these statistics belong to another model: calibrate again")
+                new.samples = int(z["samples"])
+                for k, h in new.histograms.items():
+                    h.counts, h.zeros = z[f"counts_{k}"], z[f"zeros_{k}"]
+                    exponent, signed, h.low, h.high = z[f"info_{k}"].tolist()
+                    h.exponent, h.signed = None if exponent == -9999 else int(exponent), bool(signed)
+        except UserError:
+            raise
+        except Exception as e:  # zip, key and value errors of a file that is something else
+            raise UserError(f"{path}: not a statistics file of onnx_ocs ({type(e).__name__})") from None
+        return new

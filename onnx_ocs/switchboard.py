@@ -1,0 +1,143 @@
+"""One onnxruntime session in which every activation quantizer has a switch, a step and bounds of its own.
+
+Built once from the original model, fed with parameters for each question: what does this tensor's quantizer alone
+cost at the output?  What would this plan give?  What if this region were left as it is?  No model is rewritten for it.
+
+    a' = a                                                  switched off
+    a' = s * clip(round(a / s), lo, hi)                     switched on; lo and hi per channel, in steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_ocs.errors import UserError
+from onnx_ocs.graph import Array
+from onnx_ocs.oracle import Editor
+from onnx_ocs.quantizer import Quantizer
+from onnx_ocs.region import RELU6, Region
+from onnx_ocs.runtime import Session
+
+__all__ = ["Setting", "Switchboard", "narrow"]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Parameters of one switched quantizer.
+
+    Attributes:
+        scale: the step, float64, shape () or (C,).
+        low: smallest integer step (zero_point is 0 here), float64, shape () or (C,).
+        high: largest.
+    """
+
+    scale: Array
+    low: Array
+    high: Array
+
+
+def narrow(q: Quantizer) -> Setting:
+    """The quantizer as it is in the file."""
+    return Setting(
+        q.scale, np.asarray(q.qmin - q.zero_point, np.float64), np.asarray(q.qmax - q.zero_point, np.float64)
+    )
+
+
+class Switchboard:
+    """The switched model, loaded.
+
+    Attributes:
+        regions: the quantized activations, in order.
+        outputs: names of the original graph outputs.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, regions: Sequence[Region], shapes: Mapping[str, tuple[object, ...]]
+    ) -> None:
+        """Build and load it.
+
+        Raises:
+            UserError: onnxruntime does not load it.
+        """
+        self.regions = regions
+        self.outputs = [o.name for o in model.graph.output]
+        carried = {o for r in regions if r.walk is not None for n in r.walk.carried for o in n.output}
+        e = Editor(model)
+        self._columns: dict[int, int] = {}
+        for k, r in enumerate(regions):
+            q = r.quantizer
+            if q is None:
+                continue
+            axis = r.walk.axis if r.walk is not None else q.axis
+            shape = shapes.get(r.tensor)
+            if axis is not None and axis >= 0:
+                axis = axis - len(shape) if shape is not None else None
+            self._columns[k] = 0 if axis is None else -1 - axis  # axes behind the channel's
+            for name in r.outputs:
+                value = e.by_output[name].inputs[0]
+                if np.all(q.zero_point == q.qmin) and r.bounds[0] < 0:
+                    value = e.node("Relu", [value], name + "_floor")
+                if r.refusal is not None and r.refusal.code == "folded_bound":
+                    value = e.node("Min", [value, e.constant(np.asarray(RELU6, q.float_dtype))], name + "_bound")
+                if name not in carried:  # a quantizer on the grid of one upstream changes nothing
+                    value = self._switch(e, k, name, value, q)
+                e.replace(name, q, value)
+        try:
+            self._session = Session(e.export(), "enable_all", fusion=False)
+        except Exception as error:
+            raise UserError(
+                f"onnxruntime cannot run the model switch by switch: {str(error).splitlines()[0]}"
+            ) from None
+
+    def _switch(self, e: Editor, k: int, name: str, value: gs.Tensor, q: Quantizer) -> gs.Tensor:
+        known = {t.name for t in e.graph.inputs}
+        inputs = []
+        for part, dtype in (("on", np.bool_), ("scale", np.float32), ("low", np.float32), ("high", np.float32)):
+            label = f"ocs_{part}_{k}"
+            if label in known:
+                inputs.append(next(t for t in e.graph.inputs if t.name == label))
+            else:
+                inputs.append(gs.Variable(label, dtype, () if part == "on" else None))
+                e.graph.inputs.append(inputs[-1])
+        on, scale, low, high = inputs
+        x = e.floats(value, q, name + "_float")
+        out = [gs.Variable(f"{name}_switched_{b}", np.float32, None) for b in ("then", "else")]
+        t = [gs.Variable(f"{name}_t{i}") for i in range(4)]
+        then = [
+            gs.Node("Div", f"{name}_div", {}, [x, scale], [t[0]]),
+            gs.Node("Round", f"{name}_round", {}, [t[0]], [t[1]]),
+            gs.Node("Min", f"{name}_min", {}, [t[1], high], [t[2]]),
+            gs.Node("Max", f"{name}_max", {}, [t[2], low], [t[3]]),
+            gs.Node("Mul", f"{name}_mul", {}, [t[3], scale], [out[0]]),
+        ]
+        branches = {
+            "then_branch": gs.Graph(then, outputs=[out[0]], opset=e.opset, name=f"{name}_on"),
+            "else_branch": gs.Graph(
+                [gs.Node("Identity", f"{name}_off", {}, [x], [out[1]])],
+                outputs=[out[1]],
+                opset=e.opset,
+                name=f"{name}_off",
+            ),
+        }
+        result = e.node("If", [on], name + "_switched", **branches)
+        if q.float_dtype == np.float32:
+            return result
+        return e.node("Cast", [result], name + "_half", to=int(onnx.helper.np_dtype_to_tensor_dtype(q.float_dtype)))
+
+    def run(self, feed: Mapping[str, Array], settings: Mapping[int, Setting]) -> Array:
+        """The model's first output, with the given quantizers on and all others off."""
+        full: dict[str, Array] = dict(feed)
+        for k, behind in self._columns.items():
+            s = settings.get(k)
+            parts = (np.ones(1), np.zeros(1), np.zeros(1)) if s is None else (s.scale, s.low, s.high)
+            full[f"ocs_on_{k}"] = np.asarray(s is not None)
+            for part, values in zip(("scale", "low", "high"), parts, strict=True):
+                v = np.asarray(values, np.float32)
+                full[f"ocs_{part}_{k}"] = v.reshape(-1, *[1] * behind) if v.size > 1 else v.reshape(1)
+        full = {n: v for n, v in full.items() if n in self._session.inputs}
+        return np.asarray(self._session.run(full, self.outputs[:1])[self.outputs[0]])

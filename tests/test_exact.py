@@ -1,0 +1,191 @@
+"""Every model of the zoo, rewritten in every mode, computes what the wide quantizer does, by a second opinion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import zoo
+from onnx import numpy_helper
+from reference import initializer, is_repetition, layer_weights, wide_model
+
+from onnx_ocs.api import RewriteResult, rewrite
+from onnx_ocs.passes.translate import Translate
+
+Array = np.ndarray[Any, Any]
+MODES = ("auto", "early", "late")
+COPIES = ((0.5, 1), (1, 2))
+MATRIX = [(c.name, m, *k) for c in zoo.TOPOLOGIES for m in MODES for k in COPIES]
+MATRIX += [(c.name, *k) for c in zoo.DIALECTS for k in (("auto", 0.5, 1), ("late", 1, 2))]
+
+
+def expected_modes(case: zoo.Case, mode: str) -> dict[str, str]:
+    """The tensors that are translated, and how."""
+    if mode == "auto":
+        return case.wide
+    if mode == "late":
+        return {t: m if m == "carried" else "late" for t, m in case.wide.items()}
+    return {t: m for t, m in case.wide.items() if m != "late"}
+
+
+def applied(result: RewriteResult) -> dict[str, str]:
+    return {e["tensor"]: e["mode"] for e in result.report["regions"] if e["status"] == "applied"}
+
+
+def output_step(model: onnx.ModelProto, name: str) -> float:
+    """The quantization step of a graph output; 0 for one in float."""
+    n = next(n for n in model.graph.node if name in n.output)
+    return float(initializer(model, n.input[1]).max()) if n.op_type == "DequantizeLinear" else 0.0
+
+
+def check_outputs(
+    case: zoo.Case, model: onnx.ModelProto, result: RewriteResult, feed: dict[str, Array], level: str
+) -> None:
+    """The rewritten model against the wide quantizers; and that these differ from the original."""
+    tensors = [e["tensor"] for e in result.report["regions"]]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors if t not in feed)
+    values = zoo.execute(probe, feed)[len(model.graph.output) :]
+    ranks = dict(zip([t for t in tensors if t not in feed], (v.ndim for v in values), strict=True))
+    ranks |= {k: v.ndim for k, v in feed.items()}
+    wants = zoo.execute(wide_model(model, result.report["regions"], ranks), feed)
+    plains, gots = zoo.execute(model, feed), zoo.execute(result.model, feed, level)
+    changes = []
+    for o, want, plain, got in zip(model.graph.output, wants, plains, gots, strict=True):
+        assert got.dtype == want.dtype and got.shape == want.shape
+        want, plain, got = (v.astype(np.float64) for v in (want, plain, got))
+        gap, change, step = np.abs(got - want), np.abs(want - plain), output_step(model, o.name)
+        changes.append(float(np.sqrt(np.mean(change**2)) / np.sqrt(np.mean(want**2))))
+        if not case.exact:
+            assert np.sqrt(np.mean(gap**2)) <= 0.05 * np.sqrt(np.mean(change**2)), o.name
+        elif step:
+            assert gap.max() <= 1.001 * step and np.mean(gap > 0.01 * step) < 0.01, o.name
+        else:
+            assert gap.max() <= 1e-5 * np.abs(want).max(), o.name
+    assert max(changes) > 0.01, "the copies change nothing, so nothing was tested"
+
+
+def check_structure(model: onnx.ModelProto, new: onnx.ModelProto) -> None:
+    """Same inputs, outputs and opset, no new quantizer, constants untouched, provenance on all that was edited."""
+    for field in ("input", "output"):
+        assert [v.SerializeToString() for v in getattr(model.graph, field)] == [
+            v.SerializeToString() for v in getattr(new.graph, field)
+        ]
+    assert list(model.opset_import) == list(new.opset_import) and model.ir_version == new.ir_version
+    onnx.checker.check_model(new, full_check=True)
+    assert activation_quantizers(model) == activation_quantizers(new)
+    old = {t.name: t.SerializeToString() for t in model.graph.initializer}
+    for t in new.graph.initializer:
+        assert t.name not in old or t.SerializeToString() == old[t.name], f"{t.name} was changed in place"
+    before = {n.SerializeToString() for n in model.graph.node}
+    for n in new.graph.node:
+        keys = {p.key: p.value for p in n.metadata_props}
+        assert n.SerializeToString() in before or keys.get("onnx_ocs.pass") == "translate 1", n.name or n.output[0]
+    assert len({n.name for n in new.graph.node if n.name}) == sum(bool(n.name) for n in new.graph.node)
+
+
+def activation_quantizers(model: onnx.ModelProto) -> tuple[int, int]:
+    """Numbers of Q and of DQ nodes that do not belong to a constant."""
+    constants = {t.name for t in model.graph.initializer}
+    for n in model.graph.node:  # in any order, as a rewritten model is sorted and the zoo's chains are short
+        if n.input and n.input[0] in constants and n.op_type in ("QuantizeLinear", "Clip"):
+            constants.update(n.output)
+    live = [n.op_type for n in model.graph.node if n.input and n.input[0] not in constants]
+    return live.count("QuantizeLinear"), live.count("DequantizeLinear")
+
+
+def check_weights(model: onnx.ModelProto, new: onnx.ModelProto) -> None:
+    """Every widened weight holds bit-identical copies of the old one's rows and columns."""
+    old, now = layer_weights(model), layer_weights(new)
+    assert old.keys() == now.keys()
+    widened = 0
+    for name, (layer, weight) in now.items():
+        node, original = old[name]
+        widened += weight.shape != original.shape
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if groups == 1 or weight.shape[0] != original.shape[0] or node.op_type == "ConvTranspose":
+            assert is_repetition(weight, original), name
+        else:  # every group repeats its own columns
+            for a, b in zip(np.split(weight, groups), np.split(original, groups), strict=True):
+                assert is_repetition(a, b), name
+        assert layer.op_type == node.op_type
+    assert widened
+
+
+@pytest.mark.parametrize(("name", "mode", "ratio", "copies"), MATRIX)
+def test_rewrite(name: str, mode: str, ratio: float, copies: int) -> None:
+    case = zoo.CASES[name]
+    model, feed = zoo.build(name)
+    before = model.SerializeToString(deterministic=True)
+    passes = [Translate(ratio, copies, mode)]  # type: ignore[arg-type]
+    result = rewrite(model, passes=passes)
+    assert model.SerializeToString(deterministic=True) == before, "the input model was changed"
+    assert applied(result) == expected_modes(case, mode)
+    if not expected_modes(case, mode):
+        assert not result.changed and result.model is model
+        return
+    assert result.changed and result.verification is not None and result.verification.verdict == "PASSED"
+    for e in result.report["regions"]:
+        if e["status"] == "applied":
+            mean = (sum(e["copies"]) + sum(e["copies_low"])) / len(e["copies"])
+            even = mode == "early" and "depthwise" in name  # whole copies, so that it stays depthwise
+            assert 0 < mean <= (np.ceil(ratio) if even else ratio) and max(e["copies"] + e["copies_low"]) <= copies
+    for level in ("disable_all", "enable_all"):
+        check_outputs(case, model, result, feed, level)
+    check_structure(model, result.model)
+    check_weights(model, result.model)
+    again = rewrite(result.model, passes=passes, verify=False)
+    assert not again.changed and again.model is result.model
+
+
+@pytest.mark.parametrize("name", ["conv_relu_conv", "conv_transpose", "gemm", "matmul_gelu", "output_float"])
+def test_measured_outliers_widen_the_graph_input_too(name: str, tmp_path: Path) -> None:
+    case = zoo.CASES[name]
+    model, feed = zoo.build(name)
+    np.savez(tmp_path / "calib.npz", **feed)
+    result = rewrite(model, calib=str(tmp_path / "calib.npz"))
+    assert applied(result) == {"x": "late", **case.wide}
+    check_outputs(case, model, result, feed, "disable_all")
+    check_structure(model, result.model)
+    quality = result.report["quality"]
+    assert quality["sqnr_after_db"] > quality["sqnr_before_db"] + 0.5
+
+
+def test_ratio_zero_leaves_everything() -> None:
+    model, _ = zoo.build("conv_relu_conv")
+    result = rewrite(model, passes=[Translate(ratio=0.0)])
+    assert result.model is model and not result.changed
+    assert {e["reason"]["code"] for e in result.report["regions"]} == {"ratio", "no_outliers"}
+
+
+def test_same_seed_gives_the_same_file() -> None:
+    model, _ = zoo.build("residual")
+    first, second = (rewrite(model, verify=False).model.SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_per_channel_parameters_are_extended_with_their_channels() -> None:
+    model, _ = zoo.build("depthwise_per_channel")
+    result = rewrite(model, passes=[Translate(1, 1, "auto")], verify=False)
+    q = next(n for n in result.model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "relu1")
+    old = initializer(model, "relu1_scale")
+    new = initializer(result.model, q.input[1])
+    assert new.dtype == old.dtype and new.tolist() == np.repeat(old, 2).tolist()
+
+
+def test_copies_are_the_channels_with_most_mass() -> None:
+    """The estimate ranks by the Gaussian's mass; channels of a wider spread come first."""
+    model, _ = zoo.build("conv_relu_conv")
+    entry = next(
+        e
+        for e in rewrite(model, passes=[Translate(0.25, 1, "auto")], verify=False).report["regions"]
+        if e["status"] == "applied"
+    )
+    w = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "conv1_w")).astype(float)
+    spread = np.abs(w * initializer(model, "conv1_w_scale")[:, None, None, None]).sum((1, 2, 3))
+    assert sum(entry["copies"]) == 2
+    assert spread[np.asarray(entry["copies"]) > 0].min() >= np.median(spread)
