@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
 from onnx_ocs.passes import PASSES
 from onnx_ocs.passes.translate import Translate, entry
+from onnx_ocs.plan import Plan
+from onnx_ocs.planning import PlanOptions, make_plan
 from onnx_ocs.quality import Quality, compare
 from onnx_ocs.region import find_regions
 from onnx_ocs.report import assemble
@@ -30,7 +32,7 @@ from onnx_ocs.verify import Verification
 from onnx_ocs.verify import verify as verify_models
 from onnx_ocs.widen import Decision
 
-__all__ = ["RewriteResult", "inspect", "rewrite", "verify"]
+__all__ = ["PlanOptions", "RewriteResult", "inspect", "plan", "rewrite", "verify"]
 
 log = logging.getLogger(__name__)
 
@@ -169,12 +171,50 @@ def inspect(
     return assemble("inspect", seed, entries, (price, price), ranking=ranking, notes=notes)
 
 
+def plan(
+    model: Model,
+    calib: str | Samples,
+    options: PlanOptions | None = None,
+    float_model: Model | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    budgets: Sequence[float] = (),
+    progress: Progress = _quiet,
+) -> tuple[Plan, dict[str, Any]]:
+    """Plan steps and copies within a budget, measured on calibration data.
+
+    Args:
+        model: the QDQ model or its path; not changed.
+        calib: calibration samples.
+        options: budget and limits.
+        float_model: the float model, as the reference.
+        seed: of everything random.
+        limit: most samples.
+        budgets: further budgets, for a sweep of gain against cost.
+        progress: called during long work.
+
+    Returns:
+        The plan, and what was measured on the way.
+
+    Raises:
+        UserError: the model or the samples cannot be used.
+    """
+    proto = _load(model)
+    _check_qdq(proto)
+    _check_graph(proto)
+    samples = _samples(proto, calib, seed)
+    reference_model = None if float_model is None else _load(float_model)
+    context = Context(samples, limit, seed, progress)
+    return make_plan(proto, options or PlanOptions(), context, reference_model, budgets)
+
+
 def rewrite(
     model: Model,
     output: str | Path | None = None,
     calib: str | Samples | None = None,
     float_model: Model | None = None,
     passes: Sequence[Pass] | None = None,
+    options: PlanOptions | None = None,
     verify: bool = True,
     seed: int = 0,
     limit: int | None = None,
@@ -188,6 +228,7 @@ def rewrite(
         calib: calibration samples: a source as on the command line, or `Samples`.
         float_model: the float model, as the reference of the quality figures.
         passes: what to run, in order; default: `Translate()`.
+        options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
         limit: most calibration samples.
@@ -213,6 +254,11 @@ def rewrite(
         _check_runs(original)
     samples = None if calib is None else _samples(original, calib, seed)
     chosen: list[Pass] = list(passes) if passes is not None else [Translate()]
+    planned: dict[str, Any] = {}
+    if options is not None and samples is not None:
+        float_proto = None if float_model is None else _load(float_model)
+        made, planned = make_plan(original, options, Context(samples, limit, seed, progress), float_proto)
+        chosen = [replace(p, plan=made) if isinstance(p, Translate) else p for p in chosen]
     new, results = run_passes(original, chosen, Context(samples, limit, seed, progress))
     regions = [e for r in results.values() for e in r.regions]
     notes = [n for r in results.values() for n in r.notes]
@@ -246,7 +292,11 @@ def rewrite(
     if not changed:
         notes.append("nothing was rewritten: the output is the input")
     ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
+    if planned:
+        ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
     report = assemble("rewrite", seed, regions, costs, qualities, against, ranking, checked, notes)
+    if planned:
+        report["plan"] = planned
     if checked is not None and checked.verdict != "PASSED":
         raise VerificationError("; ".join(checked.failures), report)
     if output is not None:

@@ -46,7 +46,7 @@ def _node(graph: Graph, n: NodeProto, get: dict[str, Interval]) -> Interval:
         return get[n.input[k]]
 
     op = n.op_type
-    if op in KEEP:
+    if op in KEEP or (op in ("Resize", "Upsample") and attribute(n, "mode", b"nearest") == b"nearest"):
         return arg(0)
     if op in UNIT:
         return 0.0, 1.0

@@ -22,6 +22,8 @@ from onnx_ocs.errors import PassError, UserError, VerificationError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from onnx_ocs.planning import PlanOptions
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -42,9 +44,18 @@ class Mode(StrEnum):
 
 
 class Select(StrEnum):
-    """How channels are ranked."""
+    """How copies are spread."""
 
     mass = "mass"
+    error = "error"
+
+
+class Objective(StrEnum):
+    """What decides between plans."""
+
+    auto = "auto"
+    sqnr = "sqnr"
+    kl = "kl"
 
 
 In = Annotated[Path, typer.Argument(metavar="IN", help="A quantized (QDQ) ONNX model.", show_default=False)]
@@ -71,12 +82,22 @@ Report = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.", rich_help_panel="Output")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Output")]
 Ratio = Annotated[
-    float,
+    float | None,
     typer.Option(
-        min=0.0, max=32.0, help="Mean number of copies a channel, the paper's k.", rich_help_panel="Translation"
+        min=0.0,
+        max=32.0,
+        help="Mean number of copies a channel, the paper's k (0.5 where nothing else is asked for).",
+        rich_help_panel="Translation",
     ),
 ]
-Copies = Annotated[int, typer.Option(min=1, max=31, help="Most copies a channel.", rich_help_panel="Translation")]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=32.0, help="Share of extra MACs over the whole model.", rich_help_panel="Translation"),
+]
+Copies = Annotated[
+    int | None,
+    typer.Option(min=1, max=31, help="Most copies a channel (mass: 1, error: 15).", rich_help_panel="Translation"),
+]
 ModeOption = Annotated[
     Mode,
     typer.Option(
@@ -86,11 +107,40 @@ ModeOption = Annotated[
     ),
 ]
 SelectOption = Annotated[
-    Select,
+    Select | None,
     typer.Option(
-        help="mass: the channels with the largest sum of activations in [X_clip, 2 X_clip].",
+        help="mass: the same share of channels in every tensor, those with the largest sum of activations in "
+        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error. Default: error with "
+        "--calib, mass without.",
         rich_help_panel="Translation",
     ),
+]
+Rescale = Annotated[
+    bool | None,
+    typer.Option(
+        "--rescale/--no-rescale",
+        help="Whether steps may be re-chosen for the wider range (default with --calib, unless --select mass).",
+        rich_help_panel="Translation",
+    ),
+]
+ObjectiveOption = Annotated[
+    Objective,
+    typer.Option(
+        help="What decides between plans: divergence of class scores (kl) or sqnr; auto: kl for classifiers.",
+        rich_help_panel="Translation",
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="GLOB", help="Change only tensors of this name.", rich_help_panel="Translation"),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Leave tensors of this name.", rich_help_panel="Translation"),
+]
+Stats = Annotated[
+    Path | None,
+    typer.Option("--stats", metavar="FILE.npz", help="Keep calibration statistics here.", rich_help_panel="Data"),
 ]
 
 
@@ -167,8 +217,8 @@ def inspect(
     model: In,
     calib: Calib = None,
     limit: Limit = None,
-    ratio: Ratio = 0.5,
-    copies: Copies = 1,
+    ratio: Ratio = None,
+    copies: Copies = None,
     mode: ModeOption = Mode.auto,
     report: Report = None,
     seed: Seed = 0,
@@ -182,7 +232,7 @@ def inspect(
     from onnx_ocs.passes import Translate
 
     with _progress(False) as progress:
-        translate = Translate(ratio=ratio, copies=copies, mode=mode.value)
+        translate = Translate(ratio=0.5 if ratio is None else ratio, copies=copies or 1, mode=mode.value)
         result = api.inspect(model, calib, [translate], seed, limit, progress)
     table.show_inspection(_console(), result)
     _write_report(report, result)
@@ -198,16 +248,20 @@ def rewrite(
     passes: Annotated[
         str, typer.Option(help="Passes to run, in order, separated by commas.", rich_help_panel="Translation")
     ] = "translate",
-    ratio: Ratio = 0.5,
-    copies: Copies = 1,
-    select: SelectOption = Select.mass,
+    ratio: Ratio = None,
+    budget: BudgetOption = None,
+    copies: Copies = None,
+    select: SelectOption = None,
+    rescale: Rescale = None,
     mode: ModeOption = Mode.auto,
-    no_rescale: Annotated[
-        bool,
-        typer.Option(
-            "--no-rescale", help="Keep every quantizer's step (always so at present).", rich_help_panel="Translation"
-        ),
-    ] = True,
+    objective: ObjectiveOption = Objective.auto,
+    include: Include = None,
+    exclude: Exclude = None,
+    stats: Stats = None,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="P.json", help="Apply this plan.", rich_help_panel="Translation"),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove the result with onnxruntime.", rich_help_panel="Output")
     ] = True,
@@ -220,15 +274,33 @@ def rewrite(
     Example: `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx`
     """
     start = time.perf_counter()
-    _check_report(report, model, output, calib, float_model)
+    _check_report(report, model, output, calib, float_model, plan_file, stats)
     from onnx_ocs import api, table
+    from onnx_ocs.passes import Translate
+    from onnx_ocs.plan import Plan
 
-    chosen = api.make_passes(
-        [p.strip() for p in passes.split(",") if p.strip()], ratio=ratio, copies=copies, mode=mode.value
-    )
+    options = None
+    if plan_file is None:
+        options = _plan_options(calib, ratio, budget, copies, select, rescale, mode, objective, include, exclude, stats)
+    names = [p.strip() for p in passes.split(",") if p.strip()]
+    chosen = api.make_passes(names, ratio=0.5 if ratio is None else ratio, copies=copies or 1, mode=mode.value)
+    if plan_file is not None:
+        given = Plan.read(plan_file)
+        chosen = [Translate(plan=given) if isinstance(p, Translate) else p for p in chosen]
     try:
         with _progress(quiet) as progress:
-            result = api.rewrite(model, output, calib, float_model, chosen, verify, seed, limit, progress)
+            result = api.rewrite(
+                model,
+                output,
+                calib=calib,
+                float_model=float_model,
+                passes=chosen,
+                options=options,
+                verify=verify,
+                seed=seed,
+                limit=limit,
+                progress=progress,
+            )
     except VerificationError as e:
         _write_report(report, e.args[1])
         typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
@@ -237,6 +309,92 @@ def rewrite(
     if not quiet:
         table.show_rewrite(_console(), result.report)
     typer.echo(table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
+
+
+def _plan_options(
+    calib: str | None,
+    ratio: float | None,
+    budget: float | None,
+    copies: int | None,
+    select: Select | None,
+    rescale: bool | None,
+    mode: Mode,
+    objective: Objective,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    stats: Path | None,
+) -> PlanOptions | None:
+    """What the planner is asked for; None where the paper's selection is."""
+    if ratio is not None and budget is not None:
+        raise UserError("--ratio and --budget both say how much to spend: give one of them")
+    if select is None:
+        select = Select.mass if calib is None else Select.error
+    if select is Select.mass:
+        for name, value in (("--budget", budget), ("--rescale", rescale or None), ("--stats", stats)):
+            if value is not None:
+                why = "needs --calib" if calib is None else "is for --select error"
+                raise UserError(f"{name} {why}: the plan is measured on samples")
+        if include or exclude:
+            raise UserError("--include and --exclude are for plans: give --calib and --select error")
+        return None
+    if calib is None:
+        raise UserError("--select error needs --calib: the plan is measured on samples")
+    from onnx_ocs.planning import PlanOptions
+
+    return PlanOptions(
+        budget=budget if budget is not None else None if ratio is not None else 0.1,
+        ratio=ratio,
+        copies=copies or 15,
+        rescale=rescale is not False,
+        mode=mode.value,
+        objective=objective.value,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        stats=stats,
+    )
+
+
+@app.command()
+def plan(
+    model: In,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="P.json", help="Where the plan goes.")],
+    calib: Annotated[str, typer.Option("--calib", metavar="SRC", help="Calibration samples.", rich_help_panel="Data")],
+    float_model: Float = None,
+    limit: Limit = None,
+    ratio: Ratio = None,
+    budget: BudgetOption = None,
+    copies: Copies = None,
+    rescale: Rescale = None,
+    mode: ModeOption = Mode.auto,
+    objective: ObjectiveOption = Objective.auto,
+    include: Include = None,
+    exclude: Exclude = None,
+    stats: Stats = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="0.05,0.1,0.2", help="Also show gain against extra MACs.", rich_help_panel="Output"),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Plan steps and copies within a budget, and write the plan as JSON.
+
+    Example: `python -m onnx_ocs plan in.onnx -o plan.json --calib samples.npz --budget 0.1`
+    """
+    _check_report(output, model, calib, float_model, stats)
+    from onnx_ocs import api, table
+    from onnx_ocs.io import write_text
+
+    options = _plan_options(
+        calib, ratio, budget, copies, Select.error, rescale, mode, objective, include, exclude, stats
+    )
+    try:
+        budgets = [float(b) for b in sweep.split(",")] if sweep else []
+    except ValueError:
+        raise UserError(f"--sweep {sweep}: give numbers separated by commas, such as 0.05,0.1,0.2") from None
+    with _progress(False) as progress:
+        made, found = api.plan(model, calib, options, float_model, seed, limit, budgets, progress)
+    write_text(output, made.to_json())
+    table.show_plan(_console(), made.predicted, found)
 
 
 @app.command()

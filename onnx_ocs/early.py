@@ -77,6 +77,9 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     assert isinstance(early, Early)
     if np.any(wide.level < 0):
         return Refusal("early_low", "copies on the lower side need late mode", label(early.layer))
+    if region.quantizer is not None and region.quantizer.float_dtype != np.float32:
+        kind = region.quantizer.float_dtype.name
+        return Refusal("early_bias_step", f"a {kind} bias cannot hold the shift exactly", label(early.layer))
     bias, value = _layer_bias(graph, region, wide)
     if isinstance(value, str):
         return Refusal("early_bias_range", value, label(early.layer))
@@ -114,6 +117,7 @@ def apply(graph: Graph, region: Region, wide: Wide) -> str:
         if bias.kind == "none":
             value = value.astype(region.quantizer.float_dtype if region.quantizer else np.float32)
         write_bias(graph, layer, 2, bias, value, wide.origin)
+    behind = len(read_shape(graph, layer)) - 2 if is_op(layer, "Conv", "ConvTranspose") else 0
     for k, node in enumerate(early.affine):
         part = shift if k == len(early.affine) - 1 else np.zeros_like(shift)
         if is_op(node, "BatchNormalization"):
@@ -121,10 +125,9 @@ def apply(graph: Graph, region: Region, wide: Wide) -> str:
                 _replace(graph, node, i, wide, part if i == 2 else None, 0)
         else:
             i = 0 if graph.constant(node.input[0]) is not None else 1
-            behind = len(read_shape(graph, layer)) - 2 if is_op(layer, "Conv", "ConvTranspose") else 0
             _replace(graph, node, i, wide, part, behind)
     if early.slope is not None:
-        _replace(graph, early.slope, 1, wide, None, 0)
+        _replace(graph, early.slope, 1, wide, None, behind)
     tensor = region.tensor
     while True:  # value_info of all that has become wider
         graph.reshaped.add(tensor)
@@ -146,9 +149,9 @@ def _replace(graph: Graph, node: NodeProto, index: int, wide: Wide, shift: Array
     """Repeat a per-channel constant of a node, minus `shift`; a single number is spread over the channels first."""
     value = graph.constant(node.input[index])
     assert value is not None
-    if (value.size == 1 and wide.narrow != 1) or value.ndim == 0:
+    if value.size == 1:
         value = np.full((wide.narrow, *[1] * behind), value.reshape(()), value.dtype)
-    axis = int(np.argmax(value.shape)) if value.size > 1 else value.ndim - 1 - behind
+    axis = value.ndim - 1 - behind
     new = np.take(value, wide.origin, axis=axis)
     if shift is not None:
         shape = [1] * new.ndim

@@ -65,6 +65,19 @@ def _outer_names(node: NodeProto) -> Iterator[str]:
                 stack += [b for b in n.attribute if b.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
 
 
+def _inner_names(node: NodeProto) -> Iterator[str]:
+    """All tensor names inside the node's subgraphs: a fresh name must not be one of them."""
+    stack = [a for a in node.attribute if a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
+    while stack:
+        a = stack.pop()
+        for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
+            yield from (v.name for v in (*g.input, *g.output, *g.initializer))
+            for n in g.node:
+                yield from n.input
+                yield from n.output
+                stack += [b for b in n.attribute if b.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
+
+
 def topological(nodes: Sequence[NodeProto], known: Iterable[str] = ()) -> list[NodeProto]:
     """The nodes in an order in which producers come first; nodes already in order keep their places.
 
@@ -152,7 +165,7 @@ class Graph:
         for t in dict.fromkeys(_outer_names(n)):
             if t:
                 self._captured[t].append(n)
-        self._taken.update(n.input, n.output)
+        self._taken.update(n.input, n.output, _inner_names(n))
         self._names.add(n.name)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
@@ -358,7 +371,9 @@ def _fold(n: NodeProto, args: list[Array | None]) -> Array | None:
         scale = scale if scale.size > 1 else scale.reshape(())
         if op == "DequantizeLinear":
             return np.asarray((x.astype(np.float64) - z) * scale, scale.dtype)
-        dtype = np.dtype(np.uint8) if zero is None else zero.dtype
+        output = attribute(n, "output_dtype", 0)
+        default = np.dtype(helper.tensor_dtype_to_np_dtype(output) if output else np.uint8)
+        dtype = default if zero is None else zero.dtype
         if "float" in dtype.name:
             return None
         lo, hi = integer_range(dtype)

@@ -48,6 +48,7 @@ PRINCIPLE = {
     "already_translated": "an earlier run of translate has been here",
 }
 RELU6 = 6.0
+COARSEST = 0.15  # steps by which a float type may miss X_clip (float16 holds that of an 8-bit quantizer to 0.06)
 BARELY = 1.02  # values that leave the range by less than this factor are not worth a copy
 
 
@@ -221,6 +222,9 @@ def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
             f"{2 * top:.6g} through, and those above {RELU6:g} never existed",
             at,
         )
+    most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)
+    if np.max(np.abs(most - q.x_clip) / q.scale) > COARSEST:
+        return Refusal("half_precision", f"{q.float_dtype} cannot hold X_clip {top:.6g} to within {COARSEST} steps", at)
     if np.all(q.zero_point == q.qmax) and hi > 0:
         return Refusal("one_sided", PRINCIPLE["one_sided"], at)
     return None
@@ -256,6 +260,10 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
         if best is None or len(walk.weights) > len(best.weights):
             best = walk
     at = label(region.nodes[0])
+    if best is not None and best.weights and rank is None and best.axis >= 0:
+        return Refusal(
+            "unknown_rank", "the rank of the tensor is not known, so its channel axis cannot be addressed", at
+        )
     if best is None:
         if rank is not None and rank < 2:
             return Refusal("no_weight_consumer", f"{PRINCIPLE['no_weight_consumer']} (rank {rank})", at)
@@ -313,9 +321,9 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
             weights[id(node)] = (node, at.origin[at.level == 1])
         if r.kind in ("grouped", "depthwise"):
             g = int(attribute(node, "group", 1))
-            if g == at.narrow and at.narrow == channels:
+            if g == at.narrow:
                 depthwise = True
-            else:
+            elif at.narrow == channels:  # behind a Concat the groups are those of the joined channels
                 groups = int(np.lcm(groups, g))
         if is_op(node, "DequantizeLinear") and r.kind == "carry":
             dequantizers[id(node)] = node
@@ -378,8 +386,8 @@ def _early(graph: Graph, region: Region, walk: Walk) -> Early | Refusal:
                 return no("early_activation", f"{n.op_type} keeps negative values (zero_point > qmin)", n)
             if n.op_type == "PRelu":
                 values = graph.constant(n.input[1])
-                if values is None or np.any(values < 0) or values.size not in (1, walk.channels):
-                    return no("early_activation", "the PRelu's slope is computed, negative or not per channel", n)
+                if values is None or np.any(values < 0):
+                    return no("early_activation", "the PRelu's slope is computed or negative", n)
                 slope = n if values.size > 1 else None
             elif float(attribute(n, "alpha", 1.0 if n.op_type == "Elu" else 0.01)) < 0:
                 return no("early_activation", f"{n.op_type} with a negative alpha is positive below zero", n)
@@ -396,7 +404,7 @@ def _early(graph: Graph, region: Region, walk: Walk) -> Early | Refusal:
         if is_op(n, "BatchNormalization") and all(graph.constant(t) is not None for t in n.input[1:5]):
             affine.insert(0, n)
             tensor = n.input[0]
-        elif is_op(n, "Add") and (k := _constant_side(graph, n, walk)) is not None:
+        elif is_op(n, "Add") and (k := _constant_side(graph, n)) is not None:
             affine.insert(0, n)
             tensor = n.input[1 - k]
         else:
@@ -404,17 +412,20 @@ def _early(graph: Graph, region: Region, walk: Walk) -> Early | Refusal:
     return _early_layer(graph, region, walk, n, tuple(affine), slope, copies)
 
 
-def _constant_side(graph: Graph, node: NodeProto, walk: Walk) -> int | None:
-    """Which input of an Add is a constant per output channel (or one number)."""
+def _constant_side(graph: Graph, node: NodeProto) -> int | None:
+    """Which input of an Add is a constant (of what shape, the layer behind it decides)."""
     for k in (0, 1):
-        c = graph.constant(node.input[k])
-        if c is not None and graph.constant(node.input[1 - k]) is None:
-            if c.size == 1:
-                return k
-            last = walk.axis == -1 or c.ndim == 1
-            behind = 0 if last else int(np.argmax(np.asarray(c.shape[::-1]) > 1))
-            return k if c.size == walk.channels == c.shape[-1 - behind] else None
+        if graph.constant(node.input[k]) is not None and graph.constant(node.input[1 - k]) is None:
+            return k
     return None
+
+
+def per_channel(value: Array, channels: int, behind: int) -> bool:
+    """Whether a constant is one number, or lies along the channel axis alone, which has `behind` axes behind it."""
+    if value.size == 1:
+        return True
+    axis = value.ndim - 1 - behind
+    return axis >= 0 and value.size == channels == value.shape[axis]
 
 
 def _early_layer(
@@ -442,6 +453,12 @@ def _early_layer(
         return no("early_axis", "the producer's rows are not the channels that the readers add up")
     if n.op_type in ("Conv", "ConvTranspose", "Gemm") and walk.axis not in (1, -1):
         return no("early_axis", "the channel axis is not the producer's")
+    behind = rank - 2 if n.op_type in ("Conv", "ConvTranspose") else 0
+    for node, inputs in ((slope, (1,)), *((a, (0, 1)) for a in affine if is_op(a, "Add"))):
+        for t in (node.input[i] for i in inputs) if node is not None else ():
+            value = graph.constant(t)
+            if value is not None and not per_channel(value, walk.channels, behind):
+                return no("early_axis", f"the constant '{t}' does not lie along the producer's channels")
     if n.op_type != "MatMul" and read_bias(graph, n, 2, walk.channels) is None:
         return no("early_bias", "the bias is not a constant per output channel")
     if n.op_type == "Gemm" and len(n.input) > 2 and n.input[2] and not attribute(n, "beta", 1.0):

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import TensorProto, helper
 
+from onnx_ocs.graph import topological
+
 __all__ = ["Shape", "infer_shapes"]
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None
             new.graph.initializer.append(t)
         else:
             new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
-    for n in g.node:
+    for n in topological(g.node):
         copy = new.graph.node.add()
         copy.CopyFrom(n)
         if n.op_type in ("QuantizeLinear", "DequantizeLinear") and n.domain == "com.microsoft":

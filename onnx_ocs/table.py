@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["show_inspection", "show_rewrite", "verdict"]
+__all__ = ["show_inspection", "show_plan", "show_rewrite", "verdict"]
 
 Report = dict[str, Any]
 
@@ -82,6 +82,41 @@ def show_rewrite(console: Console, report: Report) -> None:
     _reasons(console, report)
     _totals(console, report)
     _notes(console, report)
+
+
+def show_plan(console: Console, predicted: Report, found: Report) -> None:
+    """The plans that were compared, the chosen one, and the sweep."""
+    table = Table(title=f"Plans, by {found['objective']} on held-out samples", title_justify="left")
+    for name in ("plan", "extra MACs", "copies a channel", "objective", "SQNR"):
+        table.add_column(name, justify="left" if name == "plan" else "right")
+    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", f"{found['before'][1]:.2f} dB")
+    for name, c in found["candidates"].items():
+        row = (
+            f"{100 * c['extra_macs']:.1f} %",
+            f"{c['mean_copies']:.2f}",
+            f"{c['objective']:.4g}",
+            f"{c['sqnr_db']:.2f} dB",
+        )
+        table.add_row(name, *row)
+    p = predicted
+    row = (
+        f"{100 * p['extra_macs']:.1f} %",
+        f"{p['mean_copies']:.2f}",
+        f"{p['objective_after']:.4g}",
+        f"{p['sqnr_after_db']:.2f} dB",
+    )
+    table.add_row(f"written: {p['chosen']}", *row, style="bold")
+    console.print(table)
+    if found["rolled_back"]:
+        console.print(f"Rolled back, since the samples are better off without: {', '.join(found['rolled_back'])}.")
+    if found.get("sweep"):
+        table = Table(title="Gain against extra MACs", title_justify="left")
+        for name in ("budget", "extra MACs", "objective", "SQNR", "plan"):
+            table.add_column(name, justify="left" if name == "plan" else "right")
+        for s in found["sweep"]:
+            share, spent = f"{100 * s['budget']:.1f} %", f"{100 * s['extra_macs']:.1f} %"
+            table.add_row(share, spent, f"{s['objective']:.4g}", f"{s['sqnr_db']:.2f} dB", s["chosen"])
+        console.print(table)
 
 
 def _reasons(console: Console, report: Report) -> None:

@@ -26,6 +26,7 @@ from onnx_ocs.graph import Array, Graph, is_op
 from onnx_ocs.layout import Wide
 from onnx_ocs.oracle import WideQuantizer, oracle
 from onnx_ocs.quantizer import Quantizer, read_quantizer
+from onnx_ocs.rescale import read_scales, rescale_model
 from onnx_ocs.runtime import Session, as_bytes, cut, expose
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.widen import read_layouts
@@ -146,6 +147,7 @@ class Verification:
         original: the same of the original.
         inputs: what was fed.
         translated: number of quantizers that are wide.
+        rescaled: number of quantizers with another step.
         active: share of the copies' values that were not zero in the exact comparison.
         io_unchanged: whether names, types and shapes of graph inputs and outputs, and the opsets, are the same.
         checker: "ok", or what the checker says.
@@ -159,6 +161,7 @@ class Verification:
     original: Difference | None = None
     inputs: str = ""
     translated: int = 0
+    rescaled: int = 0
     active: float = 0.0
     io_unchanged: bool = True
     checker: str = "ok"
@@ -180,6 +183,7 @@ class Verification:
             "levels": levels,
             "oracle": {
                 "translated_quantizers": self.translated,
+                "rescaled_quantizers": self.rescaled,
                 "copies_active": self.active,
                 "inputs": self.inputs,
                 "original_between_levels": None if self.original is None else self.original.as_dict("enable_all"),
@@ -373,6 +377,14 @@ def verify(
     """
     result = Verification(inputs=samples.description)
     _structure(result, original, rewritten)
+    try:
+        scales = read_scales(rewritten)
+    except (ValueError, KeyError, TypeError) as e:
+        result.fail(f"the steps that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
+        return result
+    if scales:  # the yardstick has the new steps, and biases that follow them
+        original = rescale_model(original, scales)
+        result.rescaled = len(scales)
     before, after = Graph(original), Graph(rewritten)
     try:
         layouts = read_layouts(rewritten)

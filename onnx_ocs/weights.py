@@ -164,7 +164,8 @@ class Bias:
             The new values, in the dtype of the old, or why that cannot be done (never clipped).
         """
         if self.kind != "integer":
-            return np.asarray(self.value[positions].astype(np.float64) - shift, self.value.dtype)
+            with np.errstate(over="ignore"):  # the caller refuses what is not finite
+                return np.asarray(self.value[positions].astype(np.float64) - shift, self.value.dtype)
         assert self.scale is not None
         scale = np.broadcast_to(self.scale, self.value.shape)[positions]
         new = self.value[positions].astype(np.int64) - np.rint(shift / scale).astype(np.int64)

@@ -322,7 +322,9 @@ class _Widening:
                 a.i = wide.origin.size
         bias = read_bias(graph, node, 2, weight.shape[0])
         if bias is not None and bias.kind != "none":
-            value = np.where(levels == 0, bias.value[rows], np.zeros((), bias.value.dtype))
+            nothing = np.zeros(1, np.int64) if bias.zero_point is None else bias.zero_point
+            nothing = np.broadcast_to(nothing, bias.value.shape)[rows].astype(bias.value.dtype)
+            value = np.where(levels == 0, bias.value[rows], nothing)
             write_bias(graph, node, 2, bias, value.astype(bias.value.dtype), rows)
 
     def reshape(self, node: NodeProto, wide: Wide, out: Wide | None) -> None:

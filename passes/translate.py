@@ -24,8 +24,11 @@ from onnx_ocs import early
 from onnx_ocs.graph import Array, Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
 from onnx_ocs.outliers import Outliers, find_outliers
+from onnx_ocs.plan import Plan
+from onnx_ocs.planner import early_or_late
 from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import PRINCIPLE, Early, Region, find_regions
+from onnx_ocs.rescale import check_rescale, rescale
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.widen import Decision, Widened, widen
 
@@ -41,11 +44,13 @@ class Translate:
         copies: most copies a channel.
         mode: "early" (the producer makes the copies), "late" (made in float behind the activation), or "auto": early
             wherever it is exact, late elsewhere.
+        plan: apply this plan instead; `ratio`, `copies` and `mode` are then not used.
     """
 
     ratio: float = 0.5
     copies: int = 1
     mode: Literal["auto", "early", "late"] = "auto"
+    plan: Plan | None = None
 
     name: ClassVar[str] = "translate"
     version: ClassVar[str] = "1"
@@ -65,19 +70,54 @@ class Translate:
             return PassResult(False, [entry(r, r.refusal) for r in find_regions(graph, {}, "already_translated")])
         shapes = infer_shapes(model)
         regions = find_regions(graph, shapes)
+        if self.plan is not None:
+            return self._apply(model, graph, regions, self.plan)
         outliers = find_outliers(model, graph, regions, self.copies, context)
         decisions = self.decide(graph, regions, outliers)
         accepted = [d for d in decisions if isinstance(d, Decision)]
         if not accepted:
             return PassResult(False, [entry(r, d) for r, d in zip(regions, decisions, strict=True)])
-        widened = {id(w.decision): w for w in widen(graph, shapes, accepted)}
+        widened = widen(graph, shapes, accepted)
         graph.commit(lambda node: stamp(node, self.name, self.version))
-        carried = {t: w for w in widened.values() for t in w.carried}
-        entries = []
-        for r, d in zip(regions, decisions, strict=True):
-            w = widened.get(id(d)) or (carried.get(r.tensor) if isinstance(d, Refusal) else None)
-            entries.append(entry(r, d, w))
-        return PassResult(True, entries)
+        return PassResult(True, entries(regions, decisions, widened))
+
+    def _apply(self, model: onnx.ModelProto, graph: Graph, regions: Sequence[Region], plan: Plan) -> PassResult:
+        """Apply a plan: first the steps, then the copies, each on a graph read afresh."""
+        planned = dict(plan.match(regions))
+        refused: dict[int, Refusal] = {}
+        for k, p in planned.items():
+            q = regions[k].quantizer
+            if q is not None and not np.array_equal(q.scale, p.scale):
+                why = check_rescale(graph, regions[k], p.scale)
+                if why is not None:
+                    refused[k] = why
+                    continue
+                rescale(graph, regions[k], p.scale)
+        graph.commit(lambda node: stamp(node, self.name, self.version))
+        fresh = Graph(model)
+        shapes = infer_shapes(model)
+        again = {(r.tensor, r.outputs): r for r in find_regions(fresh, shapes)}
+        decisions: list[Decision | Refusal | None] = []
+        for k, r in enumerate(regions):
+            wanted = planned.get(k)
+            code = "excluded"
+            if wanted is None or k in refused:
+                decisions.append(refused.get(k) or r.refusal or Refusal(code, PRINCIPLE[code], label(r.nodes[0])))
+            elif wanted.copies.any() or wanted.copies_low.any():
+                decisions.append(early_or_late(fresh, again[r.tensor, r.outputs], wanted))
+            else:
+                decisions.append(None)
+        widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)])
+        fresh.commit(lambda node: stamp(node, self.name, self.version))
+        changed = bool(planned.keys() - refused.keys())
+        report = entries(regions, decisions, widened)
+        for k, p in planned.items():
+            if k not in refused:
+                report[k] |= {"status": "applied", "scale": p.scale.tolist()}
+                if decisions[k] is None:
+                    zeros = np.zeros_like(p.copies).tolist()
+                    report[k] |= {"mode": "rescale", "copies": zeros, "copies_low": zeros, "reason": None}
+        return PassResult(changed, report)
 
     def decide(
         self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]
@@ -148,6 +188,18 @@ class Translate:
         return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)
 
 
+def entries(
+    regions: Sequence[Region], decisions: Sequence[Decision | Refusal | None], widened: Sequence[Widened]
+) -> list[dict[str, Any]]:
+    """The report's entries; a region that only carries another's copies on counts as applied."""
+    own = {id(w.decision): w for w in widened}
+    carried = {t: w for w in widened for t in w.carried}
+    return [
+        entry(r, d, own.get(id(d)) if isinstance(d, Decision) else carried.get(r.tensor))
+        for r, d in zip(regions, decisions, strict=True)
+    ]
+
+
 def entry(region: Region, decision: Decision | Refusal | None, widened: Widened | None = None) -> dict[str, Any]:
     """The report's entry for one region."""
     q, walk = region.quantizer, region.walk
@@ -180,7 +232,9 @@ def entry(region: Region, decision: Decision | Refusal | None, widened: Widened 
             "consumers": widened.consumers,
         }
     elif widened is not None:
+        assert widened.decision.region.quantizer is not None
         _, wide = next(widened.quantized[o] for o in region.outputs if o in widened.quantized)
+        e["scale"] = widened.decision.region.quantizer.scale.tolist()
         up, low = wide.copies()
         e |= {
             "status": "applied",

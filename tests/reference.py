@@ -100,6 +100,7 @@ def layer_weights(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, Arr
     """For each weighted layer (by its name, or first output) the node and the constant at the end of its weight."""
     producer = {o: n for n in model.graph.node for o in n.output}
     constants = {t.name: t for t in model.graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
     found = {}
     for n in model.graph.node:
         if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
@@ -107,7 +108,9 @@ def layer_weights(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, Arr
             while name not in constants and name in producer:
                 name = producer[name].input[0]
             if name in constants:
-                found[n.name or n.output[0]] = (n, numpy_helper.to_array(constants[name]))
+                w = numpy_helper.to_array(constants[name])
+                w = np.moveaxis(w, 0, -1) if n.op_type == "MatMul" and w.ndim == 3 else w
+                found[n.name or n.output[0]] = (n, w)
     return found
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -42,7 +43,7 @@ class Style:
     weight: str = "int8"  # "float", "int8", "uint8", "int4", "fake" (float, Q, DQ), "clip" (int8, Clip, DQ)
     per_channel: bool = True  # of weights
     bias: str = "float"  # "none", "int32", "half" (int32 with half the scale), "int8" (own scale)
-    zero: str = "initializer"  # "constant", "identity", "cast", "absent", "vector" (shape [1])
+    zero: str = "initializer"  # "constant", "identity", "cast", "absent", "vector" (shape [1]), "output_dtype"
     domain: str = ""  # of Q and DQ
     half: bool = False  # float16
     pow2: bool = False  # steps are powers of two
@@ -50,6 +51,8 @@ class Style:
     listed: bool = False  # initializers are listed as graph inputs
     named: bool = True
     shuffled: bool = False
+    inferred: bool = False  # the file has shapes of all tensors
+    weight_constant: bool = False  # weights are Constant nodes
     batch: int | str = "N"
 
 
@@ -139,6 +142,12 @@ class Net:
         if self.style.listed:
             for t in g.initializer:
                 g.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+        if self.style.weight_constant:
+            for t in [t for t in g.initializer if t.name.endswith("_w")]:
+                g.node.insert(0, helper.make_node("Constant", [], [t.name], name=t.name + "/Constant", value=t))
+                g.initializer.remove(t)
+        if self.style.inferred:
+            model = onnx.shape_inference.infer_shapes(model)
         if self.style.shuffled:
             order = np.random.default_rng(1).permutation(len(g.node))
             nodes = [g.node[i] for i in order]
@@ -156,7 +165,7 @@ class Net:
         how, array = self.style.zero, np.asarray(value, DTYPES[dtype])
         if self.style.shared:
             return self.const(f"zero_{dtype}_{value}", array, array.dtype)
-        if how == "absent" and dtype == "uint8" and np.all(array == 0):
+        if np.all(array == 0) and ((how == "absent" and dtype == "uint8") or how == "output_dtype"):
             return ""
         if how == "constant":
             return self.op("Constant", out=name, value=numpy_helper.from_array(array, name))
@@ -187,7 +196,9 @@ class Net:
         scale_name = self.const(f"{tag}_scale", s)
         zero_name = self.zero_point(f"{tag}_zero", z if axis is None else np.full(s.shape, z), dtype)
         self.parameters = [scale_name] + ([zero_name] if zero_name else []), per
-        t = self.op("QuantizeLinear", tensor, *self.parameters[0], out=f"{tag}_q", domain=self.style.domain, **per)
+        typed = {"output_dtype": helper.np_dtype_to_tensor_dtype(np.dtype(DTYPES[dtype]))}
+        more = {**per, **(typed if self.style.zero == "output_dtype" else {})}
+        t = self.op("QuantizeLinear", tensor, *self.parameters[0], out=f"{tag}_q", domain=self.style.domain, **more)
         if bits:
             lo, hi = integer_range(dtype, bits)
             low, high = (self.const(f"{tag}_{n}", v, DTYPES[dtype]) for n, v in (("qmin", lo), ("qmax", hi)))
@@ -269,17 +280,17 @@ class Net:
     def channels(self, x: str, axis: int = 1) -> int:
         return int(self.values(x).shape[axis])
 
-    def conv(self, x: str, out: int = 8, kernel: int = 3, groups: int = 1, weight: str = "", **more: Any) -> str:
-        """Conv with padding; `weight` names one that exists already."""
+    def conv(self, x: str, out: int = 8, kernel: int = 3, groups: int = 1, weight: str = "", axis: int = 0) -> str:
+        """Conv with padding, of any rank; `weight` names one that exists already, `axis` is that of its steps."""
         inputs, name = self.channels(x), f"conv{self.count['Conv'] + 1}"
+        size = [kernel] * (self.values(x).ndim - 2)
         if weight:
             w, s = weight, np.asarray(1.0)
         else:
-            drawn = self.draw(out, inputs // groups, kernel, kernel, fan=inputs // groups * kernel**2)
-            w, s = self.weight(name + "_w", drawn)
-        b = [] if more.pop("bias", None) is False else self.bias(name + "_b", 0.3 * self.rng.standard_normal(out), x, s)
-        pads = [kernel // 2] * 4
-        return self.op("Conv", x, w, *b, kernel_shape=[kernel] * 2, pads=pads, group=groups, **more)
+            drawn = self.draw(out, inputs // groups, *size, fan=inputs // groups * kernel ** len(size))
+            w, s = self.weight(name + "_w", drawn, axis)
+        b = self.bias(name + "_b", 0.3 * self.rng.standard_normal(out), x, s)
+        return self.op("Conv", x, w, *b, kernel_shape=size, pads=[kernel // 2] * 2 * len(size), group=groups)
 
     def conv_transpose(self, x: str, out: int = 8, groups: int = 1) -> str:
         name, inputs = f"convtranspose{self.count['ConvTranspose'] + 1}", self.channels(x)
@@ -332,9 +343,9 @@ Topology = Callable[[Style], tuple[Net, tuple[Any, ...]]]
 IMAGE = (4, 6, 6)
 
 
-def image(style: Style, seed: int = 0, zero: str = "mid") -> tuple[Net, str]:
+def image(style: Style, shape: tuple[int, ...] = IMAGE, zero: str = "mid") -> tuple[Net, str]:
     """A net whose image input is quantized."""
-    n = Net(style, seed, x=IMAGE)
+    n = Net(style, x=shape)
     return n, n.qdq("x", zero)
 
 
@@ -351,11 +362,11 @@ def three_layers(style: Style) -> tuple[Net, tuple[Any, ...]]:
     return n, (n.qdq(n.conv(b), "mid"),)
 
 
-def activation(make: Callable[[Net, str], str], zero: str = "low", **more: Any) -> Topology:
+def activation(make: Callable[[Net, str], str], zero: str = "low", shape: tuple[int, ...] = IMAGE) -> Topology:
     """Conv, some function, quantizer, Conv."""
 
     def build(style: Style) -> tuple[Net, tuple[Any, ...]]:
-        n, x = image(style, **more)
+        n, x = image(style, shape)
         return n, (n.conv(n.qdq(make(n, n.conv(x)), zero)),)
 
     return build
@@ -367,6 +378,17 @@ def between(make: Callable[[Net, str], str]) -> Topology:
     def build(style: Style) -> tuple[Net, tuple[Any, ...]]:
         n, x = image(style)
         return n, (n.conv(make(n, n.qdq(n.op("Relu", n.conv(x))))),)
+
+    return build
+
+
+def readers(*make: Callable[[Net, str], str]) -> Topology:
+    """Several readers of one dequantized tensor, and the sum of what they give (or several outputs)."""
+
+    def build(style: Style) -> tuple[Net, tuple[Any, ...]]:
+        n, x = image(style)
+        a = n.qdq(n.op("Relu", n.conv(x)))
+        return n, tuple(dict.fromkeys(m(n, a) for m in make))
 
     return build
 
@@ -531,6 +553,124 @@ def float_read(style: Style) -> tuple[Net, tuple[Any, ...]]:
     return n, (n.op("Add", n.conv(n.qdq(r)), n.op("Sigmoid", r)),)
 
 
+def channels_last(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """Quantized in NHWC, as TensorFlow does."""
+    n, x = image(style, (6, 6, 4))
+    c = n.conv(n.op("Transpose", x, perm=[0, 3, 1, 2]))
+    a = n.qdq(n.op("Relu", n.op("Transpose", c, perm=[0, 2, 3, 1])))
+    return n, (n.conv(n.op("Transpose", a, perm=[0, 3, 1, 2])),)
+
+
+def many_dequantizers(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """Every reader has a DequantizeLinear of its own."""
+    n, x = image(style)
+    q = n.q(n.op("Relu", n.conv(x)))
+    a, b, c = (n.dq(q, out=f"reader{k}") for k in range(3))
+    return n, (n.op("Add", n.op("Add", n.conv(a), n.conv(b)), c),)
+
+
+def concat_twice(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """One tensor joined with itself, along a negative axis."""
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    return n, (n.conv(n.op("Concat", a, a, axis=-3)),)
+
+
+def concat_grouped(groups: int) -> Topology:
+    """Two wide tensors joined in front of a grouped or depthwise reader and a dense one."""
+
+    def build(style: Style) -> tuple[Net, tuple[Any, ...]]:
+        n, x = image(style)
+        parts = [n.qdq(n.op("Relu", n.conv(x))) for _ in range(2)]
+        c = n.op("Concat", *parts, axis=1)
+        return n, (n.conv(n.conv(c, 16, groups=groups), kernel=1), n.conv(c, kernel=1))
+
+    return build
+
+
+def batched(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """MatMul with a constant weight for every batch entry."""
+    n = Net(style, x=(4, 5, 12))
+    x = n.qdq("x", "mid")
+    parts = []
+    for k, (i, o) in enumerate(((12, 16), (16, 8))):
+        w = np.stack([n.draw(i, o, fan=i) for _ in range(4)])
+        parts.append(n.weight(f"w{k}", w, axis=2)[0])
+    y = n.op("Add", n.op("MatMul", x, parts[0]), n.const("b", 0.3 * n.rng.standard_normal(16)))
+    return n, (n.op("MatMul", n.qdq(n.op("Relu", y)), parts[1]),)
+
+
+def attention(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """MatMuls of two activations, which cannot read copies."""
+    n = Net(style, x=(5, 12))
+    x = n.qdq("x", "mid")
+    a, b = (n.qdq(n.matmul(x), "mid") for _ in range(2))
+    scores = n.op("Softmax", n.op("MatMul", a, n.op("Transpose", b, perm=[0, 2, 1])))
+    c = n.qdq(n.op("MatMul", scores, n.matmul(b)), "mid")
+    return n, (n.op("Add", n.matmul(c), n.matmul(a)),)
+
+
+def constant(shape: tuple[int, ...], first: bool = False) -> Callable[[Net, str], str]:
+    """Add of a constant and ReLU; `first` puts the constant on the left."""
+
+    def make(n: Net, x: str) -> str:
+        k = n.const("constant", 0.3 * n.rng.standard_normal(shape))
+        return n.op("Relu", n.op("Add", *((k, x) if first else (x, k))))
+
+    return make
+
+
+def tokens_constant(shape: tuple[int, ...], slope: bool = False) -> Topology:
+    """MatMul and a constant on a square (16 tokens, 16 features)."""
+
+    def build(style: Style) -> tuple[Net, tuple[Any, ...]]:
+        n = Net(style, x=(16, 12))
+        y = n.matmul(n.qdq("x", "mid"), 16, bias=slope)
+        k = n.const("constant", 0.3 * np.abs(n.rng.standard_normal(shape)))
+        y = n.op("PRelu", y, k) if slope else n.op("Relu", n.op("Add", y, k))
+        return n, (n.matmul(n.qdq(y), bias=False),)
+
+    return build
+
+
+def depthwise_zero_point(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """The bias of a depthwise reader is an integer whose zero-point is not 0."""
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    inputs = n.const("bias", np.arange(3, 11), np.int8), n.const("bias_step", 0.05), n.const("bias_zero", 5, np.int8)
+    b = n.op("DequantizeLinear", *inputs, out="bias_dq")
+    y = n.conv(a, groups=8)
+    n.nodes[-1].input[2] = b
+    return n, (n.conv(y, kernel=1),)
+
+
+def inner_names(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """The names that a rewrite would like are taken, outside and inside of a subgraph."""
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    y = n.op("Neg", a, out="relu1_wide")
+    chain = [a, "relu1_dq_wide", "conv1_w_wide", "conv2_w_wide", "relu1_up_copies", "inner"]
+    nodes = [helper.make_node("Neg", [i], [o]) for i, o in pairwise(chain)]
+    out = helper.make_tensor_value_info("inner", TensorProto.FLOAT, ["N", 8, 6, 6])
+    body = helper.make_graph(nodes, "body", [], [out])
+    z = n.op("If", n.const("condition", True, np.bool_), then_branch=body, else_branch=body)
+    return n, (n.op("Add", n.conv(a), n.op("Add", y, z)),)
+
+
+def integer_clip(low: int | None, high: int, dtype: str, relu: bool = True) -> Topology:
+    """An integer Clip that is no power of two, or has no lower bound, or acts as the ReLU."""
+
+    def build(style: Style) -> tuple[Net, tuple[Any, ...]]:
+        n, x = image(replace(style, dtype=dtype))
+        c = n.conv(x)
+        q = n.q(n.op("Relu", c) if relu else c, "mid" if dtype[0] == "i" else "low")
+        low_name = "" if low is None else n.const("low", low, DTYPES[dtype])
+        t = n.op("Clip", q, low_name, n.const("high", high, DTYPES[dtype]))
+        return n, (n.conv(n.dq(t, out="dequantized")),)
+
+    return build
+
+
 def prelu(slope: Callable[[Net], np.ndarray]) -> Callable[[Net, str], str]:
     return lambda n, x: n.op("PRelu", x, n.const("slope", slope(n)))
 
@@ -562,6 +702,67 @@ def transpose(n: Net, x: str) -> str:
 
 def pool(op: str, **attributes: Any) -> Callable[[Net, str], str]:
     return lambda n, x: n.op(op, x, **attributes)
+
+
+pooled = pool("MaxPool", kernel_shape=[2, 2])
+average = pool("AveragePool", kernel_shape=[2, 2])
+
+
+def shuffle(n: Net, x: str) -> str:
+    """Channels of two groups change places."""
+    five = n.op("Reshape", x, n.ints("five", 0, 2, 4, 6, 6))
+    return n.op("Reshape", n.op("Transpose", five, perm=[0, 2, 1, 3, 4]), n.ints("four", 0, 8, 6, 6))
+
+
+def image_tokens(n: Net, x: str) -> str:
+    return n.op("Transpose", n.op("Reshape", x, n.ints("rows", 0, 8, 36)), perm=[0, 2, 1])
+
+
+def split_heads(n: Net, x: str) -> str:
+    heads = n.op("Transpose", n.op("Reshape", x, n.ints("heads", 0, 5, 4, 4)), perm=[0, 2, 1, 3])
+    return n.op("Reshape", n.op("Transpose", heads, perm=[0, 2, 1, 3]), n.ints("merged", 0, 5, 16))
+
+
+def one_channel(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    n, x = image(style)
+    return n, (n.conv(n.qdq(n.op("Relu", n.conv(x, 1)))),)
+
+
+def tokens_readers(*make: Callable[[Net, str], str]) -> Topology:
+    """Several readers of a sequence of 5 tokens with 16 features."""
+
+    def build(style: Style) -> tuple[Net, tuple[Any, ...]]:
+        n = Net(style, x=(5, 12))
+        a = n.qdq(n.op("Relu", n.matmul(n.qdq("x", "mid"), 16)))
+        return n, tuple(m(n, a) for m in make)
+
+    return build
+
+
+def resize_requantized(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    return n, (n.conv(n.qdq(resize(n, a), scale=n.initializers["relu1_scale"])),)
+
+
+def requantized_twice(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    return n, (n.conv(n.qdq(a, tag="again", scale=n.initializers["relu1_scale"])),)
+
+
+def requantized_coarser(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """A second quantizer of a smaller range behind the first."""
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    b = n.qdq(a, tag="again", scale=0.7 * n.initializers["relu1_scale"])
+    return n, (n.op("Add", n.conv(b), n.conv(a)),)
+
+
+def layer_output(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    n, x = image(style)
+    c = n.conv(x)
+    return n, (n.conv(n.qdq(n.op("Relu", c))), c)
 
 
 def squeeze_gemm(n: Net, x: str) -> str:
@@ -666,8 +867,65 @@ TOPOLOGIES = [
     Case("integer_reshape", inside(reshape)),
 ]
 
+VARIANTS = [
+    Case("conv1d", activation(relu, shape=(4, 16))),
+    Case("conv3d", activation(relu, shape=(4, 4, 4, 4))),
+    Case("one_channel", one_channel),
+    Case("channels_last", channels_last, wide=_wide("relu1", "late")),
+    Case("many_dequantizers", many_dequantizers),
+    Case("concat_twice", concat_twice),
+    Case("concat_depthwise", concat_grouped(16), wide=_wide("relu1", "early", relu2="early")),
+    Case("concat_grouped", concat_grouped(2), wide=_wide("relu1", "early", relu2="early")),
+    Case("batched_matmul", batched),
+    Case("attention", attention, wide={"add1": "late", "add2": "late", "matmul5": "late"}),
+    Case("pooled_output", readers(pooled, lambda n, a: n.conv("maxpool1"))),
+    Case("depthwise_chain", readers(lambda n, a: n.conv(n.conv(n.conv(a, groups=8), groups=8), kernel=1))),
+    Case("depthwise_pool", readers(lambda n, a: n.conv(average(n, n.conv(a, 16, groups=8)), kernel=1))),
+    Case("depthwise_flatten", readers(lambda n, a: n.gemm(n.op("Flatten", n.conv(a, groups=8))))),
+    Case("depthwise_zero_point", depthwise_zero_point),
+    Case("groups_mixed", readers(Net.conv, *[lambda n, a, g=g: n.conv(a, groups=g) for g in (2, 4)])),
+    Case("groups_and_depthwise", readers(Net.conv, *[lambda n, a, g=g: n.conv(a, groups=g) for g in (2, 8)])),
+    Case("channel_shuffle", readers(Net.conv, lambda n, a: n.conv(shuffle(n, a), groups=2))),
+    Case("weight_per_input", readers(lambda n, a: n.conv(a, axis=1))),
+    Case("weight_per_input_grouped", readers(Net.conv, lambda n, a: n.conv(a, groups=2, axis=1))),
+    Case("tokens_from_image", readers(lambda n, a: n.matmul(image_tokens(n, a)))),
+    Case("split_heads", tokens_readers(Net.matmul, lambda n, a: n.matmul(split_heads(n, a)))),
+    Case("tokens_flattened", tokens_readers(lambda n, a: n.gemm(n.op("Reshape", a, n.ints("rows", -1, 16))))),
+    Case("pad_reflect", between(lambda n, x: n.op("Pad", x, n.ints("p", 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"))),
+    Case("pad_channels", readers(Net.conv, lambda n, a: n.conv(n.op("Pad", a, n.ints("p", 0, 1, 0, 0, 0, 1, 0, 0))))),
+    Case("shape_read", readers(lambda n, a: n.op("Reshape", n.conv(a), n.op("Shape", a)))),
+    Case(
+        "gated", readers(lambda n, a: n.op("Mul", a, n.op("Sigmoid", n.conv(n.op("GlobalAveragePool", a), kernel=1))))
+    ),
+    Case("added_to_itself", readers(Net.conv, lambda n, a: n.op("Add", a, a))),
+    Case("resize_requantized", resize_requantized, wide=_wide("relu1", "early", resize1="carried")),
+    Case("requantized_twice", requantized_twice, wide=_wide("relu1", "early", relu1_dq="carried")),
+    Case("requantized_coarser", requantized_coarser, wide=_wide("relu1", "early", relu1_dq="late")),
+    Case("layer_output", layer_output, wide=_wide("relu1", "late")),
+    Case("add_per_channel", activation(constant((8, 1, 1), first=True))),
+    Case("add_per_channel_4d", activation(constant((1, 8, 1, 1)))),
+    Case("add_number", activation(constant(()))),
+    Case("add_map", activation(constant((8, 6, 6))), wide=_wide("relu1", "late")),
+    Case("add_width", activation(constant((8,)), shape=(4, 6, 8)), wide=_wide("relu1", "late")),
+    Case("add_height", activation(constant((1, 1, 8, 1)), shape=(4, 8, 6)), wide=_wide("relu1", "late")),
+    Case(
+        "prelu_width",
+        activation(prelu(lambda n: n.rng.uniform(0, 0.5, 8)), shape=(4, 6, 8)),
+        wide=_wide("prelu1", "late"),
+    ),
+    Case("tokens_add_rows", tokens_constant((16, 1)), wide=_wide("relu1", "late")),
+    Case("tokens_add_channels", tokens_constant((1, 1, 16))),
+    Case("tokens_add_matrix", tokens_constant((16, 16)), wide=_wide("relu1", "late")),
+    Case("tokens_prelu_rows", tokens_constant((16, 1), slope=True), wide=_wide("prelu1", "late")),
+    Case("inner_names", inner_names),
+    Case("clip_200", integer_clip(0, 200, "uint8")),
+    Case("clip_open", integer_clip(None, 100, "int8")),
+    Case("clip_is_relu", integer_clip(0, 100, "int8", relu=False), wide=_wide("conv1", "early")),
+]
+
 THREE = _wide("relu1", "early", conv2="early")
 LATE = _wide("relu1", "late")
+DEPTHWISE = RESIDUAL = _wide("relu1", "early", relu2="late")
 
 
 def _dialect(name: str, topology: Topology = conv_relu_conv, wide: dict[str, str] | None = None, **style: Any) -> Case:
@@ -703,10 +961,32 @@ DIALECTS = [
     _dialect("bias_half_pow2", three_layers, bias="half", pow2=True, exact=False),
     _dialect("bias_int32_gemm", gemm(1), bias="int32", pow2=True, exact=False),
     _dialect("bias_int32_batch_norm", activation(lambda n, x: n.op("Relu", n.batch_norm(x))), bias="int32"),
+    _dialect("bias_none_gemm", gemm(1, alpha=0.5, beta=2.0), bias="none", exact=False),
+    _dialect("bias_none_transposed", transposed, bias="none", exact=False),
+    _dialect("bias_none_depthwise", grouped(8), bias="none", exact=False, wide=DEPTHWISE),
+    _dialect("bias_int32_gemm_alpha", gemm(0, alpha=0.5, beta=2.0), bias="int32", exact=False),
+    _dialect("bias_int32_transposed", transposed, bias="int32", exact=False),
+    _dialect("bias_int32_depthwise", grouped(8), bias="int32", exact=False, wide=DEPTHWISE),
+    _dialect("bias_int32_residual", residual, bias="int32", exact=False, wide=RESIDUAL),
     _dialect("bias_int8", bias="int8", wide=LATE),
     *[_dialect(f"zero_{z}", three_layers, zero=z) for z in ("constant", "identity", "cast", "absent")],
     _dialect("zero_vector", zero="vector"),
-    _dialect("float16", half=True, opset=19, pow2=True, exact=False),
+    _dialect("zero_output_dtype", zero="output_dtype", dtype="int8", opset=21),
+    _dialect("float16", half=True, opset=19, exact=False, wide=LATE),
+    _dialect("float16_pow2", half=True, opset=19, pow2=True, exact=False, wide=LATE),
+    _dialect("float16_weight", half=True, opset=19, pow2=True, weight="float", exact=False, wide=LATE),
+    _dialect(
+        "float16_gelu", tokens(Net.gelu, zero="mid"), half=True, opset=19, exact=False, wide=_wide("mul2", "late")
+    ),
+    _dialect("int8_residual", residual, dtype="int8", wide=RESIDUAL),
+    _dialect("int4_residual", residual, dtype="int4", opset=21, wide=RESIDUAL),
+    _dialect("qcdq2_residual", residual, bits=2, wide=RESIDUAL),
+    _dialect("qcdq2_depthwise", grouped(8), bits=2, wide=DEPTHWISE),
+    _dialect("uint4_grouped", grouped(2), dtype="uint4", opset=21, wide=DEPTHWISE),
+    _dialect("contrib_residual", residual, domain="com.microsoft", bias="int32", exact=False, wide=RESIDUAL),
+    _dialect("weight_constant", weight_constant=True),
+    _dialect("value_info", residual, inferred=True, wide=RESIDUAL),
+    _dialect("value_info_flatten", classifier(pool("Flatten")), inferred=True),
     _dialect("shared_parameters", three_layers, shared=True, per_channel=False),
     _dialect("shared_weight", shared_weight, wide=_wide("relu1", "early", relu2="early")),
     _dialect("listed_inputs", three_layers, listed=True),
@@ -715,7 +995,7 @@ DIALECTS = [
     _dialect("fixed_batch", three_layers, batch=2),
 ]
 
-CASES = {c.name: c for c in (*TOPOLOGIES, *DIALECTS)}
+CASES = {c.name: c for c in (*TOPOLOGIES, *VARIANTS, *DIALECTS)}
 
 
 @cache
