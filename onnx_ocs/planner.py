@@ -125,6 +125,7 @@ class Planner:
             if c is not None and statistics.histograms[k].exponent is not None:
                 self.candidates.append(c)
         self.statistics = statistics
+        self.channels = sum(c.region.walk.channels for c in self.candidates if c.region.walk is not None)
 
     def _candidate(self, k: int, r: Region, mode: str) -> Candidate | None:
         assert r.walk is not None and r.quantizer is not None
@@ -185,6 +186,16 @@ class Planner:
         )
         return float((r.gain * (square - m * m)).sum() + own.sum())
 
+    def at(self, c: Candidate, choice: Choice | None) -> float:
+        """J of what a plan does with a candidate."""
+        q = c.region.quantizer
+        assert q is not None
+        if choice is None:
+            zero = np.zeros(len(c.readers.gain), np.int64)
+            return self.distortion(c, int(np.flatnonzero(c.steps == 1)[0]), zero, zero)
+        factor = float(np.mean(choice.scale)) / float(np.mean(q.scale))
+        return self.distortion(c, int(np.argmin(np.abs(c.steps - factor))), choice.copies, choice.copies_low)
+
     def _choose(self, c: Candidate, price: float, rescale: bool) -> tuple[int, Array, Array]:
         """The best step and copies of one region at a price per MAC (the coherent part by its diagonal)."""
         best: tuple[float, int, Array, Array] | None = None
@@ -211,10 +222,9 @@ class Planner:
         """What choices cost: share of extra MACs, and mean copies a channel over all candidates."""
         into: dict[int, float] = {}
         out: dict[int, float] = {}
-        copies = channels = 0
+        copies = 0
         for c in self.candidates:
             assert c.region.walk is not None
-            channels += c.region.walk.channels
             if c.index not in choices:
                 continue
             n = int(choices[c.index].copies.sum() + choices[c.index].copies_low.sum())
@@ -225,7 +235,7 @@ class Planner:
             if c.mode == "early" and isinstance(c.region.early, Early):
                 out[id(c.region.early.layer)] = share
         macs = sum(b * (1 + into.get(k, 0.0)) * (1 + out.get(k, 0.0)) for k, b in self.base.items() if b)
-        return (macs / self.total - 1 if self.total else 0.0), copies / max(channels, 1)
+        return (macs / self.total - 1 if self.total else 0.0), copies / max(self.channels, 1)
 
     def _within(self, choices: Mapping[int, Choice], budget: Budget) -> bool:
         macs, ratio = self.spend(choices)

@@ -32,9 +32,12 @@ log = logging.getLogger(__name__)
 
 Objective = Literal["auto", "sqnr", "kl"]
 BATCH = 8
-HELD_OUT = 64  # most samples on which plans are compared
+HELD_OUT = 256  # most samples on which plans are compared
 HELD_BYTES = 1 << 28
 WEIGHING_SECONDS = 25.0
+JUDGING_SECONDS = 0.7  # one comparison of plans takes about so long at most
+REWEIGH = 3  # times that the tensors are weighed again at the plan
+ROUNDS = 3  # of rolling back and spending again
 NOTICEABLE = 1e-3  # relative improvement of the objective that is more than noise
 
 
@@ -48,7 +51,9 @@ class PlanOptions:
         copies: most copies a channel.
         rescale: whether steps may be re-chosen.
         mode: where the copies are made.
-        objective: what the final choice minimises: "sqnr", "kl" (divergence of the class scores), or "auto".
+        objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
+            "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
+            and one that wins by either alone tends to lose by the other.
         include: only tensors that match one of these globs.
         exclude: no tensor that matches one of these.
         stats: file that keeps the statistics.
@@ -127,14 +132,22 @@ class _Judge:
         float_model: Session | None,
         objective: Objective,
     ) -> None:
-        self.board, self.feeds = board, feeds
-        self.references = []
+        self.board, self.feeds = board, []
+        self.references: list[Array] = []
+        everything = {k: narrow(r.quantizer) for k, r in enumerate(board.regions) if r.quantizer is not None}
+        spent = 0.0
         for f in feeds:
             out = board.run(f, {}) if float_model is None else next(iter(float_model.run(f).values()))
             self.references.append(np.asarray(out, np.float64))
+            self.feeds.append(f)
+            start = time.perf_counter()
+            board.run(f, everything)
+            spent += time.perf_counter() - start
+            if spent > JUDGING_SECONDS:
+                break
         first = self.references[0]
         scores = first.ndim == 2 and first.shape[1] > 1
-        self.objective = objective if objective != "auto" else "kl" if scores else "sqnr"
+        self.objective = objective if objective != "auto" else "kl and sqnr" if scores else "sqnr"
         if self.objective == "kl" and not scores:
             raise UserError(
                 "the objective 'kl' needs an output of class scores, (samples, classes): use --objective sqnr"
@@ -148,12 +161,14 @@ class _Judge:
             out = np.asarray(self.board.run(f, settings), np.float64)
             noise += float(((out - ref) ** 2).sum())
             signal += float((ref**2).sum())
-            if self.objective == "kl":
+            if self.objective != "sqnr":
                 p, q = _log_softmax(ref), _log_softmax(out)
                 divergence += float((np.exp(p) * (p - q)).sum())
                 count += len(ref)
         sqnr = 10 * np.log10(signal / noise) if noise > 0 and signal > 0 else np.inf
-        return (divergence / max(count, 1) if self.objective == "kl" else noise / max(signal, 1e-30)), float(sqnr)
+        error, kl = noise / max(signal, 1e-30), max(divergence, 0.0) / max(count, 1)
+        value = {"sqnr": error, "kl": kl}.get(self.objective, float(np.sqrt(error * kl)))
+        return value, float(sqnr)
 
 
 def _log_softmax(x: Array) -> Array:
@@ -169,7 +184,7 @@ def _weigh(
     feeds: Sequence[Mapping[str, Array]],
     progress: Callable[[str, int, int | None], None],
 ) -> None:
-    """lambda: error at the output when one tensor alone is quantized, over its predicted J."""
+    """Weights: error at the output when one tensor alone is quantized, over its predicted J."""
     start = time.perf_counter()
     few = [{k: v[:2] for k, v in feeds[0].items()}] if all(v.ndim for v in feeds[0].values()) else list(feeds[:1])
     try:
@@ -195,6 +210,35 @@ def _weigh(
         j = planner.distortion(c, int(np.flatnonzero(c.steps == 1)[0]), zero, zero)
         c.weight = d / count / j if j > 0 else 0.0
     progress("weighing tensors", len(planner.candidates), len(planner.candidates))
+
+
+def _weigh_in_place(
+    planner: Planner, judge: _Judge, choices: Mapping[int, Choice], progress: Callable[[str, int, int | None], None]
+) -> None:
+    """Weights at the plan: what the objective gains when one quantizer is switched off while all others are on.
+
+    Quantization errors of a low-bit network do not add up: a tensor's error counts for less behind another that has
+    already done the damage.  The weight is the geometric mean with the old one, so that one noisy measurement does
+    not turn the plan around.
+    """
+    settings = planner.settings(choices)
+    now, _ = judge(settings)
+    gains, predicted = [], []
+    for n, c in enumerate(planner.candidates):
+        progress("weighing in place", n, len(planner.candidates))
+        off = {k: s for k, s in settings.items() if k != c.index}
+        gains.append(max(now - judge(off)[0], 0.0))
+        predicted.append(planner.at(c, choices.get(c.index)))
+    progress("weighing in place", len(planner.candidates), len(planner.candidates))
+    floor = 0.02 * max(gains, default=0.0)
+    fresh = [max(g, floor) / p if p > 0 else 0.0 for g, p in zip(gains, predicted, strict=True)]
+    old = np.asarray([c.weight for c in planner.candidates])
+    new = np.asarray(fresh)
+    both = (old > 0) & (new > 0)
+    if both.any():
+        new = new * np.exp(np.mean(np.log(old[both])) - np.mean(np.log(new[both])))
+    for c, o, w in zip(planner.candidates, old, new, strict=True):
+        c.weight = float(np.sqrt(o * w)) if o > 0 and w > 0 else float(o)
 
 
 def _roll_back(
@@ -272,9 +316,28 @@ def make_plan(
     before = judge(planner.settings({}))
     found: dict[str, Any] = {"objective": judge.objective, "before": before, "candidates": {}}
     budget = Budget(options.budget, options.ratio)
-    best = _best(planner, judge, budget, options.rescale, found["candidates"])
-    name, choices = best
-    choices, dropped = _roll_back(planner, judge, choices, context.progress)
+    name, choices = _best(planner, judge, budget, options.rescale, found["candidates"])
+    for turn in range(REWEIGH):
+        _weigh_in_place(planner, judge, choices, context.progress)
+        again = planner.allocate(budget, options.rescale)
+        value, sqnr = judge(planner.settings(again))
+        label = f"weighed in place, turn {turn + 1}"
+        found["candidates"][label] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again)}
+        if value >= judge(planner.settings(choices))[0] * (1 - NOTICEABLE):
+            break
+        name, choices = label, again
+    dropped: list[int] = []
+    for _ in range(ROUNDS):
+        choices, out = _roll_back(planner, judge, choices, context.progress)
+        dropped += out
+        if not out:
+            break
+        # what was given back may be spent elsewhere
+        planner.candidates = [c for c in planner.candidates if c.index not in out]
+        again = planner.allocate(budget, options.rescale)
+        if judge(planner.settings(again))[0] >= judge(planner.settings(choices))[0] * (1 - NOTICEABLE):
+            break
+        choices = again
     after = judge(planner.settings(choices))
     if after[0] > before[0] * (1 - NOTICEABLE):
         choices, after = {}, before

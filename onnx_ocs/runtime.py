@@ -31,6 +31,8 @@ def _options(level: str, fusion: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
     options.log_severity_level = 4
+    # many short-lived sessions: threads that spin would take the time of the next one
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not fusion:
         # onnxruntime quantizes float weights behind a DequantizeLinear silently, from ENABLE_BASIC on
         options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -75,7 +75,9 @@ def show_rewrite(console: Console, report: Report) -> None:
         for r in applied:
             x = r["x_clip"]
             most = max(r["copies"], default=0) + 1
-            after = [v * most for v in x] if isinstance(x, list) else x * most
+            now, old = (v if isinstance(v, list) else [v] for v in (r["scale"], r["scale_before"]))
+            factor = most * max(n / o for n, o in zip(now, old, strict=True))
+            after = [v * factor for v in x] if isinstance(x, list) else x * factor
             shown = [_short(r["tensor"], 44), r["activation"], r["mode"], str(r["channels"]), _copies(r)]
             table.add_row(*shown, _number(x), _number(after))
         console.print(table)

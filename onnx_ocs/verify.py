@@ -100,7 +100,8 @@ class Difference:
         if exact is not None:
             distance = np.abs(np.abs(exact.reshape(-1)[where] % 1.0) - 0.5)
             tie = distance < 1e-5
-            self.off_tie += int(np.sum((distance > TIE_WINDOW + 16 * noise) & (np.abs(d) == 1)))
+            if 16 * noise < TIE_WINDOW:  # finer steps than the float arithmetic in front of them resolves have no ties
+                self.off_tie += int(np.sum((distance > TIE_WINDOW + 16 * noise) & (np.abs(d) == 1)))
         self.ties += int(tie.sum())
         self.shift += float(d[~tie].sum())
 
