@@ -107,13 +107,13 @@ def tabulate(h: Histogram, scale: float, low: int, high: int, copies: int) -> Ta
     v = edges[:, None] + width * (np.arange(POINTS) + 0.5) / POINTS
     steps = np.rint(v / scale)
     square, mean = np.zeros((BINS, 2, copies + 1)), np.zeros((BINS, 2, copies + 1))
-    for side, (sign, room) in enumerate(((1, high), (-1, low))):
-        mine = v * sign > 0
-        for n in range(copies + 1):
-            bounded = np.minimum(steps, (n + 1) * room) if side == 0 else np.maximum(steps, -(n + 1) * room)
-            error = np.where(mine, v - bounded * scale, 0.0)
-            square[:, side, n] = (error**2).mean(1)
-            mean[:, side, n] = error.mean(1)
+    for side, room in enumerate((high, low)):
+        mine = edges >= 0 if side == 0 else edges < 0
+        most = (np.arange(copies + 1) + 1) * room
+        x, k = (np.abs(t[mine])[:, None, :] for t in (v, steps))
+        error = x - np.minimum(k, most[:, None]) * scale  # (bins, copies, points)
+        square[mine, side] = np.einsum("bnp,bnp->bn", error, error) / POINTS
+        mean[mine, side] = error.mean(2) * (1 if side == 0 else -1)
     counts = h.counts.astype(np.float64)
     total = np.maximum(h.total, 1)[:, None]
     shape = (len(counts), 2, copies + 1)

@@ -67,12 +67,17 @@ class Candidate:
         readers: how its readers weigh errors.
         mode: "early" or "late".
         macs: MACs that one copy costs.
-        weight: lambda.
+        damage: error at the model's output when this tensor alone is quantized as it is.
+        weight: lambda, what the allocation multiplies J with.
         steps: the steps that may be chosen, factors of the old one.
         limit: most copies (early mode behind a bound).
         uniform: whether all channels must get the same number of copies.
         bound: values above it never existed (a folded ReLU6).
         tables: errors by step.
+        savings: what every further copy saves, by step: float32 (C, 2, N).
+        bases: error without copies, by step.
+        sorted: all savings of a step in ascending order.
+        sums: their running sums, starting at 0.
     """
 
     index: int
@@ -80,12 +85,17 @@ class Candidate:
     readers: Readers
     mode: str
     macs: float
+    damage: float = 0.0
     weight: float = 1.0
     steps: Array = field(default_factory=lambda: np.ones(1))
     limit: float = np.inf
     uniform: bool = False
     bound: float = np.inf
     tables: list[Table] = field(default_factory=list)
+    savings: list[Array] = field(default_factory=list)
+    bases: list[float] = field(default_factory=list)
+    sorted: list[Array] = field(default_factory=list)
+    sums: list[Array] = field(default_factory=list)
 
 
 class Planner:
@@ -186,6 +196,16 @@ class Planner:
         )
         return float((r.gain * (square - m * m)).sum() + own.sum())
 
+    def weigh(self, exponent: float) -> None:
+        """Set lambda to damage ** exponent / J.
+
+        With exponent 1 it is the measured error at the output per unit of J.  Errors of many tensors together do not
+        add up, and the largest count for less than they do alone: smaller exponents flatten the differences.
+        """
+        for c in self.candidates:
+            j = self.at(c, None)
+            c.weight = c.damage**exponent / j if j > 0 and c.damage > 0 else 0.0
+
     def at(self, c: Candidate, choice: Choice | None) -> float:
         """J of what a plan does with a candidate."""
         q = c.region.quantizer
@@ -196,27 +216,48 @@ class Planner:
         factor = float(np.mean(choice.scale)) / float(np.mean(q.scale))
         return self.distortion(c, int(np.argmin(np.abs(c.steps - factor))), choice.copies, choice.copies_low)
 
-    def _choose(self, c: Candidate, price: float, rescale: bool) -> tuple[int, Array, Array]:
-        """The best step and copies of one region at a price per MAC (the coherent part by its diagonal)."""
-        best: tuple[float, int, Array, Array] | None = None
-        gain, extra = c.readers.gain[:, None], (c.readers.gain_mean - c.readers.gain)[:, None]
-        toll = price * c.macs * np.arange(self.copies + 1)
+    def prepare(self, most: int) -> None:
+        """Get ready to allocate with at most so many copies a channel."""
+        for c in self.candidates:
+            self._prepare(c, most)
+
+    def _prepare(self, c: Candidate, most: int) -> None:
+        """Sort, for every step, what each further copy saves: any price is then answered by a search.
+
+        `saving[c, side, n]` is what copy n + 1 saves, made non-increasing in n (a later copy is worth nothing without
+        the earlier ones); at a price t a channel takes the copies that save more than t.  The coherent part enters by
+        its diagonal.
+        """
+        gain = c.readers.gain[:, None, None]
+        extra = np.maximum(c.readers.gain_mean - c.readers.gain, 0)[:, None, None]
+        c.savings, c.bases, c.sorted, c.sums = [], [], [], []
         for s, t in enumerate(c.tables):
-            up_room, low_room = self.room(c, s)
-            if c.steps[s] != 1 and (not rescale or up_room < 0):
+            e = gain * t.square + extra * t.mean**2
+            if c.uniform:
+                e = np.broadcast_to(e.mean(0), e.shape)
+            saving = np.minimum.accumulate(np.maximum(e[:, :, :-1] - e[:, :, 1:], 0), axis=2)
+            for side, room in enumerate(self.room(c, s)):
+                saving[:, side, max(min(room, most), 0) :] = 0
+            ordered = np.sort(saving, axis=None)
+            c.savings.append(saving.astype(np.float32))
+            c.bases.append(float(e[:, :, 0].sum()))
+            c.sorted.append(ordered)
+            c.sums.append(np.concatenate([[0.0], np.cumsum(ordered)]))
+
+    def _choose(self, c: Candidate, price: float, rescale: bool) -> tuple[int, Array, Array]:
+        """The best step and copies of one region at a price per MAC."""
+        t = price * c.macs / c.weight if c.weight > 0 else np.inf
+        best, chosen = np.inf, int(np.flatnonzero(c.steps == 1)[0])
+        for s, (ordered, sums) in enumerate(zip(c.sorted, c.sums, strict=True)):
+            if c.steps[s] != 1 and (not rescale or self.room(c, s)[0] < 0):
                 continue
-            up_room = max(up_room, 0)
-            picks, loss = [], 0.0
-            for side, room in ((0, up_room), (1, low_room)):
-                e = gain * t.square[:, side, : room + 1] + np.maximum(extra, 0) * t.mean[:, side, : room + 1] ** 2
-                e = c.weight * e + toll[: room + 1]
-                n = np.full(len(e), int(e.sum(0).argmin())) if c.uniform else e.argmin(1)
-                picks.append(n)
-                loss += float(np.take_along_axis(e, n[:, None], 1).sum())
-            if best is None or loss < best[0] * (1 - 1e-9):
-                best = loss, s, picks[0], picks[1]
-        assert best is not None
-        return best[1], best[2], best[3]
+            first = int(np.searchsorted(ordered, t, side="right"))
+            taken = len(ordered) - first
+            loss = c.bases[s] - ((sums[-1] - sums[first]) - (t * taken if taken else 0.0))
+            if loss < best * (1 - 1e-9):
+                best, chosen = loss, s
+        counts = (c.savings[chosen] > t).sum(2)
+        return chosen, counts[:, 0], counts[:, 1]
 
     def spend(self, choices: Mapping[int, Choice]) -> tuple[float, float]:
         """What choices cost: share of extra MACs, and mean copies a channel over all candidates."""

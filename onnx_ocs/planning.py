@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -34,10 +33,11 @@ Objective = Literal["auto", "sqnr", "kl"]
 BATCH = 8
 HELD_OUT = 256  # most samples on which plans are compared
 HELD_BYTES = 1 << 28
-WEIGHING_SECONDS = 25.0
-JUDGING_SECONDS = 0.7  # one comparison of plans takes about so long at most
-REWEIGH = 3  # times that the tensors are weighed again at the plan
-ROUNDS = 3  # of rolling back and spending again
+# Shares of work that do not depend on the machine, so that a plan does not either
+WEIGHING_MACS = 4e10  # for all tensors together
+JUDGING_MACS = 1e10  # for one comparison of plans
+EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts (Planner.weigh)
+FEW = 2  # copies a channel, as an alternative to as many as allowed
 NOTICEABLE = 1e-3  # relative improvement of the objective that is more than noise
 
 
@@ -132,19 +132,11 @@ class _Judge:
         float_model: Session | None,
         objective: Objective,
     ) -> None:
-        self.board, self.feeds = board, []
+        self.board, self.feeds = board, feeds
         self.references: list[Array] = []
-        everything = {k: narrow(r.quantizer) for k, r in enumerate(board.regions) if r.quantizer is not None}
-        spent = 0.0
         for f in feeds:
             out = board.run(f, {}) if float_model is None else next(iter(float_model.run(f).values()))
             self.references.append(np.asarray(out, np.float64))
-            self.feeds.append(f)
-            start = time.perf_counter()
-            board.run(f, everything)
-            spent += time.perf_counter() - start
-            if spent > JUDGING_SECONDS:
-                break
         first = self.references[0]
         scores = first.ndim == 2 and first.shape[1] > 1
         self.objective = objective if objective != "auto" else "kl and sqnr" if scores else "sqnr"
@@ -184,32 +176,29 @@ def _weigh(
     feeds: Sequence[Mapping[str, Array]],
     progress: Callable[[str, int, int | None], None],
 ) -> None:
-    """Weights: error at the output when one tensor alone is quantized, over its predicted J."""
-    start = time.perf_counter()
-    few = [{k: v[:2] for k, v in feeds[0].items()}] if all(v.ndim for v in feeds[0].values()) else list(feeds[:1])
-    try:
-        references = [board.run(f, {}) for f in few]
-    except Exception:  # a fixed batch: take the feed whole
-        few = list(feeds[:1])
-        references = [board.run(f, {}) for f in few]
-    once = time.perf_counter() - start
-    rounds = max(1, min(4, int(WEIGHING_SECONDS / max(once * len(planner.candidates), 1e-6)), len(feeds)))
-    if rounds > 1:
-        few = list(feeds[:rounds])
-        references = [board.run(f, {}) for f in few]
+    """Measure what each tensor's quantizer alone does to the output."""
+    wanted = max(2, min(16, int(WEIGHING_MACS / max(planner.total * len(planner.candidates), 1))))
+    few = _first(feeds, wanted)
+    references = [board.run(f, {}).astype(np.float64) for f in few]
     for n, c in enumerate(planner.candidates):
         progress("weighing tensors", n, len(planner.candidates))
         q = c.region.quantizer
         assert q is not None
-        d = count = 0.0
-        for f, ref in zip(few, references, strict=True):
-            out = board.run(f, {c.index: narrow(q)})
-            d += float(((out.astype(np.float64) - ref) ** 2).sum())
-            count += len(ref) if ref.ndim else 1
-        zero = np.zeros(len(c.readers.gain), np.int64)
-        j = planner.distortion(c, int(np.flatnonzero(c.steps == 1)[0]), zero, zero)
-        c.weight = d / count / j if j > 0 else 0.0
+        outputs = (board.run(f, {c.index: narrow(q)}) for f in few)
+        c.damage = sum(float(((out - ref) ** 2).sum()) for out, ref in zip(outputs, references, strict=True))
     progress("weighing tensors", len(planner.candidates), len(planner.candidates))
+
+
+def _first(feeds: Sequence[Mapping[str, Array]], samples: int) -> list[Mapping[str, Array]]:
+    """The first feeds, up to a number of samples (whole feeds, at least one)."""
+    chosen: list[Mapping[str, Array]] = []
+    count = 0
+    for f in feeds:
+        if chosen and count >= samples:
+            break
+        chosen.append(f)
+        count += len(next(iter(f.values()), np.zeros(1)))
+    return chosen
 
 
 def _weigh_in_place(
@@ -247,11 +236,8 @@ def _roll_back(
     """Leave out, one by one, the regions without which the held-out objective is better."""
     kept, dropped = dict(choices), []
     now, _ = judge(planner.settings(kept))
-    start = time.perf_counter()
     for n, k in enumerate(list(choices)):
         progress("checking regions", n, len(choices))
-        if n and (time.perf_counter() - start) / n * len(choices) > 8 * WEIGHING_SECONDS:
-            break
         trial = {i: c for i, c in kept.items() if i != k}
         then, _ = judge(planner.settings(trial))
         if then < now * (1 - NOTICEABLE):
@@ -307,43 +293,37 @@ def make_plan(
     )
     planner.tabulate(options.rescale)
     _weigh(planner, board, learn, context.progress)
+    wanted = max(8, int(JUDGING_MACS / max(planner.total, 1)))
     judge = _Judge(
         board,
-        held,
+        _first(held, wanted),
         None if float_model is None else Session(float_model, "enable_all", fusion=False),
         options.objective,
     )
     before = judge(planner.settings({}))
     found: dict[str, Any] = {"objective": judge.objective, "before": before, "candidates": {}}
     budget = Budget(options.budget, options.ratio)
-    name, choices = _best(planner, judge, budget, options.rescale, found["candidates"])
-    for turn in range(REWEIGH):
-        _weigh_in_place(planner, judge, choices, context.progress)
+    name, choices = _best(planner, judge, budget, options, context.progress, found["candidates"])
+    _weigh_in_place(planner, judge, choices, context.progress)
+    again = planner.allocate(budget, options.rescale)
+    value, sqnr = judge(planner.settings(again))
+    found["candidates"]["weighed in place"] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again)}
+    if value < judge(planner.settings(choices))[0] * (1 - NOTICEABLE):
+        name, choices = "weighed in place", again
+    choices, dropped = _roll_back(planner, judge, choices, context.progress)
+    if dropped:  # what was given back may be spent elsewhere
+        everything = planner.candidates
+        planner.candidates = [c for c in everything if c.index not in dropped]
         again = planner.allocate(budget, options.rescale)
-        value, sqnr = judge(planner.settings(again))
-        label = f"weighed in place, turn {turn + 1}"
-        found["candidates"][label] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again)}
-        if value >= judge(planner.settings(choices))[0] * (1 - NOTICEABLE):
-            break
-        name, choices = label, again
-    dropped: list[int] = []
-    for _ in range(ROUNDS):
-        choices, out = _roll_back(planner, judge, choices, context.progress)
-        dropped += out
-        if not out:
-            break
-        # what was given back may be spent elsewhere
-        planner.candidates = [c for c in planner.candidates if c.index not in out]
-        again = planner.allocate(budget, options.rescale)
-        if judge(planner.settings(again))[0] >= judge(planner.settings(choices))[0] * (1 - NOTICEABLE):
-            break
-        choices = again
+        if judge(planner.settings(again))[0] < judge(planner.settings(choices))[0] * (1 - NOTICEABLE):
+            choices = again
+        planner.candidates = everything
     after = judge(planner.settings(choices))
     if after[0] > before[0] * (1 - NOTICEABLE):
         choices, after = {}, before
     found |= {"chosen": name, "after": after, "rolled_back": [regions[k].tensor for k in dropped]}
     if budgets:
-        found["sweep"] = [_point(planner, judge, Budget(b, None), options.rescale) for b in sorted(budgets)]
+        found["sweep"] = [_point(planner, judge, Budget(b, None), options) for b in sorted(budgets)]
     predicted = {
         **planner.describe(choices),
         "chosen": name,
@@ -357,28 +337,43 @@ def make_plan(
 
 
 def _best(
-    planner: Planner, judge: _Judge, budget: Budget, rescale: bool, log_to: dict[str, Any]
+    planner: Planner,
+    judge: _Judge,
+    budget: Budget,
+    options: PlanOptions,
+    progress: Callable[[str, int, int | None], None],
+    log_to: dict[str, Any],
 ) -> tuple[str, dict[int, Choice]]:
-    """The best of the paper's selection, the same step, and re-chosen steps, measured."""
-    plans: Iterator[tuple[str, dict[int, Choice]]] = iter(
-        [
-            ("mass, same step", planner.by_mass(budget)),
-            ("error, same step", planner.allocate(budget, rescale=False)),
-            *([("error, step re-chosen", planner.allocate(budget, rescale=True))] if rescale else []),
-        ]
-    )
-    best: tuple[float, str, dict[int, Choice]] | None = None
-    for name, choices in plans:
+    """The best of the paper's selection, the same step, and re-chosen steps, measured; leaves the planner set to it."""
+    best: tuple[float, str, dict[int, Choice], int, float] | None = None
+    trials: list[tuple[int, float, bool]] = [(options.copies, 1.0, False), (options.copies, 0.35, False)]
+    if options.rescale:
+        trials += [(most, e, True) for most in sorted({min(FEW, options.copies), options.copies}) for e in EXPONENTS]
+    now = -1
+    for n, (most, exponent, rescale) in enumerate([(0, 1.0, False), *trials]):
+        progress("comparing plans", n, len(trials) + 1)
+        if most == 0:
+            name, choices = "mass, same step", planner.by_mass(budget)
+        else:
+            if most != now:
+                planner.prepare(most)
+                now = most
+            planner.weigh(exponent)
+            step = "step re-chosen" if rescale else "same step"
+            name, choices = f"error^{exponent:g}, up to {most} copies, {step}", planner.allocate(budget, rescale)
         value, sqnr = judge(planner.settings(choices))
         log_to[name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(choices)}
         if best is None or value < best[0]:
-            best = value, name, choices
+            best = value, name, choices, most or options.copies, exponent
+    progress("comparing plans", len(trials) + 1, len(trials) + 1)
     assert best is not None
+    planner.prepare(best[3])
+    planner.weigh(best[4])
     return best[1], best[2]
 
 
-def _point(planner: Planner, judge: _Judge, budget: Budget, rescale: bool) -> dict[str, Any]:
+def _point(planner: Planner, judge: _Judge, budget: Budget, options: PlanOptions) -> dict[str, Any]:
     """One point of the sweep."""
-    name, choices = _best(planner, judge, budget, rescale, {})
+    name, choices = _best(planner, judge, budget, options, lambda *_: None, {})
     value, sqnr = judge(planner.settings(choices))
     return {"budget": budget.macs, "chosen": name, "objective": value, "sqnr_db": sqnr, **planner.describe(choices)}

@@ -18,13 +18,13 @@ from onnx_ocs.api import inspect, rewrite
 from onnx_ocs.graph import Graph
 from onnx_ocs.layout import Wide
 from onnx_ocs.passes.translate import Translate
+from onnx_ocs.plan import Plan, PlannedRegion
 from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import PRINCIPLE, Early, Region, find_regions
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.widen import Decision
 
 Built = tuple[onnx.ModelProto, str]  # a model and the tensor in question
-UNTESTED = {"excluded"}  # plans come later
 
 
 def relu_conv(style: Style = Style(), zero: str = "low") -> Built:  # noqa: B008
@@ -173,8 +173,20 @@ def test_already_translated() -> None:
     assert {e["reason"]["node"] for e in again.report["regions"]} <= names(new)
 
 
+def test_excluded_by_a_plan() -> None:
+    model, _ = build("three_layers")
+    _, region = region_of(model, "relu1")
+    assert region.quantizer is not None
+    ones = np.ones(8, np.int64)
+    planned = PlannedRegion(region.tensor, region.outputs, region.quantizer.scale, ones, 0 * ones, "early")
+    result = rewrite(model, passes=[Translate(plan=Plan("", (planned,)))], verify=False)
+    reasons = {e["tensor"]: e["reason"] and e["reason"]["code"] for e in result.report["regions"]}
+    assert reasons == {"x": "excluded", "relu1": None, "conv2": "excluded", "conv3": "no_weight_consumer"}
+    assert all(e["reason"]["node"] in names(model) for e in result.report["regions"] if e["reason"])
+
+
 def test_every_principle_has_a_test() -> None:
-    assert PRINCIPLE.keys() - REFUSED.keys() == UNTESTED | {"already_translated"}
+    assert PRINCIPLE.keys() - REFUSED.keys() == {"already_translated", "excluded"}
     assert all(not c.startswith("early_") for c in PRINCIPLE)
 
 

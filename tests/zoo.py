@@ -330,6 +330,12 @@ class Net:
         e = self.op("Add", self.op("Erf", d), self.const(f"{x}_one", 1))
         return self.op("Mul", self.op("Mul", x, e), self.const(f"{x}_half", 0.5))
 
+    def layer_norm(self, x: str) -> str:
+        c, name = self.channels(x, -1), f"ln{self.count['LayerNormalization'] + 1}"
+        gamma = self.const(f"{name}_gamma", self.rng.uniform(0.3, 2, c))
+        beta = self.const(f"{name}_beta", self.rng.standard_normal(c))
+        return self.op("LayerNormalization", x, gamma, beta, axis=-1)
+
     def clip(self, x: str, low: float, high: float) -> str:
         if self.style.opset < 11:
             return self.op("Clip", x, min=low, max=high)
@@ -917,6 +923,9 @@ VARIANTS = [
     Case("tokens_add_channels", tokens_constant((1, 1, 16))),
     Case("tokens_add_matrix", tokens_constant((16, 16)), wide=_wide("relu1", "late")),
     Case("tokens_prelu_rows", tokens_constant((16, 1), slope=True), wide=_wide("prelu1", "late")),
+    Case("layer_norm", tokens(Net.layer_norm, zero="mid"), wide=_wide("layernormalization1", "late")),
+    Case("gelu_contrib", tokens(pool("Gelu", domain="com.microsoft"), zero="mid"), wide=_wide("gelu1", "late")),
+    Case("gelu_node", tokens(pool("Gelu"), zero="mid"), Style(opset=20), _wide("gelu1", "late")),
     Case("inner_names", inner_names),
     Case("clip_200", integer_clip(0, 200, "uint8")),
     Case("clip_open", integer_clip(None, 100, "int8")),
@@ -936,9 +945,9 @@ def _dialect(name: str, topology: Topology = conv_relu_conv, wide: dict[str, str
 
 DIALECTS = [
     _dialect("int8", three_layers, dtype="int8"),
-    _dialect("uint16", three_layers, dtype="uint16", opset=21),
-    _dialect("int16", three_layers, dtype="int16", opset=21),
-    _dialect("uint16_contrib", three_layers, dtype="uint16", domain="com.microsoft"),
+    _dialect("uint16", three_layers, dtype="uint16", opset=21, exact=False),
+    _dialect("int16", three_layers, dtype="int16", opset=21, exact=False),
+    _dialect("uint16_contrib", three_layers, dtype="uint16", domain="com.microsoft", exact=False),
     _dialect("uint4", three_layers, dtype="uint4", opset=21),
     _dialect("int4", three_layers, dtype="int4", opset=21),
     *[_dialect(f"qcdq{b}", three_layers, bits=b) for b in (2, 3, 4)],
@@ -955,12 +964,14 @@ DIALECTS = [
     _dialect("weight_clip", weight="clip"),
     _dialect("weight_fake_gemm", gemm(0), weight="fake"),
     _dialect("weight_clip_transposed", tokens(relu, transpose=True), weight="clip"),
-    _dialect("bias_none", bias="none"),
+    _dialect("bias_none", bias="none", exact=False),
     _dialect("bias_int32", three_layers, bias="int32", exact=False),
     _dialect("bias_int32_pow2", three_layers, bias="int32", pow2=True, exact=False),
     _dialect("bias_half_pow2", three_layers, bias="half", pow2=True, exact=False),
     _dialect("bias_int32_gemm", gemm(1), bias="int32", pow2=True, exact=False),
-    _dialect("bias_int32_batch_norm", activation(lambda n, x: n.op("Relu", n.batch_norm(x))), bias="int32"),
+    _dialect(
+        "bias_int32_batch_norm", activation(lambda n, x: n.op("Relu", n.batch_norm(x))), bias="int32", exact=False
+    ),
     _dialect("bias_none_gemm", gemm(1, alpha=0.5, beta=2.0), bias="none", exact=False),
     _dialect("bias_none_transposed", transposed, bias="none", exact=False),
     _dialect("bias_none_depthwise", grouped(8), bias="none", exact=False, wide=DEPTHWISE),
