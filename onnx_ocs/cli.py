@@ -280,6 +280,8 @@ def rewrite(
     from onnx_ocs.plan import Plan
 
     options = None
+    if plan_file is not None and (ratio, budget, copies, select, rescale, stats, include, exclude) != (None,) * 8:
+        raise UserError("--plan says all that is to be done: leave the options that make a plan")
     if plan_file is None:
         options = _plan_options(calib, ratio, budget, copies, select, rescale, mode, objective, include, exclude, stats)
     names = [p.strip() for p in passes.split(",") if p.strip()]
@@ -389,6 +391,8 @@ def plan(
     )
     try:
         budgets = [float(b) for b in sweep.split(",")] if sweep else []
+        if not all(0 <= b <= 32 for b in budgets):
+            raise ValueError
     except ValueError:
         raise UserError(f"--sweep {sweep}: give numbers separated by commas, such as 0.05,0.1,0.2") from None
     with _progress(False) as progress:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import NodeProto
 
 from onnx_ocs.graph import Array, Graph, attribute
 from onnx_ocs.region import Region
@@ -39,6 +40,24 @@ class Readers:
     gain_mean: Array
 
 
+def _rows(graph: Graph, node: NodeProto) -> Array | None:
+    """A layer's weight as (input channels, output channels of the group, taps), float64."""
+    w = graph.constant(node.input[1])
+    if w is None or read_weight(graph, node, 1) is None or w.ndim < 2:
+        return None
+    w = w.astype(np.float64)
+    groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
+    if node.op_type == "Conv":
+        m, k = w.shape[0] // groups, w.shape[1]
+        split = w.reshape(groups, m, k, -1)
+        return np.asarray(np.moveaxis(split, 2, 1).reshape(groups * k, m, -1))
+    if node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not attribute(node, "transB", 0)):
+        return w.reshape(w.shape[0], w.shape[1], -1)
+    if node.op_type == "Gemm":
+        return w.T.reshape(w.shape[1], w.shape[0], 1)
+    return np.moveaxis(w, -2, 0).reshape(w.shape[-2], -1, 1)
+
+
 def readers(graph: Graph, region: Region) -> Readers:
     """Weights of all layers that read a region, folded into channel gains."""
     walk = region.walk
@@ -47,35 +66,30 @@ def readers(graph: Graph, region: Region) -> Readers:
     gain, diagonal, coherent = np.zeros(c), np.zeros(c), np.zeros((c, c))
     dense = False
     for node, columns in zip(walk.weights, walk.columns, strict=True):
-        w = graph.constant(node.input[1])
-        weight = read_weight(graph, node, 1)
-        if w is None or weight is None or columns.size % c:
+        flat = _rows(graph, node)
+        if flat is None or columns.size % c:
             continue
         inner = columns.size // c
-        w = np.transpose(w.astype(np.float64), range(w.ndim))
         groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
-        if node.op_type == "Conv" and groups > 1:
-            rows = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
-            per = (rows**2).sum((1, 3)).reshape(-1), (rows.sum(3) ** 2).sum(1).reshape(-1)
-            gain += per[0][columns].reshape(c, inner).sum(1)
-            diagonal += per[1][columns].reshape(c, inner).sum(1)
-            continue
-        if node.op_type == "Conv":
-            flat = np.moveaxis(w, 1, 0).reshape(w.shape[1], w.shape[0], -1)
-        elif node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not attribute(node, "transB", 0)):
-            flat = w.reshape(w.shape[0], w.shape[1], -1)
-        elif node.op_type == "Gemm":
-            flat = w.T.reshape(w.shape[1], w.shape[0], 1)
-        else:
-            flat = np.moveaxis(w, -2, 0).reshape(w.shape[-2], -1, 1)
         flat = flat[columns]
-        gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
+        own = (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
+        gain += own
         summed = flat.sum(2).reshape(c, inner, -1).sum(1)
-        coherent += summed @ summed.T
-        dense = True
+        if node.op_type == "ConvTranspose":
+            diagonal += own  # taps of different output phases never meet
+        elif groups == 1:
+            coherent += summed @ summed.T
+            dense = True
+        elif inner == 1 and c % groups == 0 and groups < c:
+            product = summed @ summed.T
+            block = np.arange(c) // (c // groups)
+            coherent += np.where(block[:, None] == block, product, 0.0)
+            dense = True
+        else:
+            diagonal += (summed**2).sum(1)
     if walk.folded:  # who reads the value itself sees every channel alike
-        gain += gain.mean() if gain.any() else 1.0
-        diagonal += gain.mean() if gain.any() else 1.0
+        level = float(gain.mean()) if gain.any() else 1.0
+        gain, diagonal = gain + level, diagonal + level
     return Readers(gain, coherent if dense else None, np.diag(coherent) + diagonal)
 
 
@@ -104,7 +118,9 @@ def tabulate(h: Histogram, scale: float, low: int, high: int, copies: int) -> Ta
     """
     edges = h.edges
     width = edges[1] - edges[0]
-    v = edges[:, None] + width * (np.arange(POINTS) + 0.5) / POINTS
+    # the golden ratio shifts the positions from bin to bin, so that they do not fall in step with the grid
+    turn = (np.arange(BINS) * 0.6180339887498949 % 1.0)[:, None]
+    v = edges[:, None] + width * ((np.arange(POINTS) + turn) % POINTS) / POINTS
     steps = np.rint(v / scale)
     square, mean = np.zeros((BINS, 2, copies + 1)), np.zeros((BINS, 2, copies + 1))
     for side, room in enumerate((high, low)):
@@ -112,7 +128,12 @@ def tabulate(h: Histogram, scale: float, low: int, high: int, copies: int) -> Ta
         most = (np.arange(copies + 1) + 1) * room
         x, k = (np.abs(t[mine])[:, None, :] for t in (v, steps))
         error = x - np.minimum(k, most[:, None]) * scale  # (bins, copies, points)
-        square[mine, side] = np.einsum("bnp,bnp->bn", error, error) / POINTS
+        if 2 * scale < width:  # finer than a bin resolves: rounding errors are uniform in [-s/2, s/2]
+            inside = k <= most[:, None]
+            squared, error = np.where(inside, scale * scale / 12, error**2), np.where(inside, 0.0, error)
+        else:
+            squared = error**2
+        square[mine, side] = squared.mean(2)
         mean[mine, side] = error.mean(2) * (1 if side == 0 else -1)
     counts = h.counts.astype(np.float64)
     total = np.maximum(h.total, 1)[:, None]

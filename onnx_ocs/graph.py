@@ -247,7 +247,7 @@ class Graph:
         if isinstance(value, TensorProto):
             value.name = name
         else:
-            value = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            value = numpy_helper.from_array(np.asarray(value, order="C"), name)
         self.initializers[name] = value
         return name
 

@@ -161,4 +161,7 @@ def run_passes(
 
 
 def _options(p: Pass) -> dict[str, Any]:
+    plan = getattr(p, "plan", None)
+    if plan is not None:  # what a plan says takes the place of the other options
+        return {"plan": plan.digest()}
     return {k: v for k, v in vars(p).items() if isinstance(v, (str, int, float, bool))}

@@ -94,7 +94,7 @@ class Editor:
     def constant(self, value: Array) -> gs.Constant:
         """A constant under a name of its own."""
         self.count += 1
-        return gs.Constant(f"{self.token}/{self.count}/constant", np.ascontiguousarray(value))
+        return gs.Constant(f"{self.token}/{self.count}/constant", np.asarray(value, order="C"))
 
     def floats(self, x: gs.Tensor, q: Quantizer, name: str) -> gs.Tensor:
         """A float tensor in float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from onnx_ocs.region import Region
 __all__ = ["SCHEMA", "Plan", "PlannedRegion"]
 
 SCHEMA = "onnx_ocs.plan/1"
+MOST = 255  # copies a channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,13 @@ class PlannedRegion:
         }
 
 
+def _counts(values: Any) -> Array:
+    """Copies per channel from JSON: whole numbers from 0 to `MOST`."""
+    if not isinstance(values, list) or not all(isinstance(v, int) and 0 <= v <= MOST for v in values):
+        raise ValueError(f"copies must be whole numbers from 0 to {MOST}")
+    return np.asarray(values, np.int64)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A plan for one model.
@@ -68,12 +77,13 @@ class Plan:
     def to_json(self) -> str:
         """The plan as text."""
         entries = [r.as_dict() for r in self.regions]
-        return (
-            json.dumps(
-                {"schema": SCHEMA, "model": self.model, "predicted": self.predicted, "regions": entries}, indent=1
-            )
-            + "\n"
-        )
+        data = {"schema": SCHEMA, "model": self.model, "predicted": self.predicted, "regions": entries}
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+    def digest(self) -> str:
+        """A short hash of what the plan does."""
+        text = json.dumps([r.as_dict() for r in self.regions], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @staticmethod
     def read(path: str | Path) -> Plan:
@@ -96,15 +106,16 @@ class Plan:
                     tensor=str(r["tensor"]),
                     quantizers=tuple(str(q) for q in r["quantizers"]),
                     scale=np.asarray(r["scale"], np.float64),
-                    copies=np.asarray(r["copies"], np.int64),
-                    copies_low=np.asarray(r["copies_low"], np.int64),
+                    copies=_counts(r["copies"]),
+                    copies_low=_counts(r["copies_low"]),
                     mode=str(r["mode"]),
                 )
                 for r in data["regions"]
             )
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise UserError(f"{path}: a region of the plan is damaged ({type(e).__name__}: {e})") from None
-        return Plan(str(data.get("model", "")), regions, dict(data.get("predicted", {})))
+        predicted = data.get("predicted", {})
+        return Plan(str(data.get("model", "")), regions, predicted if isinstance(predicted, dict) else {})
 
     def match(self, regions: Sequence[Region]) -> list[tuple[int, PlannedRegion]]:
         """The regions that the plan names, by index.
@@ -124,7 +135,22 @@ class Plan:
             good = p.copies.shape == p.copies_low.shape == (walk.channels,)
             if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in ("early", "late"):
                 raise UserError(f"the plan's copies for '{p.tensor}' do not fit its {walk.channels} channels")
-            if p.scale.shape != q.scale.shape or not np.all(np.isfinite(p.scale)) or np.any(p.scale <= 0):
+            with np.errstate(over="ignore", under="ignore"):
+                held = p.scale.astype(q.float_dtype).astype(np.float64)
+            if p.scale.shape != q.scale.shape or not np.all(np.isfinite(held)) or np.any(held <= 0):
                 raise UserError(f"the plan's scale for '{p.tensor}' is not {q.scale.size} positive numbers")
             found.append((k, p))
+        carried = {id(n) for k, _ in found for n in regions[k].walk.carried}  # type: ignore[union-attr]
+        for k, p in found:
+            if any(id(n) in carried for n in regions[k].nodes):
+                raise UserError(
+                    f"the plan names '{p.tensor}', whose quantizer carries another planned tensor's copies on"
+                )
+        for k, p in found:
+            for j, other in enumerate(regions):
+                q = other.quantizer
+                if j != k and other.tensor == p.tensor and q is not None and np.array_equal(q.scale, p.scale):
+                    raise UserError(
+                        f"the plan's scale for '{p.tensor}' is that of another quantizer of the same tensor"
+                    )
         return found

@@ -19,17 +19,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
 from onnx_ocs import early as early_mode
 from onnx_ocs.cost import layer_macs
 from onnx_ocs.distortion import Readers, Table, readers, tabulate
-from onnx_ocs.graph import Array, Graph
+from onnx_ocs.graph import Array, Graph, attribute
 from onnx_ocs.plan import PlannedRegion
-from onnx_ocs.region import RELU6, Early, Region
+from onnx_ocs.region import HALF_COPIES, RELU6, Early, Region
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.shapes import Shape
 from onnx_ocs.stats import Statistics
 from onnx_ocs.switchboard import Setting, narrow
+from onnx_ocs.weights import read_weight
 from onnx_ocs.widen import Decision
 
 __all__ = ["Budget", "Candidate", "Choice", "Planner"]
@@ -37,6 +39,7 @@ __all__ = ["Budget", "Candidate", "Choice", "Planner"]
 log = logging.getLogger(__name__)
 
 STEPS = 24  # steps that are tried for a region
+HIGHEST = 1e38  # price at which nothing is bought (float32 holds it)
 COARSER = 1.3  # the largest, against the old one
 
 
@@ -139,11 +142,16 @@ class Planner:
 
     def _candidate(self, k: int, r: Region, mode: str) -> Candidate | None:
         assert r.walk is not None and r.quantizer is not None
-        macs = sum(self.base[id(n)] for n in r.walk.weights) / r.walk.channels
+        macs = sum(self.base[id(n)] * self._share(r, n) for n in r.walk.weights)
         top = float(r.quantizer.x_clip.max())
         bound = RELU6 if r.refusal is not None and r.refusal.code == "folded_bound" else np.inf
         limit = np.inf
-        if mode != "late" and isinstance(r.early, Early):
+        one = np.ones(r.walk.channels, np.int64)
+        if (
+            mode != "late"
+            and isinstance(r.early, Early)
+            and (early_mode.check(self.graph, r, Decision(r, "early", one, 0 * one).wide) is None)
+        ):
             macs += self.base[id(r.early.layer)] / r.walk.channels
             if r.early.copies < 1 << 19:  # an explicit bound: (n + 1) * X_clip must stay below it at any step
                 limit = (r.early.copies + 1) * top
@@ -156,6 +164,21 @@ class Planner:
         return Candidate(
             k, r, readers(self.graph, r), "late", macs, limit=bound, bound=bound, uniform=r.walk.groups > 1
         )  # fmt: skip
+
+    def _share(self, r: Region, node: NodeProto) -> float:
+        """Which share of a reader's input one copy of a region's channel adds."""
+        assert r.walk is not None
+        k = next(i for i, n in enumerate(r.walk.weights) if n is node)
+        weight = read_weight(self.graph, node, 1)
+        assert weight is not None
+        inner = r.walk.columns[k].size / r.walk.channels
+        if node.op_type == "Conv":
+            total = weight.shape[1] * int(attribute(node, "group", 1))
+        elif node.op_type == "ConvTranspose":
+            total = weight.shape[0]
+        else:
+            total = weight.shape[-1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else -2]
+        return inner / total
 
     def tabulate(self, rescale: bool) -> None:
         """Compute every candidate's errors, for its own step or for all that may be chosen."""
@@ -175,10 +198,11 @@ class Planner:
         q = c.region.quantizer
         assert q is not None
         top = float(q.x_clip.max()) * float(c.steps[step])
-        up = self.copies if top > 0 else 0
+        most = self.copies if q.float_dtype == np.float32 else min(self.copies, HALF_COPIES)
+        up = most if top > 0 else 0
         if c.limit < np.inf:
             up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0
-        low = self.copies if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
+        low = most if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
         return up, low
 
     # ---- allocation -------------------------------------------------------------------------------------------------
@@ -246,7 +270,7 @@ class Planner:
 
     def _choose(self, c: Candidate, price: float, rescale: bool) -> tuple[int, Array, Array]:
         """The best step and copies of one region at a price per MAC."""
-        t = price * c.macs / c.weight if c.weight > 0 else np.inf
+        t = min(price * c.macs / c.weight, HIGHEST) if c.weight > 0 else HIGHEST
         best, chosen = np.inf, int(np.flatnonzero(c.steps == 1)[0])
         for s, (ordered, sums) in enumerate(zip(c.sorted, c.sums, strict=True)):
             if c.steps[s] != 1 and (not rescale or self.room(c, s)[0] < 0):
@@ -272,7 +296,7 @@ class Planner:
             copies += n
             share = n / c.region.walk.channels
             for node in c.region.walk.weights:
-                into[id(node)] = into.get(id(node), 0.0) + share
+                into[id(node)] = into.get(id(node), 0.0) + n * self._share(c.region, node)
             if c.mode == "early" and isinstance(c.region.early, Early):
                 out[id(c.region.early.layer)] = share
         macs = sum(b * (1 + into.get(k, 0.0)) * (1 + out.get(k, 0.0)) for k, b in self.base.items() if b)

@@ -48,6 +48,7 @@ PRINCIPLE = {
     "already_translated": "an earlier run of translate has been here",
 }
 RELU6 = 6.0
+HALF_COPIES = 2  # most copies where the float type is not float32
 COARSEST = 0.15  # steps by which a float type may miss X_clip (float16 holds that of an 8-bit quantizer to 0.06)
 BARELY = 1.02  # values that leave the range by less than this factor are not worth a copy
 
@@ -67,6 +68,7 @@ class Walk:
         columns: for each of `weights`, which of its input channels the region's channels are, int64 (C * inner,).
         dequantizers: DQ nodes that read the integers (of the region's Q nodes and the carried ones).
         integers_leave: whether somebody else reads the integers, so that their step must stay what it is.
+        joined: whether a carried Q quantizes other values too (behind a Concat), so that its step must stay.
     """
 
     axis: int
@@ -79,6 +81,7 @@ class Walk:
     columns: tuple[Array, ...]
     dequantizers: tuple[NodeProto, ...]
     integers_leave: bool
+    joined: bool
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,8 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
     # Interleaved copies are spread evenly over any grouping, so grouped layers show themselves.
     origin, level = np.repeat(np.arange(channels), 2), np.tile([0, 1], channels)
     wide = Wide(axis, origin, level, channels, region.quantizer, integer=False)
-    stack: list[tuple[NodeProto, int, Wide]] = [(n, 0, wide) for n in region.nodes]
+    stack: list[tuple[NodeProto, int, Wide, bool]] = [(n, 0, wide, False) for n in region.nodes]
+    joined = False
     weights: dict[int, tuple[NodeProto, Array]] = {}
     dequantizers: dict[int, NodeProto] = {}
     leave = False
@@ -312,7 +316,7 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
     carried: list[NodeProto] = []
     groups, depthwise, seen = 1, False, set()
     while stack:
-        node, index, at = stack.pop()
+        node, index, at, mixed = stack.pop()
         if (id(node), index) in seen:
             continue
         seen.add((id(node), index))
@@ -333,10 +337,15 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
         elif r.output is not None and node.output:
             if is_op(node, "QuantizeLinear") and not any(node is n for n in region.nodes):
                 carried.append(node)
+                joined = joined or mixed
             t = node.output[0]
+            mixed = mixed or is_op(node, "Concat")
             leave = leave or (r.output.integer and (t in graph.outputs or bool(graph.captured(t))))
             stack += [
-                (reader, k, r.output) for reader in graph.readers(t) for k, i in enumerate(reader.input) if i == t
+                (reader, k, r.output, mixed)
+                for reader in graph.readers(t)
+                for k, i in enumerate(reader.input)
+                if i == t
             ]
     return Walk(
         axis=axis,
@@ -349,6 +358,7 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
         columns=tuple(c for _, c in weights.values()),
         dequantizers=tuple(dequantizers.values()),
         integers_leave=leave,
+        joined=joined,
     )
 
 

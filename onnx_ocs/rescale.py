@@ -18,6 +18,7 @@ from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.weights import Bias, read_bias, read_weight, write_bias
+from onnx_ocs.widen import LAYOUT, unpack
 
 __all__ = ["check_rescale", "read_scales", "rescale", "rescale_model"]
 
@@ -57,6 +58,10 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
     at = label(region.nodes[0])
     if walk.integers_leave:
         return Refusal("integers_leave", "somebody else reads the integers, so their step must stay", at)
+    if q.float_dtype != np.float32:
+        return Refusal("half_precision", f"{q.float_dtype.name} does not hold other steps exactly enough", at)
+    if walk.joined:
+        return Refusal("joined", "a quantizer on the same grid reads other values too, so their step must stay", at)
     if not walk.dequantizers:
         return Refusal("not_dequantized", "no DequantizeLinear with the same parameters reads it", at)
     for node in walk.weights:
@@ -93,8 +98,13 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
         everything = np.arange(value.size)
         write_bias(graph, node, 2, bias, value, everything)
         dq = graph.producer[node.input[2]]
+        old_product = graph.constant(dq.input[1])
+        assert old_product is not None
         product = np.asarray(new.astype(np.float32).reshape(()) * weight_scale.astype(np.float32))
-        graph.set_input(dq, 1, graph.add_initializer(dq.input[1] + "_rescaled", product.astype(np.float32)))
+        product = np.broadcast_to(
+            product.reshape(-1) if old_product.ndim else product.reshape(-1)[0], old_product.shape
+        )
+        graph.set_input(dq, 1, graph.add_initializer(dq.input[1] + "_rescaled", product.astype(old_product.dtype)))
 
 
 def read_scales(model: onnx.ModelProto) -> dict[str, Array]:
@@ -108,8 +118,14 @@ def read_scales(model: onnx.ModelProto) -> dict[str, Array]:
         graph = graph or Graph(model)
         q = read_quantizer(graph, graph.producer[n.output[0]])
         if isinstance(q, Quantizer):
-            wide = json.loads(keys["onnx_ocs.wide"]) if "onnx_ocs.wide" in keys else None
-            found[wide["original"] if wide else str(n.output[0])] = q.scale
+            wide = json.loads(keys[LAYOUT]) if LAYOUT in keys else None
+            scale = q.scale
+            if scale.size > 1 and wide is not None:  # per channel, repeated for the copies
+                origin, level = unpack(wide["origin"]), unpack(wide["level"])
+                base = np.flatnonzero(level == 0)
+                scale = np.empty(wide["narrow"])
+                scale[origin[base]] = q.scale[base]
+            found[wide["original"] if wide else str(n.output[0])] = scale
     return found
 
 
@@ -127,7 +143,7 @@ def rescale_model(model: onnx.ModelProto, scales: Mapping[str, Array]) -> onnx.M
         if scale is None or q is None or region.walk is None or not region.walk.weights:
             continue
         if np.array_equal(read_now(graph, region), q.scale):  # not yet changed by the region that carries it
-            rescale(graph, region, scale.reshape(-1)[: q.scale.size].reshape(q.scale.shape))
+            rescale(graph, region, scale.reshape(q.scale.shape))
     graph.commit()
     return new
 

@@ -24,11 +24,14 @@ INTEGER_KERNELS = frozenset({
     "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul", "QLinearConvTranspose",
 })  # fmt: skip
+SMALL = 200_000  # bytes of a model that one thread runs fastest
 PROTOBUF_LIMIT = 1 << 31
 
 
-def _options(level: str, fusion: bool) -> ort.SessionOptions:
+def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
     options = ort.SessionOptions()
+    if size < SMALL:  # threads cost more than they bring
+        options.intra_op_num_threads = 1
     options.graph_optimization_level = LEVELS[level]
     options.log_severity_level = 4
     # many short-lived sessions: threads that spin would take the time of the next one
@@ -48,7 +51,7 @@ class Session:
 
     def __init__(self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
-        options = _options(level, fusion)
+        options = _options(level, fusion, model.ByteSize())
         if model.ByteSize() < PROTOBUF_LIMIT // 2:
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         else:
@@ -139,7 +142,7 @@ def as_bytes(model: onnx.ModelProto, tensors: Mapping[str, np.dtype[Any]]) -> on
 def integer_kernels(model: onnx.ModelProto) -> int | None:
     """How many layers onnxruntime runs with integer kernels at ENABLE_ALL; None when it does not load the model."""
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-        options = _options("enable_all", True)
+        options = _options("enable_all", True, model.ByteSize())
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         source: Any = model.SerializeToString() if model.ByteSize() < PROTOBUF_LIMIT // 2 else None
         if source is None:

@@ -63,16 +63,20 @@ class Histogram:
         if not a.size:
             return
         low, high = float(a.min()), float(a.max())
+        lost: Array | int = 0
         if not (math.isfinite(low) and math.isfinite(high)):
-            a = np.where(np.isfinite(a), a, np.zeros((), a.dtype))
-            low, high = float(a.min()), float(a.max())
+            finite = np.isfinite(a)
+            if not finite.any():
+                return
+            low, high = float(a[finite].min()), float(a[finite].max())
+            a, lost = np.where(finite, a, np.zeros((), a.dtype)), (~finite).sum(1)
         self.low, self.high = min(self.low, low), max(self.high, high)
         if not self.signed:
             a = np.maximum(a, 0)
         self._grow(max(abs(low) if self.signed else 0.0, abs(high)))
         assert self.exponent is not None
         zero = a == 0
-        self.zeros += zero.sum(1)
+        self.zeros += zero.sum(1) - lost
         scale = BINS / 2.0 ** (self.exponent + (1 if self.signed else 0))
         position = a * np.float32(scale)
         if self.signed:
@@ -193,7 +197,10 @@ class Statistics:
                     raise UserError(f"{path}: these statistics belong to another model: calibrate again")
                 new.samples = int(z["samples"])
                 for k, h in new.histograms.items():
-                    h.counts, h.zeros = z[f"counts_{k}"], z[f"zeros_{k}"]
+                    counts, zeros = z[f"counts_{k}"], z[f"zeros_{k}"]
+                    if (counts.shape, zeros.shape) != (h.counts.shape, h.zeros.shape) or counts.dtype.kind != "i":
+                        raise UserError(f"{path}: the statistics of '{regions[k].tensor}' do not fit: calibrate again")
+                    h.counts, h.zeros = counts.astype(np.int64), zeros.astype(np.int64)
                     exponent, signed, h.low, h.high = z[f"info_{k}"].tolist()
                     h.exponent, h.signed = None if exponent == -9999 else int(exponent), bool(signed)
         except UserError:

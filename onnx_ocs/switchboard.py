@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array
-from onnx_ocs.oracle import Editor
+from onnx_ocs.oracle import MAGIC, Editor
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import RELU6, Region
 from onnx_ocs.runtime import Session
@@ -107,10 +107,19 @@ class Switchboard:
         on, scale, low, high = inputs
         x = e.floats(value, q, name + "_float")
         out = [gs.Variable(f"{name}_switched_{b}", np.float32, None) for b in ("then", "else")]
-        t = [gs.Variable(f"{name}_t{i}") for i in range(4)]
+        t = [gs.Variable(f"{name}_t{i}") for i in range(5)]
+        magic = e.constant(np.asarray(MAGIC, np.float32))
+        rounding = (
+            [gs.Node("Round", f"{name}_round", {}, [t[0]], [t[1]])]
+            if e.opset >= 11
+            else [
+                gs.Node("Add", f"{name}_magic", {}, [t[0], magic], [t[4]]),
+                gs.Node("Sub", f"{name}_round", {}, [t[4], magic], [t[1]]),
+            ]
+        )
         then = [
             gs.Node("Div", f"{name}_div", {}, [x, scale], [t[0]]),
-            gs.Node("Round", f"{name}_round", {}, [t[0]], [t[1]]),
+            *rounding,
             gs.Node("Min", f"{name}_min", {}, [t[1], high], [t[2]]),
             gs.Node("Max", f"{name}_max", {}, [t[2], low], [t[3]]),
             gs.Node("Mul", f"{name}_mul", {}, [t[3], scale], [out[0]]),

@@ -31,6 +31,10 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f} %"
 
 
+def _decibels(value: float | None) -> str:
+    return "identical" if value is None or value == float("inf") else f"{value:.2f} dB"
+
+
 def _copies(region: Report) -> str:
     up, low = sum(region["copies"]), sum(region["copies_low"])
     return f"{up} + {low} low" if low else str(up)
@@ -88,16 +92,19 @@ def show_rewrite(console: Console, report: Report) -> None:
 
 def show_plan(console: Console, predicted: Report, found: Report) -> None:
     """The plans that were compared, the chosen one, and the sweep."""
+    if not found["candidates"]:
+        console.print("Nothing to change: no quantized activation that a layer reads can be widened or rescaled.")
+        return
     table = Table(title=f"Plans, by {found['objective']} on held-out samples", title_justify="left")
     for name in ("plan", "extra MACs", "copies a channel", "objective", "SQNR"):
         table.add_column(name, justify="left" if name == "plan" else "right")
-    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", f"{found['before'][1]:.2f} dB")
+    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", _decibels(found["before"][1]))
     for name, c in found["candidates"].items():
         row = (
             f"{100 * c['extra_macs']:.1f} %",
             f"{c['mean_copies']:.2f}",
             f"{c['objective']:.4g}",
-            f"{c['sqnr_db']:.2f} dB",
+            _decibels(c["sqnr_db"]),
         )
         table.add_row(name, *row)
     p = predicted
@@ -105,7 +112,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
         f"{100 * p['extra_macs']:.1f} %",
         f"{p['mean_copies']:.2f}",
         f"{p['objective_after']:.4g}",
-        f"{p['sqnr_after_db']:.2f} dB",
+        _decibels(p["sqnr_after_db"]),
     )
     table.add_row(f"written: {p['chosen']}", *row, style="bold")
     console.print(table)
@@ -117,7 +124,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
             table.add_column(name, justify="left" if name == "plan" else "right")
         for s in found["sweep"]:
             share, spent = f"{100 * s['budget']:.1f} %", f"{100 * s['extra_macs']:.1f} %"
-            table.add_row(share, spent, f"{s['objective']:.4g}", f"{s['sqnr_db']:.2f} dB", s["chosen"])
+            table.add_row(share, spent, f"{s['objective']:.4g}", _decibels(s["sqnr_db"]), s["chosen"])
         console.print(table)
 
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 TIE_WINDOW = 0.05  # steps; a value this close to a tie may flip through the order of float sums or a rounded bias
 FLIPS = 1e-3  # share of values that may flip near a tie (those exactly on a tie are not counted)
+FEW = 3  # values that may differ whatever their share (tiny models)
 SHIFT = 5e-4  # largest mean signed difference, in steps: more is a systematic shift
 SMALL = 2_000_000  # values; smaller models get more draws of random activations
 RELATIVE = 1e-4  # of float graph outputs, against their largest absolute value
@@ -383,6 +384,7 @@ def verify(
     except (ValueError, KeyError, TypeError) as e:
         result.fail(f"the steps that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
         return result
+    genuine = original
     if scales:  # the yardstick has the new steps, and biases that follow them
         original = rescale_model(original, scales)
         result.rescaled = len(scales)
@@ -424,7 +426,7 @@ def verify(
             "the models could not be run on these inputs, so nothing was compared: give samples that fit (--calib)"
         )
     if result.verdict == "PASSED":
-        _optimized(result, original, rewritten, cuts, samples, limit, seed)
+        _optimized(result, genuine, original, rewritten, cuts, samples, limit)
     return result
 
 
@@ -521,9 +523,9 @@ def _exact(
         result.fail(f"'{d.worst}' differs from the oracle by {d.max_steps} steps")
     if d.off_tie:
         result.fail(f"{d.off_tie} values differ from the oracle by a step although they are no rounding ties")
-    if d.mismatches - d.ties > d.allowed:
+    if d.mismatches - d.ties > d.allowed + FEW:
         result.fail(f"{d.fraction:.3%} of the quantized values differ from the oracle")
-    if abs(d.shift) > d.allowed * SHIFT / FLIPS:
+    if abs(d.shift) > d.allowed * SHIFT / FLIPS + FEW:
         result.fail(f"the quantized values are shifted by {d.shift / d.values:.2e} steps on average")
     if d.relative > slack:
         result.fail(
@@ -533,15 +535,18 @@ def _exact(
 
 def _optimized(
     result: Verification,
+    genuine: onnx.ModelProto,
     original: onnx.ModelProto,
     rewritten: onnx.ModelProto,
     cuts: list[_Cut],
     samples: Samples,
     limit: int,
-    seed: int,
 ) -> None:
-    """ORT_ENABLE_ALL against ORT_DISABLE_ALL, layer by layer, for the rewritten model and for the original."""
-    for model, who in ((original, "original"), (rewritten, "rewritten")):
+    """ORT_ENABLE_ALL against ORT_DISABLE_ALL, layer by layer, for the rewritten model and for the original.
+
+    `original` is the `genuine` one with the new steps, if there are any; what has to load is the genuine one.
+    """
+    for model, who in ((genuine, "original"), (rewritten, "rewritten")):
         loaded = _load(model, "enable_all")
         if isinstance(loaded, str):
             if who == "original":
@@ -592,7 +597,7 @@ def _optimized(
             f"the original itself differs between the two levels: {old.fraction:.3%} of its quantized values, "
             f"by up to {old.max_steps} steps"
         )
-    if now.max_steps > max(1, 2 * old.max_steps) or now.fraction > 3 * old.fraction + 5e-3:
+    if now.max_steps > max(1, 2 * old.max_steps) or now.mismatches > 3 * old.mismatches + 5e-3 * now.values + FEW:
         result.fail(
             f"at ORT_ENABLE_ALL {now.fraction:.3%} of the quantized values differ from ORT_DISABLE_ALL by up to "
             f"{now.max_steps} steps ('{now.worst}'); in the original {old.fraction:.3%} by up to {old.max_steps}"

@@ -28,7 +28,7 @@ from onnx_ocs.region import Region
 from onnx_ocs.shapes import Shape
 from onnx_ocs.weights import edit_weight, read_bias, take, write_bias
 
-__all__ = ["Decision", "Widened", "arrange", "read_layouts", "widen"]
+__all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "unpack", "widen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,14 +336,15 @@ class _Widening:
             self.graph.set_input(node, 1, self.graph.add_initializer(node.input[1] + "_wide", wider))
 
 
-LAYOUT = "onnx_ocs.wide"
+LAYOUT = "onnx_ocs.wide"  # metadata key of a Q node: the layout of what it quantizes
 
 
 def _pack(values: Array) -> str:
     return base64.b64encode(zlib.compress(values.astype("<i4").tobytes(), 9)).decode()
 
 
-def _unpack(text: str) -> Array:
+def unpack(text: str) -> Array:
+    """Integers as the metadata keep them."""
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
 
 
@@ -361,7 +362,7 @@ def read_layouts(model: onnx.ModelProto) -> dict[str, tuple[str, Wide]]:
         for p in n.metadata_props:
             if p.key == LAYOUT:
                 e = json.loads(p.value)
-                wide = Wide(e["axis"], _unpack(e["origin"]), _unpack(e["level"]), e["narrow"], None, True)
+                wide = Wide(e["axis"], unpack(e["origin"]), unpack(e["level"]), e["narrow"], None, True)
                 found[e["original"]] = (n.output[0], wide)
     return found
 

@@ -21,15 +21,17 @@ import numpy as np
 import onnx
 
 from onnx_ocs import early
+from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
 from onnx_ocs.outliers import Outliers, find_outliers
 from onnx_ocs.plan import Plan
 from onnx_ocs.planner import early_or_late
 from onnx_ocs.quantizer import Refusal
-from onnx_ocs.region import PRINCIPLE, Early, Region, find_regions
+from onnx_ocs.region import HALF_COPIES, PRINCIPLE, Early, Region, find_regions
 from onnx_ocs.rescale import check_rescale, rescale
 from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.stats import fingerprint
 from onnx_ocs.widen import Decision, Widened, widen
 
 __all__ = ["Translate"]
@@ -83,6 +85,8 @@ class Translate:
 
     def _apply(self, model: onnx.ModelProto, graph: Graph, regions: Sequence[Region], plan: Plan) -> PassResult:
         """Apply a plan: first the steps, then the copies, each on a graph read afresh."""
+        if plan.model and plan.model != fingerprint(model) and not history(model):
+            raise UserError("the plan was made for another model: plan again")
         planned = dict(plan.match(regions))
         refused: dict[int, Refusal] = {}
         for k, p in planned.items():
@@ -111,6 +115,17 @@ class Translate:
         fresh.commit(lambda node: stamp(node, self.name, self.version))
         changed = bool(planned.keys() - refused.keys())
         report = entries(regions, decisions, widened)
+        done = {id(n): p for k, p in planned.items() if k not in refused for n in _carried(regions[k])}
+        for k, r in enumerate(regions):
+            followed = next((done[id(n)] for n in r.nodes if id(n) in done), None)
+            if (
+                followed is not None and report[k]["status"] == "refused"
+            ):  # its step followed the tensor's that it carries on
+                none = [0] * (report[k]["channels"] or 0)
+                report[k] |= {"status": "applied", "mode": "carried", "reason": None}
+                report[k] |= {"copies": none, "copies_low": none}
+            if followed is not None:
+                report[k]["scale"] = followed.scale.tolist()
         for k, p in planned.items():
             if k not in refused:
                 report[k] |= {"status": "applied", "scale": p.scale.tolist()}
@@ -138,6 +153,9 @@ class Translate:
 
     def _decide(self, graph: Graph, region: Region, outliers: Outliers) -> Decision | Refusal:
         why: Refusal | None = None
+        assert region.quantizer is not None
+        if region.quantizer.float_dtype != np.float32:  # i * X_clip is held ever less exactly
+            outliers = Outliers(outliers.upper[:, :HALF_COPIES], outliers.lower[:, :HALF_COPIES], outliers.measured)
         if self.mode != "late":
             if isinstance(region.early, Early):
                 upper = outliers.upper[:, : min(self.copies, region.early.copies)]
@@ -159,7 +177,8 @@ class Translate:
     def _select(self, region: Region, upper: Array, lower: Array, even: bool) -> tuple[Array, Array] | Refusal:
         """The slots (channel, side, copy) with most mass, ratio * C of them.
 
-        A later copy is worth nothing without the earlier ones, so masses are made non-increasing along the copies.
+        A copy passes on what lies above it, so the i-th copy's mass is that of all slots from the i-th up: with
+        one copy the paper's sum in [X_clip, 2 X_clip], and never more for a later copy than for an earlier one.
         Grouped readers need the same number in each group; `even` asks that of depthwise ones too (in early mode,
         where they would lose their integer kernel otherwise), with the ratio rounded to whole copies.
         """
@@ -168,7 +187,8 @@ class Translate:
         at = label(region.nodes[0])
         channels = walk.channels
         groups = channels if even and walk.depthwise else walk.groups
-        mass = np.concatenate([np.minimum.accumulate(upper, axis=1), np.minimum.accumulate(lower, axis=1)], axis=1)
+        above = (np.cumsum(m[:, ::-1], axis=1)[:, ::-1] for m in (upper, lower))
+        mass = np.concatenate(list(above), axis=1)
         slots = mass.shape[1]
         if not np.any(mass > 0):
             return Refusal("no_outliers", PRINCIPLE["no_outliers"], at)
@@ -186,6 +206,10 @@ class Translate:
         taken = taken.reshape(channels, slots)
         n = upper.shape[1]
         return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)
+
+
+def _carried(region: Region) -> Sequence[onnx.NodeProto]:
+    return () if region.walk is None else region.walk.carried
 
 
 def entries(

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper
 from zoo import Net, Style, options
 
-import onnxruntime as ort
 from onnx_ocs.distortion import Readers, readers, tabulate
 from onnx_ocs.graph import Graph
 from onnx_ocs.region import find_regions
@@ -36,10 +36,12 @@ def brute(x: Array, scale: float, low: int, high: int, copies: int) -> tuple[Arr
 
 
 def samples(signed: bool) -> Array:
-    """A normal, a heavy-tailed, a sparse and a small channel; the last is all zeros."""
+    """A normal, a heavy-tailed, a sparse and a smaller channel; the last is all zeros."""
     rng = np.random.default_rng(5)
     n = 150_000
-    a = np.stack([rng.standard_normal(n), 0.4 * rng.laplace(size=n), rng.standard_normal(n), 0.01 * rng.random(n)])
+    a = np.stack(
+        [rng.standard_normal(n), 0.4 * rng.laplace(size=n), rng.standard_normal(n), 0.3 * rng.standard_normal(n)]
+    )
     a[2, rng.random(n) < 0.6] = 0
     a = np.concatenate([a, np.zeros((1, n))])
     return (a if signed else np.maximum(a, 0)).astype(np.float32)
@@ -59,7 +61,7 @@ GRIDS = {  # signed, steps below zero, steps above, the step
     "signed 8 bit": (True, 128, 127, 0.017),
     "signed, off the middle": (True, 40, 215, 0.011),
     "signed 8 bit, finest power of two": (True, 128, 127, 2.0**-10),
-    "signed 16 bit, power of two": (True, 32768, 32767, 2.0**-13),
+    "signed 16 bit, power of two": (True, 32768, 32767, 2.0**-14),
 }
 
 
@@ -73,10 +75,13 @@ def test_table_equals_quantized_samples(name: str) -> None:
     table = tabulate(h, scale, low, high, copies)
     square, mean = brute(x.astype(np.float64), scale, low, high, copies)
     assert table.square.shape == table.mean.shape == square.shape == (5, 2, copies + 1)
-    # a channel much smaller than the tensor's range lies in few bins, but its share of the error is as small
-    slack = 0.04 * square + 0.004 * square.max(0, initial=0)
-    assert np.all(np.abs(table.square - square) <= slack), np.abs(table.square - square).max()
-    assert np.all(np.abs(table.mean - mean) <= 0.04 * np.abs(mean) + 0.02 * np.sqrt(np.maximum(square.max(0), 1e-30)))
+    gap = np.abs(table.square - square)
+    # a bin does not know where in it the one or two values lie that are clipped with many copies
+    slack = 0.05 * square + 1e-3 * (square.max(2, keepdims=True) + scale**2)
+    assert (gap / slack).max() <= 1
+    # mean errors of rounding cancel out; those of clipping do not
+    gap = np.abs(table.mean - mean)
+    assert (gap / (0.05 * np.abs(mean) + 0.02 * scale)).max() <= 1
     assert not table.square[4].any() and not table.mean[4].any()
     if not signed:
         assert not table.square[:, 1].any() and not table.mean[:, 1].any()
@@ -151,10 +156,6 @@ def joined(n: Net, x: str) -> tuple[str, ...]:
     return layer("Conv", 6, 13, 3, 3)(n, n.op("Concat", *others, x, axis=1))
 
 
-def joined_twice(n: Net, x: str) -> tuple[str, ...]:
-    return layer("Conv", 6, 16, 3, 3)(n, n.op("Concat", x, x, axis=1))
-
-
 def joined_depthwise(n: Net, x: str) -> tuple[str, ...]:
     other = n.const("other", np.zeros((16, 4, 12, 12)))
     return layer("Conv", 12, 1, 3, 3, group=12)(n, n.op("Concat", other, x, axis=1))
@@ -181,7 +182,6 @@ READERS = {
     "flatten, gemm transB": Reader(flattened, (8, 3, 3), "all"),
     "flatten, gemm": Reader(flattened_pool, (8, 3, 3), "all"),
     "concat": Reader(joined),
-    "concat with itself": Reader(joined_twice),
     "concat, depthwise": Reader(joined_depthwise),
 }
 BATCH = 16
@@ -246,7 +246,7 @@ def test_readers_weigh_errors_as_they_do(name: str) -> None:
     mean, deviation, nothing = rng.uniform(-1, 1, 8), rng.uniform(0.2, 1.5, 8), np.zeros(8)
     if r.coherent is not None:
         assert np.allclose(r.coherent, r.coherent.T) and np.linalg.eigvalsh(r.coherent).min() > -1e-9
-    rounds = 40 if case.per == "all" or len(case.shape) < 3 else 4
+    rounds = 400 if case.per == "all" or len(case.shape) < 3 else 4
     assert predict(r, nothing, deviation) == pytest.approx(energy(case, model, nothing, deviation, rounds), rel=0.08)
     assert predict(r, mean, nothing) == pytest.approx(energy(case, model, mean, nothing, 1), rel=1e-3)
     assert predict(r, mean, deviation) == pytest.approx(energy(case, model, mean, deviation, rounds), rel=0.08)

@@ -12,7 +12,6 @@ import zoo
 from onnx import numpy_helper
 from reference import initializer, is_repetition, layer_weights, wide_model
 
-from onnx_ocs import runtime
 from onnx_ocs.api import RewriteResult, rewrite
 from onnx_ocs.graph import Graph
 from onnx_ocs.passes.translate import Translate
@@ -26,19 +25,6 @@ MODES = ("auto", "early", "late")
 COPIES = ((0.5, 1), (1, 2))
 MATRIX = [(c.name, m, *k) for c in zoo.TOPOLOGIES for m in MODES for k in COPIES]
 MATRIX += [(c.name, *k) for c in (*zoo.VARIANTS, *zoo.DIALECTS) for k in (("auto", 0.5, 1), ("late", 1, 2))]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small models run six times faster without onnxruntime's thread pools."""
-    make = runtime._options
-
-    def options(*args: Any) -> Any:
-        o = make(*args)
-        o.intra_op_num_threads = 1
-        return o
-
-    monkeypatch.setattr(runtime, "_options", options)
 
 
 def expected_modes(case: zoo.Case, mode: str) -> dict[str, str]:
@@ -206,15 +192,8 @@ def random_plan(model: onnx.ModelProto, seed: int) -> Plan:
     return Plan("", tuple(planned))
 
 
-def known(name: str, seed: int) -> Any:
-    """One case of the next test; marked where there is a known defect."""
-    marks = []
-    if name == "concat_requantized":
-        marks = [pytest.mark.xfail(strict=True, reason="two regions give the quantizer that both feed another step")]
-    return pytest.param(name, seed, marks=marks, id=f"{name}-{seed}")
-
-
-@pytest.mark.parametrize(("name", "seed"), [known(name, seed) for name in zoo.CASES for seed in (0, 4)])
+@pytest.mark.parametrize("seed", [0, 4])
+@pytest.mark.parametrize("name", list(zoo.CASES))
 def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
     """Steps and copies that no planner would choose, in all mixtures."""
     model, feed = zoo.build(name)
@@ -229,6 +208,25 @@ def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
         for level in ("disable_all", "enable_all"):
             check_outputs(zoo.CASES[name], model, result, feed, level, 0.0)
         check_structure(model, result.model)
+
+
+@pytest.mark.parametrize("copies", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "carried"),
+    [("requantized", "maxpool1"), ("resize_requantized", "resize1"), ("requantized_twice", "relu1_dq")],
+)
+def test_a_quantizer_that_carries_copies_follows_the_step(name: str, carried: str, copies: int) -> None:
+    model, feed = zoo.build(name)
+    region = next(r for r in find_regions(Graph(model), infer_shapes(model)) if r.tensor == "relu1")
+    assert region.quantizer is not None
+    scale = (0.6 * region.quantizer.scale).astype(np.float32).astype(np.float64)
+    n = np.full(8, copies)
+    plan = Plan("", (PlannedRegion("relu1", region.outputs, scale, n, 0 * n, "early"),))
+    result = rewrite(model, passes=[Translate(plan=plan)])
+    found = {e["tensor"]: (e["status"], e["scale"], e["copies"]) for e in result.report["regions"]}
+    assert found[carried] == found["relu1"] == ("applied", scale.tolist(), n.tolist())
+    for level in ("disable_all", "enable_all"):
+        check_outputs(zoo.CASES[name], model, result, feed, level, 0.01)
 
 
 def test_ratio_zero_leaves_everything() -> None:
