@@ -58,6 +58,19 @@ def _rows(graph: Graph, node: NodeProto) -> Array | None:
     return np.moveaxis(w, -2, 0).reshape(w.shape[-2], -1, 1)
 
 
+def _phases(node: NodeProto, rows: Array) -> list[Array]:
+    """Taps that meet in one output: all of them, but those of one phase of a ConvTranspose's stride."""
+    strides = list(attribute(node, "strides") or ())
+    if node.op_type != "ConvTranspose" or not strides or max(strides) == 1:
+        return [rows]
+    kernel = attribute(node, "kernel_shape")
+    if not kernel or int(np.prod(kernel)) != rows.shape[2]:
+        return [rows]
+    index = np.indices(kernel).reshape(len(kernel), -1)
+    phase = np.ravel_multi_index(tuple(i % s for i, s in zip(index, strides, strict=True)), strides)
+    return [rows[:, :, phase == p] for p in np.unique(phase)]
+
+
 def readers(graph: Graph, region: Region) -> Readers:
     """Weights of all layers that read a region, folded into channel gains."""
     walk = region.walk
@@ -72,21 +85,18 @@ def readers(graph: Graph, region: Region) -> Readers:
         inner = columns.size // c
         groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
         flat = flat[columns]
-        own = (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
-        gain += own
-        summed = flat.sum(2).reshape(c, inner, -1).sum(1)
-        if node.op_type == "ConvTranspose":
-            diagonal += own  # taps of different output phases never meet
-        elif groups == 1:
-            coherent += summed @ summed.T
-            dense = True
-        elif inner == 1 and c % groups == 0 and groups < c:
-            product = summed @ summed.T
-            block = np.arange(c) // (c // groups)
-            coherent += np.where(block[:, None] == block, product, 0.0)
-            dense = True
-        else:
-            diagonal += (summed**2).sum(1)
+        gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
+        for taps in _phases(node, flat):
+            summed = taps.sum(2).reshape(c, inner, -1).sum(1)
+            if groups == 1:
+                coherent += summed @ summed.T
+                dense = True
+            elif inner == 1 and c % groups == 0 and groups < c:
+                block = np.arange(c) // (c // groups)
+                coherent += np.where(block[:, None] == block, summed @ summed.T, 0.0)
+                dense = True
+            else:
+                diagonal += (summed**2).sum(1)
     if walk.folded:  # who reads the value itself sees every channel alike
         level = float(gain.mean()) if gain.any() else 1.0
         gain, diagonal = gain + level, diagonal + level

@@ -115,7 +115,9 @@ class Plan:
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise UserError(f"{path}: a region of the plan is damaged ({type(e).__name__}: {e})") from None
         predicted = data.get("predicted", {})
-        return Plan(str(data.get("model", "")), regions, predicted if isinstance(predicted, dict) else {})
+        if not isinstance(predicted, dict):
+            raise UserError(f"{path}: the plan is damaged ('predicted' is no object)")
+        return Plan(str(data.get("model", "")), regions, predicted)
 
     def match(self, regions: Sequence[Region]) -> list[tuple[int, PlannedRegion]]:
         """The regions that the plan names, by index.

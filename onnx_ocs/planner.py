@@ -50,6 +50,10 @@ class Budget:
     macs: float | None = None
     ratio: float | None = None
 
+    def times(self, share: float) -> Budget:
+        """A share of it."""
+        return Budget(*(None if v is None else v * share for v in (self.macs, self.ratio)))
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:

@@ -333,6 +333,13 @@ def make_plan(
     before = judge(planner.settings({}))
     found: dict[str, Any] = {"objective": judge.objective, "before": before, "candidates": {}}
     budget = Budget(options.budget, options.ratio)
+    if options.budget is not None:  # the price list is a little off where copies travel on: correct it once
+        planner.prepare(options.copies)
+        planner.weigh(1.0)
+        first = planner.allocate(budget, options.rescale)
+        real = _extra_macs(model, planner, first, one)
+        if real > options.budget:
+            budget = Budget(options.budget * planner.spend(first)[0] / real, None)
     name, choices = _best(planner, judge, budget, options, context.progress, found["candidates"])
     _weigh_in_place(planner, judge, choices, context.progress)
     again = planner.allocate(budget, options.rescale)
@@ -358,6 +365,7 @@ def make_plan(
         found["sweep"] = [_point(planner, judge, Budget(b, None), options) for b in sorted(budgets)]
     predicted = {
         **planner.describe(choices),
+        "extra_macs": _extra_macs(model, planner, choices, one),
         "chosen": name,
         "objective": judge.objective,
         "objective_before": before[0],
@@ -378,11 +386,14 @@ def _best(
 ) -> tuple[str, dict[int, Choice]]:
     """The best of the paper's selection, the same step, and re-chosen steps, measured; leaves the planner set to it."""
     best: tuple[float, str, dict[int, Choice], int, float] | None = None
-    trials: list[tuple[int, float, bool]] = [(options.copies, 1.0, False), (options.copies, 0.35, False)]
+    many, few = options.copies, min(FEW, options.copies)
+    # most copies, exponent, whether steps are re-chosen, share of the budget that is spent
+    trials: list[tuple[int, float, bool, float]] = [(many, 1.0, False, 1.0), (many, 0.35, False, 1.0)]
     if options.rescale:
-        trials += [(most, e, True) for most in sorted({min(FEW, options.copies), options.copies}) for e in EXPONENTS]
+        trials += [(most, e, True, 1.0) for most in sorted({few, many}) for e in EXPONENTS]
+        trials += [(many, 1.0, True, 0.5), (many, 1.0, True, 0.0)]
     now = -1
-    for n, (most, exponent, rescale) in enumerate([(0, 1.0, False), *trials]):
+    for n, (most, exponent, rescale, share) in enumerate([(0, 1.0, False, 1.0), *trials]):
         progress("comparing plans", n, len(trials) + 1)
         if most == 0:
             name, choices = "mass, same step", planner.by_mass(budget)
@@ -392,7 +403,9 @@ def _best(
                 now = most
             planner.weigh(exponent)
             step = "step re-chosen" if rescale else "same step"
-            name, choices = f"error^{exponent:g}, up to {most} copies, {step}", planner.allocate(budget, rescale)
+            name = f"error^{exponent:g}, up to {most} copies, {step}"
+            name += "" if share == 1 else f", {share:.0%} of the budget"
+            choices = planner.allocate(budget.times(share), rescale)
         value, sqnr = judge(planner.settings(choices))
         log_to[name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(choices)}
         if best is None or value < best[0]:

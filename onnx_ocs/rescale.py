@@ -15,7 +15,7 @@ from onnx import NodeProto
 
 from onnx_ocs.graph import Array, Graph, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
-from onnx_ocs.region import Region, find_regions
+from onnx_ocs.region import COARSEST, Region, find_regions
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.weights import Bias, read_bias, read_weight, write_bias
 from onnx_ocs.widen import LAYOUT, unpack
@@ -58,8 +58,10 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
     at = label(region.nodes[0])
     if walk.integers_leave:
         return Refusal("integers_leave", "somebody else reads the integers, so their step must stay", at)
-    if q.float_dtype != np.float32:
-        return Refusal("half_precision", f"{q.float_dtype.name} does not hold other steps exactly enough", at)
+    reach = np.asarray((q.qmax - q.zero_point) * scale.astype(q.float_dtype).astype(np.float64))
+    held = reach.astype(q.float_dtype).astype(np.float64)
+    if np.max(np.abs(held - reach) / scale) > COARSEST:
+        return Refusal("half_precision", f"{q.float_dtype.name} does not hold the new X_clip exactly enough", at)
     if walk.joined:
         return Refusal("joined", "a quantizer on the same grid reads other values too, so their step must stay", at)
     if not walk.dequantizers:

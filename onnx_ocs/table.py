@@ -116,6 +116,8 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
     )
     table.add_row(f"written: {p['chosen']}", *row, style="bold")
     console.print(table)
+    if not p["regions"]:
+        console.print("Nothing to change: no plan is better on the held-out samples than the model as it is.")
     if found["rolled_back"]:
         console.print(f"Rolled back, since the samples are better off without: {', '.join(found['rolled_back'])}.")
     if found.get("sweep"):
