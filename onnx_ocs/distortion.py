@@ -58,16 +58,18 @@ def _rows(graph: Graph, node: NodeProto) -> Array | None:
     return np.moveaxis(w, -2, 0).reshape(w.shape[-2], -1, 1)
 
 
-def _phases(node: NodeProto, rows: Array) -> list[Array]:
+def _phases(graph: Graph, node: NodeProto, rows: Array) -> list[Array]:
     """Taps that meet in one output: all of them, but those of one phase of a ConvTranspose's stride."""
     strides = list(attribute(node, "strides") or ())
     if node.op_type != "ConvTranspose" or not strides or max(strides) == 1:
         return [rows]
-    kernel = attribute(node, "kernel_shape")
-    if not kernel or int(np.prod(kernel)) != rows.shape[2]:
+    weight = read_weight(graph, node, 1)
+    if weight is None or len(weight.shape) != len(strides) + 2:
         return [rows]
+    kernel = weight.shape[2:]
+    dilations = list(attribute(node, "dilations") or [1] * len(kernel))
     index = np.indices(kernel).reshape(len(kernel), -1)
-    phase = np.ravel_multi_index(tuple(i % s for i, s in zip(index, strides, strict=True)), strides)
+    phase = np.ravel_multi_index(tuple(i * d % s for i, d, s in zip(index, dilations, strides, strict=True)), strides)
     return [rows[:, :, phase == p] for p in np.unique(phase)]
 
 
@@ -86,7 +88,7 @@ def readers(graph: Graph, region: Region) -> Readers:
         groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
         flat = flat[columns]
         gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
-        for taps in _phases(node, flat):
+        for taps in _phases(graph, node, flat):
             summed = taps.sum(2).reshape(c, inner, -1).sum(1)
             if groups == 1:
                 coherent += summed @ summed.T

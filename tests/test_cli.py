@@ -102,9 +102,10 @@ def test_inspect(run, tmp_path):
 
 
 def test_rewrite_and_verify(run, tmp_path):
-    code, out, err = run("rewrite", DIGITS, "o.onnx", "--calib", CALIB, "--float", FLOAT, "--report", "r.json")
+    options = ("--calib", CALIB, "--float", FLOAT, "--select", "mass", "--ratio", "0.5")
+    code, out, err = run("rewrite", DIGITS, "o.onnx", *options, "--report", "r.json")
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1].startswith("PASSED: 9 ")
+    assert out.splitlines()[-1].startswith("PASSED: 12 ")
     report = json.loads((tmp_path / "r.json").read_text())
     check_report(report)
     assert report["verification"]["verdict"] == "PASSED"
