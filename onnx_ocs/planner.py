@@ -81,6 +81,7 @@ class Candidate:
         uniform: whether all channels must get the same number of copies.
         bound: values above it never existed (a folded ReLU6).
         tables: errors by step.
+        rooms: most copies on the upper and the lower side, by step.
         savings: what every further copy saves, by step: float32 (C, 2, N).
         bases: error without copies, by step.
         sorted: all savings of a step in ascending order.
@@ -99,6 +100,7 @@ class Candidate:
     uniform: bool = False
     bound: float = np.inf
     tables: list[Table] = field(default_factory=list)
+    rooms: list[tuple[int, int]] = field(default_factory=list)
     savings: list[Array] = field(default_factory=list)
     bases: list[float] = field(default_factory=list)
     sorted: list[Array] = field(default_factory=list)
@@ -193,11 +195,12 @@ class Planner:
             may = rescale and single and check_rescale(self.graph, c.region, q.scale / (self.copies + 1)) is None
             factors = np.geomspace(1 / (self.copies + 1), COARSER, STEPS) if may else np.ones(1)
             c.steps = np.unique(np.append(factors, 1.0))
+            c.rooms = [self._room(c, step) for step in range(len(c.steps))]
             h = self.statistics.histograms[c.index]
             low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
             c.tables = [tabulate(h, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
 
-    def room(self, c: Candidate, step: int) -> tuple[int, int]:
+    def _room(self, c: Candidate, step: int) -> tuple[int, int]:
         """Most copies on the upper and the lower side at one step."""
         q = c.region.quantizer
         assert q is not None
@@ -264,7 +267,7 @@ class Planner:
             if c.uniform:
                 e = np.broadcast_to(e.mean(0), e.shape)
             saving = np.minimum.accumulate(np.maximum(e[:, :, :-1] - e[:, :, 1:], 0), axis=2)
-            for side, room in enumerate(self.room(c, s)):
+            for side, room in enumerate(c.rooms[s]):
                 saving[:, side, max(min(room, most), 0) :] = 0
             ordered = np.sort(saving, axis=None)
             c.savings.append(saving.astype(np.float32))
@@ -277,7 +280,7 @@ class Planner:
         t = min(price * c.macs / c.weight, HIGHEST) if c.weight > 0 else HIGHEST
         best, chosen = np.inf, int(np.flatnonzero(c.steps == 1)[0])
         for s, (ordered, sums) in enumerate(zip(c.sorted, c.sums, strict=True)):
-            if c.steps[s] != 1 and (not rescale or self.room(c, s)[0] < 0):
+            if c.steps[s] != 1 and (not rescale or c.rooms[s][0] < 0):
                 continue
             first = int(np.searchsorted(ordered, t, side="right"))
             taken = len(ordered) - first
@@ -355,7 +358,7 @@ class Planner:
             for c in self.candidates:
                 assert c.region.walk is not None
                 mass = self._mass(c)
-                room = self.room(c, int(np.flatnonzero(c.steps == 1)[0]))[0]
+                room = c.rooms[int(np.flatnonzero(c.steps == 1)[0])][0]
                 n = int(k * c.region.walk.channels + 0.5)
                 chosen = np.zeros(c.region.walk.channels, np.int64)
                 if c.uniform:
