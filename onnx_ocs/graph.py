@@ -19,11 +19,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnx_ocs.constants import Array, attribute, fold, integer_range
 from onnx_ocs.errors import UserError
 
 __all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "topological"]
-
-Array = np.ndarray[Any, Any]
 
 ONNX_DOMAINS = ("", "ai.onnx")
 QDQ_DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -31,14 +30,6 @@ FOLDABLE = frozenset({
     "Identity", "Cast", "CastLike", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "QuantizeLinear",
     "DequantizeLinear", "Clip",
 })  # fmt: skip
-
-
-def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """Value of a node's attribute, or the default when it is absent."""
-    for a in node.attribute:
-        if a.name == name:
-            return helper.get_attribute_value(a)
-    return default
 
 
 def is_op(node: NodeProto | None, *ops: str) -> bool:
@@ -214,7 +205,7 @@ class Graph:
         args = [self.constant(t) if t else None for t in n.input]
         if n.op_type != "CastLike" and any(a is None for a, t in zip(args, n.input, strict=True) if t):
             return None
-        return _fold(n, args)
+        return fold(n, args)
 
     def _rooted(self, tensor: str) -> bool:
         """Whether the chain of first inputs ends in a constant (cheap test before anything is evaluated)."""
@@ -329,62 +320,3 @@ class Graph:
             name = g.value_info[k].name
             if name in self.reshaped or (name not in written and name in self._written):
                 del g.value_info[k]
-
-
-def _fold(n: NodeProto, args: list[Array | None]) -> Array | None:
-    """Value of one foldable node; None when its parameters are out of the ordinary."""
-    x = args[0]
-    if x is None:
-        return None
-    op = n.op_type
-    if op == "Identity":
-        return x
-    if op == "Cast":
-        return x.astype(helper.tensor_dtype_to_np_dtype(attribute(n, "to")))
-    if op == "CastLike":
-        return x if args[1] is None else x.astype(args[1].dtype)
-    if op == "Transpose":
-        perm = attribute(n, "perm")
-        return np.transpose(x, perm)
-    if op == "Reshape" and args[1] is not None:
-        shape = [x.shape[k] if d == 0 and not attribute(n, "allowzero", 0) else int(d) for k, d in enumerate(args[1])]
-        return x.reshape(shape)
-    if op in ("Squeeze", "Unsqueeze"):
-        axes = attribute(n, "axes") if len(args) < 2 or args[1] is None else [int(a) for a in args[1]]
-        if op == "Squeeze":
-            return np.squeeze(x, tuple(axes) if axes else None)
-        return np.expand_dims(x, tuple(axes)) if axes is not None else None
-    if op == "Clip":
-        lo = args[1] if len(args) > 1 else attribute(n, "min")
-        hi = args[2] if len(args) > 2 else attribute(n, "max")
-        y = x if lo is None else np.maximum(x, lo)
-        return np.asarray(y if hi is None else np.minimum(y, hi), x.dtype)
-    if op in ("QuantizeLinear", "DequantizeLinear") and args[1] is not None:
-        scale, zero = args[1], args[2] if len(args) > 2 else None
-        if attribute(n, "block_size", 0) or scale.ndim > 1:
-            return None
-        if scale.size > 1:
-            shape = [1] * x.ndim
-            shape[attribute(n, "axis", 1)] = scale.size
-            scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
-        z: Any = 0 if zero is None else zero.astype(np.float64).reshape(scale.shape if zero.size > 1 else ())
-        scale = scale if scale.size > 1 else scale.reshape(())
-        if op == "DequantizeLinear":
-            return np.asarray((x.astype(np.float64) - z) * scale, scale.dtype)
-        output = attribute(n, "output_dtype", 0)
-        default = np.dtype(helper.tensor_dtype_to_np_dtype(output) if output else np.uint8)
-        dtype = default if zero is None else zero.dtype
-        if "float" in dtype.name:
-            return None
-        lo, hi = integer_range(dtype)
-        return np.asarray(np.clip(np.rint(x.astype(np.float32) / scale) + z, lo, hi), dtype)
-    return None
-
-
-def integer_range(dtype: Any) -> tuple[int, int]:
-    """Smallest and largest value of an integer dtype, the 2- and 4-bit ones of ml_dtypes included."""
-    dtype = np.dtype(dtype)
-    if dtype.kind in "iu":
-        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    bits = int(dtype.name.removeprefix("u").removeprefix("int"))
-    return (0, 2**bits - 1) if dtype.name.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

@@ -22,8 +22,9 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration import Samples
-from onnx_ocs.graph import Array, Graph, is_op
-from onnx_ocs.layout import Wide
+from onnx_ocs.cuts import Cut, find_cuts, nibbles, stress
+from onnx_ocs.difference import FEW, FLIPS, SHIFT, Difference
+from onnx_ocs.graph import Array, Graph
 from onnx_ocs.oracle import WideQuantizer, oracle
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 from onnx_ocs.rescale import read_scales, rescale_model
@@ -31,109 +32,12 @@ from onnx_ocs.runtime import Session, as_bytes, cut, expose
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.widen import read_layouts
 
-__all__ = ["Difference", "Verification", "verify"]
+__all__ = ["Verification", "verify"]
 
 log = logging.getLogger(__name__)
 
-TIE_WINDOW = 0.05  # steps; a value this close to a tie may flip through the order of float sums or a rounded bias
-FLIPS = 1e-3  # share of values that may flip near a tie (those exactly on a tie are not counted)
-FEW = 3  # values that may differ whatever their share (tiny models)
-SHIFT = 5e-4  # largest mean signed difference, in steps: more is a systematic shift
 SMALL = 2_000_000  # values; smaller models get more draws of random activations
 RELATIVE = 1e-4  # of float graph outputs, against their largest absolute value
-
-
-@dataclass
-class Difference:
-    """Differences between two models' quantized activations, accumulated over tensors and batches.
-
-    Attributes:
-        values: number of integers compared.
-        mismatches: how many differ.
-        off_tie: how many differ although the exact value is no rounding tie.
-        max_steps: largest difference in quantization steps.
-        shift: sum of signed differences, in steps, exact ties left out.
-        max_abs: largest difference of a float graph output.
-        relative: the same, against the output's largest absolute value.
-        worst: name of the tensor with the largest difference.
-        ties: how many of the mismatches lie exactly on a rounding tie.
-        allowed: how many values may flip near a tie.
-    """
-
-    values: int = 0
-    mismatches: int = 0
-    off_tie: int = 0
-    max_steps: int = 0
-    shift: float = 0.0
-    max_abs: float = 0.0
-    relative: float = 0.0
-    worst: str = ""
-    ties: int = 0
-    allowed: float = 0.0
-
-    @property
-    def fraction(self) -> float:
-        """Share of integers that differ."""
-        return self.mismatches / self.values if self.values else 0.0
-
-    def integers(self, name: str, a: Array, b: Array, exact: Array | None, noise: float = 0.0) -> None:
-        """Compare two arrays of steps.
-
-        Args:
-            name: of the tensor.
-            a: expected.
-            b: found.
-            exact: the value in steps before it was rounded, where it is known.
-            noise: rounding unit of the float arithmetic, in steps, for the largest value.
-        """
-        self.values += a.size
-        self.allowed += a.size * (FLIPS + min(4 * noise, 20 * FLIPS))
-        delta = b.astype(np.int64) - a.astype(np.int64)
-        where = np.flatnonzero(delta)
-        if not where.size:
-            return
-        d = delta.reshape(-1)[where]
-        self.mismatches += where.size
-        largest = int(np.abs(d).max())
-        if largest > self.max_steps:
-            self.max_steps, self.worst = largest, name
-        tie = np.zeros(where.size, bool)
-        if exact is not None:
-            distance = np.abs(np.abs(exact.reshape(-1)[where] % 1.0) - 0.5)
-            tie = distance < 1e-5
-            if 16 * noise < TIE_WINDOW:  # finer steps than the float arithmetic in front of them resolves have no ties
-                self.off_tie += int(np.sum((distance > TIE_WINDOW + 16 * noise) & (np.abs(d) == 1)))
-        self.ties += int(tie.sum())
-        self.shift += float(d[~tie].sum())
-
-    def floats(self, name: str, a: Array, b: Array) -> None:
-        """Compare a float graph output."""
-        if a.shape != b.shape:
-            self.max_abs = self.relative = float("inf")
-            self.worst = name
-            return
-        if a.size and a.dtype.kind == "f":
-            x, y = a.astype(np.float64), b.astype(np.float64)
-            same = (x == y) | (np.isnan(x) & np.isnan(y))
-            gap = float(np.max(np.abs(x - y), where=~same, initial=0.0))
-            size = float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
-            self.max_abs = max(self.max_abs, gap)
-            self.relative = max(self.relative, gap / size if size else gap)
-        elif a.size:
-            self.integers(name, a, b, None)
-
-    def as_dict(self, level: str) -> dict[str, Any]:
-        """One entry of the report's `verification.levels`."""
-        return {
-            "level": level,
-            "max_abs": self.max_abs,
-            "max_steps": self.max_steps,
-            "mismatch_fraction": self.fraction,
-            "mismatches_exactly_on_ties": self.ties,
-            "mean_shift_steps": self.shift / self.values if self.values else 0.0,
-            "values": self.values,
-            "worst": self.worst,
-        }
 
 
 @dataclass
@@ -195,109 +99,6 @@ class Verification:
         }
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """One quantized activation in the three models."""
-
-    tensor: str  # float input of the Q
-    quantizer: Quantizer
-    original: str  # integers in the original
-    oracle: str  # integers, or float k, in the oracle
-    rewritten: str  # integers in the rewritten model
-    wide: Wide | None
-
-    @property
-    def stored(self) -> np.dtype[np.generic]:
-        """The dtype in which the integers are fed."""
-        d = self.quantizer.dtype
-        return d if d.kind in "iu" else np.dtype(np.uint8 if d.name.startswith("u") else np.int8)
-
-    @property
-    def noise(self) -> float:
-        """Rounding unit of the float tensor's dtype at the quantizer's largest value, in steps."""
-        q = self.quantizer
-        most = 1 if self.wide is None else 1 + int(np.abs(self.wide.level).max())
-        return (q.qmax - q.qmin) * most * float(np.finfo(q.float_dtype.name).eps) / 2
-
-    def split(self, k: Array) -> Array:
-        """The wide integers whose sum is zero_point + k."""
-        q, w = self.quantizer, self.wide
-        if w is None:
-            return k.astype(self.stored)
-        values = np.take(np.rint(np.nan_to_num(k)).astype(np.int64), w.origin, axis=w.axis)
-        shape = [1] * k.ndim
-        shape[w.axis] = -1
-        z = np.broadcast_to(q.zero_point, (w.narrow,))[w.origin].reshape(shape)
-        level = w.level.reshape(shape)
-        up, low = q.qmax - z, z - q.qmin
-        copy_up = np.clip(values - level * up, 0, up)
-        copy_low = np.clip(values - level * low, -low, 0)
-        base = np.clip(values, -low, up)
-        return np.asarray(np.where(level > 0, copy_up, np.where(level < 0, copy_low, base)) + z).astype(self.stored)
-
-    def total(self, integers: Array) -> Array:
-        """The value k that wide integers stand for (or the integers themselves)."""
-        q, w = self.quantizer, self.wide
-        if w is None:
-            return integers.astype(np.int64)
-        shape = [1] * integers.ndim
-        shape[w.axis] = -1
-        z = np.broadcast_to(q.zero_point, (w.narrow,))[w.origin].reshape(shape)
-        steps = np.moveaxis(integers.astype(np.int64) - z, w.axis, 0)
-        out = np.zeros((w.narrow, *steps.shape[1:]), np.int64)
-        np.add.at(out, w.origin, steps)
-        return np.moveaxis(out, 0, w.axis)
-
-    def steps(self, a: Array) -> Array:
-        """A float tensor in steps, before rounding."""
-        s = self.quantizer.scale
-        if s.size > 1:
-            shape = [1] * a.ndim
-            shape[self.wide.axis if self.wide else (self.quantizer.axis or 0)] = -1
-            s = s.reshape(shape)
-        return np.asarray(a.astype(np.float64) / s)
-
-
-def _final(graph: Graph, quantized: str) -> str:
-    """The integer tensor behind a Q and its Clip, if it has one."""
-    readers = graph.readers(quantized)
-    if len(readers) == 1 and is_op(readers[0], "Clip") and quantized not in graph.outputs:
-        return str(readers[0].output[0])
-    return quantized
-
-
-def _cuts(
-    original: Graph, rewritten: Graph, layouts: Mapping[str, tuple[str, Wide]], names: Mapping[str, str]
-) -> list[_Cut]:
-    cuts = []
-    for n in original.nodes:
-        if not is_op(n, "QuantizeLinear") or original.constant(n.input[0]) is not None:
-            continue
-        q = read_quantizer(original, n)
-        if not isinstance(q, Quantizer):
-            continue
-        name = n.output[0]
-        new, wide = layouts.get(name, (name, None))
-        at = _final(original, name)
-        if new in rewritten.producer:
-            after = _final(rewritten, new)
-            if q.dtype.kind not in "iu":  # 2- and 4-bit integers pass through a byte there
-                at, after = at + "__byte", after + "__byte"
-            cuts.append(_Cut(n.input[0], q, at, names.get(name, at), after, wide))
-    return cuts
-
-
-def _nibbles(graph: Graph) -> dict[str, np.dtype[np.generic]]:
-    """Activations of 2- or 4-bit integers, which onnxruntime can neither be fed nor asked for."""
-    found = {}
-    for n in graph.nodes:
-        if is_op(n, "QuantizeLinear") and graph.constant(n.input[0]) is None:
-            q = read_quantizer(graph, n)
-            if isinstance(q, Quantizer) and q.dtype.kind not in "iu":
-                found[_final(graph, str(n.output[0]))] = q.dtype
-    return found
-
-
 def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
     def signature(m: onnx.ModelProto) -> list[Any]:
         values = [v.SerializeToString(deterministic=True) for g in (m.graph.input, m.graph.output) for v in g]
@@ -336,30 +137,6 @@ def _run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array] | str:
         return session.run(feed)
     except Exception as e:
         return str(e).splitlines()[0][:300]
-
-
-def _stress(
-    states: Mapping[str, Array],
-    cuts: list[_Cut],
-    limits: Mapping[str, WideQuantizer],
-    rng: np.random.Generator,
-    turn: int,
-) -> dict[str, Array]:
-    """Random integers that fill every quantizer's (wide) range; in turn everywhere, near the top, near the bottom."""
-    out: dict[str, Array] = {}
-    for c in cuts:
-        like = states[c.oracle]
-        if c.original not in limits or c.wide is None:
-            out[c.oracle] = rng.integers(c.quantizer.qmin, c.quantizer.qmax + 1, like.shape).astype(like.dtype)
-            continue
-        lo, hi = limits[c.original].limits()
-        shape = [1] * like.ndim
-        shape[c.wide.axis] = -1
-        # a part stays inside the old range, where most values lie
-        u = rng.random(like.shape) * np.where(rng.random(like.shape) < 0.5, 1.0, 0.4)
-        u = (u, 1 - u / 2, u / 2)[turn % 3]
-        out[c.oracle] = np.rint(lo.reshape(shape) + u * (hi - lo).reshape(shape)).astype(like.dtype)
-    return out
 
 
 def verify(
@@ -414,11 +191,11 @@ def verify(
         result.fail(f"onnxruntime loads the original but not the rewritten model: {new}")
         return result
     truth, names = oracle(original, wide) if wide else (original, {})
-    if narrow := _nibbles(before):
+    if narrow := nibbles(before):
         untouched = {t: d for t, d in narrow.items() if any(t in n.output for n in truth.graph.node)}
         truth, original = as_bytes(truth, untouched), as_bytes(original, narrow)
-        rewritten = as_bytes(rewritten, _nibbles(after))
-    cuts = _cuts(before, after, layouts, names)
+        rewritten = as_bytes(rewritten, nibbles(after))
+    cuts = find_cuts(before, after, layouts, names)
     limits = {c.original: wide[n] for n in wide for c in cuts if c.oracle == names[n]}
     _exact(result, truth, rewritten, cuts, limits, samples, limit, seed)
     if wide and not result.exact.values and result.verdict == "PASSED":
@@ -434,7 +211,7 @@ def _exact(
     result: Verification,
     truth: onnx.ModelProto,
     rewritten: onnx.ModelProto,
-    cuts: list[_Cut],
+    cuts: list[Cut],
     limits: Mapping[str, WideQuantizer],
     samples: Samples,
     limit: int,
@@ -499,7 +276,7 @@ def _exact(
         stressed: Session | str | None = None
         truth_names: dict[str, str] = {}
         for turn in range(9 if size < SMALL else 3):
-            random = _stress(states, cuts, limits, rng, turn)
+            random = stress(states, cuts, limits, rng, turn)
             if stressed is None:
                 truth_cut, truth_names = cut(expose(truth, floats), random)
                 stressed = _load(truth_cut, "disable_all")
@@ -538,7 +315,7 @@ def _optimized(
     genuine: onnx.ModelProto,
     original: onnx.ModelProto,
     rewritten: onnx.ModelProto,
-    cuts: list[_Cut],
+    cuts: list[Cut],
     samples: Samples,
     limit: int,
 ) -> None:
@@ -581,7 +358,7 @@ def _optimized(
             for c in cuts:
                 if at[c] in names:
                     key = names[at[c]]
-                    wide = c if who == "optimized" else _Cut(c.tensor, c.quantizer, "", "", "", None)
+                    wide = c if who == "optimized" else Cut(c.tensor, c.quantizer, "", "", "", None)
                     difference.integers(c.tensor, wide.total(a[key]), wide.total(b[key]), None)
             for o in (o.name for o in original.graph.output):
                 if o in a:
