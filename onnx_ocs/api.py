@@ -69,14 +69,16 @@ def _quiet(_what: str, _done: int, _total: int | None) -> None:
     pass
 
 
-def _check_qdq(model: onnx.ModelProto) -> None:
-    if not any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
-        if model.functions:
-            raise UserError(
-                "the main graph has no QuantizeLinear or DequantizeLinear node, but there are local functions: inline "
-                "them first (onnx.inliner.inline_local_functions)"
-            )
-        raise UserError("the model has no QuantizeLinear or DequantizeLinear node: quantize it to QDQ format first")
+def _check_qdq(model: onnx.ModelProto) -> list[str]:
+    """Refuse a model that is not quantized; a note for one whose quantization lies inside local functions."""
+    if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
+        return []
+    if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for f in model.functions for n in f.node):
+        return [
+            "all QuantizeLinear and DequantizeLinear nodes are inside local functions, which are left intact: inline "
+            "them first (onnx.inliner.inline_local_functions)"
+        ]
+    raise UserError("the model has no QuantizeLinear or DequantizeLinear node: quantize it to QDQ format first")
 
 
 def _check_graph(model: onnx.ModelProto) -> None:
@@ -124,6 +126,7 @@ def _sample_shapes(samples: Samples) -> dict[str, list[int]]:
 def inspect(
     model: Model,
     calib: str | Samples | None = None,
+    float_model: Model | None = None,
     passes: Sequence[Pass] = (),
     seed: int = 0,
     limit: int | None = None,
@@ -134,6 +137,7 @@ def inspect(
     Args:
         model: a QDQ model or its path; not changed.
         calib: calibration samples; without them the outliers are estimated.
+        float_model: the float model, as the reference of the quality figures (with `calib`).
         passes: the passes to plan for; default: translate.
         seed: of everything random.
         limit: most calibration samples.
@@ -146,7 +150,7 @@ def inspect(
         UserError: the model or the samples cannot be used.
     """
     proto = _load(model)
-    _check_qdq(proto)
+    inside = _check_qdq(proto)
     _check_graph(proto)
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
     samples = None if calib is None else _samples(proto, calib, seed)
@@ -166,9 +170,16 @@ def inspect(
         entries.append(e)
     shapes_in = _sample_shapes(samples) if samples is not None else None
     price = cost(proto, shapes_in)
-    notes = [f"this file has been rewritten: {', '.join(e.get('pass', '?') for e in before)}"] if before else []
+    notes = list(inside)
+    if before:
+        notes.append(f"this file has been rewritten: {', '.join(e.get('pass', '?') for e in before)}")
     ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
-    return assemble("inspect", seed, entries, (price, price), ranking=ranking, notes=notes)
+    qualities, against = None, None
+    if samples is not None:
+        ref, against = _reference(proto, float_model)
+        now = compare(ref, [proto], samples, limit)[0]
+        qualities = (now, now)
+    return assemble("inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes)
 
 
 def plan(
@@ -246,7 +257,7 @@ def rewrite(
     if output is not None:
         io.check_writable(output, model if isinstance(model, (str, Path)) else None)
     original = _load(model)
-    _check_qdq(original)
+    inside = _check_qdq(original)
     _check_graph(original)
     if isinstance(float_model, (str, Path)):
         float_model = io.load_model(float_model)
@@ -261,7 +272,7 @@ def rewrite(
         chosen = [replace(p, plan=made) if isinstance(p, Translate) else p for p in chosen]
     new, results = run_passes(original, chosen, Context(samples, limit, seed, progress))
     regions = [e for r in results.values() for e in r.regions]
-    notes = [n for r in results.values() for n in r.notes]
+    notes = inside + [n for r in results.values() for n in r.notes]
     changed = new is not original
     qualities, against = None, None
     if samples is not None:

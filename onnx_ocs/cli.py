@@ -216,6 +216,7 @@ def _check_report(path: Path | None, *others: Path | str | None) -> None:
 def inspect(
     model: In,
     calib: Calib = None,
+    float_model: Float = None,
     limit: Limit = None,
     ratio: Ratio = None,
     copies: Copies = None,
@@ -227,13 +228,13 @@ def inspect(
 
     Example: `python -m onnx_ocs inspect model.onnx --calib samples.npz`
     """
-    _check_report(report, model, calib)
+    _check_report(report, model, calib, float_model)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
 
     with _progress(False) as progress:
         translate = Translate(ratio=0.5 if ratio is None else ratio, copies=copies or 1, mode=mode.value)
-        result = api.inspect(model, calib, [translate], seed, limit, progress)
+        result = api.inspect(model, calib, float_model, [translate], seed, limit, progress)
     table.show_inspection(_console(), result)
     _write_report(report, result)
 

@@ -126,9 +126,11 @@ class Plan:
             UserError: the plan does not fit the model.
         """
         index = {(r.tensor, r.outputs): k for k, r in enumerate(regions)}
-        found = []
+        found: list[tuple[int, PlannedRegion]] = []
         for p in self.regions:
             k = index.get((p.tensor, p.quantizers))
+            if any(k == other for other, _ in found):
+                raise UserError(f"the plan names the tensor '{p.tensor}' twice")
             if k is None:
                 raise UserError(f"the plan names the tensor '{p.tensor}', which this model does not quantize that way")
             walk, q = regions[k].walk, regions[k].quantizer

@@ -64,6 +64,11 @@ def show_inspection(console: Console, report: Report) -> None:
         table.add_row(*row, what)
     console.print(table)
     _reasons(console, report)
+    q = report["quality"]
+    if q["reference"]:
+        agreement = f", same answer {_percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
+        sqnr = _decibels(q["sqnr_before_db"])
+        console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
     _notes(console, report)
 
 

@@ -482,3 +482,22 @@ def test_what_must_stay_does_stay():
 
     old = BUILDERS["ten_unused_opset_imports"]()
     assert list(api.rewrite(old).model.opset_import) == list(old.opset_import)
+
+
+def test_quantization_inside_local_functions_is_left_intact() -> None:
+    """Such a file is no mistake: there is nothing to rewrite in the main graph, and that is said."""
+    body = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("quant", 1)]
+    function = helper.make_function("quant", "Fake", ["x", "s", "z"], ["y"], body, opsets[:1])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy")
+    constants = [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.uint8(0), "z")]
+    graph = helper.make_graph(
+        [helper.make_node("Fake", ["x", "s", "z"], ["y"], domain="quant")], "g", [x], [y], constants
+    )
+    model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8)
+    result = api.rewrite(model)
+    assert not result.changed and result.model is model
+    assert any("local functions" in note for note in result.report["notes"])
