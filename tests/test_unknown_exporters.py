@@ -492,7 +492,7 @@ def test_quantization_inside_local_functions_is_left_intact() -> None:
     ]
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("quant", 1)]
     function = helper.make_function("quant", "Fake", ["x", "s", "z"], ["y"], body, opsets[:1])
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy")
+    x, y = (helper.make_tensor_value_info(n, T.FLOAT, [1, 4]) for n in "xy")
     constants = [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.uint8(0), "z")]
     graph = helper.make_graph(
         [helper.make_node("Fake", ["x", "s", "z"], ["y"], domain="quant")], "g", [x], [y], constants
