@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +32,6 @@ from onnx_ocs.verify import verify as verify_models
 from onnx_ocs.widen import Decision
 
 __all__ = ["PlanOptions", "RewriteResult", "inspect", "plan", "rewrite", "verify"]
-
-log = logging.getLogger(__name__)
 
 Model = onnx.ModelProto | str | Path
 Progress = Callable[[str, int, int | None], None]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def _inner_names(node: NodeProto) -> Iterator[str]:
                 stack += [b for b in n.attribute if b.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
 
 
-def topological(nodes: Sequence[NodeProto], known: Iterable[str] = ()) -> list[NodeProto]:
+def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     """The nodes in an order in which producers come first; nodes already in order keep their places.
 
     Raises:

@@ -13,7 +13,6 @@ step) and the final word is measured: the objective on samples that the plan was
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +34,6 @@ from onnx_ocs.weights import read_weight
 from onnx_ocs.widen import Decision
 
 __all__ = ["Budget", "Candidate", "Choice", "Planner"]
-
-log = logging.getLogger(__name__)
 
 STEPS = 24  # steps that are tried for a region
 HIGHEST = 1e38  # price at which nothing is bought (float32 holds it)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -29,8 +28,6 @@ from onnx_ocs.widen import widen
 
 __all__ = ["PlanOptions", "calibrate", "make_plan"]
 
-log = logging.getLogger(__name__)
-
 Objective = Literal["auto", "sqnr", "kl"]
 BATCH = 8
 HELD_OUT = 256  # most samples on which plans are compared
@@ -41,6 +38,7 @@ JUDGING_MACS = 2.5e10  # for one comparison of plans
 EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts (Planner.weigh)
 FEW = 2  # copies a channel, as an alternative to as many as allowed
 EVERYTHING, SOME = slice(None), slice(0, None, 3)  # of the feeds that plans are judged on
+WORTH = 1e-2  # relative improvement of the objective below which a plan is not worth its cost
 NOTICEABLE = 1e-3  # relative improvement of the objective that is more than noise
 
 
@@ -358,7 +356,7 @@ def make_plan(
     if options.budget is not None:
         choices = _affordable(model, planner, choices, options, one)
     after = judge(planner.settings(choices))
-    if after[0] > before[0] * (1 - NOTICEABLE):
+    if after[0] > before[0] * (1 - WORTH):
         choices, after = {}, before
     found |= {"chosen": name, "after": after, "rolled_back": [regions[k].tensor for k in dropped]}
     if budgets:

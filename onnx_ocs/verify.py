@@ -12,7 +12,6 @@ same integers.  The yardstick is the oracle: the original with wide fake-quantiz
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,8 +32,6 @@ from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.widen import read_layouts
 
 __all__ = ["Verification", "verify"]
-
-log = logging.getLogger(__name__)
 
 SMALL = 2_000_000  # values; smaller models get more draws of random activations
 RELATIVE = 1e-4  # of float graph outputs, against their largest absolute value
