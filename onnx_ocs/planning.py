@@ -34,7 +34,7 @@ HELD_OUT = 256  # most samples on which plans are compared
 HELD_BYTES = 1 << 28
 # Shares of work that do not depend on the machine, so that a plan does not either
 WEIGHING_MACS = 4e10  # for all tensors together
-JUDGING_MACS = 2.5e10  # for one comparison of plans
+JUDGING_MACS = 1e12  # for all comparisons of plans together
 EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts (Planner.weigh)
 FEW = 2  # copies a channel, as an alternative to as many as allowed
 EVERYTHING, SOME = slice(None), slice(0, None, 3)  # of the feeds that plans are judged on
@@ -321,7 +321,8 @@ def make_plan(
         return Plan(model_hash, (), none), {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
     planner.tabulate(options.rescale)
     _weigh(planner, board, learn, context.progress)
-    wanted = max(8, int(JUDGING_MACS / max(planner.total, 1)))
+    judgements = 16 + 2 * len(planner.candidates)
+    wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
     judge = _Judge(
         board,
         _first([*held, *learn] if held is not learn else held, wanted),
