@@ -177,10 +177,15 @@ class _Judge:
         value = {"sqnr": error, "kl": kl}.get(self.objective, float(np.sqrt(error * kl)))
         return value, float(sqnr)
 
-    def better(self, new: Mapping[int, Setting], old: Mapping[int, Setting]) -> bool:
-        """Whether a plan is better than another on both halves of the samples: one alone may be luck."""
-        halves = (slice(0, None, 2), slice(1, None, 2)) if len(self.feeds) > 1 else (EVERYTHING,)
-        return all(self(new, h)[0] < self(old, h)[0] * (1 - NOTICEABLE) for h in halves)
+    def halves(self, settings: Mapping[int, Setting]) -> tuple[float, ...]:
+        """The objective on both halves of the feeds (on all, where there is but one)."""
+        parts = (slice(0, None, 2), slice(1, None, 2)) if len(self.feeds) > 1 else (EVERYTHING,)
+        return tuple(self(settings, part)[0] for part in parts)
+
+
+def _better(new: tuple[float, ...], old: tuple[float, ...]) -> bool:
+    """Whether a plan is better than another on both halves of the samples: one alone may be luck."""
+    return all(n < o * (1 - NOTICEABLE) for n, o in zip(new, old, strict=True))
 
 
 def _log_softmax(x: Array) -> Array:
@@ -260,11 +265,13 @@ def _roll_back(
 ) -> tuple[dict[int, Choice], list[int]]:
     """Leave out, one by one, the regions without which the held-out objective is better."""
     kept, dropped = dict(choices), []
+    now = judge.halves(planner.settings(kept))
     for n, k in enumerate(list(choices)):
         progress("checking regions", n, len(choices))
         trial = {i: c for i, c in kept.items() if i != k}
-        if judge.better(planner.settings(trial), planner.settings(kept)):
-            kept = trial
+        then = judge.halves(planner.settings(trial))
+        if _better(then, now):
+            kept, now = trial, then
             dropped.append(k)
     progress("checking regions", len(choices), len(choices))
     return kept, dropped
@@ -344,14 +351,14 @@ def make_plan(
     again = planner.allocate(budget, options.rescale)
     value, sqnr = judge(planner.settings(again))
     found["candidates"]["weighed in place"] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again)}
-    if judge.better(planner.settings(again), planner.settings(choices)):
+    if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
         name, choices = "weighed in place", again
     choices, dropped = _roll_back(planner, judge, choices, context.progress)
     if dropped:  # what was given back may be spent elsewhere
         everything = planner.candidates
         planner.candidates = [c for c in everything if c.index not in dropped]
         again = planner.allocate(budget, options.rescale)
-        if judge.better(planner.settings(again), planner.settings(choices)):
+        if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
             choices = again
         planner.candidates = everything
     if options.budget is not None:
