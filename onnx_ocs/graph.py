@@ -44,29 +44,32 @@ def label(node: NodeProto) -> str:
     return str(node.name or next((o for o in node.output if o), node.op_type))
 
 
-def _outer_names(node: NodeProto) -> Iterator[str]:
-    """Names that the node's subgraphs mention (a superset of the outer tensors that they read)."""
-    stack = [a for a in node.attribute if a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
+def _subgraphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
+    """The node's subgraphs and all that are nested in them."""
+    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    stack = [a for a in node.attribute if a.type in kinds]
     while stack:
         a = stack.pop()
         for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
-            yield from (o.name for o in g.output)
-            for n in g.node:
-                yield from n.input
-                stack += [b for b in n.attribute if b.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
+            yield g
+            stack += [b for n in g.node for b in n.attribute if b.type in kinds]
+
+
+def _outer_names(node: NodeProto) -> Iterator[str]:
+    """Names that the node's subgraphs mention (a superset of the outer tensors that they read)."""
+    for g in _subgraphs(node):
+        yield from (o.name for o in g.output)
+        for n in g.node:
+            yield from n.input
 
 
 def _inner_names(node: NodeProto) -> Iterator[str]:
     """All tensor names inside the node's subgraphs: a fresh name must not be one of them."""
-    stack = [a for a in node.attribute if a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
-    while stack:
-        a = stack.pop()
-        for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
-            yield from (v.name for v in (*g.input, *g.output, *g.initializer))
-            for n in g.node:
-                yield from n.input
-                yield from n.output
-                stack += [b for b in n.attribute if b.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)]
+    yield from _outer_names(node)
+    for g in _subgraphs(node):
+        yield from (v.name for v in (*g.input, *g.initializer))
+        for n in g.node:
+            yield from n.output
 
 
 def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:

@@ -12,25 +12,22 @@ Quantization, Nagel et al. 2019, section 4.2.1 and appendix C), and the mass is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from onnx_ocs.errors import UserError
+from onnx_ocs.activations import stream
 from onnx_ocs.graph import Array, Graph, attribute, is_op
 from onnx_ocs.manager import Context
-from onnx_ocs.oracle import reference
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 from onnx_ocs.region import Region
-from onnx_ocs.runtime import Session, expose
 from onnx_ocs.weights import read_weight
 
 __all__ = ["Outliers", "estimate", "find_outliers", "measure"]
 
-BATCH = 8
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -104,33 +101,13 @@ def find_outliers(
 ) -> dict[int, Outliers]:
     """Measure on the context's samples, or estimate where there are none.
 
-    The measured activations are those of the reference (`onnx_ocs.oracle.reference`): in front of the quantizers, with
-    no activation quantizer upstream that would already have clipped them.
-
     Raises:
         UserError: the model does not run on the samples.
     """
     if context.samples is None:
         return estimate(graph, regions, copies)
-    tensors = list(dict.fromkeys(r.tensor for r in regions if r.walk is not None))
-    session = Session(expose(reference(model, regions), tensors), "enable_all", fusion=False)
-    samples, total = context.samples, context.samples.count()
-    total = total if context.limit is None else min(total, context.limit)
-
-    def batches() -> Iterator[Mapping[str, Array]]:
-        done = 0
-        for feed in samples.batches(BATCH, context.limit):
-            context.progress("calibrating", done, total)
-            try:
-                yield {**feed, **session.run(feed, [t for t in tensors if t not in feed])}
-            except Exception as e:  # onnxruntime raises many kinds
-                raise UserError(
-                    f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
-                ) from None
-            done += len(next(iter(feed.values()), ()))
-        context.progress("calibrating", total, total)
-
-    return measure(regions, copies, batches())
+    wanted = [r for r in regions if r.walk is not None]
+    return measure(regions, copies, stream(model, regions, wanted, context))
 
 
 # ---- estimated ------------------------------------------------------------------------------------------------------

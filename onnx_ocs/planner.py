@@ -71,6 +71,7 @@ class Candidate:
         readers: how its readers weigh errors.
         mode: "early" or "late".
         macs: MACs that one copy costs.
+        shares: by id of the reader, which share of its input one copy adds.
         damage: error at the model's output when this tensor alone is quantized as it is.
         weight: lambda, what the allocation multiplies J with.
         steps: the steps that may be chosen, factors of the old one.
@@ -90,6 +91,7 @@ class Candidate:
     readers: Readers
     mode: str
     macs: float
+    shares: dict[int, float]
     damage: float = 0.0
     weight: float = 1.0
     steps: Array = field(default_factory=lambda: np.ones(1))
@@ -145,7 +147,8 @@ class Planner:
 
     def _candidate(self, k: int, r: Region, mode: str) -> Candidate | None:
         assert r.walk is not None and r.quantizer is not None
-        macs = sum(self.base[id(n)] * self._share(r, n) for n in r.walk.weights)
+        shares = {id(n): self._share(r, n) for n in r.walk.weights}
+        macs = sum(self.base[n] * share for n, share in shares.items())
         top = float(r.quantizer.x_clip.max())
         bound = RELU6 if r.refusal is not None and r.refusal.code == "folded_bound" else np.inf
         limit = np.inf
@@ -159,13 +162,13 @@ class Planner:
             if r.early.copies < 1 << 19:  # an explicit bound: (n + 1) * X_clip must stay below it at any step
                 limit = (r.early.copies + 1) * top
             return Candidate(
-                k, r, readers(self.graph, r), "early", macs, limit=min(limit, bound), bound=bound,
+                k, r, readers(self.graph, r), "early", macs, shares, limit=min(limit, bound), bound=bound,
                 uniform=r.walk.groups > 1 or (mode == "early" and r.walk.depthwise),
             )  # fmt: skip
         if mode == "early":
             return None
         return Candidate(
-            k, r, readers(self.graph, r), "late", macs, limit=bound, bound=bound, uniform=r.walk.groups > 1
+            k, r, readers(self.graph, r), "late", macs, shares, limit=bound, bound=bound, uniform=r.walk.groups > 1
         )  # fmt: skip
 
     def _share(self, r: Region, node: NodeProto) -> float:
@@ -299,8 +302,8 @@ class Planner:
             n = int(choices[c.index].copies.sum() + choices[c.index].copies_low.sum())
             copies += n
             share = n / c.region.walk.channels
-            for node in c.region.walk.weights:
-                into[id(node)] = into.get(id(node), 0.0) + n * self._share(c.region, node)
+            for node, part in c.shares.items():
+                into[node] = into.get(node, 0.0) + n * part
             if c.mode == "early" and isinstance(c.region.early, Early):
                 out[id(c.region.early.layer)] = share
         macs = sum(b * (1 + into.get(k, 0.0)) * (1 + out.get(k, 0.0)) for k, b in self.base.items() if b)

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from onnx_ocs.activations import BATCH, stream
 from onnx_ocs.calibration import Samples
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.manager import Context
-from onnx_ocs.oracle import reference
 from onnx_ocs.plan import Plan
 from onnx_ocs.planner import Budget, Choice, Planner, early_or_late
 from onnx_ocs.region import Region, find_regions
-from onnx_ocs.runtime import Session, expose
+from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import Statistics, fingerprint
 from onnx_ocs.switchboard import Setting, Switchboard, narrow
@@ -29,7 +29,6 @@ from onnx_ocs.widen import widen
 __all__ = ["PlanOptions", "calibrate", "make_plan"]
 
 Objective = Literal["auto", "sqnr", "kl"]
-BATCH = 8
 HELD_OUT = 256  # most samples on which plans are compared
 HELD_BYTES = 1 << 28
 # Shares of work that do not depend on the machine, so that a plan does not either
@@ -82,23 +81,10 @@ def calibrate(model: onnx.ModelProto, regions: Sequence[Region], context: Contex
     Raises:
         UserError: the model does not run on the samples.
     """
-    assert context.samples is not None
     statistics = Statistics(model_hash, regions)
-    if not statistics.histograms:
-        return statistics
-    tensors = list(dict.fromkeys(regions[k].tensor for k in statistics.histograms))
-    session = Session(expose(reference(model, regions), tensors), "enable_all", fusion=False)
-    total = context.samples.count() if context.limit is None else min(context.limit, context.samples.count())
-    for turn, feed in enumerate(context.samples.batches(BATCH, context.limit)):
-        context.progress("calibrating", statistics.samples, total)
-        try:
-            got = session.run(feed, [t for t in tensors if t not in feed])
-        except Exception as e:  # onnxruntime raises many kinds
-            raise UserError(
-                f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
-            ) from None
-        statistics.add(regions, {**feed, **got}, turn)
-    context.progress("calibrating", total, total)
+    wanted = [regions[k] for k in statistics.histograms]
+    for turn, batch in enumerate(stream(model, regions, wanted, context)):
+        statistics.add(regions, batch, turn)
     return statistics
 
 
@@ -365,7 +351,7 @@ def make_plan(
         choices = _affordable(model, planner, choices, options, one)
     after = judge(planner.settings(choices))
     if after[0] > before[0] * (1 - WORTH):
-        choices, after = {}, before
+        name, choices, after = "the model as it is", {}, before
     found |= {"chosen": name, "after": after, "rolled_back": [regions[k].tensor for k in dropped]}
     if budgets:
         found["sweep"] = [_point(planner, judge, Budget(b, None), options) for b in sorted(budgets)]

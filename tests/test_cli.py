@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnx_ocs import api, cli
+from onnx_ocs import api
 from onnx_ocs.errors import PassError, VerificationError
 from onnx_ocs.manager import Context, PassResult
 
@@ -29,21 +29,6 @@ FLOAT = ROOT / "models" / "digits.fp32.onnx"
 NOTHING = ROOT / "tests" / "data" / "ort_cnn_l17_f8.onnx"
 
 Model = onnx.ModelProto
-
-
-@pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
-    """Call the command line in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["onnx_ocs", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return (stop.value.code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -17,7 +16,7 @@ import pytest
 import zoo
 from zoo import Net, Style
 
-from onnx_ocs import api, cli, runtime
+from onnx_ocs import api, runtime
 from onnx_ocs.calibration import open_samples
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.plan import Plan
@@ -49,21 +48,6 @@ def one_thread() -> Any:
     runtime._options = options
     yield
     runtime._options = make
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Call the command line in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args: object) -> tuple[Any, str, str]:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["onnx_ocs", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return (stop.value.code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

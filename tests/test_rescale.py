@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from onnx import helper, numpy_helper
 from reference import initializer, wide_model
 from zoo import Net, Style
 
-from onnx_ocs import api, cli, runtime
+from onnx_ocs import api, runtime
 from onnx_ocs.api import RewriteResult
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph
@@ -31,21 +30,6 @@ from onnx_ocs.stats import fingerprint
 Array = np.ndarray[Any, Any]
 Model = onnx.ModelProto
 Wish = tuple[float, int, str]  # factor of the step, copies of every second channel, mode
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Call the command line in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args: object) -> tuple[Any, str, str]:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["onnx_ocs", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return (stop.value.code, *capfd.readouterr())
-
-    return call
 
 
 def regions_of(model: Model) -> list[Region]:

@@ -1,0 +1,26 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_ocs import cli
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Call the command line in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object) -> tuple[Any, str, str]:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["onnx_ocs", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return (stop.value.code, *capfd.readouterr())
+
+    return call
