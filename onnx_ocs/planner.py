@@ -25,6 +25,7 @@ from onnx_ocs.cost import layer_macs
 from onnx_ocs.distortion import Readers, Table, readers, tabulate
 from onnx_ocs.graph import Array, Graph, attribute
 from onnx_ocs.plan import PlannedRegion
+from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import HALF_COPIES, RELU6, Early, Region
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.shapes import Shape
@@ -191,14 +192,20 @@ class Planner:
         for c in self.candidates:
             q = c.region.quantizer
             assert q is not None
-            single = q.scale.size == 1
-            may = rescale and single and check_rescale(self.graph, c.region, q.scale / (self.copies + 1)) is None
-            factors = np.geomspace(1 / (self.copies + 1), COARSER, STEPS) if may else np.ones(1)
-            c.steps = np.unique(np.append(factors, 1.0))
+            c.steps = np.unique(np.append(self._factors(c.region, q) if rescale else (), 1.0))
             c.rooms = [self._room(c, step) for step in range(len(c.steps))]
             h = self.statistics.histograms[c.index]
             low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
             c.tables = [tabulate(h, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
+
+    def _factors(self, region: Region, q: Quantizer) -> Array:
+        """Steps that may be chosen, as factors of the old one: finer ones as far as the readers' biases allow."""
+        factors = np.geomspace(COARSER, 1 / (self.copies + 1), STEPS)
+        if q.scale.size > 1 or check_rescale(self.graph, region, q.scale * factors[0]) is not None:
+            return np.ones(0)
+        if check_rescale(self.graph, region, q.scale * factors[-1]) is None:
+            return factors
+        return np.asarray([f for f in factors if check_rescale(self.graph, region, q.scale * f) is None])
 
     def _room(self, c: Candidate, step: int) -> tuple[int, int]:
         """Most copies on the upper and the lower side at one step."""

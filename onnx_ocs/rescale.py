@@ -1,7 +1,10 @@
 """Give quantizers another step: Q, DQ, and the integer biases that are tied to it.
 
 A bias stored in int32 with scale s_x * s_w must follow s_x, or integer kernels (which take that product for granted)
-would read it wrongly: b' = round(b * s_x / s'_x), in int64, refused on overflow.  Shared parameters are cloned.
+would read it wrongly: b' = round(b * s_x / s'_x), in int64, never clipped.  Where it would overflow, s_w grows by a
+power of two and the channel's weights are rounded to it, as onnxruntime's own quantizer does.  Such a channel is next
+to constant: its bias is more than 2^30 steps, and its weights reach a few thousand.  If rounding them could change the
+channel by more than TOLERANCE of its bias, the step is refused.  Shared parameters are cloned.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ from onnx_ocs.graph import Array, Graph, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
 from onnx_ocs.region import COARSEST, Region, find_regions
 from onnx_ocs.shapes import infer_shapes
-from onnx_ocs.weights import Bias, read_bias, read_weight, write_bias
+from onnx_ocs.weights import Bias, coarsen, coarsened, read_bias, read_weight, write_bias
 from onnx_ocs.widen import LAYOUT, unpack
 
 __all__ = ["check_rescale", "read_scales", "rescale", "rescale_model"]
 
 SCALE = "onnx_ocs.scale_before"
+TOLERANCE = 1e-3  # largest change of a layer's channel by coarser weights, as a share of its bias
 
 
 def _tied_bias(graph: Graph, node: NodeProto, scale: Array) -> tuple[Bias, Array, Array] | None:
@@ -68,12 +72,31 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
         return Refusal("not_dequantized", "no DequantizeLinear with the same parameters reads it", at)
     for node in walk.weights:
         tied = _tied_bias(graph, node, q.scale)
-        if tied is not None:
-            bias, old, _ = tied
-            new = np.rint(bias.value.astype(np.float64) * float(old) / float(scale))
-            if np.abs(new).max(initial=0) > integer_range(bias.value.dtype)[1]:
-                return Refusal("bias_range", f"the bias of {label(node)} would overflow at the new step", label(node))
+        if tied is not None and not _holds(graph, node, q, tied, scale):
+            return Refusal("bias_range", f"the bias of {label(node)} would overflow at the new step", label(node))
     return None
+
+
+def _factors(tied: tuple[Bias, Array, Array], scale: Array) -> Array:
+    """By what the weight's steps must grow for the bias to fit its integers: powers of two, float64 (C,)."""
+    bias, old, _ = tied
+    new = np.abs(bias.value.astype(np.float64)) * float(old) / float(scale)
+    over = new / integer_range(bias.value.dtype)[1]
+    # half the range is left free: copies made early still shift the bias
+    return np.where(over > 1, 2.0 ** np.ceil(np.log2(np.maximum(over, 1.0)) + 1), 1.0)
+
+
+def _holds(graph: Graph, node: NodeProto, q: Quantizer, tied: tuple[Bias, Array, Array], scale: Array) -> bool:
+    """Whether the bias fits at the new step, with coarser weights where it must."""
+    factors = _factors(tied, scale)
+    if np.all(factors == 1):
+        return True
+    weight = read_weight(graph, node, 1)
+    found = None if weight is None else coarsened(graph, weight, factors)
+    if found is None:
+        return False
+    reach = max(int((q.qmax - q.zero_point).max()), int((q.zero_point - q.qmin).max()))
+    return bool(np.all(found[2] * reach <= TOLERANCE * np.abs(tied[0].value.astype(np.float64))))
 
 
 def rescale(graph: Graph, region: Region, scale: Array) -> None:
@@ -95,7 +118,11 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
         if tied is None:
             continue
         bias, old_scale, weight_scale = tied
-        factor = float(old_scale) / float(new.reshape(()))
+        factors = _factors(tied, new.reshape(()))
+        if np.any(factors > 1):
+            coarsen(graph, node, 1, factors)
+            weight_scale = weight_scale * factors
+        factor = float(old_scale) / float(new.reshape(())) / factors
         value = np.rint(bias.value.astype(np.float64) * factor).astype(bias.value.dtype)
         everything = np.arange(value.size)
         write_bias(graph, node, 2, bias, value, everything)

@@ -16,7 +16,7 @@ from onnx import NodeProto
 from onnx_ocs.graph import Array, Graph, attribute, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 
-__all__ = ["Bias", "Weight", "edit_weight", "read_bias", "read_weight", "take", "write_bias"]
+__all__ = ["Bias", "Weight", "coarsen", "coarsened", "edit_weight", "read_bias", "read_weight", "take", "write_bias"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,45 @@ def edit_weight(
 def take(graph: Graph, node: NodeProto, index: int, axis: int, positions: Array) -> None:
     """Repeat or reorder a weight's channels: new channel k along `axis` is the old channel positions[k]."""
     edit_weight(graph, node, index, lambda w: np.take(w, positions, axis=axis), axis, positions)
+
+
+def coarsened(graph: Graph, weight: Weight, factors: Array) -> tuple[int, Array, Array] | None:
+    """A weight's integers on coarser steps in some channels.
+
+    Args:
+        graph: the graph, not edited.
+        weight: stored in integers with one step a channel.
+        factors: what to multiply each channel's step with, shape (C,).
+
+    Returns:
+        The reader's channel axis; the new integers in the reader's axes; for each channel the sum of what its weights
+        change by, in old steps.  None if the weight is not stored like that.
+    """
+    root, q = graph.constant(weight.root), weight.quantizer(graph)
+    if root is None or root.dtype.kind == "f" or q is None or q.axis is None or q.scale.size != factors.size:
+        return None
+    columns = (-1, *[1] * (root.ndim - 1 - q.axis))
+    factor, zero = factors.reshape(columns), np.broadcast_to(q.zero_point, q.scale.shape).reshape(columns)
+    steps = np.transpose(root, weight.perms[-1]).astype(np.float64) - zero
+    new = np.rint(steps / factor)
+    change = np.abs(new * factor - steps).sum(tuple(a for a in range(root.ndim) if a != q.axis))
+    return q.axis, (new + zero).astype(root.dtype), change
+
+
+def coarsen(graph: Graph, node: NodeProto, index: int, factors: Array) -> None:
+    """Multiply the steps of a layer's weight, a channel each, and round its integers to them (`coarsened`)."""
+    weight = read_weight(graph, node, index)
+    found = None if weight is None else coarsened(graph, weight, factors)
+    assert found is not None
+    axis, value, _ = found
+    edit_weight(graph, node, index, lambda _: value, axis, np.arange(factors.size))
+    weight = read_weight(graph, node, index)
+    assert weight is not None
+    for k, n in enumerate(weight.nodes):
+        if is_op(n, "QuantizeLinear", "DequantizeLinear") and weight.parameter_axis(graph, k) == axis:
+            scale = graph.constant(n.input[1])
+            assert scale is not None
+            graph.set_input(n, 1, graph.add_initializer(n.input[1], (scale * factors).astype(scale.dtype)))
 
 
 @dataclass(frozen=True)

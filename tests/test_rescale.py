@@ -440,13 +440,45 @@ def test_integers_that_somebody_computes_with(kind: str) -> None:
     assert entry(result, "relu1")["reason"]["code"] == "integers_leave"
 
 
-def test_bias_that_would_overflow() -> None:
-    """Of two regions one is refused, the other is done."""
-    _, model = biased("three layers")
+def large_bias(per_channel: bool = True) -> Model:
+    """A layer with a channel that is its bias and little else, 2^30 steps."""
+    _, model = biased("three layers", per_channel=per_channel)
     bias = next(t for t in model.graph.initializer if t.name == "conv2_b")
     value = numpy_helper.to_array(bias).copy()
     value[3] = -(2**30)
     bias.CopyFrom(numpy_helper.from_array(value, bias.name))
+    return model
+
+
+def test_bias_that_would_overflow() -> None:
+    """The weights of a channel that is next to constant get coarser steps; the others stay bit for bit."""
+
+    def read(m: Model) -> tuple[Array, Array, Array, Array]:
+        layer = node(m, "conv2")
+        weight, bias = node(m, layer.input[1]), node(m, layer.input[2])
+        wide = (weight.input[0], weight.input[1], bias.input[0], bias.input[1])
+        w, s, b, p = (initializer(m, name) for name in wide)
+        return w.astype(np.int64), s, b.astype(np.int64), p
+
+    model = large_bias()
+    result = apply(model, plan_for(model, relu1=(0.2, 1, "late")))
+    assert entry(result, "relu1")["status"] == "applied"
+    (w, s, b, _), (new_w, new_s, new_b, product) = read(model), read(result.model)
+    factor = new_s / s
+    assert factor[3] in (8, 16) and np.all(np.delete(factor, 3) == 1)
+    narrow = new_w[:, : w.shape[1]]
+    assert np.array_equal(np.delete(narrow, 3, 0), np.delete(w, 3, 0))
+    assert np.array_equal(narrow[3], np.rint(w[3] / factor[3]).astype(np.int64))
+    assert new_b[3] > -(2**31) and abs(new_b[3] * 0.2 * factor[3] / b[3] - 1) < 1e-6
+    assert np.array_equal(product, new_s * np.float32(steps(result.model, "relu1_dq")[0]))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_bias_that_cannot_follow(per_channel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that share one step, or that say too much beside the bias: of two regions one is refused."""
+    if per_channel:
+        monkeypatch.setattr("onnx_ocs.rescale.TOLERANCE", 1e-9)
+    model = large_bias(per_channel)
     region = next(r for r in regions_of(model) if r.tensor == "relu1")
     assert region.quantizer is not None
     graph = Graph(model)
