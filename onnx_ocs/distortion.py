@@ -118,11 +118,12 @@ class Table:
     mean: Array
 
 
-def tabulate(h: Histogram, scale: float, low: int, high: int, copies: int) -> Table:
+def tabulate(h: Histogram, counts: Array, scale: float, low: int, high: int, copies: int) -> Table:
     """Errors of quantizing with one step, for 0..copies copies on each side.
 
     Args:
         h: the tensor's histogram.
+        counts: its counts, as they are or `onnx_ocs.stats.smoothed`.
         scale: the step.
         low: steps that the quantizer can express below zero (zero_point - qmin).
         high: steps above zero (qmax - zero_point).
@@ -147,8 +148,7 @@ def tabulate(h: Histogram, scale: float, low: int, high: int, copies: int) -> Ta
             squared = error**2
         square[mine, side] = squared.mean(2)
         mean[mine, side] = error.mean(2) * (1 if side == 0 else -1)
-    counts = h.counts.astype(np.float64)
-    total = np.maximum(h.total, 1)[:, None]
+    total = np.maximum(h.zeros + counts.sum(1), 1)[:, None]
     shape = (len(counts), 2, copies + 1)
     return Table(
         (counts @ square.reshape(BINS, -1) / total).reshape(shape),

@@ -29,7 +29,7 @@ from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import HALF_COPIES, RELU6, Early, Region
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.shapes import Shape
-from onnx_ocs.stats import Statistics
+from onnx_ocs.stats import Statistics, smoothed
 from onnx_ocs.switchboard import Setting, narrow
 from onnx_ocs.weights import read_weight
 from onnx_ocs.widen import Decision
@@ -196,7 +196,8 @@ class Planner:
             c.rooms = [self._room(c, step) for step in range(len(c.steps))]
             h = self.statistics.histograms[c.index]
             low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
-            c.tables = [tabulate(h, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
+            counts = smoothed(h, self.statistics.samples)
+            c.tables = [tabulate(h, counts, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
 
     def _factors(self, region: Region, q: Quantizer) -> Array:
         """Steps that may be chosen, as factors of the old one: finer ones as far as the readers' biases allow."""

@@ -20,7 +20,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array
 from onnx_ocs.region import RELU6, Region
 
-__all__ = ["Histogram", "Statistics", "fingerprint"]
+__all__ = ["Histogram", "Statistics", "fingerprint", "smoothed"]
 
 BINS = 1024
 SAMPLED = 1 << 18  # values of one tensor that enter its histogram, per sample: more only cost time
@@ -107,6 +107,42 @@ class Histogram:
     def total(self) -> Array:
         """Number of values of every channel, int64 (C,)."""
         return np.asarray(self.counts.sum(1) + self.zeros)
+
+
+def smoothed(h: Histogram, samples: int) -> Array:
+    """Counts as more samples would show them: no channel's largest value so far is the largest there is.
+
+    To every channel one sample's share of the distribution that all channels have in common is added, each in units
+    of its own root mean square: the others tell how far a channel may go beyond what it has shown.  The fewer the
+    samples, the more that counts.
+
+    Args:
+        h: the histogram.
+        samples: from how many samples it is.
+
+    Returns:
+        float64 (C, BINS).
+    """
+    counts, total = h.counts.astype(np.float64), np.maximum(h.total, 1).astype(np.float64)
+    edges = h.edges
+    width = edges[1] - edges[0]
+    middle = edges + width / 2
+    rms = np.sqrt((counts @ (middle * middle)) / total)
+    alive = rms > 0
+    if not alive.any() or samples < 1:
+        return counts
+    r = rms[alive, None]
+    top = float(np.abs(middle).max() / r.min())
+    # units of the root mean square, finer near zero: u = sinh(t)
+    grid = np.linspace(-np.arcsinh(top), np.arcsinh(top), 2 * BINS + 1)
+    place = np.searchsorted(grid, np.arcsinh(middle / r), side="right") - 1
+    share = counts[alive] / total[alive, None] / alive.sum()
+    pooled = np.bincount(place.ravel(), share.ravel(), minlength=grid.size)
+    below = np.concatenate([[0.0], np.cumsum(pooled)[:-1]])
+    ends = np.interp(np.arcsinh(np.append(edges, edges[-1] + width) / r), grid, below)
+    ends[:, -1], ends[:, 0] = below[-1] + pooled[-1], 0.0 if h.signed else ends[:, 0]  # what lies outside, at the ends
+    counts[alive] += np.diff(ends, axis=1) * (total[alive, None] / samples)
+    return counts
 
 
 def fingerprint(model: onnx.ModelProto) -> str:

@@ -21,7 +21,7 @@ from onnx_ocs.planning import calibrate
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.runtime import Session, expose
 from onnx_ocs.shapes import infer_shapes
-from onnx_ocs.stats import BINS, Histogram, Statistics, fingerprint
+from onnx_ocs.stats import BINS, Histogram, Statistics, fingerprint, smoothed
 
 Array = np.ndarray[Any, Any]
 
@@ -326,3 +326,40 @@ def test_ten_thousand_samples_in_flat_memory() -> None:
         assert statistics.samples == count
         assert [h.total.tolist() for h in statistics.histograms.values()] == [[count] * 12, [count] * 16]
     assert peaks[1] < peaks[0] + 200_000, peaks
+
+
+# ---- what other samples may show ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_smoothed_adds_one_sample(signed: bool) -> None:
+    """One sample's mass is added, none is moved, and less of it the more samples there are."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(6, 400)) * np.geomspace(0.1, 10, 6)[:, None]
+    h = Histogram(6, signed)
+    h.add((a if signed else np.maximum(a, 0)).astype(np.float32))
+    for samples in (1, 4, 100):
+        more = smoothed(h, samples)
+        added = more - h.counts
+        assert added.min() > -1e-9
+        # a ReLU's zeros are half of the values: no error there, so they are not added
+        whole = 1.0 if signed else h.counts.sum(1).sum() / h.total.sum()
+        assert np.allclose(added.sum(1), whole * h.total / samples, rtol=0.05)
+
+
+def test_smoothed_tails_come_from_other_channels() -> None:
+    """A channel seen at rest only may do what the others did, in its own units; a dead one stays dead."""
+    wild = np.full(1000, 1.0)
+    wild[::100] = 20.0
+    a = np.stack([wild, wild * 3, np.full(1000, 0.5), np.zeros(1000)]).astype(np.float32)
+    h = Histogram(4, False)
+    h.add(a)
+    more = smoothed(h, 10)
+    beyond = h.edges > 1.0
+    assert h.counts[2][beyond].sum() == 0 and more[2][beyond].sum() > 0.1
+    assert not more[3].any()
+
+
+def test_smoothed_nothing() -> None:
+    h = Histogram(2, True)
+    assert np.array_equal(smoothed(h, 5), h.counts)
