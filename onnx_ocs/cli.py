@@ -162,6 +162,10 @@ Stats = Annotated[
     Path | None,
     typer.Option("--stats", metavar="FILE.npz", help="Keep calibration statistics here.", rich_help_panel="Data"),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, max=256, help="Processes that calibrate; the result is the same.", rich_help_panel="Data"),
+]
 
 
 def _version(show: bool) -> None:
@@ -281,6 +285,7 @@ def rewrite(
     include: Include = None,
     exclude: Exclude = None,
     stats: Stats = None,
+    jobs: Jobs = None,
     plan_file: Annotated[
         Path | None,
         typer.Option("--plan", metavar="P.json", help="Apply this plan.", rich_help_panel="Translation"),
@@ -304,12 +309,12 @@ def rewrite(
 
     options = None
     targets = target_sqnr, target_agreement
-    limits = ratio, budget, *targets, copies, select, rescale, stats, include, exclude
+    limits = ratio, budget, *targets, copies, select, rescale, stats, jobs, include, exclude
     if plan_file is not None and any(v is not None for v in limits):
         raise UserError("--plan says all that is to be done: leave the options that make a plan")
     if plan_file is None:
         options = _plan_options(
-            calib, ratio, budget, targets, copies, select, rescale, mode, objective, include, exclude, stats
+            calib, ratio, budget, targets, copies, select, rescale, mode, objective, include, exclude, stats, jobs
         )
     names = [p.strip() for p in passes.split(",") if p.strip()]
     chosen = api.make_passes(names, ratio=0.5 if ratio is None else ratio, copies=copies or 1, mode=mode.value)
@@ -363,6 +368,7 @@ def _plan_options(
     include: list[str] | None,
     exclude: list[str] | None,
     stats: Path | None,
+    jobs: int | None,
 ) -> PlanOptions | None:
     """What the planner is asked for; None where the paper's selection is."""
     if ratio is not None and budget is not None:
@@ -381,6 +387,7 @@ def _plan_options(
             ("--target-agreement", agreement),
             ("--rescale", rescale or None),
             ("--stats", stats),
+            ("--jobs", jobs),
         ):
             if value is not None:
                 why = "needs --calib" if calib is None else "is for --select error"
@@ -407,6 +414,7 @@ def _plan_options(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         stats=stats,
+        jobs=jobs or 1,
     )
 
 
@@ -428,6 +436,7 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     stats: Stats = None,
+    jobs: Jobs = None,
     sweep: Annotated[
         str | None,
         typer.Option(metavar="0.05,0.1,0.2", help="Also show gain against extra MACs.", rich_help_panel="Output"),
@@ -455,6 +464,7 @@ def plan(
         include,
         exclude,
         stats,
+        jobs,
     )
     try:
         budgets = [float(b) for b in sweep.split(",")] if sweep else []
@@ -503,6 +513,8 @@ def main() -> None:
     """Run the command line; the user's mistakes become one line and exit code 1."""
     try:
         code = app(prog_name="onnx_ocs", standalone_mode=False)
+        if code == 130:  # typer's word for Ctrl-C
+            raise KeyboardInterrupt
     except (UserError, PassError) as e:
         code = _complain(str(e))
     except (KeyboardInterrupt, typer.Abort):

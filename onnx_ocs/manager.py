@@ -42,6 +42,11 @@ class Context:
     seed: int = 0
     progress: Callable[[str, int, int | None], None] = _silent
 
+    def total(self) -> int:
+        """How many samples there are to use."""
+        count = 0 if self.samples is None else self.samples.count()
+        return count if self.limit is None else min(self.limit, count)
+
 
 @dataclass(frozen=True)
 class PassResult:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnx_ocs.activations import BATCH, stream
+from onnx_ocs.activations import BATCH
 from onnx_ocs.calibration import Samples
+from onnx_ocs.collect import calibrate
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
@@ -20,7 +21,7 @@ from onnx_ocs.manager import Context
 from onnx_ocs.plan import Plan
 from onnx_ocs.planner import Budget, Choice, Planner, early_or_late
 from onnx_ocs.quality import Quality
-from onnx_ocs.region import Region, find_regions
+from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import Statistics, fingerprint
@@ -28,7 +29,7 @@ from onnx_ocs.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.target import Probe, Target, search
 from onnx_ocs.widen import widen
 
-__all__ = ["PlanOptions", "calibrate", "make_plan"]
+__all__ = ["PlanOptions", "make_plan"]
 
 Objective = Literal["auto", "sqnr", "kl"]
 HELD_OUT = 256  # most samples on which plans are compared
@@ -62,6 +63,8 @@ class PlanOptions:
         include: only tensors that match one of these globs.
         exclude: no tensor that matches one of these.
         stats: file that keeps the statistics.
+        jobs: processes that calibrate; the plan does not depend on it.  They are spawned, so a script that asks for
+            more than one must keep its own work under `if __name__ == "__main__":`.
     """
 
     budget: float | None = 0.1
@@ -74,24 +77,12 @@ class PlanOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     stats: Path | None = None
+    jobs: int = 1
 
     def allows(self, tensor: str) -> bool:
         """Whether the user lets a tensor be changed."""
         wanted = not self.include or any(fnmatch(tensor, g) for g in self.include)
         return wanted and not any(fnmatch(tensor, g) for g in self.exclude)
-
-
-def calibrate(model: onnx.ModelProto, regions: Sequence[Region], context: Context, model_hash: str) -> Statistics:
-    """One streaming pass over the samples.
-
-    Raises:
-        UserError: the model does not run on the samples.
-    """
-    statistics = Statistics(model_hash, regions)
-    wanted = [regions[k] for k in statistics.histograms]
-    for turn, batch in enumerate(stream(model, regions, wanted, context)):
-        statistics.add(regions, batch, turn)
-    return statistics
 
 
 def _held(
@@ -311,7 +302,7 @@ def make_plan(
     if options.stats is not None and options.stats.exists():
         statistics = Statistics.load(options.stats, model_hash, regions)
     else:
-        statistics = calibrate(model, regions, context, model_hash)
+        statistics = calibrate(model, regions, context, model_hash, options.jobs)
         if options.stats is not None:
             statistics.save(options.stats)
     board = Switchboard(model, regions, symbolic)
