@@ -44,6 +44,11 @@ class Context:
     progress: Callable[[str, int, int | None], None] = _silent
     original: onnx.ModelProto | None = None
 
+    def total(self) -> int:
+        """How many samples there are to use."""
+        count = 0 if self.samples is None else self.samples.count()
+        return count if self.limit is None else min(self.limit, count)
+
 
 @dataclass(frozen=True)
 class PassResult:

@@ -49,9 +49,13 @@ class Session:
         Exception: whatever onnxruntime raises for a model that it does not load.
     """
 
-    def __init__(self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
+    ) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
         options = _options(level, fusion, model.ByteSize())
+        if threads is not None:
+            options.intra_op_num_threads = threads
         if model.ByteSize() < PROTOBUF_LIMIT // 2:
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         else:
