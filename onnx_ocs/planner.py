@@ -136,14 +136,15 @@ class Planner:
         self.total = sum(self.base.values())
         carried = {id(n) for r in regions if r.walk is not None and r.walk.weights for n in r.walk.carried}
         self.candidates: list[Candidate] = []
+        self.statistics = statistics
+        self.histograms, self.samples = statistics.select(None)
         for k, r in enumerate(regions):
             useful = r.refusal is None or r.refusal.code in ("never_clipped", "folded_bound")
-            if not (useful and allowed[k]) or k not in statistics.histograms or any(id(n) in carried for n in r.nodes):
+            if not (useful and allowed[k]) or k not in self.histograms or any(id(n) in carried for n in r.nodes):
                 continue
             c = self._candidate(k, r, mode)
-            if c is not None and statistics.histograms[k].exponent is not None:
+            if c is not None and self.histograms[k].exponent is not None:
                 self.candidates.append(c)
-        self.statistics = statistics
         self.channels = sum(c.region.walk.channels for c in self.candidates if c.region.walk is not None)
 
     def _candidate(self, k: int, r: Region, mode: str) -> Candidate | None:
@@ -187,16 +188,23 @@ class Planner:
             total = weight.shape[-1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else -2]
         return inner / total
 
-    def tabulate(self, rescale: bool) -> None:
-        """Compute every candidate's errors, for its own step or for all that may be chosen."""
+    def tabulate(self, rescale: bool, half: int | None = None) -> None:
+        """Compute every candidate's errors, for its own step or for all that may be chosen.
+
+        Args:
+            rescale: whether other steps may be chosen.
+            half: which half of the samples to take them from; None for all.
+        """
+        self.histograms, self.samples = self.statistics.select(half)
+        self.most = -1  # nothing is prepared for these tables
         for c in self.candidates:
             q = c.region.quantizer
             assert q is not None
             c.steps = np.unique(np.append(self._factors(c.region, q) if rescale else (), 1.0))
             c.rooms = [self._room(c, step) for step in range(len(c.steps))]
-            h = self.statistics.histograms[c.index]
+            h = self.histograms[c.index]
             low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
-            counts = smoothed(h, self.statistics.samples)
+            counts = smoothed(h, self.samples)
             c.tables = [tabulate(h, counts, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
 
     def _factors(self, region: Region, q: Quantizer) -> Array:
@@ -257,6 +265,7 @@ class Planner:
 
     def prepare(self, most: int) -> None:
         """Get ready to allocate with at most so many copies a channel."""
+        self.most = most
         for c in self.candidates:
             self._prepare(c, most)
 
@@ -383,7 +392,7 @@ class Planner:
         return best
 
     def _mass(self, c: Candidate) -> Array:
-        h, q = self.statistics.histograms[c.index], c.region.quantizer
+        h, q = self.histograms[c.index], c.region.quantizer
         assert q is not None
         middle = h.edges + (h.edges[1] - h.edges[0]) / 2
         top = np.broadcast_to(q.x_clip, (len(h.counts),))[:, None]

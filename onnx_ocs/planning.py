@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ WEIGHING_MACS = 4e10  # for all tensors together
 JUDGING_MACS = 1e12  # for all comparisons of plans together
 EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts (Planner.weigh)
 FEW = 2  # copies a channel, as an alternative to as many as allowed
+LEARNT = 0  # the half of the samples that plans are made from; they are judged on the other
 EVERYTHING, SOME = slice(None), slice(0, None, 3)  # of the feeds that plans are judged on
 WORTH = 1e-2  # relative improvement of the objective below which a plan is not worth its cost
 AS_IT_IS = "the model as it is"
@@ -88,7 +90,7 @@ class PlanOptions:
 def _held(
     samples: Samples, limit: int | None, divisible: bool = True
 ) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
-    """A few feeds to weigh tensors with, and others to compare plans on (the same when there is but one)."""
+    """A few feeds to weigh tensors with, and others that plans are judged on (the same when there is but one)."""
     total = samples.count() if limit is None else min(limit, samples.count())
     feeds: list[Mapping[str, Array]] = []
     size = 0
@@ -106,8 +108,7 @@ def _held(
             try_split = [{k: v[:half] for k, v in only.items()}, {k: v[half:] for k, v in only.items()}]
             return [try_split[0]], [try_split[1]]
         return feeds, feeds
-    half = len(feeds) // 2
-    return feeds[:half], feeds[half:]
+    return feeds[0::2], feeds[1::2]  # as `Statistics` counts them
 
 
 class _Judge:
@@ -316,13 +317,13 @@ def make_plan(
             value = options.target.value(measure(Plan(model_hash, ())))
             nothing["target"] = {**options.target.outcome(value), "probes": []}
         return Plan(model_hash, (), none), nothing
-    planner.tabulate(options.rescale)
+    planner.tabulate(options.rescale, LEARNT)
     _weigh(planner, board, learn, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
     judge = _Judge(
         board,
-        _first([*held, *learn] if held is not learn else held, wanted),
+        _first(held, wanted),
         None if float_model is None else Session(float_model, "enable_all", fusion=False),
         options.objective,
     )
@@ -341,12 +342,15 @@ def make_plan(
             real = price(first)
             if real > options.budget:
                 budget = Budget(options.budget * planner.spend(first)[0] / real, None)
-        name, choices = _best(planner, judge, budget, options, context.progress, found["candidates"])
-        name, choices, dropped = _improve(
-            planner, judge, budget, options, (name, choices), context.progress, found["candidates"]
-        )
+        made = _best(planner, judge, budget, options, context.progress, found["candidates"])
+        made, dropped = _improve(planner, judge, budget, options, made, context.progress, found["candidates"])
+        unseen = judge(planner.settings(made.choices))  # by samples that this plan was not made from
+        again = _with_all(planner, made, dropped, budget, options.rescale)
+        # that plan has seen the samples it is judged on: if it is no better even so, the other one is kept
+        more = judge(planner.settings(again))[0] < unseen[0]
+        name, choices = made.name, again if more else made.choices
         if options.budget is not None:
-            choices = _affordable(price, planner, choices, options.budget, options.rescale)
+            choices = _affordable(price, planner, choices, dropped, options.budget, options.rescale)
     else:
         assert measure is not None
         judged = measure
@@ -355,10 +359,11 @@ def make_plan(
             return judged(Plan(model_hash, planner.planned(choices)))
 
         name, choices, dropped = _reach(planner, judge, options, context, price, quality, found)
+        unseen = judge(planner.settings(choices))
     after = judge(planner.settings(choices))
-    if options.target is None and after[0] > before[0] * (1 - WORTH):
+    if options.target is None and max(after[0], unseen[0]) > before[0] * (1 - WORTH):
         name, choices, after = AS_IT_IS, {}, before
-    found |= {"chosen": name, "after": after, "rolled_back": [regions[k].tensor for k in dropped]}
+    found |= {"chosen": name, "after": after, "unseen": unseen, "rolled_back": [regions[k].tensor for k in dropped]}
     if budgets:
         found["sweep"] = [_point(planner, judge, Budget(b, None), options) for b in sorted(budgets)]
     predicted = {
@@ -374,6 +379,15 @@ def make_plan(
     return Plan(model_hash, planner.planned(choices), predicted), found
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A plan's choices, what they are called, and how to make them again within another budget."""
+
+    name: str
+    choices: dict[int, Choice]
+    how: Callable[[Budget], dict[int, Choice]]
+
+
 def _best(
     planner: Planner,
     judge: _Judge,
@@ -381,38 +395,37 @@ def _best(
     options: PlanOptions,
     progress: Callable[[str, int, int | None], None],
     log_to: dict[str, Any],
-) -> tuple[str, dict[int, Choice]]:
+) -> _Made:
     """The best of the paper's selection, the same step, and re-chosen steps, measured; leaves the planner set to it."""
-    best: tuple[float, str, dict[int, Choice], int, float] | None = None
+    best: tuple[float, _Made, int, float] | None = None
     many, few = options.copies, min(FEW, options.copies)
     # most copies, exponent, whether steps are re-chosen, share of the budget that is spent
     trials: list[tuple[int, float, bool, float]] = [(many, 1.0, False, 1.0), (many, 0.35, False, 1.0)]
     if options.rescale:
         trials += [(most, e, True, 1.0) for most in sorted({few, many}) for e in EXPONENTS]
         trials += [(many, 1.0, True, 0.5), (many, 1.0, True, 0.0)]
-    now = -1
     for n, (most, exponent, rescale, share) in enumerate([(0, 1.0, False, 1.0), *trials]):
         progress("comparing plans", n, len(trials) + 1)
         if most == 0:
-            name, choices = "mass, same step", planner.by_mass(budget)
+            name, how = "mass, same step", planner.by_mass
         else:
-            if most != now:
+            if most != planner.most:
                 planner.prepare(most)
-                now = most
             planner.weigh(exponent)
             step = "step re-chosen" if rescale else "same step"
             name = f"error^{exponent:g}, up to {most} copies, {step}"
             name += "" if share == 1 else f", {share:.0%} of the budget"
-            choices = planner.allocate(budget.times(share), rescale)
-        value, sqnr = judge(planner.settings(choices))
-        log_to[name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(choices)}
+            how = partial(planner.allocate, rescale=rescale)
+        made = _Made(name, how(budget.times(share)), how)
+        value, sqnr = judge(planner.settings(made.choices))
+        log_to[name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(made.choices)}
         if best is None or value < best[0]:
-            best = value, name, choices, most or options.copies, exponent
+            best = value, made, most or options.copies, exponent
     progress("comparing plans", len(trials) + 1, len(trials) + 1)
     assert best is not None
-    planner.prepare(best[3])
-    planner.weigh(best[4])
-    return best[1], best[2]
+    planner.prepare(best[2])
+    planner.weigh(best[3])
+    return best[1]
 
 
 def _improve(
@@ -420,30 +433,31 @@ def _improve(
     judge: _Judge,
     budget: Budget,
     options: PlanOptions,
-    found: tuple[str, dict[int, Choice]],
+    made: _Made,
     progress: Callable[[str, int, int | None], None],
     log_to: dict[str, Any],
-) -> tuple[str, dict[int, Choice], list[int]]:
+) -> tuple[_Made, list[int]]:
     """Make the best plan better: weigh its tensors in place, and leave out what does not help."""
-    name, choices = found
-    _weigh_in_place(planner, judge, choices, progress)
-    again = planner.allocate(budget, options.rescale)
-    value, sqnr = judge(planner.settings(again))
-    log_to["weighed in place"] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again)}
-    if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
-        name, choices = "weighed in place", again
-    choices, dropped = _roll_back(planner, judge, choices, progress)
+    _weigh_in_place(planner, judge, made.choices, progress)
+    how = partial(planner.allocate, rescale=options.rescale)
+    again = _Made("weighed in place", how(budget), how)
+    value, sqnr = judge(planner.settings(again.choices))
+    log_to[again.name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again.choices)}
+    if _better(judge.halves(planner.settings(again.choices)), judge.halves(planner.settings(made.choices))):
+        made = again
+    kept, dropped = _roll_back(planner, judge, made.choices, progress)
     if dropped:  # what was given back may be spent elsewhere
-        again = _allocate_without(planner, dropped, budget, options.rescale)
-        if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
-            choices = again
-    return name, choices, dropped
+        spent = _without(planner, dropped, lambda: how(budget))
+        if _better(judge.halves(planner.settings(spent)), judge.halves(planner.settings(kept))):
+            return _Made(made.name, spent, how), dropped
+    return _Made(made.name, kept, made.how), dropped
 
 
 def _affordable(
     price: Callable[[Mapping[int, Choice]], float],
     planner: Planner,
     choices: dict[int, Choice],
+    dropped: Sequence[int],
     most: float,
     rescale: bool,
 ) -> dict[int, Choice]:
@@ -457,15 +471,27 @@ def _affordable(
         if real <= most + 1e-6 or not choices:
             return choices
         allowed *= most / real * 0.97
-        choices = planner.allocate(Budget(allowed, None), rescale)
+        lower = Budget(allowed, None)
+        choices = _without(planner, dropped, lambda lower=lower: planner.allocate(lower, rescale))  # type: ignore[misc]
     return choices if price(choices) <= most + 1e-6 else {}
 
 
-def _allocate_without(planner: Planner, dropped: Sequence[int], budget: Budget, rescale: bool) -> dict[int, Choice]:
+def _with_all(
+    planner: Planner, made: _Made, dropped: Sequence[int], budget: Budget, rescale: bool
+) -> dict[int, Choice]:
+    """The plan that half of the samples led to, made again from all of them: the same way, for the same regions."""
+    (macs, ratio), most = planner.spend(made.choices), planner.most
+    planner.tabulate(rescale)
+    planner.prepare(most)
+    spent = Budget(macs, None) if budget.ratio is None else Budget(None, ratio)
+    return _without(planner, dropped, lambda: made.how(spent))
+
+
+def _without(planner: Planner, dropped: Sequence[int], make: Callable[[], dict[int, Choice]]) -> dict[int, Choice]:
     """A plan that leaves some regions as they are."""
     everything = planner.candidates
     planner.candidates = [c for c in everything if c.index not in dropped]
-    choices = planner.allocate(budget, rescale)
+    choices = make()
     planner.candidates = everything
     return choices
 
@@ -492,7 +518,7 @@ def _reach(
 
     def probe(allowed: float, name: str, choices: dict[int, Choice], dropped: Sequence[int] = ()) -> Probe:
         if in_macs:
-            choices = _affordable(price, planner, choices, allowed, options.rescale)
+            choices = _affordable(price, planner, choices, dropped, allowed, options.rescale)
         macs, ratio = price(choices), planner.spend(choices)[1]
         value = target.value(quality(choices))
         log.append({"allowed": allowed, "plan": name, "extra_macs": macs, "mean_copies": ratio, "got": value})
@@ -500,12 +526,14 @@ def _reach(
         return probes[-1]
 
     def quick(amount: float) -> Probe:
-        return probe(amount, *_best(planner, judge, budget(amount), options, context.progress, {}))
+        made = _best(planner, judge, budget(amount), options, context.progress, {})
+        return probe(amount, made.name, made.choices)
 
     def thorough(amount: float) -> Probe:
         log_to = found["candidates"]
-        start = _best(planner, judge, budget(amount), options, context.progress, log_to)
-        return probe(amount, *_improve(planner, judge, budget(amount), options, start, context.progress, log_to))
+        made = _best(planner, judge, budget(amount), options, context.progress, log_to)
+        made, dropped = _improve(planner, judge, budget(amount), options, made, context.progress, log_to)
+        return probe(amount, made.name, made.choices, dropped)
 
     as_it_is = probe(0.0, AS_IT_IS, {})
     best = search(as_it_is, quick, thorough, np.inf if limit is None else limit, target.wanted)
@@ -536,6 +564,7 @@ def _extra_macs(
 
 def _point(planner: Planner, judge: _Judge, budget: Budget, options: PlanOptions) -> dict[str, Any]:
     """One point of the sweep."""
-    name, choices = _best(planner, judge, budget, options, lambda *_: None, {})
+    made = _best(planner, judge, budget, options, lambda *_: None, {})
+    name, choices = made.name, made.choices
     value, sqnr = judge(planner.settings(choices))
     return {"budget": budget.macs, "chosen": name, "objective": value, "sqnr_db": sqnr, **planner.describe(choices)}

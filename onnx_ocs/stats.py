@@ -153,27 +153,51 @@ def fingerprint(model: onnx.ModelProto) -> str:
 class Statistics:
     """Histograms of all regions' tensors, tied to one model.
 
+    Batches count into two halves in turn: a plan that is made from one can be judged on samples of the other.
+
     Attributes:
         model_hash: `fingerprint` of the model.
-        histograms: by index of the region.
-        samples: number of samples seen.
+        halves: histograms by index of the region, of the even and of the odd batches.
+        counted: number of samples in each half.
     """
 
     def __init__(self, model_hash: str, regions: Sequence[Region]) -> None:
         """Start empty, for the regions whose channels are known."""
         self.model_hash = model_hash
-        self.samples = 0
-        self.histograms: dict[int, Histogram] = {}
+        self.counted = [0, 0]
+        self.halves: tuple[dict[int, Histogram], dict[int, Histogram]] = ({}, {})
         for k, r in enumerate(regions):
             if r.walk is not None and r.quantizer is not None and r.walk.weights:
                 unsigned = r.bounds[0] >= 0 or bool(np.all(r.quantizer.zero_point == r.quantizer.qmin))
-                self.histograms[k] = Histogram(r.walk.channels, not unsigned)
+                for half in self.halves:
+                    half[k] = Histogram(r.walk.channels, not unsigned)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples seen."""
+        return sum(self.counted)
+
+    @property
+    def histograms(self) -> dict[int, Histogram]:
+        """The histograms of all samples, by index of the region."""
+        return self.select(None)[0]
+
+    def select(self, half: int | None) -> tuple[dict[int, Histogram], int]:
+        """The histograms of one half, and its number of samples; of all for None, or when the other half is empty."""
+        if half is not None and self.counted[1 - half]:
+            return self.halves[half], self.counted[half]
+        whole = {}
+        for k, h in self.halves[0].items():
+            whole[k] = Histogram(len(h.counts), h.signed)
+            for part in self.halves:
+                whole[k].merge(part[k])
+        return whole, self.samples
 
     def add(self, regions: Sequence[Region], batch: Mapping[str, Array], turn: int) -> None:
-        """Count one batch of float tensors by name; `turn` varies which values of large tensors are sampled."""
+        """Count batch number `turn` of float tensors by name (it varies which values of large tensors are sampled)."""
         first = next(iter(batch.values()), np.zeros(0))
-        self.samples += len(first) if first.ndim else 1
-        for k, h in self.histograms.items():
+        self.counted[turn % 2] += len(first) if first.ndim else 1
+        for k, h in self.halves[turn % 2].items():
             r = regions[k]
             assert r.walk is not None
             a = np.asarray(batch[r.tensor])
@@ -199,9 +223,10 @@ class Statistics:
         """
         if other.model_hash != self.model_hash:
             raise UserError("the statistics belong to another model: calibrate again")
-        self.samples += other.samples
-        for k, h in other.histograms.items():
-            self.histograms[k].merge(h)
+        for part, counted in enumerate(other.counted):
+            self.counted[part] += counted
+            for k, h in other.halves[part].items():
+                self.halves[part][k].merge(h)
 
     def save(self, path: str | Path) -> None:
         """Write an .npz (no pickles), atomically."""
@@ -209,12 +234,14 @@ class Statistics:
 
         arrays: dict[str, Array] = {
             "model": np.frombuffer(self.model_hash.encode(), np.uint8),
-            "samples": np.asarray(self.samples),
+            "samples": np.asarray(self.counted),
         }
-        for k, h in self.histograms.items():
-            arrays[f"counts_{k}"] = h.counts
-            arrays[f"zeros_{k}"] = h.zeros
-            arrays[f"info_{k}"] = np.asarray([-9999 if h.exponent is None else h.exponent, h.signed, h.low, h.high])
+        for part, half in enumerate(self.halves):
+            for k, h in half.items():
+                arrays[f"counts_{part}_{k}"] = h.counts
+                arrays[f"zeros_{part}_{k}"] = h.zeros
+                info = [-9999 if h.exponent is None else h.exponent, h.signed, h.low, h.high]
+                arrays[f"info_{part}_{k}"] = np.asarray(info)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_bytes(path, buffer.getvalue())
@@ -231,13 +258,13 @@ class Statistics:
             with np.load(path, allow_pickle=False) as z:
                 if bytes(z["model"]).decode() != model_hash:
                     raise UserError(f"{path}: these statistics belong to another model: calibrate again")
-                new.samples = int(z["samples"])
-                for k, h in new.histograms.items():
-                    counts, zeros = z[f"counts_{k}"], z[f"zeros_{k}"]
+                new.counted = [int(n) for n in z["samples"]]
+                for part, k, h in ((p, k, h) for p, half in enumerate(new.halves) for k, h in half.items()):
+                    counts, zeros = z[f"counts_{part}_{k}"], z[f"zeros_{part}_{k}"]
                     if (counts.shape, zeros.shape) != (h.counts.shape, h.zeros.shape) or counts.dtype.kind != "i":
                         raise UserError(f"{path}: the statistics of '{regions[k].tensor}' do not fit: calibrate again")
                     h.counts, h.zeros = counts.astype(np.int64), zeros.astype(np.int64)
-                    exponent, signed, h.low, h.high = z[f"info_{k}"].tolist()
+                    exponent, signed, h.low, h.high = z[f"info_{part}_{k}"].tolist()
                     h.exponent, h.signed = None if exponent == -9999 else int(exponent), bool(signed)
         except UserError:
             raise

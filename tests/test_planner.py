@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
 CALIB = ROOT / "models" / "digits.calib.npz"
 FLOAT8 = ROOT / "tests" / "data" / "ort_cnn_l17_f8.onnx"
-FEW = ("--samples", 16, "--copies", 2)  # enough to plan by, and quick
+FEW = ("--samples", 48, "--copies", 2)  # enough to plan by, and quick
 
 Array = np.ndarray[Any, Any]
 Model = onnx.ModelProto
@@ -73,7 +73,7 @@ def saved(folder: Path, name: str) -> str:
 
 
 def source(name: str, folder: Path) -> tuple[Model, str, int | None]:
-    return (onnx.load(DIGITS), str(CALIB), 16) if name == "digits" else (fed(name)[0], saved(folder, name), None)
+    return (onnx.load(DIGITS), str(CALIB), 48) if name == "digits" else (fed(name)[0], saved(folder, name), None)
 
 
 def files(tmp_path: Path, name: str) -> tuple[str, ...]:
