@@ -20,5 +20,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from onnx_ocs import api
 
-        return getattr(api, name)
+        # the import has put the modules `plan` and `verify` where the verbs of these names belong
+        globals().update({n: getattr(api, n) for n in __all__})
+        return globals()[name]
     raise AttributeError(f"module 'onnx_ocs' has no attribute '{name}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
@@ -62,7 +63,7 @@ def samples_in(feed: Mapping[str, Array]) -> int:
 def stream(
     model: onnx.ModelProto, regions: Sequence[Region], wanted: Sequence[Region], context: Context
 ) -> Iterator[Mapping[str, Array]]:
-    """Run the reference over the samples, batch by batch.
+    """Run the reference over the samples, batch by batch; the next batch runs while the caller works on the last.
 
     Args:
         model: the QDQ model.
@@ -80,8 +81,13 @@ def stream(
         return
     activations = Activations(model, regions, wanted)
     total, done = context.total(), 0
-    for feed in context.samples.batches(BATCH, context.limit):
-        context.progress("calibrating", done, total)
-        yield activations(feed)
-        done += samples_in(feed)
+    feeds = context.samples.batches(BATCH, context.limit)
+    with ThreadPoolExecutor(1) as ahead:
+        feed = next(feeds, None)
+        running = None if feed is None else ahead.submit(activations, feed)
+        while feed is not None and running is not None:
+            context.progress("calibrating", done, total)
+            got, done, feed = running.result(), done + samples_in(feed), next(feeds, None)
+            running = None if feed is None else ahead.submit(activations, feed)
+            yield got
     context.progress("calibrating", total, total)

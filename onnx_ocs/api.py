@@ -15,6 +15,7 @@ from onnx_ocs.calibration import Samples, input_specs, open_samples, random_samp
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph, is_op, label
+from onnx_ocs.loss import Loss, find_loss
 from onnx_ocs.manager import Context, Pass, history, run_passes
 from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
@@ -23,7 +24,7 @@ from onnx_ocs.passes.translate import Translate, entry
 from onnx_ocs.plan import Plan
 from onnx_ocs.planning import PlanOptions, make_plan
 from onnx_ocs.quality import Quality, compare
-from onnx_ocs.region import find_regions
+from onnx_ocs.region import Region, find_regions
 from onnx_ocs.report import assemble
 from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
@@ -177,7 +178,29 @@ def inspect(
         ref, against = _reference(proto, float_model)
         now = compare(ref, [proto], samples, limit)[0]
         qualities = (now, now)
-    return assemble("inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes)
+    report = assemble("inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes)
+    context = Context(samples, limit, seed, progress)
+    loss = None if samples is None else find_loss(proto, graph, regions, shapes, context, price.macs)
+    if loss is not None:
+        for k, share in loss.alone.items():
+            entries[k]["sqnr_alone_db"] = share.sqnr_db
+        report["loss"] = _loss_entry(loss, regions)
+    elif samples is not None:
+        notes.append("what each quantizer costs was not measured: onnxruntime does not run the model switch by switch")
+    return report
+
+
+def _loss_entry(loss: Loss, regions: Sequence[Region]) -> dict[str, Any]:
+    groups = {"all": loss.everything, "mendable": loss.mendable, "unmendable": loss.unmendable}
+    entry: dict[str, Any] = {"samples": loss.samples}
+    for name, share in groups.items():
+        entry |= {f"sqnr_{name}_db": share.sqnr_db, f"share_{name}": share.share}
+    entry["unmendable"] = []
+    for k in loss.beyond:
+        why = regions[k].refusal
+        one = {"tensor": regions[k].tensor, "code": None if why is None else why.code}
+        entry["unmendable"].append(one | {"sqnr_db": loss.alone[k].sqnr_db, "share": loss.alone[k].share})
+    return entry
 
 
 def plan(

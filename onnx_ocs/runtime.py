@@ -69,6 +69,8 @@ class Session:
     def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
         """Run one feed; returns the outputs by name."""
         names = self.outputs if names is None else list(names)
+        if not names:  # onnxruntime takes that for all
+            return {}
         return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
 
 

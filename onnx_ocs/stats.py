@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,9 @@ from onnx_ocs.region import RELU6, Region
 __all__ = ["Histogram", "Statistics", "fingerprint", "smoothed"]
 
 BINS = 1024
-SAMPLED = 1 << 18  # values of one tensor that enter its histogram, per sample: more only cost time
+BLOCK = 1 << 18  # values that are counted at a time
+SAMPLED = 1 << 17  # values of one tensor that enter its histogram, per sample: more only cost time
+FEW = 32  # neighbouring values of one channel below which a tensor is transposed first
 
 
 class Histogram:
@@ -59,9 +61,10 @@ class Histogram:
             self.exponent += 1
 
     def add(self, a: Array) -> None:
-        """Count values, shape (C, n); values that are not finite are left out."""
+        """Count float32 values, shape (C, n) or (B, C, n); values that are not finite are left out."""
         if not a.size:
             return
+        a = a.reshape(-1, *a.shape[-2:])
         low, high = float(a.min()), float(a.max())
         lost: Array | int = 0
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -69,20 +72,35 @@ class Histogram:
             if not finite.any():
                 return
             low, high = float(a[finite].min()), float(a[finite].max())
-            a, lost = np.where(finite, a, np.zeros((), a.dtype)), (~finite).sum(1)
+            a, lost = np.where(finite, a, np.zeros((), a.dtype)), (~finite).sum((0, 2))
         self.low, self.high = min(self.low, low), max(self.high, high)
-        if not self.signed:
-            a = np.maximum(a, 0)
         self._grow(max(abs(low) if self.signed else 0.0, abs(high)))
+        _, channels, n = a.shape
+        rows, width = max(1, BLOCK // (channels * n)), max(1, BLOCK // n)
+        for r in range(0, len(a), rows):
+            for c in range(0, channels, width):
+                self._count(a[r : r + rows, c : c + width], slice(c, c + width))
+        self.zeros -= lost
+
+    def _count(self, a: Array, channels: slice) -> None:
+        """Count finite values that lie in the range; few at a time, so that they stay in the cache."""
         assert self.exponent is not None
-        zero = a == 0
-        self.zeros += zero.sum(1) - lost
-        scale = BINS / 2.0 ** (self.exponent + (1 if self.signed else 0))
-        position = a * np.float32(scale)
+        zeros = np.count_nonzero(a == 0 if self.signed else a <= 0, axis=(0, 2))
+        position = a * np.float32(BINS / 2.0 ** (self.exponent + (1 if self.signed else 0)))
         if self.signed:
-            position = np.floor(position) + BINS // 2
-        index = np.clip(position.astype(np.int64), 0, BINS - 1) + (np.arange(len(a)) * BINS)[:, None]
-        self.counts += np.bincount(index[~zero], minlength=self.counts.size).reshape(self.counts.shape)
+            np.floor(position, out=position)
+            position += BINS // 2
+        else:
+            np.maximum(position, 0, out=position)
+        index = position.astype(np.intp)
+        index += (np.arange(a.shape[1]) * BINS)[:, None]
+        counts = self.counts[channels].reshape(-1)
+        if len(a) * a.shape[2] < BINS:  # so few that to go through all bins would take longer
+            np.add.at(counts, index.ravel(), 1)
+        else:
+            counts += np.bincount(index.ravel(), minlength=counts.size)
+        self.counts[channels, BINS // 2 if self.signed else 0] -= zeros
+        self.zeros[channels] += zeros
 
     def merge(self, other: Histogram) -> None:
         """Add another histogram of the same tensor."""
@@ -203,17 +221,23 @@ class Statistics:
             a = np.asarray(batch[r.tensor])
             rows = len(a) if a.ndim else 1
             axis = r.walk.axis % a.ndim
+            channels, inner = a.shape[axis], int(np.prod(a.shape[axis + 1 :], dtype=np.int64))
             stride = max(1, a.size // max(1, rows * SAMPLED))
+            parts: Iterable[Array]
             if stride > 1:
                 # every stride-th position of the other axes, an odd stride so that it does not follow rows
                 stride |= 1
                 h.low, h.high = min(h.low, float(a.min())), max(h.high, float(a.max()))
-                flat = np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)[:, turn % stride :: stride]
+            if inner >= FEW:  # as it lies in memory
+                blocks = a.reshape(-1, channels, inner)
+                starts = [(turn - o * inner) % stride for o in range(len(blocks))]
+                parts = [blocks] if stride == 1 else (b[:, s::stride] for b, s in zip(blocks, starts, strict=True))
             else:
-                flat = np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)
-            if r.refusal is not None and r.refusal.code == "folded_bound":
-                flat = np.minimum(flat, RELU6)
-            h.add(flat.astype(np.float32, copy=False))
+                parts = [np.moveaxis(a, axis, 0).reshape(channels, -1)[:, turn % stride :: stride]]
+            for part in parts:
+                if r.refusal is not None and r.refusal.code == "folded_bound":
+                    part = np.minimum(part, RELU6)
+                h.add(part.astype(np.float32, copy=False))
 
     def merge(self, other: Statistics) -> None:
         """Add the statistics of other samples of the same model.

@@ -11,6 +11,7 @@ from rich.table import Table
 __all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "verdict"]
 
 Report = dict[str, Any]
+NOTABLE = 0.01  # share of the loss from which a tensor is listed
 
 
 def _number(value: Any) -> str:
@@ -51,6 +52,9 @@ def show_inspection(console: Console, report: Report) -> None:
     if measured:
         table.add_column("mass above", justify="right")
         table.add_column("range used", justify="right")
+    alone = any("sqnr_alone_db" in r for r in report["regions"])
+    if alone:
+        table.add_column("SQNR alone", justify="right")
     table.add_column("mode, or why not", overflow="fold")
     for r in report["regions"]:
         readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
@@ -59,6 +63,8 @@ def show_inspection(console: Console, report: Report) -> None:
         row = [_short(r["tensor"], 40), path, grid, _number(r["x_clip"])]
         if measured:
             row += [_percent(r.get("share_clipped")), _percent(r.get("range_used"))]
+        if alone:
+            row.append(_decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "")
         reason = r["reason"]
         what = f"{r['mode']}, {_copies(r)} copies" if r["mode"] else f"{reason['code']}: {reason['message']}"
         table.add_row(*row, what)
@@ -69,7 +75,36 @@ def show_inspection(console: Console, report: Report) -> None:
         agreement = f", same answer {_percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
         sqnr = _decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
+    if "loss" in report:
+        _loss(console, report["loss"])
     _notes(console, report)
+
+
+def _loss(console: Console, loss: Report) -> None:
+    """What the quantized activations cost at the output, and what of it nothing can mend."""
+    rows = (
+        ("all quantized activations", "all"),
+        ("those that can be mended", "mendable"),
+        ("all others", "unmendable"),
+    )
+    table = Table(title=f"Loss at the output, {loss['samples']} samples", title_justify="left")
+    for name in ("quantized, nothing else", "SQNR", "share of the squared error"):
+        table.add_column(name, justify="left" if name.startswith("quantized") else "right", overflow="fold")
+    for name, key in rows:
+        table.add_row(name, _decibels(loss[f"sqnr_{key}_db"]), _percent(loss[f"share_{key}"]))
+    console.print(table)
+    if not loss["unmendable"]:
+        return
+    table = Table(title="Loss that no translation can mend", title_justify="left")
+    for name in ("tensor", "why", "SQNR alone", "share of the squared error"):
+        table.add_column(name, justify="left" if name in ("tensor", "why") else "right", overflow="fold")
+    shown = [t for t in loss["unmendable"] if (t["share"] or 0.0) >= NOTABLE]
+    for t in shown:
+        table.add_row(_short(t["tensor"], 56), t["code"], _decibels(t["sqnr_db"]), _percent(t["share"]))
+    if shown:
+        console.print(table)
+    if rest := len(loss["unmendable"]) - len(shown):
+        console.print(f"{rest} more that no translation can mend cost less than {_percent(NOTABLE)} each.")
 
 
 def show_rewrite(console: Console, report: Report) -> None:

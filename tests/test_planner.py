@@ -670,6 +670,41 @@ def test_constant_input(run: Any, tmp_path: Path, bias: str, value: float) -> No
     assert not_worse(report) and extra_macs(report) <= 0.3 + 1e-9
 
 
+def test_empty_channels(run: Any, tmp_path: Path) -> None:
+    """Channels that are zero in all samples: no copies for them, and no NaN."""
+    model, feed = random_model(0.5)
+    onnx.save(model, tmp_path / "in.onnx")
+    x = np.repeat(feed["x"], 4, axis=0)
+    x[:, 1:3] = 0
+    np.savez(tmp_path / "c.npz", x=x)
+    code, out, err = run("plan", "in.onnx", "-o", "p.json", "--calib", "c.npz", "--budget", 1.0, "--copies", 2)
+    assert (code, err) == (0, "")
+    made = Plan.read(tmp_path / "p.json")
+    first = next(r for r in made.regions if r.tensor == "x")
+    assert not (first.copies[1:3].any() or first.copies_low[1:3].any())
+    assert first.copies[[0, 3]].any() or first.copies_low[[0, 3]].any()
+    code, out, err = run("rewrite", "in.onnx", "o.onnx", "--plan", "p.json")
+    assert (code, err) == (0, "") and out.splitlines()[-1].startswith("PASSED")
+
+
+@pytest.mark.parametrize("where", ["file", "function"])
+def test_nan_in_the_samples(run: Any, tmp_path: Path, where: str) -> None:
+    """Said with its place, whether it stands in a file or comes from the user's code in the middle of the pass."""
+    args = files(tmp_path, "residual")
+    with np.load(tmp_path / "c.npz") as archive:
+        x = archive["x"].copy()
+    x[9, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "c.npz", x=x)
+    (tmp_path / f"ocs_nan_{where}.py").write_text(
+        "import numpy as np\ndef feeds():\n    return ({'x': x[None]} for x in np.load('c.npz')['x'])\n"
+    )
+    source = "c.npz" if where == "file" else f"ocs_nan_{where}:feeds"
+    for jobs in (1, 2):
+        error = complains(run, "plan", args[0], "-o", "p.json", "--calib", source, "--jobs", jobs)
+        assert "NaN or infinity" in error and ("sample 9" in error or "feed 9" in error)
+    assert not (tmp_path / "p.json").exists()
+
+
 def test_samples_that_end(folder: Path) -> None:
     """Fewer samples than asked for, and sources that can be read only feed by feed."""
     model, feed = fed("residual")

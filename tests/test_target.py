@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,14 @@ def test_from_python(tmp_path: Path) -> None:
     result = api.rewrite(model, calib=calib, options=PlanOptions(budget=None, target=target, copies=2))
     assert result.report["target"]["reached"] and result.report["quality"]["sqnr_after_db"] >= before + 2
     assert result.changed
+
+
+def test_public_names_are_the_verbs() -> None:
+    """Not the modules of the same names, which they import."""
+    code = "from onnx_ocs import *; import onnx_ocs; print([callable(getattr(onnx_ocs, n)) for n in onnx_ocs.__all__])"
+    code += "; print(callable(plan), callable(verify), Target('sqnr', 1.0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "False" not in done.stdout
 
 
 @pytest.mark.parametrize(

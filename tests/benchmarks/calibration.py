@@ -1,0 +1,99 @@
+"""Time of the calibration pass beside onnxruntime's own calibrators, on the same images, interleaved in one run.
+
+    python tests/benchmarks/calibration.py QUANTIZED.onnx FLOAT.onnx SAMPLES.npz [--samples 64] [--runs 2]
+
+Ours counts the statistics of every candidate tensor of the quantized model (read, run, histogram per channel);
+onnxruntime's calibrators (MinMax, Percentile, Entropy, as `quantize_static` calls them) collect the float model's
+tensors, one range each.  Each row says how many tensors.  Quote the ratios: seconds depend on the machine,
+and on one that is busy the CPU's are the steadier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+from onnxruntime.quantization.calibrate import create_calibrator
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from onnx_ocs.calibration import open_samples
+from onnx_ocs.collect import calibrate
+from onnx_ocs.graph import Graph
+from onnx_ocs.manager import Context
+from onnx_ocs.region import find_regions
+from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.stats import fingerprint
+
+METHODS = {
+    "onnxruntime MinMax": CalibrationMethod.MinMax,
+    "onnxruntime Entropy": CalibrationMethod.Entropy,
+    "onnxruntime Percentile": CalibrationMethod.Percentile,
+}
+
+
+class Reader(CalibrationDataReader):
+    """One image at a time, as onnxruntime's examples do."""
+
+    def __init__(self, samples: Path, limit: int) -> None:
+        with np.load(samples) as archive:
+            arrays = {name: archive[name][:limit] for name in archive.files}
+        self._feeds: Iterator[dict[str, np.ndarray]] = (
+            {name: a[i : i + 1] for name, a in arrays.items()} for i in range(limit)
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+def ours(quantized: Path, samples: Path, limit: int) -> int:
+    model = onnx.load(quantized)
+    regions = find_regions(Graph(model), infer_shapes(model))
+    found = calibrate(model, regions, Context(open_samples(str(samples), model), limit), fingerprint(model))
+    assert found.samples == limit
+    return len(found.histograms)
+
+
+def theirs(model: Path, samples: Path, limit: int, method: CalibrationMethod) -> int:
+    types = list(set(QLinearOpsRegistry) | set(QDQRegistry))
+    with tempfile.TemporaryDirectory() as folder:
+        calibrator = create_calibrator(
+            model, types, augmented_model_path=str(Path(folder) / "augmented.onnx"), calibrate_method=method
+        )
+        calibrator.collect_data(Reader(samples, limit))
+        return len(calibrator.compute_data().data)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("quantized", type=Path)
+    p.add_argument("float_model", type=Path)
+    p.add_argument("samples", type=Path)
+    p.add_argument("--limit", "--samples", dest="limit", type=int, default=64)
+    p.add_argument("--runs", type=int, default=2)
+    a = p.parse_args()
+    tasks: dict[str, Callable[[], int]] = {"onnx_ocs": lambda: ours(a.quantized, a.samples, a.limit)}
+    for name, method in METHODS.items():
+        tasks[name] = lambda m=method: theirs(a.float_model, a.samples, a.limit, m)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    tensors: dict[str, int] = {}
+    for _ in range(a.runs):
+        for name, task in tasks.items():
+            start = time.perf_counter(), time.process_time()
+            tensors[name] = task()
+            seconds[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    last = np.median(seconds["onnxruntime Percentile"], axis=0)
+    print(f"{a.limit} images, median of {a.runs} interleaved runs")
+    print(f"{'calibration':24} {'tensors':>8} {'seconds':>9} {'/ Percentile':>13} {'CPU s':>9} {'/ Percentile':>13}")
+    for name, runs in seconds.items():
+        wall, cpu = np.median(runs, axis=0)
+        print(f"{name:24} {tensors[name]:8} {wall:9.2f} {wall / last[0]:13.3f} {cpu:9.2f} {cpu / last[1]:13.3f}")
+
+
+if __name__ == "__main__":
+    main()
