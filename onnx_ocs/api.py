@@ -15,6 +15,7 @@ from onnx_ocs.calibration import Samples, input_specs, open_samples, random_samp
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph, is_op, label
+from onnx_ocs.layers import measure_layers
 from onnx_ocs.manager import Context, Pass, history, run_passes
 from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
@@ -176,6 +177,7 @@ def inspect(
         ref, against = _reference(proto, float_model)
         now = compare(ref, [proto], samples, limit)[0]
         qualities = (now, now)
+        _add_errors(entries, proto, None, Context(samples, limit, seed, progress))
     return assemble("inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes)
 
 
@@ -288,6 +290,7 @@ def rewrite(
                 if e["status"] == "applied":
                     e["status"] = "refused"
                     e["reason"] = {"code": "loses", "message": notes[-1], "node": e["tensor"]}
+        _add_errors(regions, original, new if changed else None, Context(samples, limit, seed, progress))
     elif float_model is not None:
         notes.append("--float is used with --calib only: there are no samples to compare the models on")
     checked = None
@@ -384,6 +387,15 @@ def _reference(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.
         return _load(float_model), "float model"
     regions = find_regions(Graph(model), infer_shapes(model))
     return reference(model, regions), "the QDQ model without its activation quantizers"
+
+
+def _add_errors(
+    entries: Sequence[dict[str, Any]], original: onnx.ModelProto, new: onnx.ModelProto | None, context: Context
+) -> None:
+    """Put each tensor's own error, and what has piled up until there, into the report's entries."""
+    found = measure_layers(original, new, context)
+    for e in entries:
+        e |= found.get(tuple(e.get("quantizers", ())), {})
 
 
 def _loses(before: Quality, after: Quality) -> bool:

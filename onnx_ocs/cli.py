@@ -190,7 +190,9 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(
+        soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False, markup=False
+    )
 
 
 def _write_report(path: Path | None, report: dict[str, Any]) -> None:
@@ -311,7 +313,7 @@ def rewrite(
     _write_report(report, result.report)
     if not quiet:
         table.show_rewrite(_console(), result.report)
-    typer.echo(table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
+    table.show_verdict(_console(), table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
 
 
 def _plan_options(
@@ -425,7 +427,7 @@ def verify(
     _write_report(report, result)
     if not quiet:
         table.show_rewrite(_console(), result)
-    typer.echo(table.verdict(result, True, True, time.perf_counter() - start))
+    table.show_verdict(_console(), table.verdict(result, True, True, time.perf_counter() - start))
     if result["verification"]["verdict"] != "PASSED":
         raise typer.Exit(2)
 

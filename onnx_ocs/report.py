@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def assemble(
     return {
         "schema": SCHEMA,
         "verb": verb,
-        "regions": list(regions),
+        "regions": [{**e, "x_clip_after": _x_clip_after(e)} for e in regions],
         "compensations": [],
         "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
         "quality": quality,
@@ -95,6 +95,16 @@ def assemble(
         "notes": list(notes),
         "environment": environment(seed),
     }
+
+
+def _x_clip_after(e: Mapping[str, Any]) -> Any:
+    """The largest value that step and copies express, of the channel with most copies; shaped as `scale`."""
+    if e.get("scale") is None or e.get("qmax") is None:
+        return None
+    most = 1 + max(e["copies"], default=0)
+    if not isinstance(e["scale"], list):
+        return most * (e["qmax"] - e["zero_point"]) * e["scale"]
+    return [most * (e["qmax"] - z) * s for s, z in zip(e["scale"], e["zero_point"], strict=True)]
 
 
 def to_json(report: dict[str, Any]) -> str:

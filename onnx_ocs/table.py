@@ -1,16 +1,35 @@
-"""What the command line shows: one table of regions, one of totals, one last line."""
+"""What the command line shows: tables of regions and compensations, one of totals, one last line.
+
+Columns go, least important first, where the terminal is too narrow for all of them; a pipe gets all, without colour.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["show_inspection", "show_plan", "show_rewrite", "verdict"]
+__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_verdict", "verdict"]
 
 Report = dict[str, Any]
+NAME = 24  # fewest characters of a tensor's name
+SHOWN = 40  # regions in the table; --report and --html have all
+GAIN, LOSS = "green", "red"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of a table of report entries; `rank` says which go first where there is no room (highest first)."""
+
+    title: str
+    show: Callable[[Report], str | Text]
+    rank: int = 0
+    justify: Any = "right"
 
 
 def _number(value: Any) -> str:
@@ -18,8 +37,8 @@ def _number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        flat = [float(v) for v in value]
-        return f"{min(flat):.4g}..{max(flat):.4g}"
+        low, high = f"{min(value, default=0):.4g}", f"{max(value, default=0):.4g}"
+        return low if low == high else f"{low}..{high}"
     return f"{value:.4g}"
 
 
@@ -35,9 +54,74 @@ def _decibels(value: float | None) -> str:
     return "identical" if value is None or value == float("inf") else f"{value:.2f} dB"
 
 
+def _change(before: Any, after: Any) -> str:
+    a, b = _number(before), _number(after)
+    return a if a == b or not b else f"{a} → {b}"
+
+
+def _gain(before: float | None, after: float | None) -> Text:
+    """Two levels in dB, coloured by which is better."""
+    if before is None and after is None:
+        return Text("")
+    a, b = ("exact" if v is None else f"{v:.1f}" for v in (before, after))
+    if a == b:
+        return Text(a)
+    better = after is None or (before is not None and after > before)
+    return Text(f"{a} → {b}", style=GAIN if better else LOSS)
+
+
 def _copies(region: Report) -> str:
     up, low = sum(region["copies"]), sum(region["copies_low"])
     return f"{up} + {low} low" if low else str(up)
+
+
+def _error(kind: str) -> Callable[[Report], Text]:
+    def show(r: Report) -> Text:
+        e = r.get("error") or {}
+        return _gain(e.get(f"{kind}_before_db"), e.get(f"{kind}_after_db"))
+
+    return show
+
+
+def _saved(r: Report) -> str:
+    share = r.get("mass_saved")
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+REGION = (
+    _Column("mode", lambda r: r["mode"], justify="left"),
+    _Column("activation", lambda r: r["activation"], 7, "left"),
+    _Column("channels", lambda r: str(r["channels"]), 6),
+    _Column("copies", _copies),
+    _Column("X_clip", lambda r: _change(r["x_clip"], r.get("x_clip_after")), 2),
+    _Column("step", lambda r: _change(r["scale_before"], r["scale"]), 4),
+    _Column("mass saved", _saved, 5),
+    _Column("own SQNR, dB", _error("isolated"), 3),
+    _Column("accumulated, dB", _error("accumulated"), 1),
+)
+COMPENSATION = (
+    _Column("alpha", lambda c: _number(c.get("alpha")), 2),
+    _Column("beta", lambda c: _number(c.get("beta")), 3),
+    _Column("rank", lambda c: str(c.get("rank") or "full"), 1),
+    _Column("SQNR, dB", lambda c: _gain(c.get("sqnr_before_db"), c.get("sqnr_after_db"))),
+)
+
+
+def _show(console: Console, title: str, name: str, columns: Sequence[_Column], rows: Sequence[Report]) -> None:
+    """A table of entries: first what they are called, then as many columns as there is room for."""
+    cells = [[c.show(r) for c in columns] for r in rows]
+    widths = [max(len(c.title), *(len(row[k]) for row in cells)) + 3 for k, c in enumerate(columns)]
+    kept = [k for k in range(len(columns)) if any(len(row[k]) for row in cells)]
+    while sum(widths[k] for k in kept) + NAME + 4 > console.width and any(columns[k].rank for k in kept):
+        kept.remove(max(kept, key=lambda k: columns[k].rank))
+    room = max(NAME, console.width - sum(widths[k] for k in kept) - 4)
+    table = Table(title=title, title_justify="left")
+    table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for k in kept:
+        table.add_column(columns[k].title, justify=columns[k].justify, overflow="fold")
+    for r, row in zip(rows, cells, strict=True):
+        table.add_row(Text(_short(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
+    console.print(table)
 
 
 def show_inspection(console: Console, report: Report) -> None:
@@ -76,23 +160,28 @@ def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:
-        table = Table(title="Translated", title_justify="left")
-        for name, justify in (("tensor", "left"), ("activation", "left"), ("mode", "left"), ("channels", "right")):
-            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for name in ("copies", "X_clip before", "X_clip after"):
-            table.add_column(name, justify="right")
-        for r in applied:
-            x = r["x_clip"]
-            most = max(r["copies"], default=0) + 1
-            now, old = (v if isinstance(v, list) else [v] for v in (r["scale"], r["scale_before"]))
-            factor = most * max(n / o for n, o in zip(now, old, strict=True))
-            after = [v * factor for v in x] if isinstance(x, list) else x * factor
-            shown = [_short(r["tensor"], 44), r["activation"], r["mode"], str(r["channels"]), _copies(r)]
-            table.add_row(*shown, _number(x), _number(after))
-        console.print(table)
+        shown = applied
+        if len(applied) > SHOWN:
+            most = sorted(applied, key=lambda r: -sum(r["copies"]) - sum(r["copies_low"]))[:SHOWN]
+            shown = [r for r in applied if any(r is m for m in most)]
+        _show(console, "Translated", "tensor", REGION, shown)
+        if len(applied) > len(shown):
+            console.print(
+                f"… and {len(applied) - len(shown)} more with fewer copies: --report and --html have them all"
+            )
+    _compensations(console, report["compensations"])
     _reasons(console, report)
     _totals(console, report)
     _notes(console, report)
+
+
+def _compensations(console: Console, entries: Sequence[Report]) -> None:
+    applied = [c for c in entries if c["status"] == "applied"]
+    if applied:
+        _show(console, "Compensated", "block", COMPENSATION, applied[:SHOWN])
+    refused = Counter((c.get("reason") or {}).get("code", "unknown") for c in entries if c["status"] != "applied")
+    if refused:
+        console.print("Not compensated: " + ", ".join(f"{n} {code}" for code, n in refused.most_common()))
 
 
 def show_plan(console: Console, predicted: Report, found: Report) -> None:
@@ -177,6 +266,13 @@ def _notes(console: Console, report: Report) -> None:
     v = report["verification"]
     for note in report["notes"] + (v["notes"] if v else []):
         console.print(f"Note: {note}.")
+
+
+def show_verdict(console: Console, text: str) -> None:
+    """The last line, on one line."""
+    passed = text.startswith("PASSED")
+    style = "bold green" if passed else "bold red" if text.startswith("FAILED") else "bold"
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:

@@ -231,6 +231,7 @@ def entry(region: Region, decision: Decision | Refusal | None, widened: Widened 
         "status": "refused",
         "pass": Translate.name,
         "tensor": region.tensor,
+        "quantizers": list(region.outputs),
         "axis": None if walk is None else walk.axis,
         "channels": None if walk is None else walk.channels,
         "activation": region.activation.kind,
