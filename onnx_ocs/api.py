@@ -386,7 +386,7 @@ def _reference(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.
     if float_model is not None:
         return _load(float_model), "float model"
     regions = find_regions(Graph(model), infer_shapes(model))
-    return reference(model, regions), "the QDQ model without its activation quantizers"
+    return reference(model, regions), "QDQ model without its activation quantizers"
 
 
 def _add_errors(

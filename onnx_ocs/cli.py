@@ -79,6 +79,12 @@ Limit = Annotated[
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="R.json", help="Write the JSON report.", rich_help_panel="Output")
 ]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="R.html", help="Write the report as one HTML page (extra: report).", rich_help_panel="Output"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.", rich_help_panel="Output")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Output")]
 Ratio = Annotated[
@@ -203,7 +209,7 @@ def _write_report(path: Path | None, report: dict[str, Any]) -> None:
         write_text(path, to_json(report))
 
 
-def _check_report(path: Path | None, *others: Path | str | None) -> None:
+def _check_report(path: Path | None, *others: Path | str | None, option: str = "--report") -> None:
     """Fail early when the report cannot be written, or would overwrite another file of this call."""
     if path is not None:
         from onnx_ocs.io import check_writable
@@ -211,7 +217,24 @@ def _check_report(path: Path | None, *others: Path | str | None) -> None:
         check_writable(path)
         for other in others:
             if other is not None and Path(other).resolve() == path.resolve():
-                raise UserError(f"--report {path} is the same file as {other}: give the report another name")
+                raise UserError(f"{option} {path} is the same file as {other}: give the report another name")
+
+
+def _check_html(path: Path | None, *others: Path | str | None) -> None:
+    """Fail early when there can be no HTML report."""
+    if path is not None:
+        from onnx_ocs.html import check_html
+
+        check_html()
+        _check_report(path, *others, option="--html")
+
+
+def _write_html(path: Path | None, report: dict[str, Any], title: str) -> None:
+    if path is not None:
+        from onnx_ocs.html import to_html
+        from onnx_ocs.io import write_text
+
+        write_text(path, to_html(report, title))
 
 
 @app.command()
@@ -224,6 +247,7 @@ def inspect(
     copies: Copies = None,
     mode: ModeOption = Mode.auto,
     report: Report = None,
+    html: Html = None,
     seed: Seed = 0,
 ) -> None:
     """Show every quantized activation: where it is, what it clips, and what could be done.
@@ -231,6 +255,7 @@ def inspect(
     Example: `python -m onnx_ocs inspect model.onnx --calib samples.npz`
     """
     _check_report(report, model, calib, float_model)
+    _check_html(html, model, calib, float_model, report)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
 
@@ -239,6 +264,7 @@ def inspect(
         result = api.inspect(model, calib, float_model, [translate], seed, limit, progress)
     table.show_inspection(_console(), result)
     _write_report(report, result)
+    _write_html(html, result, model.name)
 
 
 @app.command()
@@ -269,6 +295,7 @@ def rewrite(
         bool, typer.Option("--verify/--no-verify", help="Prove the result with onnxruntime.", rich_help_panel="Output")
     ] = True,
     report: Report = None,
+    html: Html = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -278,6 +305,7 @@ def rewrite(
     """
     start = time.perf_counter()
     _check_report(report, model, output, calib, float_model, plan_file, stats)
+    _check_html(html, model, output, calib, float_model, plan_file, stats, report)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
     from onnx_ocs.plan import Plan
@@ -308,9 +336,11 @@ def rewrite(
             )
     except VerificationError as e:
         _write_report(report, e.args[1])
+        _write_html(html, e.args[1], f"{model.name} → {output.name}")
         typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
         raise typer.Exit(2) from None
     _write_report(report, result.report)
+    _write_html(html, result.report, f"{model.name} → {output.name}")
     if not quiet:
         table.show_rewrite(_console(), result.report)
     table.show_verdict(_console(), table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
@@ -379,6 +409,7 @@ def plan(
         str | None,
         typer.Option(metavar="0.05,0.1,0.2", help="Also show gain against extra MACs.", rich_help_panel="Output"),
     ] = None,
+    html: Html = None,
     seed: Seed = 0,
 ) -> None:
     """Plan steps and copies within a budget, and write the plan as JSON.
@@ -386,6 +417,7 @@ def plan(
     Example: `python -m onnx_ocs plan in.onnx -o plan.json --calib samples.npz --budget 0.1`
     """
     _check_report(output, model, calib, float_model, stats)
+    _check_html(html, output, model, calib, float_model, stats)
     from onnx_ocs import api, table
     from onnx_ocs.io import write_text
 
@@ -401,6 +433,10 @@ def plan(
     with _progress(False) as progress:
         made, found = api.plan(model, calib, options, float_model, seed, limit, budgets, progress)
     write_text(output, made.to_json())
+    if html is not None:
+        from onnx_ocs.report import assemble
+
+        _write_html(html, {**assemble("plan", seed), "plan": {**made.predicted, **found}}, model.name)
     table.show_plan(_console(), made.predicted, found)
 
 
