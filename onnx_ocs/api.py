@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs import io
-from onnx_ocs.calibration import Samples, input_specs, open_samples, random_samples
+from onnx_ocs.calibration import Samples, Source, input_specs, open_samples, random_samples
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph, is_op, label
@@ -19,17 +19,17 @@ from onnx_ocs.layers import measure_layers
 from onnx_ocs.manager import Context, Pass, history, run_passes
 from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
-from onnx_ocs.passes import PASSES
 from onnx_ocs.passes.translate import Translate, entry
-from onnx_ocs.plan import Plan
 from onnx_ocs.planning import PlanOptions, make_plan
+from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality, compare
 from onnx_ocs.region import find_regions
+from onnx_ocs.registry import find_pass
 from onnx_ocs.report import assemble
 from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
-from onnx_ocs.verify import Verification
-from onnx_ocs.verify import verify as verify_models
+from onnx_ocs.verification import Verification
+from onnx_ocs.verification import verify as verify_models
 from onnx_ocs.widen import Decision
 
 __all__ = ["PlanOptions", "RewriteResult", "inspect", "plan", "rewrite", "verify"]
@@ -51,12 +51,14 @@ class RewriteResult:
         changed: whether anything was rewritten.
         report: the report (schema `onnx_ocs.report/1`).
         verification: the result; None when verification was switched off.
+        path: the file that was written; None without `output`.
     """
 
     model: onnx.ModelProto
     changed: bool
     report: dict[str, Any]
     verification: Verification | None
+    path: Path | None = None
 
 
 def _load(model: Model) -> onnx.ModelProto:
@@ -108,10 +110,10 @@ def _check_runs(model: onnx.ModelProto) -> None:
         ) from None
 
 
-def _samples(model: onnx.ModelProto, calib: str | Samples | None, seed: int) -> Samples:
+def _samples(model: onnx.ModelProto, calib: Source | None, seed: int) -> Samples:
     """The samples to verify on: the calibration data, or seeded random inputs over the input quantizers' range."""
     if calib is not None:
-        return calib if isinstance(calib, Samples) else open_samples(str(calib), model)
+        return open_samples(calib, model)
     return random_samples(model, VERIFIED_SAMPLES, seed)
 
 
@@ -123,7 +125,7 @@ def _sample_shapes(samples: Samples) -> dict[str, list[int]]:
 
 def inspect(
     model: Model,
-    calib: str | Samples | None = None,
+    calib: Source | None = None,
     float_model: Model | None = None,
     passes: Sequence[Pass] = (),
     seed: int = 0,
@@ -183,7 +185,7 @@ def inspect(
 
 def plan(
     model: Model,
-    calib: str | Samples,
+    calib: Source,
     options: PlanOptions | None = None,
     float_model: Model | None = None,
     seed: int = 0,
@@ -221,7 +223,7 @@ def plan(
 def rewrite(
     model: Model,
     output: str | Path | None = None,
-    calib: str | Samples | None = None,
+    calib: Source | None = None,
     float_model: Model | None = None,
     passes: Sequence[Pass] | None = None,
     options: PlanOptions | None = None,
@@ -235,7 +237,8 @@ def rewrite(
     Args:
         model: the model or its path; not changed.
         output: where to write the result; only after the verification has passed, atomically.
-        calib: calibration samples: a source as on the command line, or `Samples`.
+        calib: calibration samples: a source as on the command line, an onnxruntime CalibrationDataReader, an iterable
+            of feed dicts, or a dict of arrays (input name -> samples on the first axis).
         float_model: the float model, as the reference of the quality figures.
         passes: what to run, in order; default: `Translate()`.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
@@ -316,13 +319,13 @@ def rewrite(
             io.save_model(new, output, external)
         else:
             io.copy_model(model, output)
-    return RewriteResult(new, changed, report, checked)
+    return RewriteResult(new, changed, report, checked, None if output is None else Path(output))
 
 
 def verify(
     original: Model,
     rewritten: Model,
-    calib: str | Samples | None = None,
+    calib: Source | None = None,
     float_model: Model | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -423,14 +426,13 @@ def make_passes(names: Sequence[str], **options: Any) -> list[Pass]:
     """Passes by name, with the options that each of them has.
 
     Raises:
-        UserError: there is no such pass.
+        UserError: there is no such pass (`onnx_ocs.registry` says which there are).
     """
     made: list[Pass] = []
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"the pass '{name}' is named twice: a second run would change nothing")
-        if name not in PASSES:
-            raise UserError(f"there is no pass '{name}': choose from {', '.join(PASSES)}")
-        kind = PASSES[name]
-        made.append(kind(**{k: v for k, v in options.items() if k in kind.__dataclass_fields__}))
+        kind = find_pass(name)
+        fields = getattr(kind, "__dataclass_fields__", ())
+        made.append(kind(**{k: v for k, v in options.items() if k in fields}))
     return made

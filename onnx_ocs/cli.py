@@ -308,7 +308,7 @@ def rewrite(
     _check_html(html, model, output, calib, float_model, plan_file, stats, report)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
-    from onnx_ocs.plan import Plan
+    from onnx_ocs.plans import Plan
 
     options = None
     if plan_file is not None and (ratio, budget, copies, select, rescale, stats, include, exclude) != (None,) * 8:

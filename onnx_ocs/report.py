@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx_ocs.cost import Cost
 from onnx_ocs.quality import Quality
-from onnx_ocs.verify import Verification
+from onnx_ocs.verification import Verification
 from onnx_ocs.version import package_version
 
 __all__ = ["SCHEMA", "assemble", "environment", "to_json"]

@@ -13,6 +13,7 @@ import pytest
 
 from onnx_ocs import api, html
 from onnx_ocs.html import CARDS, to_html
+from onnx_ocs.passes import PASSES
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -168,7 +169,7 @@ def test_same_report_same_page(report):
 def test_a_failed_verification_is_shown(run, tmp_path, monkeypatch):
     from test_cli import Misbehaved
 
-    monkeypatch.setitem(api.PASSES, "misbehaved", Misbehaved)
+    monkeypatch.setitem(PASSES, "misbehaved", Misbehaved)
     code, *_ = run("rewrite", DIGITS, "o.onnx", "--passes", "translate,misbehaved", "--html", "r.html")
     assert code == 2
     assert "FAILED" in check((tmp_path / "r.html").read_text()).text

@@ -19,8 +19,8 @@ from zoo import Net, Style
 from onnx_ocs import api, runtime
 from onnx_ocs.calibration import open_samples
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.plan import Plan
 from onnx_ocs.planning import PlanOptions
+from onnx_ocs.plans import Plan
 from onnx_ocs.stats import fingerprint
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
