@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +75,15 @@ Float = Annotated[
     typer.Option("--float", metavar="FP.onnx", help="The float model, as the reference.", rich_help_panel="Data"),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--samples", min=1, help="Use at most so many samples.", rich_help_panel="Data")
+    int | None,
+    typer.Option(
+        "--samples",
+        metavar="N",
+        min=1,
+        help="Use at most so many samples.",
+        show_default="all",
+        rich_help_panel="Data",
+    ),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="R.json", help="Write the JSON report.", rich_help_panel="Output")
@@ -90,19 +99,35 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_
 Ratio = Annotated[
     float | None,
     typer.Option(
+        metavar="K",
         min=0.0,
         max=32.0,
-        help="Mean number of copies a channel, the paper's k (0.5 where nothing else is asked for).",
+        help="Mean number of copies a channel, the paper's k.",
+        show_default="0.5 for mass; error: see --budget",
         rich_help_panel="Translation",
     ),
 ]
 BudgetOption = Annotated[
     float | None,
-    typer.Option(min=0.0, max=32.0, help="Share of extra MACs over the whole model.", rich_help_panel="Translation"),
+    typer.Option(
+        metavar="F",
+        min=0.0,
+        max=32.0,
+        help="Share of extra MACs over the whole model, such as 0.1 for 10 %.",
+        show_default="0.1 with --calib",
+        rich_help_panel="Translation",
+    ),
 ]
 Copies = Annotated[
     int | None,
-    typer.Option(min=1, max=31, help="Most copies a channel (mass: 1, error: 15).", rich_help_panel="Translation"),
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=31,
+        help="Most copies a channel.",
+        show_default="mass: 1, error: 15",
+        rich_help_panel="Translation",
+    ),
 ]
 ModeOption = Annotated[
     Mode,
@@ -116,8 +141,8 @@ SelectOption = Annotated[
     Select | None,
     typer.Option(
         help="mass: the same share of channels in every tensor, those with the largest sum of activations in "
-        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error. Default: error with "
-        "--calib, mass without.",
+        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error.",
+        show_default="error with --calib, mass without",
         rich_help_panel="Translation",
     ),
 ]
@@ -125,14 +150,15 @@ Rescale = Annotated[
     bool | None,
     typer.Option(
         "--rescale/--no-rescale",
-        help="Whether steps may be re-chosen for the wider range (default with --calib, unless --select mass).",
+        help="Whether steps may be re-chosen for the wider range.",
+        show_default="rescale with --select error",
         rich_help_panel="Translation",
     ),
 ]
 ObjectiveOption = Annotated[
     Objective,
     typer.Option(
-        help="What decides between plans: divergence of class scores (kl) or sqnr; auto: kl for classifiers.",
+        help="What decides between plans: sqnr, divergence of class scores (kl), or auto: both for scores.",
         rich_help_panel="Translation",
     ),
 ]
@@ -167,7 +193,13 @@ def _root(
 ) -> None:
     """Give a quantized ONNX model one more bit where it matters: clipped outliers live on in extra channels.
 
-    `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz` is all that is needed.
+    ```
+    onnx-ocs inspect in.onnx --calib samples.npz             what is clipped, and what could be done
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz    all that is needed
+    onnx-ocs VERB --help                                     more examples, and all options
+    ```
+
+    `python -m onnx_ocs` is the same.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
 
@@ -252,7 +284,10 @@ def inspect(
 ) -> None:
     """Show every quantized activation: where it is, what it clips, and what could be done.
 
-    Example: `python -m onnx_ocs inspect model.onnx --calib samples.npz`
+    ```
+    onnx-ocs inspect model.onnx
+    onnx-ocs inspect model.onnx --calib samples.npz --float float.onnx --html report.html
+    ```
     """
     _check_report(report, model, calib, float_model)
     _check_html(html, model, calib, float_model, report)
@@ -301,7 +336,12 @@ def rewrite(
 ) -> None:
     """Rewrite a quantized model, verify it, and say what it costs and gains.
 
-    Example: `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx`
+    ```
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx --budget 0.05 --html report.html
+    onnx-ocs rewrite in.onnx out.onnx --calib my_package.data:batches --report report.json --quiet
+    onnx-ocs rewrite in.onnx out.onnx --plan plan.json
+    ```
     """
     start = time.perf_counter()
     _check_report(report, model, output, calib, float_model, plan_file, stats)
@@ -414,7 +454,10 @@ def plan(
 ) -> None:
     """Plan steps and copies within a budget, and write the plan as JSON.
 
-    Example: `python -m onnx_ocs plan in.onnx -o plan.json --calib samples.npz --budget 0.1`
+    ```
+    onnx-ocs plan in.onnx -o plan.json --calib samples.npz --budget 0.1
+    onnx-ocs plan in.onnx -o plan.json --calib samples.npz --sweep 0.05,0.1,0.2,0.4 --html plan.html
+    ```
     """
     _check_report(output, model, calib, float_model, stats)
     _check_html(html, output, model, calib, float_model, stats)
@@ -453,7 +496,10 @@ def verify(
 ) -> None:
     """Prove that a rewritten model is what it claims to be.
 
-    Example: `python -m onnx_ocs verify in.onnx out.onnx`
+    ```
+    onnx-ocs verify in.onnx out.onnx
+    onnx-ocs verify in.onnx out.onnx --calib samples.npz --report report.json
+    ```
     """
     start = time.perf_counter()
     _check_report(report, original, rewritten, calib, float_model)
@@ -470,8 +516,11 @@ def verify(
 
 def main() -> None:
     """Run the command line; the user's mistakes become one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe that takes ASCII only is no reason to fail
     try:
-        code = app(prog_name="onnx_ocs", standalone_mode=False)
+        code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
     except (UserError, PassError) as e:
         code = _complain(str(e))
     except (KeyboardInterrupt, typer.Abort):
