@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
-__all__ = ["chain", "histogram", "tradeoff"]
+__all__ = ["AFTER", "BEFORE", "FAINT", "INK", "chain", "draw_histogram", "figure", "histogram", "svg", "tradeoff"]
 
 Entry = Mapping[str, Any]
 
@@ -54,17 +54,17 @@ STYLE: dict[Any, Any] = {  # matplotlib's rcParams
 
 
 @contextmanager
-def _figure(width: int, height: int, layout: Literal["constrained"] | None = "constrained") -> Iterator[Figure]:
+def figure(width: int, height: int, layout: Literal["constrained"] | None = "constrained") -> Iterator[Figure]:
     """An empty figure of so many pixels, in the report's style."""
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "svg"}):
         yield Figure(figsize=(width / POINT, height / POINT), layout=layout)
 
 
-def _svg(figure: Figure, label: str, salt: str) -> str:
-    """The figure as an SVG element without sizes, ids of groups, or anything that varies from run to run."""
+def svg(drawing: Figure, label: str, salt: str) -> str:
+    """The drawing as an SVG element without sizes, ids of groups, or anything that varies from run to run."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": salt}):  # ids that are referred to differ between the page's charts
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        drawing.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.S)
@@ -88,8 +88,8 @@ def chain(regions: Sequence[Entry], width: int) -> str:
     """
     x = np.asarray([r["number"] for r in regions])
     marker = {"marker": "o", "markersize": 3} if len(x) <= FEW else {}
-    with _figure(width, 400) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True)
+    with figure(width, 400) as drawing:
+        upper, lower = drawing.subplots(2, 1, sharex=True)
         titles = {"accumulated": (upper, "what the tensor holds"), "isolated": (lower, "its own quantizer alone")}
         for kind, (axes, title) in titles.items():
             before, after = (_series(regions, f"{kind}_{when}_db") for when in ("before", "after"))
@@ -106,12 +106,12 @@ def chain(regions: Sequence[Entry], width: int) -> str:
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_ylabel("SQNR (dB)")
             axes.margins(x=0.02)
-        figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        drawing.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=2)
         lower.set_xlabel(
             "quantized tensor, in graph order (number in the table)" if width > 600 else "quantized tensor"
         )
         lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(4, width // 60)))
-        return _svg(figure, "error of every quantized tensor, in graph order", f"chain{width}")
+        return svg(drawing, "error of every quantized tensor, in graph order", f"chain{width}")
 
 
 def _ceiling(values: Any) -> float:
@@ -144,6 +144,15 @@ def histogram(entry: Entry, salt: str) -> str:
         entry: a region of the report that has a `histogram`.
         salt: makes the ids of this drawing its own.
     """
+    with figure(400, 215, layout=None) as drawing:  # many of these: fixed margins are faster than a search
+        drawing.subplots_adjust(left=0.1, right=0.965, top=0.98, bottom=0.16, hspace=0.06)
+        bars, grids = drawing.subplots(2, 1, sharex=True, height_ratios=[5, 1])
+        draw_histogram(bars, grids, entry)
+        return svg(drawing, "histogram of the activation, with the old and the new grid", salt)
+
+
+def draw_histogram(bars: Axes, grids: Axes, entry: Entry) -> None:
+    """The values above, and below them the grids that they are rounded to."""
     h = entry["histogram"]
     low, high = h["range"]
     edges = np.linspace(low, high, len(h["counts"]) + 1)
@@ -151,29 +160,25 @@ def histogram(entry: Entry, salt: str) -> str:
     old = _grid(entry, entry["scale_before"], 0, 0)
     new = _grid(entry, entry["scale"], max(entry["copies"], default=0), max(entry["copies_low"], default=0))
     changed = new != old
-    with _figure(400, 215, layout=None) as figure:  # many of these: fixed margins are faster than a search
-        figure.subplots_adjust(left=0.1, right=0.965, top=0.98, bottom=0.16, hspace=0.06)
-        bars, grids = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1 if changed else 0.5])
-        bars.stairs(counts, edges, fill=True, color=BEFORE, alpha=0.45)
-        if saved.any():
-            bars.stairs(saved, edges, fill=True, color=SAVED, alpha=0.85)
-        bars.set_yscale("log")
-        bars.set_ylim(bottom=0.7)
-        bars.yaxis.set_major_formatter(EngFormatter(sep=""))
-        bars.yaxis.set_minor_locator(NullLocator())
-        bars.set_ylabel("values")
-        _limits(bars, edges, old, new)
-        rows = [(old, BEFORE, "old")] + ([(new, AFTER, "new")] if changed else [])
-        for y, (grid, colour, _) in enumerate(rows):
-            bars.axvline(grid[1], color=colour, linewidth=1.2, linestyle="--")
-            _rug(grids, -y, grid, colour)
-        grids.set_ylim(0.6 - len(rows), 0.6)
-        grids.set_yticks([-y for y in range(len(rows))], [name for *_, name in rows])
-        grids.tick_params(axis="y", length=0)
-        grids.grid(False)
-        grids.spines["left"].set_visible(False)
-        grids.set_xlabel("activation value")
-        return _svg(figure, "histogram of the activation, with the old and the new grid", salt)
+    bars.stairs(counts, edges, fill=True, color=BEFORE, alpha=0.45)
+    if saved.any():
+        bars.stairs(saved, edges, fill=True, color=SAVED, alpha=0.85)
+    bars.set_yscale("log")
+    bars.set_ylim(bottom=0.7)
+    bars.yaxis.set_major_formatter(EngFormatter(sep=""))
+    bars.yaxis.set_minor_locator(NullLocator())
+    bars.set_ylabel("values")
+    _limits(bars, edges, old, new)
+    rows = [(old, BEFORE, "old")] + ([(new, AFTER, "new")] if changed else [])
+    for y, (grid, colour, _) in enumerate(rows):
+        bars.axvline(grid[1], color=colour, linewidth=1.2, linestyle="--")
+        _rug(grids, -y, grid, colour)
+    grids.set_ylim(0.6 - len(rows), 0.6)
+    grids.set_yticks([-y for y in range(len(rows))], [name for *_, name in rows])
+    grids.tick_params(axis="y", length=0)
+    grids.grid(False)
+    grids.spines["left"].set_visible(False)
+    grids.set_xlabel("activation value")
 
 
 def _limits(axes: Axes, edges: Any, old: tuple[float, ...], new: tuple[float, ...]) -> None:
@@ -202,8 +207,8 @@ def tradeoff(points: Sequence[Entry], tried: Sequence[Entry], width: int) -> str
         tried: other plans that were compared.
         width: in pixels.
     """
-    with _figure(width, 280) as figure:
-        axes = figure.subplots()
+    with figure(width, 280) as drawing:
+        axes = drawing.subplots()
         for entries, colour, label in (
             (tried, BEFORE, "plans that were compared"),
             (points, AFTER, "best for its cost"),
@@ -216,4 +221,4 @@ def tradeoff(points: Sequence[Entry], tried: Sequence[Entry], width: int) -> str
         axes.set_ylabel("output SQNR (dB)")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.legend(loc="lower right")
-        return _svg(figure, "output SQNR against extra multiply-accumulates", f"tradeoff{width}")
+        return svg(drawing, "output SQNR against extra multiply-accumulates", f"tradeoff{width}")
