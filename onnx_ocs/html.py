@@ -53,7 +53,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
     pages.globals["range_of"] = _range
     unmeasured = dict.fromkeys(("error", "mass_saved", "histogram"))  # without calibration samples
     regions = [{**unmeasured, **r, "number": k} for k, r in enumerate(report["regions"], 1)]
-    measured = [r for r in regions if r["error"] and r["error"]["isolated_before_db"] is not None]
+    measured = [r for r in regions if r["error"] and r["error"].get("isolated_before_db") is not None]
     widths = {"wide": 960, "slim": 380}
     chain = {k: Markup(charts.chain(measured, w)) for k, w in widths.items()} if len(measured) > 1 else None
     plan = report.get("plan") or {}

@@ -112,8 +112,7 @@ class _Tally:
 
     def as_dict(self, samples: int) -> dict[str, Any]:
         """The fields that go into a region's entry of the report."""
-        names = [f"{kind}_{when}" for kind in ("isolated", "accumulated") for when in ("before", "after")]
-        error: dict[str, Any] = {f"{n}_db": _decibels(self.signal, self.noise.get(n)) for n in names}
+        error: dict[str, Any] = {f"{n}_db": _decibels(self.signal, e) for n, e in sorted(self.noise.items())}
         lost, still = self.clipped
         saved = None if self.after is None or lost <= 0 else 1 - still / lost
         return {"error": {**error, "samples": samples}, "mass_saved": saved, "histogram": _bars(self.histogram)}
@@ -123,8 +122,8 @@ def _energy(a: Array) -> float:
     return float(np.square(a).sum(dtype=np.float64))
 
 
-def _decibels(signal: float, noise: float | None) -> float | None:
-    return float(10 * np.log10(signal / noise)) if noise and signal > 0 else None
+def _decibels(signal: float, noise: float) -> float | None:
+    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None
 
 
 def _bars(h: Histogram) -> dict[str, Any] | None:
@@ -210,10 +209,10 @@ def measure_layers(
         context: the samples; nothing is measured without.
 
     Returns:
-        By what a region's Q nodes write in the original: `error` (isolated and accumulated, before and after, dB;
-        None where there is no error or no value), `mass_saved` (share of sum |a - clip(a)| that the new range saves;
-        None where nothing was clipped) and `histogram` (of the float values that are not 0; `saved` are those that
-        the old range clips, in channels whose range has grown).
+        By what a region's Q nodes write in the original: `error` (isolated and accumulated, before and after, in dB;
+        None where there is no error at all, left out where there is nothing to measure), `mass_saved` (share of
+        sum |a - clip(a)| that the new range saves; None where nothing was clipped) and `histogram` (of the float
+        values that are not 0; `saved` are those that the old range clips, in channels whose range has grown).
 
     Raises:
         UserError: a model does not run on the samples.

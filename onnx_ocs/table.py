@@ -30,6 +30,7 @@ class _Column:
     show: Callable[[Report], str | Text]
     rank: int = 0
     justify: Any = "right"
+    most: int = 200  # characters; longer text is folded
 
 
 def _number(value: Any) -> str:
@@ -59,10 +60,11 @@ def _change(before: Any, after: Any) -> str:
     return a if a == b or not b else f"{a} → {b}"
 
 
-def _gain(before: float | None, after: float | None) -> Text:
-    """Two levels in dB, coloured by which is better."""
-    if before is None and after is None:
+def _gain(entry: Report, name: str) -> Text:
+    """Two levels in dB, coloured by which is better; None is no error at all, a missing one was not measured."""
+    if f"{name}_before_db" not in entry:
         return Text("")
+    before, after = entry[f"{name}_before_db"], entry.get(f"{name}_after_db", entry[f"{name}_before_db"])
     a, b = ("exact" if v is None else f"{v:.1f}" for v in (before, after))
     if a == b:
         return Text(a)
@@ -76,11 +78,7 @@ def _copies(region: Report) -> str:
 
 
 def _error(kind: str) -> Callable[[Report], Text]:
-    def show(r: Report) -> Text:
-        e = r.get("error") or {}
-        return _gain(e.get(f"{kind}_before_db"), e.get(f"{kind}_after_db"))
-
-    return show
+    return lambda r: _gain(r.get("error", {}), kind)
 
 
 def _saved(r: Report) -> str:
@@ -103,14 +101,14 @@ COMPENSATION = (
     _Column("alpha", lambda c: _number(c.get("alpha")), 2),
     _Column("beta", lambda c: _number(c.get("beta")), 3),
     _Column("rank", lambda c: str(c.get("rank") or "full"), 1),
-    _Column("SQNR, dB", lambda c: _gain(c.get("sqnr_before_db"), c.get("sqnr_after_db"))),
+    _Column("SQNR, dB", lambda c: _gain(c, "sqnr")),
 )
 
 
 def _show(console: Console, title: str, name: str, columns: Sequence[_Column], rows: Sequence[Report]) -> None:
     """A table of entries: first what they are called, then as many columns as there is room for."""
     cells = [[c.show(r) for c in columns] for r in rows]
-    widths = [max(len(c.title), *(len(row[k]) for row in cells)) + 3 for k, c in enumerate(columns)]
+    widths = [min(c.most, max(len(c.title), *(len(row[k]) for row in cells))) + 3 for k, c in enumerate(columns)]
     kept = [k for k in range(len(columns)) if any(len(row[k]) for row in cells)]
     while sum(widths[k] for k in kept) + NAME + 4 > console.width and any(columns[k].rank for k in kept):
         kept.remove(max(kept, key=lambda k: columns[k].rank))
@@ -118,35 +116,38 @@ def _show(console: Console, title: str, name: str, columns: Sequence[_Column], r
     table = Table(title=title, title_justify="left")
     table.add_column(name, no_wrap=True, overflow="ellipsis")
     for k in kept:
-        table.add_column(columns[k].title, justify=columns[k].justify, overflow="fold")
+        c = columns[k]
+        table.add_column(c.title, justify=c.justify, overflow="fold")
     for r, row in zip(rows, cells, strict=True):
         table.add_row(Text(_short(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
     console.print(table)
 
 
+def _path(r: Report) -> str:
+    readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
+    return " → ".join(p for p in (_short(r["producer"], 32), r["activation"], readers) if p and p != "none")
+
+
+def _finding(r: Report) -> str:
+    return f"{r['mode']}, copies: {_copies(r)}" if r["mode"] else f"{r['reason']['code']}: {r['reason']['message']}"
+
+
+FOUND = (
+    _Column("producer → activation → readers", _path, 6, "left", 34),
+    _Column("range", lambda r: "" if r["qmin"] is None else f"{r['qmin']}..{r['qmax']}", 5),
+    _Column("X_clip", lambda r: _number(r["x_clip"]), 3),
+    _Column("mass above", lambda r: _percent(r.get("share_clipped")), 2),
+    _Column("range used", lambda r: _percent(r.get("range_used")), 4),
+    _Column("own dB", _error("isolated"), 1),
+    _Column("accum. dB", _error("accumulated"), 1),
+    _Column("mode, or why not", _finding, 0, "left", 30),
+)
+
+
 def show_inspection(console: Console, report: Report) -> None:
     """The table of quantized activations."""
-    table = Table(title="Quantized activations", title_justify="left")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("producer → activation → readers", overflow="fold")
-    table.add_column("range", justify="right")
-    table.add_column("X_clip", justify="right")
-    measured = any(r.get("share_clipped") is not None for r in report["regions"])
-    if measured:
-        table.add_column("mass above", justify="right")
-        table.add_column("range used", justify="right")
-    table.add_column("mode, or why not", overflow="fold")
-    for r in report["regions"]:
-        readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
-        path = " → ".join(p for p in (_short(r["producer"], 32), r["activation"], readers) if p and p != "none")
-        grid = "" if r["qmin"] is None else f"{r['qmin']}..{r['qmax']}"
-        row = [_short(r["tensor"], 40), path, grid, _number(r["x_clip"])]
-        if measured:
-            row += [_percent(r.get("share_clipped")), _percent(r.get("range_used"))]
-        reason = r["reason"]
-        what = f"{r['mode']}, {_copies(r)} copies" if r["mode"] else f"{reason['code']}: {reason['message']}"
-        table.add_row(*row, what)
-    console.print(table)
+    if report["regions"]:
+        _show(console, "Quantized activations", "tensor", FOUND, report["regions"])
     _reasons(console, report)
     q = report["quality"]
     if q["reference"]:
