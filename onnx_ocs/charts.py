@@ -86,7 +86,7 @@ def chain(regions: Sequence[Entry], width: int) -> str:
         regions: the report's entries with their number in the graph as `number`, those without `error` left out.
         width: in pixels.
     """
-    x = np.asarray([r["number"] for r in regions])
+    x = np.asarray([r["number"] for r in regions], float)
     marker = {"marker": "o", "markersize": 3} if len(x) <= FEW else {}
     with figure(width, 400) as drawing:
         upper, lower = drawing.subplots(2, 1, sharex=True)
@@ -100,7 +100,8 @@ def chain(regions: Sequence[Entry], width: int) -> str:
                 axes.fill_between(x, np.minimum(before, top), np.minimum(after, top), color=AFTER, alpha=0.12, lw=0)
             beyond = np.flatnonzero(before > top)
             axes.plot(x[beyond], np.full(beyond.size, top), "^", color=BEFORE, markersize=5)
-            for k in beyond if beyond.size <= width // 90 else ():
+            crowded = np.diff(x[beyond]).min(initial=np.inf) < 40 / width * (x[-1] - x[0])
+            for k in () if crowded else beyond:
                 place = {"xytext": (7, 3), "ha": "left"} if x[k] < x.mean() else {"xytext": (-7, 3), "ha": "right"}
                 axes.annotate(f"{before[k]:.0f}", (x[k], top), textcoords="offset points", va="center", **place)
             axes.set_title(title, loc="left", fontsize=10)
