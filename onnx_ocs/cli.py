@@ -491,6 +491,7 @@ def verify(
     float_model: Float = None,
     limit: Limit = None,
     report: Report = None,
+    html: Html = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -503,10 +504,12 @@ def verify(
     """
     start = time.perf_counter()
     _check_report(report, original, rewritten, calib, float_model)
+    _check_html(html, original, rewritten, calib, float_model, report)
     from onnx_ocs import api, table
 
     result = api.verify(original, rewritten, calib, float_model, seed, limit)
     _write_report(report, result)
+    _write_html(html, result, f"{original.name} → {rewritten.name}")
     if not quiet:
         table.show_rewrite(_console(), result)
     table.show_verdict(_console(), table.verdict(result, True, True, time.perf_counter() - start))

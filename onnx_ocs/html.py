@@ -57,9 +57,9 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
     widths = {"wide": 960, "slim": 380}
     chain = {k: Markup(charts.chain(measured, w)) for k, w in widths.items()} if len(measured) > 1 else None
     plan = report.get("plan") or {}
+    points = _points(plan)
     sweep = None
-    if plan.get("sweep"):
-        points = [{"extra_macs": 0.0, "sqnr_db": plan["before"][1]}, *plan["sweep"]]
+    if points:
         tried = list(plan["candidates"].values())
         sweep = {k: Markup(charts.tradeoff(points, tried, w)) for k, w in widths.items()}
     return pages.get_template("report.html.j2").render(
@@ -76,6 +76,14 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
         tensors=TENSORS,
         cost=_cost(report["cost"]),
     )
+
+
+def _points(plan: Mapping[str, Any]) -> list[Entry]:
+    """Gain and cost of a sweep, or of the plans on the way to a target of SQNR; none where neither was asked for."""
+    target = plan.get("target") or {}
+    probes = target.get("probes", ()) if target.get("kind") == "sqnr" else ()
+    found = [*plan.get("sweep", ()), *({"extra_macs": p["extra_macs"], "sqnr_db": p["got"]} for p in probes)]
+    return [{"extra_macs": 0.0, "sqnr_db": plan["before"][1]}, *found] if found else []
 
 
 def _shown(regions: Sequence[Entry]) -> list[Entry]:

@@ -234,7 +234,7 @@ def measure_layers(
     few = replace(context, limit=min(context.limit or LIMIT, LIMIT), progress=progress)
     samples = 0
     for batch in stream(original, regions, measured, few):
-        size = len(next(iter(batch.values())))
+        size = next((len(a) for a in batch.values() if np.ndim(a)), 1)
         samples += size
         held = {when: m.run(batch) for when, m in models.items()}
         for t in tallies:

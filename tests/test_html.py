@@ -95,6 +95,8 @@ def test_rewrite(run, tmp_path):
         assert heading in page.text
     assert page.tags.count("svg") == 2 + len(applied)  # the chain is drawn for two widths
     assert sorted(f.name for f in tmp_path.iterdir()) == ["o.onnx", "r.html", "r.json"]
+    assert run("verify", DIGITS, "o.onnx", "--html", "v.html", "-q")[0] == 0
+    assert "PASSED" in check((tmp_path / "v.html").read_text(encoding="utf-8")).text
 
 
 def test_inspect_and_plan(run, tmp_path):
@@ -160,6 +162,16 @@ def test_per_channel_signed_and_wide_grids(report):
     page = check(to_html({**report, "regions": regions}, "grids"))
     assert "12 → 12 …" in page.text
     assert page.tags.count("svg") == 2 + 3
+
+
+def test_target(report):
+    """A target, and the plans that were measured on the way to it."""
+    target = {"kind": "sqnr", "wanted": 12.0, "got": 11.5, "reached": False, "shortfall": "the target was missed"}
+    probes = [{"extra_macs": 0.1, "got": 9.5}, {"extra_macs": 1.0, "got": 11.5}]
+    plan = {"objective": "sqnr", "before": [0.1, 8.0], "candidates": {}, "target": {**target, "probes": probes}}
+    page = check(to_html({**report, "target": target, "plan": plan}, "target"))
+    assert "Target missed: output SQNR of at least 12.00 dB, got 11.50 dB" in page.text
+    assert "Gain against cost" in page.text
 
 
 def test_same_report_same_page(report):
