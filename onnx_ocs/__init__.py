@@ -4,9 +4,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_ocs.api import PlanOptions, RewriteResult, inspect, plan, rewrite, verify
+    from onnx_ocs.api import PlanOptions, RewriteResult, Target, inspect, plan, rewrite, verify
 
-__all__ = ["PlanOptions", "RewriteResult", "inspect", "plan", "rewrite", "verify"]
+__all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
 
 
 _here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  (pathlib costs start-up time)

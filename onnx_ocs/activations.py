@@ -13,17 +13,56 @@ from onnx_ocs.oracle import reference
 from onnx_ocs.region import Region
 from onnx_ocs.runtime import Session, expose
 
-__all__ = ["BATCH", "stream"]
+__all__ = ["BATCH", "Activations", "samples_in", "stream"]
 
 BATCH = 8  # samples a run
+
+
+class Activations:
+    """The reference (`onnx_ocs.oracle.reference`), loaded, which gives the float tensors of regions.
+
+    No activation quantizer stands upstream that would already have clipped the values.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, regions: Sequence[Region], wanted: Sequence[Region], threads: int | None = None
+    ) -> None:
+        """Load it.
+
+        Args:
+            model: the QDQ model.
+            regions: all its regions.
+            wanted: those whose float tensors are asked for.
+            threads: how many onnxruntime may use; None for its own choice.
+        """
+        self._tensors = list(dict.fromkeys(r.tensor for r in wanted))
+        exposed = expose(reference(model, regions), self._tensors)
+        self._session = Session(exposed, "enable_all", fusion=False, threads=threads)
+
+    def __call__(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Float tensors (and graph inputs) by name.
+
+        Raises:
+            UserError: the model does not run on the samples.
+        """
+        try:
+            got = self._session.run(feed, [t for t in self._tensors if t not in feed])
+        except Exception as e:  # onnxruntime raises many kinds
+            raise UserError(
+                f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
+            ) from None
+        return {**feed, **got}
+
+
+def samples_in(feed: Mapping[str, Array]) -> int:
+    """How many samples a feed holds."""
+    return next((len(a) for a in feed.values() if a.ndim), 1)
 
 
 def stream(
     model: onnx.ModelProto, regions: Sequence[Region], wanted: Sequence[Region], context: Context
 ) -> Iterator[Mapping[str, Array]]:
-    """Run the reference (`onnx_ocs.oracle.reference`) over the samples, batch by batch.
-
-    No activation quantizer stands upstream that would already have clipped the values.
+    """Run the reference over the samples, batch by batch.
 
     Args:
         model: the QDQ model.
@@ -37,20 +76,12 @@ def stream(
     Raises:
         UserError: the model does not run on the samples.
     """
-    tensors = list(dict.fromkeys(r.tensor for r in wanted))
-    if not tensors or context.samples is None:
+    if not wanted or context.samples is None:
         return
-    session = Session(expose(reference(model, regions), tensors), "enable_all", fusion=False)
-    total = context.samples.count() if context.limit is None else min(context.limit, context.samples.count())
-    done = 0
+    activations = Activations(model, regions, wanted)
+    total, done = context.total(), 0
     for feed in context.samples.batches(BATCH, context.limit):
         context.progress("calibrating", done, total)
-        try:
-            got = session.run(feed, [t for t in tensors if t not in feed])
-        except Exception as e:  # onnxruntime raises many kinds
-            raise UserError(
-                f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
-            ) from None
-        yield {**feed, **got}
-        done += len(next(iter(feed.values()), ()))
+        yield activations(feed)
+        done += samples_in(feed)
     context.progress("calibrating", total, total)

@@ -28,11 +28,12 @@ from onnx_ocs.registry import find_pass
 from onnx_ocs.report import assemble
 from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.target import Target
 from onnx_ocs.verification import Verification
 from onnx_ocs.verification import verify as verify_models
 from onnx_ocs.widen import Decision
 
-__all__ = ["PlanOptions", "RewriteResult", "inspect", "plan", "rewrite", "verify"]
+__all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
 
 Model = onnx.ModelProto | str | Path
 Progress = Callable[[str, int, int | None], None]
@@ -217,7 +218,8 @@ def plan(
     samples = _samples(proto, calib, seed)
     reference_model = None if float_model is None else _load(float_model)
     context = Context(samples, limit, seed, progress)
-    return make_plan(proto, options or PlanOptions(), context, reference_model, budgets)
+    measure = _measure(proto, [Translate()], context, reference_model)
+    return make_plan(proto, options or PlanOptions(), context, reference_model, budgets, measure)
 
 
 def rewrite(
@@ -270,8 +272,10 @@ def rewrite(
     planned: dict[str, Any] = {}
     if options is not None and samples is not None:
         float_proto = None if float_model is None else _load(float_model)
-        made, planned = make_plan(original, options, Context(samples, limit, seed, progress), float_proto)
-        chosen = [replace(p, plan=made) if isinstance(p, Translate) else p for p in chosen]
+        context = Context(samples, limit, seed, progress)
+        measure = _measure(original, chosen, context, float_proto)
+        made, planned = make_plan(original, options, context, float_proto, measure=measure)
+        chosen = _by_plan(chosen, made)
     new, results = run_passes(original, chosen, Context(samples, limit, seed, progress))
     regions = [e for r in results.values() for e in r.regions]
     notes = inside + [n for r in results.values() for n in r.notes]
@@ -311,6 +315,10 @@ def rewrite(
     report = assemble("rewrite", seed, regions, costs, qualities, against, ranking, checked, notes)
     if planned:
         report["plan"] = planned
+        if options is not None and options.target is not None and qualities is not None:
+            report["target"] = options.target.outcome(options.target.value(qualities[1]))
+            if not report["target"]["reached"]:
+                report["notes"].append(report["target"]["shortfall"])
     if checked is not None and checked.verdict != "PASSED":
         raise VerificationError("; ".join(checked.failures), report)
     if output is not None:
@@ -383,6 +391,24 @@ def _input_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
         if r.tensor in floats and r.quantizer is not None:
             ranges[r.tensor] = (-float(r.quantizer.x_low.max()), float(r.quantizer.x_clip.max()))
     return ranges
+
+
+def _by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:
+    return [replace(p, plan=made) if isinstance(p, Translate) else p for p in passes]
+
+
+def _measure(
+    model: onnx.ModelProto, passes: Sequence[Pass], context: Context, float_model: onnx.ModelProto | None
+) -> Callable[[Plan], Quality]:
+    """How good a plan's model is, as the report will say it: rewritten, and run on all samples."""
+
+    def measure(made: Plan) -> Quality:
+        assert context.samples is not None
+        new, _ = run_passes(model, _by_plan(passes, made), replace(context, progress=_quiet))
+        context.progress("measuring plans", 0, None)
+        return compare(_reference(model, float_model)[0], [new], context.samples, context.limit)[0]
+
+    return measure
 
 
 def _reference(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.ModelProto, str]:

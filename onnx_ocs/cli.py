@@ -1,12 +1,13 @@
 """The command line: `python -m onnx_ocs inspect | rewrite | verify`.
 
 Exit codes: 0 done (also when there was nothing to rewrite); 1 the user's error, one clear message; 2 verification
-failed, nothing was written.  Heavy imports wait until a verb runs.
+failed, nothing was written; 3 the target was missed, the best was written.  Heavy imports wait until a verb runs.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -118,6 +119,25 @@ BudgetOption = Annotated[
         rich_help_panel="Translation",
     ),
 ]
+TargetSqnr = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DB",
+        help="Find the cheapest plan whose output SQNR on the calibration samples is at least this; --budget (then "
+        "1.0) or --ratio is the most that may be spent. Exit code 3 where nothing reaches it: the best is written.",
+        rich_help_panel="Translation",
+    ),
+]
+TargetAgreement = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        min=0.0,
+        max=1.0,
+        help="The same for the share of calibration samples with the reference's answer (0..1).",
+        rich_help_panel="Translation",
+    ),
+]
 Copies = Annotated[
     int | None,
     typer.Option(
@@ -173,6 +193,10 @@ Exclude = Annotated[
 Stats = Annotated[
     Path | None,
     typer.Option("--stats", metavar="FILE.npz", help="Keep calibration statistics here.", rich_help_panel="Data"),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, max=256, help="Processes that calibrate; the result is the same.", rich_help_panel="Data"),
 ]
 
 
@@ -314,6 +338,8 @@ def rewrite(
     ] = "translate",
     ratio: Ratio = None,
     budget: BudgetOption = None,
+    target_sqnr: TargetSqnr = None,
+    target_agreement: TargetAgreement = None,
     copies: Copies = None,
     select: SelectOption = None,
     rescale: Rescale = None,
@@ -322,6 +348,7 @@ def rewrite(
     include: Include = None,
     exclude: Exclude = None,
     stats: Stats = None,
+    jobs: Jobs = None,
     plan_file: Annotated[
         Path | None,
         typer.Option("--plan", metavar="P.json", help="Apply this plan.", rich_help_panel="Translation"),
@@ -351,10 +378,14 @@ def rewrite(
     from onnx_ocs.plans import Plan
 
     options = None
-    if plan_file is not None and (ratio, budget, copies, select, rescale, stats, include, exclude) != (None,) * 8:
+    targets = target_sqnr, target_agreement
+    limits = ratio, budget, *targets, copies, select, rescale, stats, jobs, include, exclude
+    if plan_file is not None and any(v is not None for v in limits):
         raise UserError("--plan says all that is to be done: leave the options that make a plan")
     if plan_file is None:
-        options = _plan_options(calib, ratio, budget, copies, select, rescale, mode, objective, include, exclude, stats)
+        options = _plan_options(
+            calib, ratio, budget, targets, copies, select, rescale, mode, objective, include, exclude, stats, jobs
+        )
     names = [p.strip() for p in passes.split(",") if p.strip()]
     chosen = api.make_passes(names, ratio=0.5 if ratio is None else ratio, copies=copies or 1, mode=mode.value)
     if plan_file is not None:
@@ -383,13 +414,24 @@ def rewrite(
     _write_html(html, result.report, f"{model.name} → {output.name}")
     if not quiet:
         table.show_rewrite(_console(), result.report)
+        if "target" in result.report:
+            table.show_target(_console(), result.report["plan"]["target"])
     table.show_verdict(_console(), table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
+    _check_target(result.report)
+
+
+def _check_target(found: dict[str, Any]) -> None:
+    """Exit with 3 where a target was missed."""
+    if not found.get("target", {"reached": True})["reached"]:
+        typer.echo(f"MISSED: {found['target']['shortfall']}.", err=True)
+        raise typer.Exit(3)
 
 
 def _plan_options(
     calib: str | None,
     ratio: float | None,
     budget: float | None,
+    targets: tuple[float | None, float | None],
     copies: int | None,
     select: Select | None,
     rescale: bool | None,
@@ -398,14 +440,27 @@ def _plan_options(
     include: list[str] | None,
     exclude: list[str] | None,
     stats: Path | None,
+    jobs: int | None,
 ) -> PlanOptions | None:
     """What the planner is asked for; None where the paper's selection is."""
     if ratio is not None and budget is not None:
         raise UserError("--ratio and --budget both say how much to spend: give one of them")
+    sqnr, agreement = targets
+    if sqnr is not None and agreement is not None:
+        raise UserError("--target-sqnr and --target-agreement: give one of them")
+    if sqnr is not None and not math.isfinite(sqnr):
+        raise UserError(f"--target-sqnr {sqnr}: give a number of decibels")
     if select is None:
         select = Select.mass if calib is None else Select.error
     if select is Select.mass:
-        for name, value in (("--budget", budget), ("--rescale", rescale or None), ("--stats", stats)):
+        for name, value in (
+            ("--budget", budget),
+            ("--target-sqnr", sqnr),
+            ("--target-agreement", agreement),
+            ("--rescale", rescale or None),
+            ("--stats", stats),
+            ("--jobs", jobs),
+        ):
             if value is not None:
                 why = "needs --calib" if calib is None else "is for --select error"
                 raise UserError(f"{name} {why}: the plan is measured on samples")
@@ -415,10 +470,15 @@ def _plan_options(
     if calib is None:
         raise UserError("--select error needs --calib: the plan is measured on samples")
     from onnx_ocs.planning import PlanOptions
+    from onnx_ocs.target import Target
 
+    target = None if sqnr is None else Target("sqnr", sqnr)
+    if agreement is not None:
+        target = Target("agreement", agreement)
     return PlanOptions(
-        budget=budget if budget is not None else None if ratio is not None else 0.1,
+        budget=budget if budget is not None or ratio is not None else 0.1 if target is None else 1.0,
         ratio=ratio,
+        target=target,
         copies=copies or 15,
         rescale=rescale is not False,
         mode=mode.value,
@@ -426,6 +486,7 @@ def _plan_options(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         stats=stats,
+        jobs=jobs or 1,
     )
 
 
@@ -438,6 +499,8 @@ def plan(
     limit: Limit = None,
     ratio: Ratio = None,
     budget: BudgetOption = None,
+    target_sqnr: TargetSqnr = None,
+    target_agreement: TargetAgreement = None,
     copies: Copies = None,
     rescale: Rescale = None,
     mode: ModeOption = Mode.auto,
@@ -445,6 +508,7 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     stats: Stats = None,
+    jobs: Jobs = None,
     sweep: Annotated[
         str | None,
         typer.Option(metavar="0.05,0.1,0.2", help="Also show gain against extra MACs.", rich_help_panel="Output"),
@@ -465,7 +529,19 @@ def plan(
     from onnx_ocs.io import write_text
 
     options = _plan_options(
-        calib, ratio, budget, copies, Select.error, rescale, mode, objective, include, exclude, stats
+        calib,
+        ratio,
+        budget,
+        (target_sqnr, target_agreement),
+        copies,
+        Select.error,
+        rescale,
+        mode,
+        objective,
+        include,
+        exclude,
+        stats,
+        jobs,
     )
     try:
         budgets = [float(b) for b in sweep.split(",")] if sweep else []
@@ -479,8 +555,12 @@ def plan(
     if html is not None:
         from onnx_ocs.report import assemble
 
-        _write_html(html, {**assemble("plan", seed), "plan": {**made.predicted, **found}}, model.name)
+        shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
+        _write_html(html, {**assemble("plan", seed), **shown}, model.name)
     table.show_plan(_console(), made.predicted, found)
+    if "target" in found:
+        table.show_target(_console(), found["target"])
+    _check_target(found)
 
 
 @app.command()
@@ -524,6 +604,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a pipe that takes ASCII only is no reason to fail
     try:
         code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
+        if code == 130:  # typer's word for Ctrl-C
+            raise KeyboardInterrupt
     except (UserError, PassError) as e:
         code = _complain(str(e))
     except (KeyboardInterrupt, typer.Abort):

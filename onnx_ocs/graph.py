@@ -22,7 +22,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_ocs.constants import Array, attribute, fold, integer_range
 from onnx_ocs.errors import UserError
 
-__all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "topological"]
+__all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "mentioned", "topological"]
 
 ONNX_DOMAINS = ("", "ai.onnx")
 QDQ_DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -61,6 +61,12 @@ def _outer_names(node: NodeProto) -> Iterator[str]:
         yield from (o.name for o in g.output)
         for n in g.node:
             yield from n.input
+
+
+def mentioned(node: NodeProto) -> Iterator[str]:
+    """Every tensor that a node reads, by itself or in its subgraphs (a superset)."""
+    yield from (t for t in node.input if t)
+    yield from _outer_names(node)
 
 
 def _inner_names(node: NodeProto) -> Iterator[str]:
@@ -289,6 +295,11 @@ class Graph:
         self.touched[id(node)] = node
         node.output[list(node.output).index(tensor)] = name
         self.producer[name] = node
+
+    @property
+    def added(self) -> list[NodeProto]:
+        """The nodes that were added, in the order of their adding."""
+        return list(self._added)
 
     def commit(self, stamp: Callable[[NodeProto], None] | None = None) -> None:
         """Write nodes and initializers back: sorted, without what an edit left unread.

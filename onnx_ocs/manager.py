@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import onnx
@@ -35,12 +35,19 @@ class Context:
         limit: most calibration samples to use.
         seed: of everything random.
         progress: called with (what, done, total) during long work.
+        original: the model before the first pass; `run_passes` sets it.
     """
 
     samples: Samples | None = None
     limit: int | None = None
     seed: int = 0
     progress: Callable[[str, int, int | None], None] = _silent
+    original: onnx.ModelProto | None = None
+
+    def total(self) -> int:
+        """How many samples there are to use."""
+        count = 0 if self.samples is None else self.samples.count()
+        return count if self.limit is None else min(self.limit, count)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,14 @@ class PassResult:
 
     Attributes:
         changed: whether the model was edited.
-        regions: the report's entries.
+        regions: the report's entries, one for each quantized activation.
+        compensations: the report's entries, one for each block.
         notes: sentences for the user.
     """
 
     changed: bool
     regions: list[dict[str, Any]] = field(default_factory=list)
+    compensations: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -135,6 +144,7 @@ def run_passes(
     results: dict[str, PassResult] = {}
     done: list[str] = []
     level, _ = _check(model)
+    context = replace(context, original=model)
     for p in passes:
         new = onnx.ModelProto()
         new.CopyFrom(model)
@@ -164,4 +174,4 @@ def _options(p: Pass) -> dict[str, Any]:
     plan = getattr(p, "plan", None)
     if plan is not None:  # what a plan says takes the place of the other options
         return {"plan": plan.digest()}
-    return {k: v for k, v in vars(p).items() if isinstance(v, (str, int, float, bool))}
+    return {k: v for k, v in vars(p).items() if isinstance(v, (str, int, float, bool, tuple))}

@@ -11,22 +11,25 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnx_ocs.activations import BATCH, stream
+from onnx_ocs.activations import BATCH
 from onnx_ocs.calibration import Samples
+from onnx_ocs.collect import calibrate
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.manager import Context
 from onnx_ocs.planner import Budget, Choice, Planner, early_or_late
 from onnx_ocs.plans import Plan
-from onnx_ocs.region import Region, find_regions
+from onnx_ocs.quality import Quality
+from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import Statistics, fingerprint
 from onnx_ocs.switchboard import Setting, Switchboard, narrow
+from onnx_ocs.target import Probe, Target, search
 from onnx_ocs.widen import widen
 
-__all__ = ["PlanOptions", "calibrate", "make_plan"]
+__all__ = ["PlanOptions", "make_plan"]
 
 Objective = Literal["auto", "sqnr", "kl"]
 HELD_OUT = 256  # most samples on which plans are compared
@@ -38,6 +41,7 @@ EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts (Planner
 FEW = 2  # copies a channel, as an alternative to as many as allowed
 EVERYTHING, SOME = slice(None), slice(0, None, 3)  # of the feeds that plans are judged on
 WORTH = 1e-2  # relative improvement of the objective below which a plan is not worth its cost
+AS_IT_IS = "the model as it is"
 NOTICEABLE = 1e-3  # relative improvement of the objective that is more than noise
 
 
@@ -46,8 +50,10 @@ class PlanOptions:
     """What the planner is asked for.
 
     Attributes:
-        budget: share of extra MACs; None if `ratio` is given.
+        budget: share of extra MACs; None if `ratio` is given, or if only a target limits the cost.
         ratio: mean copies a channel; None if `budget` is given.
+        target: the quality to reach at the least cost; `budget` or `ratio` is then the most that may be spent, and
+            the unit that is counted in.
         copies: most copies a channel.
         rescale: whether steps may be re-chosen.
         mode: where the copies are made.
@@ -57,10 +63,13 @@ class PlanOptions:
         include: only tensors that match one of these globs.
         exclude: no tensor that matches one of these.
         stats: file that keeps the statistics.
+        jobs: processes that calibrate; the plan does not depend on it.  They are spawned, so a script that asks for
+            more than one must keep its own work under `if __name__ == "__main__":`.
     """
 
     budget: float | None = 0.1
     ratio: float | None = None
+    target: Target | None = None
     copies: int = 15
     rescale: bool = True
     mode: Literal["auto", "early", "late"] = "auto"
@@ -68,24 +77,12 @@ class PlanOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     stats: Path | None = None
+    jobs: int = 1
 
     def allows(self, tensor: str) -> bool:
         """Whether the user lets a tensor be changed."""
         wanted = not self.include or any(fnmatch(tensor, g) for g in self.include)
         return wanted and not any(fnmatch(tensor, g) for g in self.exclude)
-
-
-def calibrate(model: onnx.ModelProto, regions: Sequence[Region], context: Context, model_hash: str) -> Statistics:
-    """One streaming pass over the samples.
-
-    Raises:
-        UserError: the model does not run on the samples.
-    """
-    statistics = Statistics(model_hash, regions)
-    wanted = [regions[k] for k in statistics.histograms]
-    for turn, batch in enumerate(stream(model, regions, wanted, context)):
-        statistics.add(regions, batch, turn)
-    return statistics
 
 
 def _held(
@@ -269,6 +266,7 @@ def make_plan(
     context: Context,
     float_model: onnx.ModelProto | None = None,
     budgets: Sequence[float] = (),
+    measure: Callable[[Plan], Quality] | None = None,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan a rewrite.
 
@@ -278,9 +276,11 @@ def make_plan(
         context: calibration samples (needed), progress.
         float_model: the reference; default: the model without activation quantizers.
         budgets: further budgets for a sweep.
+        measure: the quality of the model that a plan makes; for a target.
 
     Returns:
-        The plan, and what was found on the way: candidates' objectives, regions rolled back, the sweep.
+        The plan, and what was found on the way: candidates' objectives, regions rolled back, the target's probes, the
+        sweep.
 
     Raises:
         UserError: no samples, or the model does not run on them.
@@ -302,7 +302,7 @@ def make_plan(
     if options.stats is not None and options.stats.exists():
         statistics = Statistics.load(options.stats, model_hash, regions)
     else:
-        statistics = calibrate(model, regions, context, model_hash)
+        statistics = calibrate(model, regions, context, model_hash, options.jobs)
         if options.stats is not None:
             statistics.save(options.stats)
     board = Switchboard(model, regions, symbolic)
@@ -311,7 +311,11 @@ def make_plan(
     )
     if not planner.candidates:
         none = {"extra_macs": 0.0, "mean_copies": 0.0, "regions": 0, "chosen": "nothing to change"}
-        return Plan(model_hash, (), none), {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
+        nothing: dict[str, Any] = {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
+        if options.target is not None and measure is not None:
+            value = options.target.value(measure(Plan(model_hash, ())))
+            nothing["target"] = {**options.target.outcome(value), "probes": []}
+        return Plan(model_hash, (), none), nothing
     planner.tabulate(options.rescale)
     _weigh(planner, board, learn, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
@@ -322,42 +326,44 @@ def make_plan(
         None if float_model is None else Session(float_model, "enable_all", fusion=False),
         options.objective,
     )
+
+    def price(choices: Mapping[int, Choice]) -> float:
+        return _extra_macs(model, planner, choices, one)
+
     before = judge(planner.settings({}))
     found: dict[str, Any] = {"objective": judge.objective, "before": before, "candidates": {}}
-    budget = Budget(options.budget, options.ratio)
-    if options.budget is not None:  # the price list is a little off where copies travel on: correct it once
-        planner.prepare(options.copies)
-        planner.weigh(1.0)
-        first = planner.allocate(budget, options.rescale)
-        real = _extra_macs(model, planner, first, one)
-        if real > options.budget:
-            budget = Budget(options.budget * planner.spend(first)[0] / real, None)
-    name, choices = _best(planner, judge, budget, options, context.progress, found["candidates"])
-    _weigh_in_place(planner, judge, choices, context.progress)
-    again = planner.allocate(budget, options.rescale)
-    value, sqnr = judge(planner.settings(again))
-    found["candidates"]["weighed in place"] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again)}
-    if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
-        name, choices = "weighed in place", again
-    choices, dropped = _roll_back(planner, judge, choices, context.progress)
-    if dropped:  # what was given back may be spent elsewhere
-        everything = planner.candidates
-        planner.candidates = [c for c in everything if c.index not in dropped]
-        again = planner.allocate(budget, options.rescale)
-        if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
-            choices = again
-        planner.candidates = everything
-    if options.budget is not None:
-        choices = _affordable(model, planner, choices, options, one)
+    if options.target is None:
+        budget = Budget(options.budget, options.ratio)
+        if options.budget is not None:  # the price list is a little off where copies travel on: correct it once
+            planner.prepare(options.copies)
+            planner.weigh(1.0)
+            first = planner.allocate(budget, options.rescale)
+            real = price(first)
+            if real > options.budget:
+                budget = Budget(options.budget * planner.spend(first)[0] / real, None)
+        name, choices = _best(planner, judge, budget, options, context.progress, found["candidates"])
+        name, choices, dropped = _improve(
+            planner, judge, budget, options, (name, choices), context.progress, found["candidates"]
+        )
+        if options.budget is not None:
+            choices = _affordable(price, planner, choices, options.budget, options.rescale)
+    else:
+        assert measure is not None
+        judged = measure
+
+        def quality(choices: Mapping[int, Choice]) -> Quality:
+            return judged(Plan(model_hash, planner.planned(choices)))
+
+        name, choices, dropped = _reach(planner, judge, options, context, price, quality, found)
     after = judge(planner.settings(choices))
-    if after[0] > before[0] * (1 - WORTH):
-        name, choices, after = "the model as it is", {}, before
+    if options.target is None and after[0] > before[0] * (1 - WORTH):
+        name, choices, after = AS_IT_IS, {}, before
     found |= {"chosen": name, "after": after, "rolled_back": [regions[k].tensor for k in dropped]}
     if budgets:
         found["sweep"] = [_point(planner, judge, Budget(b, None), options) for b in sorted(budgets)]
     predicted = {
         **planner.describe(choices),
-        "extra_macs": _extra_macs(model, planner, choices, one),
+        "extra_macs": price(choices),
         "chosen": name,
         "objective": judge.objective,
         "objective_before": before[0],
@@ -409,26 +415,105 @@ def _best(
     return best[1], best[2]
 
 
+def _improve(
+    planner: Planner,
+    judge: _Judge,
+    budget: Budget,
+    options: PlanOptions,
+    found: tuple[str, dict[int, Choice]],
+    progress: Callable[[str, int, int | None], None],
+    log_to: dict[str, Any],
+) -> tuple[str, dict[int, Choice], list[int]]:
+    """Make the best plan better: weigh its tensors in place, and leave out what does not help."""
+    name, choices = found
+    _weigh_in_place(planner, judge, choices, progress)
+    again = planner.allocate(budget, options.rescale)
+    value, sqnr = judge(planner.settings(again))
+    log_to["weighed in place"] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again)}
+    if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
+        name, choices = "weighed in place", again
+    choices, dropped = _roll_back(planner, judge, choices, progress)
+    if dropped:  # what was given back may be spent elsewhere
+        again = _allocate_without(planner, dropped, budget, options.rescale)
+        if _better(judge.halves(planner.settings(again)), judge.halves(planner.settings(choices))):
+            choices = again
+    return name, choices, dropped
+
+
 def _affordable(
-    model: onnx.ModelProto,
+    price: Callable[[Mapping[int, Choice]], float],
     planner: Planner,
     choices: dict[int, Choice],
-    options: PlanOptions,
-    one: Mapping[str, Sequence[int]],
+    most: float,
+    rescale: bool,
 ) -> dict[int, Choice]:
     """Copies that travel on through a depthwise layer, or meet in a Concat, cost more than each region's readers tell.
 
     So the plan's cost is taken from a widened model, and the budget lowered until it is met.
     """
-    assert options.budget is not None
-    allowed = Budget(options.budget, None)
+    allowed = most
     for _ in range(4):
-        real = _extra_macs(model, planner, choices, one)
-        if real <= options.budget + 1e-6 or not choices:
+        real = price(choices)
+        if real <= most + 1e-6 or not choices:
             return choices
-        allowed = Budget((allowed.macs or 0.0) * options.budget / real * 0.97, None)
-        choices = planner.allocate(allowed, options.rescale)
-    return choices if _extra_macs(model, planner, choices, one) <= options.budget + 1e-6 else {}
+        allowed *= most / real * 0.97
+        choices = planner.allocate(Budget(allowed, None), rescale)
+    return choices if price(choices) <= most + 1e-6 else {}
+
+
+def _allocate_without(planner: Planner, dropped: Sequence[int], budget: Budget, rescale: bool) -> dict[int, Choice]:
+    """A plan that leaves some regions as they are."""
+    everything = planner.candidates
+    planner.candidates = [c for c in everything if c.index not in dropped]
+    choices = planner.allocate(budget, rescale)
+    planner.candidates = everything
+    return choices
+
+
+def _reach(
+    planner: Planner,
+    judge: _Judge,
+    options: PlanOptions,
+    context: Context,
+    price: Callable[[Mapping[int, Choice]], float],
+    quality: Callable[[Mapping[int, Choice]], Quality],
+    found: dict[str, Any],
+) -> tuple[str, dict[int, Choice], list[int]]:
+    """The cheapest plan that reaches the target, by the quality of the models that the plans make."""
+    target = options.target
+    assert target is not None
+    in_macs = options.ratio is None
+    limit = options.budget if in_macs else options.ratio
+    log: list[dict[str, Any]] = []
+    probes: list[Probe] = []
+
+    def budget(amount: float) -> Budget:
+        return Budget(amount, None) if in_macs else Budget(None, amount)
+
+    def probe(allowed: float, name: str, choices: dict[int, Choice], dropped: Sequence[int] = ()) -> Probe:
+        if in_macs:
+            choices = _affordable(price, planner, choices, allowed, options.rescale)
+        macs, ratio = price(choices), planner.spend(choices)[1]
+        value = target.value(quality(choices))
+        log.append({"allowed": allowed, "plan": name, "extra_macs": macs, "mean_copies": ratio, "got": value})
+        probes.append(Probe(allowed, macs if in_macs else ratio, value, (name, choices, dropped)))
+        return probes[-1]
+
+    def quick(amount: float) -> Probe:
+        return probe(amount, *_best(planner, judge, budget(amount), options, context.progress, {}))
+
+    def thorough(amount: float) -> Probe:
+        log_to = found["candidates"]
+        start = _best(planner, judge, budget(amount), options, context.progress, log_to)
+        return probe(amount, *_improve(planner, judge, budget(amount), options, start, context.progress, log_to))
+
+    as_it_is = probe(0.0, AS_IT_IS, {})
+    best = search(as_it_is, quick, thorough, np.inf if limit is None else limit, target.wanted)
+    found["target"] = {**target.outcome(best.value), "probes": log}
+    for entry, p in zip(log, probes, strict=True):
+        entry["chosen"] = p is best
+    name, choices, dropped = best.plan
+    return name, choices, dropped
 
 
 def _extra_macs(

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from onnx_ocs.graph import Array
 
-__all__ = ["LEVELS", "Session", "as_bytes", "cut", "expose", "integer_kernels"]
+__all__ = ["LEVELS", "Session", "as_bytes", "cut", "expose", "integer_kernels", "kernel_outputs"]
 
 LEVELS = {
     "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -49,9 +49,13 @@ class Session:
         Exception: whatever onnxruntime raises for a model that it does not load.
     """
 
-    def __init__(self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
+    ) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
         options = _options(level, fusion, model.ByteSize())
+        if threads is not None:
+            options.intra_op_num_threads = threads
         if model.ByteSize() < PROTOBUF_LIMIT // 2:
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         else:
@@ -141,6 +145,12 @@ def as_bytes(model: onnx.ModelProto, tensors: Mapping[str, np.dtype[Any]]) -> on
 
 def integer_kernels(model: onnx.ModelProto) -> int | None:
     """How many layers onnxruntime runs with integer kernels at ENABLE_ALL; None when it does not load the model."""
+    found = kernel_outputs(model)
+    return None if found is None else len(found)
+
+
+def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
+    """What the layers write that onnxruntime runs with integer kernels at ENABLE_ALL; None when it does not load."""
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
         options = _options("enable_all", True, model.ByteSize())
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
@@ -153,4 +163,4 @@ def integer_kernels(model: onnx.ModelProto) -> int | None:
             optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
         except Exception:  # onnxruntime's own exception types vary; "does not load" is an answer here
             return None
-    return sum(n.op_type in INTEGER_KERNELS for n in optimized.graph.node)
+    return {n.output[0] for n in optimized.graph.node if n.op_type in INTEGER_KERNELS}

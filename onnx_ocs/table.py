@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_verdict", "verdict"]
+__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
 
 Report = dict[str, Any]
 NAME = 24  # fewest characters of a tensor's name
@@ -222,6 +222,24 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
         for s in found["sweep"]:
             share, spent = f"{100 * s['budget']:.1f} %", f"{100 * s['extra_macs']:.1f} %"
             table.add_row(share, spent, f"{s['objective']:.4g}", _decibels(s["sqnr_db"]), s["chosen"])
+        console.print(table)
+
+
+def show_target(console: Console, target: Report) -> None:
+    """The plans that were measured on the way to a target."""
+    sqnr = target["kind"] == "sqnr"
+
+    def value(v: float | None) -> str:
+        return _decibels(v) if sqnr else _percent(v)
+
+    what = "output SQNR" if sqnr else "same answer as the reference"
+    table = Table(title=f"The cheapest plan with {what} ≥ {value(target['wanted'])}", title_justify="left")
+    for name in ("allowed", "extra MACs", "copies a channel", what, "plan"):
+        table.add_column(name, justify="left" if name == "plan" else "right")
+    for p in target["probes"]:
+        row = f"{p['allowed']:.3f}", f"{100 * p['extra_macs']:.1f} %", f"{p['mean_copies']:.2f}", value(p["got"])
+        table.add_row(*row, p["plan"], style="bold" if p["chosen"] else None)
+    if target["probes"]:
         console.print(table)
 
 

@@ -13,11 +13,11 @@ import pytest
 import zoo
 
 from onnx_ocs.calibration import Samples
+from onnx_ocs.collect import calibrate
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph
 from onnx_ocs.manager import Context
 from onnx_ocs.oracle import reference
-from onnx_ocs.planning import calibrate
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.runtime import Session, expose
 from onnx_ocs.shapes import infer_shapes

@@ -1,0 +1,208 @@
+"""Compensation branches in a graph: insert them, read them back, take them out again.
+
+    regressor -> clip(+-reach) -> BLT_a -> 1x1 layer -> (+) -> clip(low, high) -> BLT_b^-1 -> Add to the block's output
+
+Standard operators only.  A branch stands in front of the block's quantizer, in float: the quantizer's readers keep
+their integer kernels, and no DequantizeLinear feeds the branch's layer, so onnxruntime has nothing to quantize in it.
+The regressors are clipped first, so that no input, however large, gives anything but a bounded correction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_ocs.blocks import Block
+from onnx_ocs.graph import Array, Graph
+from onnx_ocs.regression import Branch
+
+__all__ = ["RECORD", "Inserted", "insert", "read_branches", "strip"]
+
+RECORD = "onnx_ocs.branch"
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """A branch that a file carries.
+
+    Attributes:
+        output: the block's output, as the original calls it.
+        before: what it is called before the correction.
+        after: what it is called after it.
+        regressors: tensors that the branch reads.
+        entry: alpha, beta, form, rank and bounds.
+    """
+
+    output: str
+    before: str
+    after: str
+    regressors: tuple[str, ...]
+    entry: dict[str, object]
+
+
+class _Builder:
+    def __init__(self, graph: Graph, stem: str, dtype: np.dtype[np.generic], rank: int, axis: int) -> None:
+        self.graph, self.stem, self.dtype, self.rank, self.axis = graph, stem, dtype, rank, axis
+
+    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        return self.graph.add_node(op, inputs, self.graph.fresh(f"{self.stem}_{name}"), **attributes)
+
+    def constant(self, value: Array | float, name: str) -> str:
+        return self.graph.add_initializer(f"{self.stem}_{name}", np.asarray(value, self.dtype))
+
+    def clip(self, x: str, low: float, high: float, name: str) -> str:
+        if self.graph.opset < 11:
+            return self.node("Clip", [x], name, min=low, max=high)
+        return self.node("Clip", [x, self.constant(low, name + "_low"), self.constant(high, name + "_high")], name)
+
+    def blt(self, x: str, alpha: float, name: str) -> str:
+        if alpha == 0:
+            return x
+        size = self.node("Abs", [x], name + "_abs")
+        size = self.node("Mul", [size, self.constant(alpha, name + "_alpha")], name + "_scaled")
+        size = self.node("Add", [size, self.constant(1.0, name + "_one")], name + "_plus")
+        size = self.node("Log", [size], name + "_log")
+        return self.node("Mul", [self.node("Sign", [x], name + "_sign"), size], name + "_blt")
+
+    def inverse(self, z: str, beta: float) -> str:
+        if beta == 0:
+            return z
+        size = self.node("Exp", [self.node("Abs", [z], "abs")], "exp")
+        size = self.node("Sub", [size, self.constant(1.0, "one")], "minus")
+        size = self.node("Mul", [size, self.constant(1.0 / beta, "beta")], "size")
+        return self.node("Mul", [self.node("Sign", [z], "sign"), size], "correction")
+
+    def column(self, values: Array) -> Array:
+        """Per-channel values that broadcast along the channel axis."""
+        return values.reshape(-1, *[1] * (self.rank - 1 - self.axis))
+
+    def layer(self, x: str, w: Array, bias: Array | None, strides: Sequence[int], name: str) -> str:
+        """A 1x1 layer with weights (C_in, C_out)."""
+        if self.axis == self.rank - 1:
+            out = self.node("MatMul", [x, self.constant(w, name + "_weight")], name)
+            return out if bias is None else self.node("Add", [out, self.constant(bias, name + "_bias")], name + "_sum")
+        kernel = [1] * (self.rank - 2)
+        inputs = [x, self.constant(w.T.reshape(w.shape[1], w.shape[0], *kernel), name + "_weight")]
+        if bias is not None:
+            inputs.append(self.constant(bias, name + "_bias"))
+        return self.node("Conv", inputs, name, kernel_shape=kernel, strides=list(strides))
+
+    def thin(self, x: str, strides: Sequence[int], name: str) -> str:
+        """Every strides-th position."""
+        if all(s == 1 for s in strides):
+            return x
+        axes = np.arange(2, self.rank)
+        ends = np.full(len(axes), np.iinfo(np.int64).max)
+        parts = [
+            self.graph.add_initializer(f"{self.stem}_{name}_{k}", np.asarray(v, np.int64))
+            for k, v in (("starts", 0 * axes), ("ends", ends), ("axes", axes), ("steps", np.asarray(strides)))
+        ]
+        return self.node("Slice", [x, *parts], name)
+
+
+def insert(
+    graph: Graph, block: Block, branch: Branch, regressors: Sequence[str], rank: int, dtype: np.dtype[np.generic]
+) -> Inserted:
+    """Add a branch to a block's output; all that reads the output then reads the corrected one.
+
+    Args:
+        graph: the graph; edited, not committed.
+        block: the block.
+        branch: what to add.
+        regressors: tensors that the branch's regressors are, in its order.
+        rank: of the output.
+        dtype: of the output.
+
+    Returns:
+        What the file says about it.
+    """
+    y = block.output
+    b = _Builder(graph, y + "_nbc", dtype, rank, block.axis)
+    readers, is_output, captured = graph.readers(y), y in graph.outputs, bool(graph.captured(y))
+    before, after = y, graph.fresh(y + "_compensated")
+    if is_output or captured:  # the name stays with the corrected value
+        before, after = graph.fresh(y + "_uncompensated"), y
+        graph.rename_output(y, before)
+    total: str | None = None
+    for k, (tensor, w) in enumerate(zip(regressors, branch.weights, strict=True)):
+        own = tensor == y
+        strides = [1] * max(rank - 2, 0) if own else list(block.strides)
+        x = b.thin(before if own else tensor, strides, f"thin{k}")
+        x = b.clip(x, -branch.reach[k], branch.reach[k], f"bounded{k}")
+        x = b.blt(x, branch.alphas[k], f"in{k}")
+        last = k == len(branch.weights) - 1
+        bias = branch.bias if last and branch.back is None else None
+        if w.ndim == 1:
+            x = b.node("Mul", [x, b.constant(b.column(w), f"gain{k}")], f"scaled{k}")
+            if bias is not None:
+                x = b.node("Add", [x, b.constant(b.column(bias), f"bias{k}")], f"shifted{k}")
+        else:
+            x = b.layer(x, w, bias, [1] * max(rank - 2, 0), f"layer{k}")
+        total = x if total is None else b.node("Add", [total, x], f"sum{k}")
+    if total is None:
+        correction = b.constant(b.column(branch.bias), "bias")
+    else:
+        if branch.back is not None:
+            total = b.layer(total, branch.back, branch.bias, [1] * max(rank - 2, 0), "back")
+        correction = b.inverse(b.clip(total, branch.low, branch.high, "clipped"), branch.beta)
+    graph.add_node("Add", [before, correction], after)
+    entry = {
+        "output": y, "before": before, "after": after,
+        "regressors": [before if t == y else t for t in regressors], "form": branch.form,
+        "rank": rank_of(branch), "alpha": list(branch.alphas), "beta": branch.beta,
+        "low": branch.low, "high": branch.high, "strides": list(block.strides), "axis": block.axis,
+    }  # fmt: skip
+    graph.producer[after].metadata_props.add(key=RECORD, value=json.dumps(entry))
+    for reader in readers:
+        for k, t in enumerate(reader.input):
+            if t == y:
+                graph.set_input(reader, k, after)
+    return Inserted(y, before, after, tuple(before if t == y else t for t in regressors), entry)
+
+
+def rank_of(branch: Branch) -> int:
+    """Rank of a branch's weights: 0 for a bias, the number of channels for a diagonal or dense one."""
+    if not branch.weights:
+        return 0
+    return len(branch.back) if branch.back is not None else branch.bias.size
+
+
+def read_branches(model: onnx.ModelProto) -> list[Inserted]:
+    """The branches that a file carries, in the graph's order.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    found = []
+    for n in model.graph.node:
+        for p in n.metadata_props:
+            if p.key == RECORD:
+                e = json.loads(p.value)
+                try:
+                    found.append(Inserted(e["output"], e["before"], e["after"], tuple(e["regressors"]), e))
+                except (KeyError, TypeError) as error:
+                    raise ValueError(f"the branch at '{n.name}' has no readable record ({error})") from None
+    return found
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model without its branches: what it was before they were added."""
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    graph = Graph(new)
+    for b in read_branches(new):
+        if b.after == b.output:  # the corrected value has the original's name: give it back
+            graph.rename_output(b.after, graph.fresh(b.after + "_dropped"))
+            graph.rename_output(b.before, b.output)
+        old, now = (b.before, b.output) if b.after == b.output else (b.after, b.before)
+        for n in graph.readers(old):
+            for k, t in enumerate(n.input):
+                if t == old:
+                    graph.set_input(n, k, now)
+    graph.commit()
+    return new

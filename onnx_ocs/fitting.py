@@ -1,0 +1,290 @@
+"""Fit compensation branches to the blocks of a model, one after the other, and choose what each block gets.
+
+One round runs model and float model once over the samples (`onnx_ocs.relay`).  For every block the normal equations
+are summed up; all forms, regressors, ridges and alphas are compared in closed form on the held-out samples'
+equations, and the best of each form exactly, with its bounds and every beta, on held-out positions.  A price of MACs
+decides which a block gets.  If all branches together cost more than the budget, the price is raised until they fit,
+and a second round fits the branches that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from onnx_ocs.blocks import Block
+from onnx_ocs.branch import insert, rank_of
+from onnx_ocs.graph import Array, Graph, mentioned
+from onnx_ocs.regression import Branch, Candidate, Moments, blt, branch, candidates
+from onnx_ocs.relay import Relay, save
+from onnx_ocs.runtime import Session, expose
+
+__all__ = ["Fitting", "Menu", "Offer"]
+
+FACTORS = (0.0, 0.1, 1.0)  # a and b, against one over the standard deviation of what is transformed
+HELD = 4  # every HELD-th batch is held out
+POSITIONS = 8192  # held-out positions on which the final choice is made
+ROWS = 1 << 15  # positions of one batch that enter the equations: more only cost time
+WIDEST = 2048  # regressors of one block
+GAIN = 0.02  # least relative reduction of the held-out error
+LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A branch that a block could get: its MACs for one sample, and the error left on both halves of the held-out."""
+
+    branch: Branch
+    macs: int
+    errors: tuple[float, float]
+
+
+@dataclass
+class Menu:
+    """What one block could get.
+
+    Attributes:
+        block: the block.
+        before: held-out error without a branch, on both halves of the held-out positions.
+        signal: sum of squares of the float model's values there.
+        offers: by form and rank, those that reduce both errors.
+        chosen: the one that it got.
+        why: code of the reason when it got none.
+    """
+
+    block: Block
+    before: tuple[float, float] = (0.0, 0.0)
+    signal: float = 0.0
+    offers: dict[tuple[str, int], Offer] = field(default_factory=dict)
+    chosen: Offer | None = None
+    why: str = ""
+
+    def best(self, price: float) -> Offer | None:
+        """The offer that gains most at a price (logarithm of the error's reduction a MAC); None if nothing gains."""
+        worth = {
+            k: np.log(sum(self.before) / max(sum(o.errors), 1e-30)) - price * o.macs for k, o in self.offers.items()
+        }
+        key = max(worth, key=lambda k: worth[k], default=None)
+        return self.offers[key] if key is not None and worth[key] > 0 else None
+
+
+def _rows(a: Array, axis: int) -> Array:
+    """(P, C) float64."""
+    return np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]).astype(np.float64)
+
+
+class Fitting:
+    """Branches for one model.
+
+    Attributes:
+        menus: one for each block.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        blocks: Sequence[Menu],
+        ranks: Mapping[str, int],
+        forms: Sequence[str],
+        linear: bool,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            model: the model; changed by `fit`.
+            blocks: one menu for each block; those with a reason (`why`) get nothing.
+            ranks: of the blocks' outputs.
+            forms: which forms are candidates besides a bias.
+            linear: whether only a = b = 0 is tried.
+            folder: for files.
+            progress: called during long work.
+        """
+        self.model, self.menus, self.ranks = model, list(blocks), ranks
+        self.forms, self.factors = forms, FACTORS[:1] if linear else FACTORS
+        self.folder, self.progress = folder, progress
+        self.open = [m for m in self.menus if not m.why]
+        self.batches = 0
+
+    def targets(self, reference: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], most: int) -> None:
+        """Write down what the float model has at the end of every block.
+
+        Args:
+            reference: the float model, its tensors called as the model's.
+            feeds: samples, batch by batch.
+            most: bytes beyond which no further batch is taken.
+        """
+        wanted = [m.block.output for m in self.open]
+        session = Session(expose(reference, wanted), "enable_all", fusion=False)
+        size = 0
+        for feed in feeds:
+            self.progress("float activations", self.batches, None)
+            got = session.run(feed, wanted)
+            size += sum(v.nbytes for v in got.values())
+            if self.batches and size > most:
+                break
+            save(self.folder / f"target{self.batches}.npz", {f"t{k}": got[t] for k, t in enumerate(wanted)})
+            self.batches += 1
+        self.number = {t: k for k, t in enumerate(wanted)}
+
+    def _target(self, batch: int, tensor: str) -> Array:
+        with np.load(self.folder / f"target{batch}.npz", allow_pickle=False) as z:
+            return np.asarray(z[f"t{self.number[tensor]}"])
+
+    def fit(self, feeds: Callable[[], Iterator[Mapping[str, Array]]], budget: int, macs: int) -> Graph:
+        """Choose branches within a budget.
+
+        Args:
+            feeds: gives the samples of `targets`, batch by batch, each time it is called.
+            budget: most MACs of all branches for one sample.
+            macs: of the model.
+
+        Returns:
+            A graph of a copy of the model with the branches, not committed.
+        """
+        least = np.log(10.0) / 10 * LEAST_DB / (0.01 * max(macs, 1))
+        graph = self._round(feeds(), least, None)
+        if sum(m.chosen.macs for m in self.open if m.chosen) <= budget:
+            return graph
+
+        def spent(price: float) -> int:
+            return sum(o.macs for m in self.open if (o := m.best(price)) is not None)
+
+        low, high = np.log10(least), np.log10(least) + 12.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if spent(10.0**middle) > budget else (low, middle)
+        kept = {m.block.output: o for m in self.open if (o := m.best(10.0**high)) is not None}
+        for m in self.open:
+            if m.offers and m.block.output not in kept:
+                m.chosen, m.why = None, "budget"
+        return self._round(feeds(), least, {t: (o.branch.form, rank_of(o.branch)) for t, o in kept.items()})
+
+    def _round(
+        self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, tuple[str, int]] | None
+    ) -> Graph:
+        """Fit all blocks in order, each behind the branches of those before it; by price, or in given forms."""
+        work = onnx.ModelProto()
+        work.CopyFrom(self.model)
+        graph = Graph(work)
+        nodes = list(graph.nodes)
+        place = {o: k for k, n in enumerate(nodes) for o in n.output}
+        last: dict[str, float] = {t: k for k, n in enumerate(nodes) for t in mentioned(n)}
+        last |= dict.fromkeys(graph.outputs, np.inf)
+        menus = [m for m in self.open if wanted is None or m.block.output in wanted]
+        for m in menus:  # a block's input lives until the block is fitted
+            if m.block.input is not None:
+                last[m.block.input] = max(last.get(m.block.input, 0), place[m.block.output] + 1.0)
+        relay = Relay((f for k, f in enumerate(feeds) if k < self.batches), self.folder)
+        alive, names, pending, start = set(graph.inputs), dict[str, str](), list[NodeProto](), 0
+        for k, m in enumerate(menus):
+            self.progress("fitting branches", k, len(menus))
+            b, stop = m.block, place[m.block.output] + 1
+            part = [*pending, *nodes[start:stop]]
+            alive |= {o for n in part for o in n.output if o}
+            alive = {t for t in alive if last.get(t, -1) >= stop} | {b.output}
+            source = None if b.input is None else names.get(b.input, b.input)
+            self._learn(m, relay.run(graph, part, sorted(alive)), source)
+            m.chosen = m.best(price) if wanted is None else m.offers.get(wanted[b.output])
+            m.why = "" if m.chosen is not None else "no_gain"
+            start, pending = stop, []
+            if m.chosen is not None:
+                count = len(graph.added)
+                tensors = [b.output, *([] if source is None else [source])]
+                chosen = [tensors[i] for i in m.chosen.branch.which]
+                now = insert(graph, b, m.chosen.branch, chosen, self.ranks[b.output], np.dtype(np.float32))
+                pending = graph.added[count:]
+                names[b.output] = now.after
+                last[now.after] = last[b.output]
+                if now.before != b.output:
+                    relay.rename(b.output, now.before)
+                    alive = (alive - {b.output}) | {now.before}
+                last[now.before] = -1
+        self.progress("fitting branches", len(menus), len(menus))
+        return graph
+
+    def _learn(self, m: Menu, states: Iterator[tuple[int, dict[str, Array]]], source: str | None) -> None:
+        """Sum up a block's equations over all batches, and make its offers."""
+        b = m.block
+        every = max(min(HELD, self.batches), 1)
+        share = max(POSITIONS * every // max(self.batches, 1), 1)
+        equations: list[tuple[list[float], Moments, Moments]] = []
+        reach = [0.0, 0.0]
+        kept: list[list[Array]] = []
+        cells = 0
+        for k, state in states:
+            y = state[b.output]
+            inputs = [_rows(y, b.axis)]
+            if source is not None and b.channels + b.input_channels <= WIDEST:
+                x = (
+                    state[source][(slice(None), slice(None), *(slice(None, None, s) for s in b.strides))]
+                    if (b.axis == 1)
+                    else state[source]
+                )
+                inputs.append(_rows(x, b.axis))
+            truth = _rows(self._target(k, b.output), b.axis)
+            cells = cells or len(truth) // max(len(y), 1)
+            whole = np.isfinite(truth).all(1) & np.logical_and.reduce([np.isfinite(i).all(1) for i in inputs])
+            step = max(1, len(truth) // ROWS)
+            inputs, truth = [i[whole][k % step :: step] for i in inputs], truth[whole][k % step :: step]
+            target = truth - inputs[0]
+            if not len(truth):
+                continue
+            if not equations:
+                sizes = [i.shape[1] for i in inputs]
+                spread = [float(i.std()) or 1.0 for i in inputs]
+                betas = [f / (float(target.std()) or 1.0) for f in self.factors]
+                equations = [
+                    ([f / s for s in spread], Moments(sizes, b.channels, betas), Moments(sizes, b.channels, betas))
+                    for f in self.factors
+                ]
+            held = k % every == every - 1
+            if held:
+                some = slice(None, None, max(1, len(truth) // share))
+                kept.append([*(i[some] for i in inputs), target[some], truth[some]])
+            else:
+                reach = [max(r, float(np.abs(i).max())) for r, i in zip(reach, inputs, strict=False)]
+            for alphas, fit, test in equations:
+                bounded = [np.clip(i, -r, r) for i, r in zip(inputs, reach, strict=False)] if held else inputs
+                (test if held else fit).add([blt(i, a) for i, a in zip(bounded, alphas, strict=True)], target)
+        m.offers = {}
+        if kept and equations and equations[0][1].count:
+            self._offer(m, equations, reach, kept, cells)
+
+    def _offer(
+        self,
+        m: Menu,
+        equations: Sequence[tuple[list[float], Moments, Moments]],
+        reach: Sequence[float],
+        kept: Sequence[Sequence[Array]],
+        cells: int,
+    ) -> None:
+        """The best branch of each form and rank, those that gain on both halves of the held-out positions."""
+        *inputs, target, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        half = len(target) // 2
+
+        def errors(left: Array) -> tuple[float, float]:
+            squares = (left * left).sum(1)
+            return float(squares[:half].sum()), float(squares[half:].sum())
+
+        m.before, m.signal = errors(target), float((truth * truth).sum())
+        best: dict[tuple[str, int], tuple[Candidate, Moments, list[float]]] = {}
+        for alphas, fit, test in equations:
+            for c in candidates(fit, test, self.forms):
+                key = c.form, m.block.channels if c.rank is None else c.rank
+                if key not in best or c.error < best[key][0].error:
+                    best[key] = c, fit, alphas
+        for key, (c, fit, alphas) in best.items():
+            tried = [branch(c, fit, k, alphas, reach) for k in range(len(fit.betas))]
+            left = [errors(target - t.predict([inputs[i] for i in t.which])) for t in tried]
+            k = min(range(len(tried)), key=lambda i: sum(left[i]))
+            if all(e < (1 - GAIN) * b for e, b in zip(left[k], m.before, strict=True)):
+                m.offers[key] = Offer(tried[k], tried[k].macs * cells, left[k])

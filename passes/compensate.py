@@ -1,0 +1,163 @@
+"""compensate: small branches undo part of what quantization did to each block (NBC).
+
+    y' = y + BLT_b^-1(clip(W BLT_a(x) + c)),        BLT_a(x) = sign(x) log(1 + a |x|)
+
+W is fitted in closed form on calibration samples so that y' comes close to what the float model has there; x is the
+block's input, its output before the correction, or both.  Linear compensation ("Quantization without Tears") is the
+limit a, b -> 0 and a candidate for every block, as are a mere bias, a diagonal, a low-rank and a dense W.  Blocks are
+fitted one after the other, each on the model that the ones before have already mended, and every choice is made on
+samples that the fit has not seen: a block that does not gain there gets no branch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+
+from onnx_ocs.blocks import find_blocks
+from onnx_ocs.branch import rank_of
+from onnx_ocs.cost import cost
+from onnx_ocs.errors import UserError
+from onnx_ocs.fitting import Fitting, Menu
+from onnx_ocs.graph import Graph, label
+from onnx_ocs.manager import Context, PassResult, history, stamp
+from onnx_ocs.oracle import reference
+from onnx_ocs.region import find_regions
+from onnx_ocs.runtime import kernel_outputs
+from onnx_ocs.shapes import infer_shapes
+
+__all__ = ["Compensate"]
+
+BATCH = 8
+FEWEST = 16  # samples without which nothing is fitted
+SPILL = 4 << 30  # bytes of float activations that are kept in files
+WHY = {
+    "no_samples": "branches are fitted on calibration samples: give --calib",
+    "few_samples": f"fewer than {FEWEST} calibration samples",
+    "translated_before": "this file was translated in an earlier run: start from the original, with both passes",
+    "no_gain": "no branch reduces the error on held-out samples",
+    "budget": "the budget for branches is spent where it brings more",
+    "integer_kernel": "the layer that writes it would lose its integer kernel",
+    "widened": "an earlier pass has changed its shape",
+    "not_float": "its values are not float32",
+    "unknown_channels": "the number of channels is not known",
+    "channel_axis": "the channels are neither the second nor the last axis",
+}
+
+
+@dataclass(frozen=True)
+class Compensate:
+    """Nonlinear compensation.
+
+    Attributes:
+        budget: most extra MACs of all branches, as a share of the model's.
+        forms: which forms of W are candidates besides a bias.
+        linear: whether only a = b = 0 is tried.
+    """
+
+    budget: float = 0.1
+    forms: tuple[str, ...] = ("diagonal", "low rank", "dense")
+    linear: bool = False
+
+    name: ClassVar[str] = "compensate"
+    version: ClassVar[str] = "1"
+
+    def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
+        """Fit branches and insert them, in place.
+
+        Args:
+            model: the model.
+            context: calibration samples, and the model before all passes.
+
+        Returns:
+            One entry of the report's `compensations` for each block.
+
+        Raises:
+            UserError: there are no calibration samples, or the model does not run on them.
+        """
+        if any(e.get("pass") == self.name for e in history(model)):
+            return PassResult(False)
+        original = context.original or model
+        if any(e.get("pass") == "translate" for e in history(original)):
+            return PassResult(False, notes=[f"compensate: {WHY['translated_before']}"])
+        samples = context.samples
+        if samples is None:
+            raise UserError(f"compensate: {WHY['no_samples']}")
+        if (samples.count() if context.limit is None else min(context.limit, samples.count())) < FEWEST:
+            return PassResult(False, notes=[f"compensate: {WHY['few_samples']}"])
+        one = {k: [1, *v.shape[1:]] for k, v in next(samples.batches(1, 1)).items()}
+        before, graph = Graph(original), Graph(model)
+        regions, shapes = find_regions(before, infer_shapes(original)), infer_shapes(original, one)
+        menus = [Menu(b) for b in find_blocks(before, regions, shapes)]
+        _refuse(menus, graph, shapes, infer_shapes(model, one))
+        macs = cost(original, one, kernels=False).macs
+        ranks = {m.block.output: len(shapes.get(m.block.output, ())) for m in menus}
+        with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
+            fitting = Fitting(model, menus, ranks, self.forms, self.linear, Path(folder), context.progress)
+            fitting.targets(reference(original, regions), samples.batches(BATCH, context.limit), SPILL)
+            fitted = fitting.fit(lambda: samples.batches(BATCH, context.limit), int(self.budget * macs), macs)
+        changed = any(m.chosen is not None for m in menus)
+        if changed:
+            fitted.commit(lambda node: stamp(node, self.name, self.version))
+            model.CopyFrom(fitted.model)
+        return PassResult(changed, compensations=[_entry(m, before) for m in menus])
+
+
+def _refuse(menus: list[Menu], graph: Graph, before: dict[str, Any], shapes: dict[str, Any]) -> None:
+    """Say of every block that cannot be compensated why."""
+    fused = kernel_outputs(graph.model) or set()
+    elements = {v.name: v.type.tensor_type.elem_type for v in graph.model.graph.output}
+    for m in menus:
+        b = m.block
+        quantized = {o for n in graph.readers(b.output) for o in n.output if n.op_type == "QuantizeLinear"}
+        if b.refusal is not None:
+            m.why = b.refusal.code
+        elif b.output not in graph.producer or shapes.get(b.output) != before.get(b.output):
+            m.why = "widened"
+        elif elements.get(b.output, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
+            m.why = "not_float"
+        elif fused & quantized:
+            m.why = "integer_kernel"
+
+
+def _db(signal: float, error: float) -> float | None:
+    return float(10 * np.log10(signal / error)) if signal > 0 and error > 0 else None
+
+
+def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
+    """The report's entry for one block."""
+    b, c = m.block, m.chosen
+    at = label(graph.producer[b.output])
+    entry: dict[str, Any] = {
+        "status": "refused" if c is None else "applied",
+        "block": at,
+        "kind": b.kind,
+        "input": b.input,
+        "output": b.output,
+        "channels": b.channels,
+        "form": None,
+        "regressors": [],
+        "alpha": None,
+        "beta": None,
+        "rank": None,
+        "macs": 0,
+        "sqnr_before_db": _db(m.signal, sum(m.before)),
+        "sqnr_after_db": _db(m.signal, sum(m.before)),
+        "reason": None,
+    }
+    if c is None:
+        return entry | {"reason": {"code": m.why, "message": WHY[m.why], "node": at}}
+    return entry | {
+        "form": c.branch.form,
+        "regressors": [("output", "input")[k] for k in c.branch.which],
+        "alpha": max(c.branch.alphas, default=0.0),
+        "beta": c.branch.beta,
+        "rank": rank_of(c.branch),
+        "macs": c.macs,
+        "sqnr_after_db": _db(m.signal, sum(c.errors)),
+    }
