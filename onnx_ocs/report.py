@@ -62,7 +62,7 @@ def assemble(
     Args:
         verb: "inspect", "rewrite" or "verify".
         seed: of everything random.
-        regions: one entry for each quantized activation.
+        regions: one entry for each quantized activation; `x_clip_after` is added to each.
         costs: before and after.
         qualities: before and after, against `reference`.
         reference: what the quality is measured against.
@@ -70,6 +70,8 @@ def assemble(
         verification: the result, if it was verified.
         notes: sentences for the reader.
     """
+    for e in regions:
+        e["x_clip_after"] = _x_clip_after(e)
     quality: dict[str, Any] = dict.fromkeys(
         ("sqnr_before_db", "sqnr_after_db", "agreement_before", "agreement_after", "samples", "reference")
     )
@@ -86,7 +88,7 @@ def assemble(
     return {
         "schema": SCHEMA,
         "verb": verb,
-        "regions": [{**e, "x_clip_after": _x_clip_after(e)} for e in regions],
+        "regions": list(regions),
         "compensations": [],
         "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
         "quality": quality,
