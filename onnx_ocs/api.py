@@ -11,26 +11,27 @@ import numpy as np
 import onnx
 
 from onnx_ocs import io
-from onnx_ocs.calibration import Samples, input_specs, open_samples, random_samples
+from onnx_ocs.calibration import Samples, Source, input_specs, open_samples, random_samples
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph, is_op, label
+from onnx_ocs.layers import measure_layers
 from onnx_ocs.loss import Loss, find_loss
 from onnx_ocs.manager import Context, Pass, history, run_passes
 from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
-from onnx_ocs.passes import PASSES
 from onnx_ocs.passes.translate import Translate, entry
-from onnx_ocs.plan import Plan
 from onnx_ocs.planning import PlanOptions, make_plan
+from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality, compare
 from onnx_ocs.region import Region, find_regions
+from onnx_ocs.registry import find_pass
 from onnx_ocs.report import assemble
 from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.target import Target
-from onnx_ocs.verify import Verification
-from onnx_ocs.verify import verify as verify_models
+from onnx_ocs.verification import Verification
+from onnx_ocs.verification import verify as verify_models
 from onnx_ocs.widen import Decision
 
 __all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
@@ -52,12 +53,14 @@ class RewriteResult:
         changed: whether anything was rewritten.
         report: the report (schema `onnx_ocs.report/1`).
         verification: the result; None when verification was switched off.
+        path: the file that was written; None without `output`.
     """
 
     model: onnx.ModelProto
     changed: bool
     report: dict[str, Any]
     verification: Verification | None
+    path: Path | None = None
 
 
 def _load(model: Model) -> onnx.ModelProto:
@@ -109,10 +112,10 @@ def _check_runs(model: onnx.ModelProto) -> None:
         ) from None
 
 
-def _samples(model: onnx.ModelProto, calib: str | Samples | None, seed: int) -> Samples:
+def _samples(model: onnx.ModelProto, calib: Source | None, seed: int) -> Samples:
     """The samples to verify on: the calibration data, or seeded random inputs over the input quantizers' range."""
     if calib is not None:
-        return calib if isinstance(calib, Samples) else open_samples(str(calib), model)
+        return open_samples(calib, model)
     return random_samples(model, VERIFIED_SAMPLES, seed)
 
 
@@ -124,7 +127,7 @@ def _sample_shapes(samples: Samples) -> dict[str, list[int]]:
 
 def inspect(
     model: Model,
-    calib: str | Samples | None = None,
+    calib: Source | None = None,
     float_model: Model | None = None,
     passes: Sequence[Pass] = (),
     seed: int = 0,
@@ -178,6 +181,7 @@ def inspect(
         ref, against = _reference(proto, float_model)
         now = compare(ref, [proto], samples, limit)[0]
         qualities = (now, now)
+        _add_errors(entries, proto, None, Context(samples, limit, seed, progress))
     report = assemble("inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes)
     context = Context(samples, limit, seed, progress)
     loss = None if samples is None else find_loss(proto, graph, regions, shapes, context, price.macs)
@@ -205,7 +209,7 @@ def _loss_entry(loss: Loss, regions: Sequence[Region]) -> dict[str, Any]:
 
 def plan(
     model: Model,
-    calib: str | Samples,
+    calib: Source,
     options: PlanOptions | None = None,
     float_model: Model | None = None,
     seed: int = 0,
@@ -244,7 +248,7 @@ def plan(
 def rewrite(
     model: Model,
     output: str | Path | None = None,
-    calib: str | Samples | None = None,
+    calib: Source | None = None,
     float_model: Model | None = None,
     passes: Sequence[Pass] | None = None,
     options: PlanOptions | None = None,
@@ -258,7 +262,8 @@ def rewrite(
     Args:
         model: the model or its path; not changed.
         output: where to write the result; only after the verification has passed, atomically.
-        calib: calibration samples: a source as on the command line, or `Samples`.
+        calib: calibration samples: a source as on the command line, an onnxruntime CalibrationDataReader, an iterable
+            of feed dicts, or a dict of arrays (input name -> samples on the first axis).
         float_model: the float model, as the reference of the quality figures.
         passes: what to run, in order; default: `Translate()`.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
@@ -315,6 +320,7 @@ def rewrite(
                 if e["status"] == "applied":
                     e["status"] = "refused"
                     e["reason"] = {"code": "loses", "message": notes[-1], "node": e["tensor"]}
+        _add_errors(regions, original, new if changed else None, Context(samples, limit, seed, progress))
     elif float_model is not None:
         notes.append("--float is used with --calib only: there are no samples to compare the models on")
     checked = None
@@ -344,13 +350,13 @@ def rewrite(
             io.save_model(new, output, external)
         else:
             io.copy_model(model, output)
-    return RewriteResult(new, changed, report, checked)
+    return RewriteResult(new, changed, report, checked, None if output is None else Path(output))
 
 
 def verify(
     original: Model,
     rewritten: Model,
-    calib: str | Samples | None = None,
+    calib: Source | None = None,
     float_model: Model | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -432,7 +438,16 @@ def _reference(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.
     if float_model is not None:
         return _load(float_model), "float model"
     regions = find_regions(Graph(model), infer_shapes(model))
-    return reference(model, regions), "the QDQ model without its activation quantizers"
+    return reference(model, regions), "QDQ model without its activation quantizers"
+
+
+def _add_errors(
+    entries: Sequence[dict[str, Any]], original: onnx.ModelProto, new: onnx.ModelProto | None, context: Context
+) -> None:
+    """Put each tensor's own error, and what has piled up until there, into the report's entries."""
+    found = measure_layers(original, new, context)
+    for e in entries:
+        e |= found.get(tuple(e.get("quantizers", ())), {})
 
 
 def _loses(before: Quality, after: Quality) -> bool:
@@ -460,14 +475,13 @@ def make_passes(names: Sequence[str], **options: Any) -> list[Pass]:
     """Passes by name, with the options that each of them has.
 
     Raises:
-        UserError: there is no such pass.
+        UserError: there is no such pass (`onnx_ocs.registry` says which there are).
     """
     made: list[Pass] = []
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"the pass '{name}' is named twice: a second run would change nothing")
-        if name not in PASSES:
-            raise UserError(f"there is no pass '{name}': choose from {', '.join(PASSES)}")
-        kind = PASSES[name]
-        made.append(kind(**{k: v for k, v in options.items() if k in kind.__dataclass_fields__}))
+        kind = find_pass(name)
+        fields = getattr(kind, "__dataclass_fields__", ())
+        made.append(kind(**{k: v for k, v in options.items() if k in fields}))
     return made

@@ -15,12 +15,12 @@ import itertools
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from zipfile import ZipFile
 
 import numpy as np
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from onnx_ocs.errors import UserError
 
-__all__ = ["InputSpec", "Samples", "input_specs", "open_samples", "random_samples"]
+__all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples", "random_samples"]
 
 _LOG = logging.getLogger(__name__)
 _Shape = tuple[int | None, ...]
@@ -97,6 +97,17 @@ class Samples:
         self._count = given
 
 
+class Reader(Protocol):
+    """What onnxruntime's CalibrationDataReader can do."""
+
+    def get_next(self) -> Any:
+        """The next feed, None at the end."""
+        ...
+
+
+Source = str | Path | Samples | Reader | Mapping[str, NDArray[Any]] | Iterable[Mapping[str, NDArray[Any]]]
+
+
 class _Inputs:
     """What the model takes: checks, converts and cuts what is to be fed to it."""
 
@@ -114,7 +125,7 @@ class _Inputs:
 
     def take(self, feed: object, where: str) -> _Feed:
         """Check the names, types and values of one feed (or one .npz), and cast what is safe to cast."""
-        if not isinstance(feed, dict):
+        if not isinstance(feed, Mapping):
             raise UserError(f"{where} is a {type(feed).__name__}: give dicts of input name to numpy array")
         result, extra = {}, [name for name in feed if name not in self.names]
         for spec in self.specs:
@@ -154,12 +165,14 @@ class _Inputs:
                 _check_shape(spec, arrays[spec.name], spec.shape, where)
             yield next((len(array) for array in arrays.values() if array.ndim), 1), arrays
 
-    def rows(self, path: Path) -> Iterator[tuple[Any, list[NDArray[Any]]]]:
-        """Yield the samples of one .npz, each with its kind: only samples of one kind go into one feed."""
-        where = f"'{path}'"
-        blame = _blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
-        with blame, ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            loaded = {name: archive[name] if name in self.names else None for name in archive}
+    def rows(self, part: Path | Mapping[str, Any]) -> Iterator[tuple[Any, list[NDArray[Any]]]]:
+        """Yield the samples of one .npz (or its like), each with its kind: only one kind goes into one feed."""
+        where, loaded = "the calibration data", part
+        if isinstance(part, Path):
+            where = f"'{part}'"
+            blame = _blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
+            with blame, ZipFile(part), np.load(part, allow_pickle=False) as archive:
+                loaded = {name: archive[name] if name in self.names else None for name in archive}
         arrays = self.take(loaded, where)
         totals = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
         if len(set(totals.values())) > 1:
@@ -176,8 +189,8 @@ class _Inputs:
         for index in range(len(array)):
             yield (max(sizes), cuts), [array[index : index + 1].copy() for array in arrays.values()]
 
-    def chunks(self, paths: Sequence[Path], batch_size: int, limit: int) -> _Feeds:
-        given, rows = 0, itertools.chain.from_iterable(map(self.rows, paths))
+    def chunks(self, parts: Sequence[Path | Mapping[str, Any]], batch_size: int, limit: int) -> _Feeds:
+        given, rows = 0, itertools.chain.from_iterable(map(self.rows, parts))
         for (batch, cuts), group in itertools.groupby(rows, key=lambda row: row[0]):
             while part := [row for _, row in itertools.islice(group, batch or min(batch_size, limit - given))]:
                 if len(part) < (batch or 1):
@@ -229,17 +242,45 @@ def _called(source: str, module: str, attribute: str) -> _Raw:
             yield f"feed {index} of {source}", feed
 
 
-def open_samples(source: str, model: onnx.ModelProto) -> Samples:
+def _objects(source: object, inputs: _Inputs) -> Samples:
+    """Samples from what a program has at hand instead of a file."""
+    if isinstance(source, Mapping):
+        return Samples("calibration arrays", partial(inputs.chunks, [source]))
+    reader = getattr(source, "get_next", None)
+    if reader is None and not isinstance(source, Iterable):
+        raise UserError(f"calibration samples cannot be read from a {type(source).__name__}: give arrays or feed dicts")
+    feeds: Iterable[object] = iter(reader, None) if reader else source  # type: ignore[assignment]
+    if isinstance(feeds, Iterator):  # can be read once only
+        with _blame("the calibration data reader failed", "mend it, or give feed dicts"):
+            feeds = list(feeds)
+
+    def raw() -> _Raw:
+        for index, feed in enumerate(feeds):
+            yield f"feed {index} of the calibration data", feed
+
+    return Samples("calibration feeds", partial(inputs.ready, raw))
+
+
+def open_samples(source: Source, model: onnx.ModelProto) -> Samples:
     """Open calibration samples and check the first feed; UserError for what cannot be read or does not fit.
 
     Args:
         source: an .npz (keys are input names, the first axis is the sample); a folder of such files; a folder of ONNX
             ``test_data_set_*`` folders, or one of these; or ``package.module:function``, which **runs the user's own
             code**: imported with the current directory on ``sys.path``, the function is called without arguments at
-            every reading, and returns an iterable of feeds or an onnxruntime CalibrationDataReader.
+            every reading, and returns an iterable of feeds or an onnxruntime CalibrationDataReader.  In a program
+            also such a reader or iterable itself (one that can be read only once is kept in memory), a dict of arrays
+            as an .npz holds them, or Samples.
         model: the model that the samples are for.
     """
-    inputs, path = _Inputs(model), Path(source).resolve()
+    if isinstance(source, Samples):
+        return source
+    inputs = _Inputs(model)
+    if not isinstance(source, str | Path):
+        samples = _objects(source, inputs)
+        next(samples.batches())
+        return samples
+    path = Path(source).resolve()
     files = [path] if path.is_file() and path.suffix == ".npz" else sorted(path.glob("*.npz"))
     folders = [path] if any(path.glob("input_*.pb")) else list(path.glob("test_data_set_*/"))
     parts = files or folders
@@ -248,8 +289,8 @@ def open_samples(source: str, model: onnx.ModelProto) -> Samples:
         samples = Samples(label, partial(inputs.chunks, files))
     elif folders:
         samples = Samples(label, partial(inputs.ready, partial(_test_sets, folders, inputs.names)))
-    elif not path.exists() and (function := re.fullmatch(r"([^\W\d][\w.]*):([^\W\d]\w*)", source)):
-        samples = Samples(source, partial(inputs.ready, partial(_called, source, *function.groups())))
+    elif not path.exists() and (function := re.fullmatch(r"([^\W\d][\w.]*):([^\W\d]\w*)", str(source))):
+        samples = Samples(str(source), partial(inputs.ready, partial(_called, str(source), *function.groups())))
     else:
         problem = "holds no samples" if path.exists() else "does not exist"
         raise UserError(f"'{source}' {problem}: give an .npz, a folder of .npz or test data sets, or module:function")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,25 +76,48 @@ Float = Annotated[
     typer.Option("--float", metavar="FP.onnx", help="The float model, as the reference.", rich_help_panel="Data"),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--samples", min=1, help="Use at most so many samples.", rich_help_panel="Data")
+    int | None,
+    typer.Option(
+        "--samples",
+        metavar="N",
+        min=1,
+        help="Use at most so many samples.",
+        show_default="all",
+        rich_help_panel="Data",
+    ),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="R.json", help="Write the JSON report.", rich_help_panel="Output")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="R.html", help="Write the report as one HTML page (extra: report).", rich_help_panel="Output"
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.", rich_help_panel="Output")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Output")]
 Ratio = Annotated[
     float | None,
     typer.Option(
+        metavar="K",
         min=0.0,
         max=32.0,
-        help="Mean number of copies a channel, the paper's k (0.5 where nothing else is asked for).",
+        help="Mean number of copies a channel, the paper's k.",
+        show_default="0.5 for mass; error: see --budget",
         rich_help_panel="Translation",
     ),
 ]
 BudgetOption = Annotated[
     float | None,
-    typer.Option(min=0.0, max=32.0, help="Share of extra MACs over the whole model.", rich_help_panel="Translation"),
+    typer.Option(
+        metavar="F",
+        min=0.0,
+        max=32.0,
+        help="Share of extra MACs over the whole model, such as 0.1 for 10 %.",
+        show_default="0.1 with --calib",
+        rich_help_panel="Translation",
+    ),
 ]
 TargetSqnr = Annotated[
     float | None,
@@ -116,7 +140,14 @@ TargetAgreement = Annotated[
 ]
 Copies = Annotated[
     int | None,
-    typer.Option(min=1, max=31, help="Most copies a channel (mass: 1, error: 15).", rich_help_panel="Translation"),
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=31,
+        help="Most copies a channel.",
+        show_default="mass: 1, error: 15",
+        rich_help_panel="Translation",
+    ),
 ]
 ModeOption = Annotated[
     Mode,
@@ -130,8 +161,8 @@ SelectOption = Annotated[
     Select | None,
     typer.Option(
         help="mass: the same share of channels in every tensor, those with the largest sum of activations in "
-        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error. Default: error with "
-        "--calib, mass without.",
+        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error.",
+        show_default="error with --calib, mass without",
         rich_help_panel="Translation",
     ),
 ]
@@ -139,14 +170,15 @@ Rescale = Annotated[
     bool | None,
     typer.Option(
         "--rescale/--no-rescale",
-        help="Whether steps may be re-chosen for the wider range (default with --calib, unless --select mass).",
+        help="Whether steps may be re-chosen for the wider range.",
+        show_default="rescale with --select error",
         rich_help_panel="Translation",
     ),
 ]
 ObjectiveOption = Annotated[
     Objective,
     typer.Option(
-        help="What decides between plans: divergence of class scores (kl) or sqnr; auto: kl for classifiers.",
+        help="What decides between plans: sqnr, divergence of class scores (kl), or auto: both for scores.",
         rich_help_panel="Translation",
     ),
 ]
@@ -185,7 +217,13 @@ def _root(
 ) -> None:
     """Give a quantized ONNX model one more bit where it matters: clipped outliers live on in extra channels.
 
-    `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz` is all that is needed.
+    ```
+    onnx-ocs inspect in.onnx --calib samples.npz             what is clipped, and what could be done
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz    all that is needed
+    onnx-ocs VERB --help                                     more examples, and all options
+    ```
+
+    `python -m onnx_ocs` is the same.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
 
@@ -214,7 +252,9 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(
+        soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False, markup=False
+    )
 
 
 def _write_report(path: Path | None, report: dict[str, Any]) -> None:
@@ -225,7 +265,7 @@ def _write_report(path: Path | None, report: dict[str, Any]) -> None:
         write_text(path, to_json(report))
 
 
-def _check_report(path: Path | None, *others: Path | str | None) -> None:
+def _check_report(path: Path | None, *others: Path | str | None, option: str = "--report") -> None:
     """Fail early when the report cannot be written, or would overwrite another file of this call."""
     if path is not None:
         from onnx_ocs.io import check_writable
@@ -233,7 +273,24 @@ def _check_report(path: Path | None, *others: Path | str | None) -> None:
         check_writable(path)
         for other in others:
             if other is not None and Path(other).resolve() == path.resolve():
-                raise UserError(f"--report {path} is the same file as {other}: give the report another name")
+                raise UserError(f"{option} {path} is the same file as {other}: give the report another name")
+
+
+def _check_html(path: Path | None, *others: Path | str | None) -> None:
+    """Fail early when there can be no HTML report."""
+    if path is not None:
+        from onnx_ocs.html import check_html
+
+        check_html()
+        _check_report(path, *others, option="--html")
+
+
+def _write_html(path: Path | None, report: dict[str, Any], title: str) -> None:
+    if path is not None:
+        from onnx_ocs.html import to_html
+        from onnx_ocs.io import write_text
+
+        write_text(path, to_html(report, title))
 
 
 @app.command()
@@ -246,13 +303,18 @@ def inspect(
     copies: Copies = None,
     mode: ModeOption = Mode.auto,
     report: Report = None,
+    html: Html = None,
     seed: Seed = 0,
 ) -> None:
     """Show every quantized activation: where it is, what it clips, and what could be done.
 
-    Example: `python -m onnx_ocs inspect model.onnx --calib samples.npz`
+    ```
+    onnx-ocs inspect model.onnx
+    onnx-ocs inspect model.onnx --calib samples.npz --float float.onnx --html report.html
+    ```
     """
     _check_report(report, model, calib, float_model)
+    _check_html(html, model, calib, float_model, report)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
 
@@ -261,6 +323,7 @@ def inspect(
         result = api.inspect(model, calib, float_model, [translate], seed, limit, progress)
     table.show_inspection(_console(), result)
     _write_report(report, result)
+    _write_html(html, result, model.name)
 
 
 @app.command()
@@ -294,18 +357,25 @@ def rewrite(
         bool, typer.Option("--verify/--no-verify", help="Prove the result with onnxruntime.", rich_help_panel="Output")
     ] = True,
     report: Report = None,
+    html: Html = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Rewrite a quantized model, verify it, and say what it costs and gains.
 
-    Example: `python -m onnx_ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx`
+    ```
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx --budget 0.05 --html report.html
+    onnx-ocs rewrite in.onnx out.onnx --calib my_package.data:batches --report report.json --quiet
+    onnx-ocs rewrite in.onnx out.onnx --plan plan.json
+    ```
     """
     start = time.perf_counter()
     _check_report(report, model, output, calib, float_model, plan_file, stats)
+    _check_html(html, model, output, calib, float_model, plan_file, stats, report)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
-    from onnx_ocs.plan import Plan
+    from onnx_ocs.plans import Plan
 
     options = None
     targets = target_sqnr, target_agreement
@@ -337,14 +407,16 @@ def rewrite(
             )
     except VerificationError as e:
         _write_report(report, e.args[1])
+        _write_html(html, e.args[1], f"{model.name} → {output.name}")
         typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
         raise typer.Exit(2) from None
     _write_report(report, result.report)
+    _write_html(html, result.report, f"{model.name} → {output.name}")
     if not quiet:
         table.show_rewrite(_console(), result.report)
         if "target" in result.report:
             table.show_target(_console(), result.report["plan"]["target"])
-    typer.echo(table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
+    table.show_verdict(_console(), table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
     _check_target(result.report)
 
 
@@ -441,13 +513,18 @@ def plan(
         str | None,
         typer.Option(metavar="0.05,0.1,0.2", help="Also show gain against extra MACs.", rich_help_panel="Output"),
     ] = None,
+    html: Html = None,
     seed: Seed = 0,
 ) -> None:
     """Plan steps and copies within a budget, and write the plan as JSON.
 
-    Example: `python -m onnx_ocs plan in.onnx -o plan.json --calib samples.npz --budget 0.1`
+    ```
+    onnx-ocs plan in.onnx -o plan.json --calib samples.npz --budget 0.1
+    onnx-ocs plan in.onnx -o plan.json --calib samples.npz --sweep 0.05,0.1,0.2,0.4 --html plan.html
+    ```
     """
     _check_report(output, model, calib, float_model, stats)
+    _check_html(html, output, model, calib, float_model, stats)
     from onnx_ocs import api, table
     from onnx_ocs.io import write_text
 
@@ -475,6 +552,11 @@ def plan(
     with _progress(False) as progress:
         made, found = api.plan(model, calib, options, float_model, seed, limit, budgets, progress)
     write_text(output, made.to_json())
+    if html is not None:
+        from onnx_ocs.report import assemble
+
+        shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
+        _write_html(html, {**assemble("plan", seed), **shown}, model.name)
     table.show_plan(_console(), made.predicted, found)
     if "target" in found:
         table.show_target(_console(), found["target"])
@@ -489,30 +571,39 @@ def verify(
     float_model: Float = None,
     limit: Limit = None,
     report: Report = None,
+    html: Html = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Prove that a rewritten model is what it claims to be.
 
-    Example: `python -m onnx_ocs verify in.onnx out.onnx`
+    ```
+    onnx-ocs verify in.onnx out.onnx
+    onnx-ocs verify in.onnx out.onnx --calib samples.npz --report report.json
+    ```
     """
     start = time.perf_counter()
     _check_report(report, original, rewritten, calib, float_model)
+    _check_html(html, original, rewritten, calib, float_model, report)
     from onnx_ocs import api, table
 
     result = api.verify(original, rewritten, calib, float_model, seed, limit)
     _write_report(report, result)
+    _write_html(html, result, f"{original.name} → {rewritten.name}")
     if not quiet:
         table.show_rewrite(_console(), result)
-    typer.echo(table.verdict(result, True, True, time.perf_counter() - start))
+    table.show_verdict(_console(), table.verdict(result, True, True, time.perf_counter() - start))
     if result["verification"]["verdict"] != "PASSED":
         raise typer.Exit(2)
 
 
 def main() -> None:
     """Run the command line; the user's mistakes become one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe that takes ASCII only is no reason to fail
     try:
-        code = app(prog_name="onnx_ocs", standalone_mode=False)
+        code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
         if code == 130:  # typer's word for Ctrl-C
             raise KeyboardInterrupt
     except (UserError, PassError) as e:

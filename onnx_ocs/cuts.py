@@ -28,6 +28,7 @@ class Cut:
     oracle: str  # integers, or float k, in the oracle
     rewritten: str  # integers in the rewritten model
     wide: Wide | None
+    quantized: str  # what the Q writes in the original
 
     @property
     def stored(self) -> np.dtype[np.generic]:
@@ -114,7 +115,7 @@ def find_cuts(
             after = _final(rewritten, new)
             if q.dtype.kind not in "iu":  # 2- and 4-bit integers pass through a byte there
                 at, after = at + "__byte", after + "__byte"
-            cuts.append(Cut(n.input[0], q, at, names.get(name, at), after, wide))
+            cuts.append(Cut(n.input[0], q, at, names.get(name, at), after, wide, name))
     return cuts
 
 

@@ -124,7 +124,8 @@ def find_loss(
     each = {k: _share(e, whole[0]) for k, e in zip(used, alone, strict=True)}
     beyond = sorted((k for k in used if not can[k]), key=lambda k: (-(each[k].share or 0.0), k))
     total = everything[0]
-    return Loss(many, *(_share(e, total) for e in (everything, good, bad)), each, tuple(beyond))
+    shares = [_share(e, total) for e in (everything, good, bad)]
+    return Loss(many, shares[0], shares[1], shares[2], each, tuple(beyond))
 
 
 def _errors(

@@ -24,7 +24,7 @@ from onnx_ocs import early as early_mode
 from onnx_ocs.cost import layer_macs
 from onnx_ocs.distortion import Readers, Table, readers, tabulate
 from onnx_ocs.graph import Array, Graph, attribute
-from onnx_ocs.plan import PlannedRegion
+from onnx_ocs.plans import PlannedRegion
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import HALF_COPIES, RELU6, Early, Region
 from onnx_ocs.rescale import check_rescale

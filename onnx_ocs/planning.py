@@ -19,8 +19,8 @@ from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.manager import Context
-from onnx_ocs.plan import Plan
 from onnx_ocs.planner import Budget, Choice, Planner, early_or_late
+from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality
 from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import Session

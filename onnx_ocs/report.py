@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnx_ocs.cost import Cost
 from onnx_ocs.quality import Quality
-from onnx_ocs.verify import Verification
+from onnx_ocs.verification import Verification
 from onnx_ocs.version import package_version
 
 __all__ = ["SCHEMA", "assemble", "environment", "to_json"]
@@ -62,7 +62,7 @@ def assemble(
     Args:
         verb: "inspect", "rewrite" or "verify".
         seed: of everything random.
-        regions: one entry for each quantized activation.
+        regions: one entry for each quantized activation; `x_clip_after` is added to each.
         costs: before and after.
         qualities: before and after, against `reference`.
         reference: what the quality is measured against.
@@ -70,6 +70,8 @@ def assemble(
         verification: the result, if it was verified.
         notes: sentences for the reader.
     """
+    for e in regions:
+        e["x_clip_after"] = _x_clip_after(e)
     quality: dict[str, Any] = dict.fromkeys(
         ("sqnr_before_db", "sqnr_after_db", "agreement_before", "agreement_after", "samples", "reference")
     )
@@ -95,6 +97,16 @@ def assemble(
         "notes": list(notes),
         "environment": environment(seed),
     }
+
+
+def _x_clip_after(e: Mapping[str, Any]) -> Any:
+    """The largest value that step and copies express, of the channel with most copies; shaped as `scale`."""
+    if e.get("scale") is None or e.get("qmax") is None:
+        return None
+    most = 1 + max(e["copies"], default=0)
+    if not isinstance(e["scale"], list):
+        return most * (e["qmax"] - e["zero_point"]) * e["scale"]
+    return [most * (e["qmax"] - z) * s for s, z in zip(e["scale"], e["zero_point"], strict=True)]
 
 
 def to_json(report: dict[str, Any]) -> str:

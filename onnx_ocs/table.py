@@ -1,17 +1,37 @@
-"""What the command line shows: one table of regions, one of totals, one last line."""
+"""What the command line shows: tables of regions and compensations, one of totals, one last line.
+
+Columns go, least important first, where the terminal is too narrow for all of them; a pipe gets all, without colour.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "verdict"]
+__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
 
 Report = dict[str, Any]
 NOTABLE = 0.01  # share of the loss from which a tensor is listed
+NAME = 24  # fewest characters of a tensor's name
+SHOWN = 40  # regions in the table; --report and --html have all
+GAIN, LOSS = "green", "red"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of a table of report entries; `rank` says which go first where there is no room (highest first)."""
+
+    title: str
+    show: Callable[[Report], str | Text]
+    rank: int = 0
+    justify: Any = "right"
+    most: int = 200  # characters; longer text is folded
 
 
 def _number(value: Any) -> str:
@@ -19,8 +39,8 @@ def _number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        flat = [float(v) for v in value]
-        return f"{min(flat):.4g}..{max(flat):.4g}"
+        low, high = f"{min(value, default=0):.4g}", f"{max(value, default=0):.4g}"
+        return low if low == high else f"{low}..{high}"
     return f"{value:.4g}"
 
 
@@ -36,39 +56,100 @@ def _decibels(value: float | None) -> str:
     return "identical" if value is None or value == float("inf") else f"{value:.2f} dB"
 
 
+def _change(before: Any, after: Any) -> str:
+    a, b = _number(before), _number(after)
+    return a if a == b or not b else f"{a} → {b}"
+
+
+def _gain(entry: Report, name: str) -> Text:
+    """Two levels in dB, coloured by which is better; None is no error at all, a missing one was not measured."""
+    if f"{name}_before_db" not in entry:
+        return Text("")
+    before, after = entry[f"{name}_before_db"], entry.get(f"{name}_after_db", entry[f"{name}_before_db"])
+    a, b = ("exact" if v is None else f"{v:.1f}" for v in (before, after))
+    if a == b:
+        return Text(a)
+    better = after is None or (before is not None and after > before)
+    return Text(f"{a} → {b}", style=GAIN if better else LOSS)
+
+
 def _copies(region: Report) -> str:
     up, low = sum(region["copies"]), sum(region["copies_low"])
     return f"{up} + {low} low" if low else str(up)
 
 
+def _error(kind: str) -> Callable[[Report], Text]:
+    return lambda r: _gain(r.get("error", {}), kind)
+
+
+def _saved(r: Report) -> str:
+    share = r.get("mass_saved")
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+REGION = (
+    _Column("mode", lambda r: r["mode"], justify="left"),
+    _Column("activation", lambda r: r["activation"], 7, "left"),
+    _Column("channels", lambda r: str(r["channels"]), 6),
+    _Column("copies", _copies),
+    _Column("X_clip", lambda r: _change(r["x_clip"], r.get("x_clip_after")), 2),
+    _Column("step", lambda r: _change(r["scale_before"], r["scale"]), 4),
+    _Column("mass saved", _saved, 5),
+    _Column("own SQNR, dB", _error("isolated"), 3),
+    _Column("accumulated, dB", _error("accumulated"), 1),
+)
+COMPENSATION = (
+    _Column("alpha", lambda c: _number(c.get("alpha")), 2),
+    _Column("beta", lambda c: _number(c.get("beta")), 3),
+    _Column("rank", lambda c: str(c.get("rank") or "full"), 1),
+    _Column("SQNR, dB", lambda c: _gain(c, "sqnr")),
+)
+
+
+def _show(console: Console, title: str, name: str, columns: Sequence[_Column], rows: Sequence[Report]) -> None:
+    """A table of entries: first what they are called, then as many columns as there is room for."""
+    cells = [[c.show(r) for c in columns] for r in rows]
+    widths = [min(c.most, max(len(c.title), *(len(row[k]) for row in cells))) + 3 for k, c in enumerate(columns)]
+    kept = [k for k in range(len(columns)) if any(len(row[k]) for row in cells)]
+    while sum(widths[k] for k in kept) + NAME + 4 > console.width and any(columns[k].rank for k in kept):
+        kept.remove(max(kept, key=lambda k: columns[k].rank))
+    room = max(NAME, console.width - sum(widths[k] for k in kept) - 4)
+    table = Table(title=title, title_justify="left")
+    table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for k in kept:
+        c = columns[k]
+        table.add_column(c.title, justify=c.justify, overflow="fold")
+    for r, row in zip(rows, cells, strict=True):
+        table.add_row(Text(_short(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
+    console.print(table)
+
+
+def _path(r: Report) -> str:
+    readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
+    return " → ".join(p for p in (_short(r["producer"], 32), r["activation"], readers) if p and p != "none")
+
+
+def _finding(r: Report) -> str:
+    return f"{r['mode']}, copies: {_copies(r)}" if r["mode"] else f"{r['reason']['code']}: {r['reason']['message']}"
+
+
+FOUND = (
+    _Column("producer → activation → readers", _path, 6, "left", 34),
+    _Column("range", lambda r: "" if r["qmin"] is None else f"{r['qmin']}..{r['qmax']}", 5),
+    _Column("X_clip", lambda r: _number(r["x_clip"]), 3),
+    _Column("mass above", lambda r: _percent(r.get("share_clipped")), 2),
+    _Column("range used", lambda r: _percent(r.get("range_used")), 4),
+    _Column("own dB", _error("isolated"), 1),
+    _Column("alone dB", lambda r: _decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "", 2),
+    _Column("accum. dB", _error("accumulated"), 1),
+    _Column("mode, or why not", _finding, 0, "left", 30),
+)
+
+
 def show_inspection(console: Console, report: Report) -> None:
     """The table of quantized activations."""
-    table = Table(title="Quantized activations", title_justify="left")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("producer → activation → readers", overflow="fold")
-    table.add_column("range", justify="right")
-    table.add_column("X_clip", justify="right")
-    measured = any(r.get("share_clipped") is not None for r in report["regions"])
-    if measured:
-        table.add_column("mass above", justify="right")
-        table.add_column("range used", justify="right")
-    alone = any("sqnr_alone_db" in r for r in report["regions"])
-    if alone:
-        table.add_column("SQNR alone", justify="right")
-    table.add_column("mode, or why not", overflow="fold")
-    for r in report["regions"]:
-        readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
-        path = " → ".join(p for p in (_short(r["producer"], 32), r["activation"], readers) if p and p != "none")
-        grid = "" if r["qmin"] is None else f"{r['qmin']}..{r['qmax']}"
-        row = [_short(r["tensor"], 40), path, grid, _number(r["x_clip"])]
-        if measured:
-            row += [_percent(r.get("share_clipped")), _percent(r.get("range_used"))]
-        if alone:
-            row.append(_decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "")
-        reason = r["reason"]
-        what = f"{r['mode']}, {_copies(r)} copies" if r["mode"] else f"{reason['code']}: {reason['message']}"
-        table.add_row(*row, what)
-    console.print(table)
+    if report["regions"]:
+        _show(console, "Quantized activations", "tensor", FOUND, report["regions"])
     _reasons(console, report)
     q = report["quality"]
     if q["reference"]:
@@ -111,23 +192,28 @@ def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:
-        table = Table(title="Translated", title_justify="left")
-        for name, justify in (("tensor", "left"), ("activation", "left"), ("mode", "left"), ("channels", "right")):
-            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for name in ("copies", "X_clip before", "X_clip after"):
-            table.add_column(name, justify="right")
-        for r in applied:
-            x = r["x_clip"]
-            most = max(r["copies"], default=0) + 1
-            now, old = (v if isinstance(v, list) else [v] for v in (r["scale"], r["scale_before"]))
-            factor = most * max(n / o for n, o in zip(now, old, strict=True))
-            after = [v * factor for v in x] if isinstance(x, list) else x * factor
-            shown = [_short(r["tensor"], 44), r["activation"], r["mode"], str(r["channels"]), _copies(r)]
-            table.add_row(*shown, _number(x), _number(after))
-        console.print(table)
+        shown = applied
+        if len(applied) > SHOWN:
+            most = sorted(applied, key=lambda r: -sum(r["copies"]) - sum(r["copies_low"]))[:SHOWN]
+            shown = [r for r in applied if any(r is m for m in most)]
+        _show(console, "Translated", "tensor", REGION, shown)
+        if len(applied) > len(shown):
+            console.print(
+                f"… and {len(applied) - len(shown)} more with fewer copies: --report and --html have them all"
+            )
+    _compensations(console, report["compensations"])
     _reasons(console, report)
     _totals(console, report)
     _notes(console, report)
+
+
+def _compensations(console: Console, entries: Sequence[Report]) -> None:
+    applied = [c for c in entries if c["status"] == "applied"]
+    if applied:
+        _show(console, "Compensated", "block", COMPENSATION, applied[:SHOWN])
+    refused = Counter((c.get("reason") or {}).get("code", "unknown") for c in entries if c["status"] != "applied")
+    if refused:
+        console.print("Not compensated: " + ", ".join(f"{n} {code}" for code, n in refused.most_common()))
 
 
 def show_plan(console: Console, predicted: Report, found: Report) -> None:
@@ -230,6 +316,13 @@ def _notes(console: Console, report: Report) -> None:
     v = report["verification"]
     for note in report["notes"] + (v["notes"] if v else []):
         console.print(f"Note: {note}.")
+
+
+def show_verdict(console: Console, text: str) -> None:
+    """The last line, on one line."""
+    passed = text.startswith("PASSED")
+    style = "bold green" if passed else "bold red" if text.startswith("FAILED") else "bold"
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:

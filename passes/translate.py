@@ -25,8 +25,8 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
 from onnx_ocs.outliers import Outliers, find_outliers
-from onnx_ocs.plan import Plan
 from onnx_ocs.planner import early_or_late
+from onnx_ocs.plans import Plan
 from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import HALF_COPIES, PRINCIPLE, Early, Region, find_regions
 from onnx_ocs.rescale import check_rescale, rescale
@@ -231,6 +231,7 @@ def entry(region: Region, decision: Decision | Refusal | None, widened: Widened 
         "status": "refused",
         "pass": Translate.name,
         "tensor": region.tensor,
+        "quantizers": list(region.outputs),
         "axis": None if walk is None else walk.axis,
         "channels": None if walk is None else walk.channels,
         "activation": region.activation.kind,

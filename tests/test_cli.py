@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 from onnx_ocs import api
 from onnx_ocs.errors import PassError, VerificationError
 from onnx_ocs.manager import Context, PassResult
+from onnx_ocs.passes import PASSES
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -541,13 +542,13 @@ def test_failing_pass(tmp_path, bad, message):
 
 
 def test_failing_pass_on_the_command_line(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(api.PASSES, "misbehaved", Misbehaved)
+    monkeypatch.setitem(PASSES, "misbehaved", Misbehaved)
     monkeypatch.setattr(Misbehaved, "run", lambda *_: raises(Model()))
     assert_complaint(run, ["rewrite", DIGITS, "o.onnx", "--passes", "translate,misbehaved"], tmp_path / "o.onnx")
 
 
 def test_unverified_file_is_not_left_behind(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(api.PASSES, "misbehaved", Misbehaved)
+    monkeypatch.setitem(PASSES, "misbehaved", Misbehaved)
     (tmp_path / "old.onnx").write_bytes(b"old")
     for out in ("o.onnx", "old.onnx"):
         code, printed, err = run("rewrite", DIGITS, out, "--passes", "translate,misbehaved", "--report", "r.json")

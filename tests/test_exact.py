@@ -15,7 +15,7 @@ from reference import initializer, is_repetition, layer_weights, wide_model
 from onnx_ocs.api import RewriteResult, rewrite
 from onnx_ocs.graph import Graph
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.plan import Plan, PlannedRegion
+from onnx_ocs.plans import Plan, PlannedRegion
 from onnx_ocs.region import Early, find_regions
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.shapes import infer_shapes

@@ -19,8 +19,8 @@ from zoo import Net, Style
 from onnx_ocs import api, runtime
 from onnx_ocs.calibration import open_samples
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.plan import Plan
 from onnx_ocs.planning import PlanOptions
+from onnx_ocs.plans import Plan
 from onnx_ocs.stats import fingerprint
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -445,7 +445,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "copies null": region(lambda r: r.update(copies=None)),
     "copies fractions": region(lambda r: r.update(copies=[0.5] * len(r["copies"]))),
     "copies negative": region(lambda r: r["copies"].__setitem__(0, -1)),
-    "copies_low negative": region(lambda r: r["copies_low"].__setitem__(3, -2)),
+    "copies_low negative": region(lambda r: r["copies_low"].__setitem__(0, -2)),
     "copies many": region(lambda r: r["copies"].__setitem__(0, 10**9)),
     "copies huge": region(lambda r: r["copies"].__setitem__(0, 10**30)),
     "mode": region(lambda r: r.update(mode="eager")),

@@ -16,15 +16,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.S)
 
 
-def commands() -> list[str]:
-    """The `python -m onnx_ocs` commands; the guide's placeholder names become the example's."""
+def commands() -> list[list[str]]:
+    """The `python -m onnx_ocs` commands and Python blocks in order; placeholder names become the example's."""
     found = []
     for kind, block in BLOCKS:
+        if kind == "python":
+            found.append(["-c", block])
         for line in block.splitlines() if kind == "sh" else ():
-            line = line.split("#")[0].strip().removeprefix("pip install . && ")
+            line = re.sub(r"^pip install \S+ && ", "", line.split("#")[0].strip())
             if line.startswith("python -m onnx_ocs"):
                 line = re.sub(r"(?<!\S)model\.onnx", "models/digits.w8a2.onnx", line)
-                found.append(line.replace("samples.npz", "models/digits.calib.npz"))
+                found.append(shlex.split(line.replace("samples.npz", "models/digits.calib.npz"))[1:])
     return found
 
 
@@ -41,18 +43,15 @@ def run(args: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_commands(folder: Path) -> None:
-    assert len(commands()) >= 6
-    for line in commands():
-        out = run([sys.executable, *shlex.split(line)[1:]], folder)
-        if " rewrite " in line or " verify " in line:
-            assert out.splitlines()[-1].startswith("PASSED"), line
-
-
-def test_python_blocks(folder: Path) -> None:
-    for kind, block in BLOCKS:
-        if kind == "python":
-            assert "PASSED" in run([sys.executable, "-c", block], folder)
+def test_blocks(folder: Path) -> None:
+    """All in one folder, so that a block finds what those before it have written."""
+    assert len(commands()) >= 9
+    for args in commands():
+        out = run([sys.executable, *args], folder)
+        if "rewrite" in args or "verify" in args:
+            assert out.splitlines()[-1].startswith("PASSED"), args
+        elif "-c" in args:
+            assert "PASSED" in out
 
 
 def test_every_refusal_is_explained() -> None:

@@ -18,7 +18,7 @@ from onnx_ocs.api import inspect, rewrite
 from onnx_ocs.graph import Graph
 from onnx_ocs.layout import Wide
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.plan import Plan, PlannedRegion
+from onnx_ocs.plans import Plan, PlannedRegion
 from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import PRINCIPLE, Early, Region, find_regions
 from onnx_ocs.shapes import infer_shapes

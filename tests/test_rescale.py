@@ -21,7 +21,7 @@ from onnx_ocs.api import RewriteResult
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.plan import Plan, PlannedRegion
+from onnx_ocs.plans import Plan, PlannedRegion
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.rescale import check_rescale, read_scales, rescale_model
 from onnx_ocs.shapes import infer_shapes

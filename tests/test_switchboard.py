@@ -15,7 +15,7 @@ from onnx_ocs import api, runtime
 from onnx_ocs.graph import Graph
 from onnx_ocs.oracle import reference
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.plan import Plan, PlannedRegion
+from onnx_ocs.plans import Plan, PlannedRegion
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.runtime import expose

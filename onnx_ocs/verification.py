@@ -355,7 +355,7 @@ def _optimized(
             for c in cuts:
                 if at[c] in names:
                     key = names[at[c]]
-                    wide = c if who == "optimized" else Cut(c.tensor, c.quantizer, "", "", "", None)
+                    wide = c if who == "optimized" else Cut(c.tensor, c.quantizer, "", "", "", None, c.quantized)
                     difference.integers(c.tensor, wide.total(a[key]), wide.total(b[key]), None)
             for o in (o.name for o in original.graph.output):
                 if o in a:
