@@ -67,7 +67,7 @@ def _chain(graph: Graph, tensor: str) -> Activation | None:
             continue
         ops.add(n.op_type)
         for i in n.input if n.op_type not in ("QuantizeLinear", "DequantizeLinear", "Reshape") else n.input[:1]:
-            if i and i not in seen and graph.constant(i) is None:
+            if i and i not in seen and not graph.is_constant(i):
                 seen.add(i)
                 stack.append(i)
         if len(seen) > LIMIT:
@@ -112,11 +112,11 @@ def recognise(graph: Graph, tensor: str) -> Activation:
     if n.op_type in LAYERS:
         return Activation("none", tensor, _origin(graph, tensor))
     if is_op(n, "Add") and not _two_tensors(graph, n):
-        layer = next((t for t in n.input if graph.constant(t) is None), n.input[0])
+        layer = next((t for t in n.input if not graph.is_constant(t)), n.input[0])
         return Activation("none", layer, _origin(graph, layer))
     kind = "residual Add" if is_op(n, "Add") else n.op_type
     return Activation(kind, tensor, _origin(graph, tensor), n)
 
 
 def _two_tensors(graph: Graph, node: NodeProto) -> bool:
-    return all(graph.constant(t) is None for t in node.input)
+    return all(not graph.is_constant(t) for t in node.input)

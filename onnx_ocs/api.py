@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnx_ocs import io
 from onnx_ocs.calibration import Samples, Source, input_specs, open_samples, random_samples
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
-from onnx_ocs.graph import Graph, is_op, label
+from onnx_ocs.graph import Graph
 from onnx_ocs.layers import measure_layers
 from onnx_ocs.loss import Loss, find_loss
 from onnx_ocs.manager import Context, Pass, history, run_passes
@@ -27,11 +27,12 @@ from onnx_ocs.quality import Quality, compare
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.registry import find_pass
 from onnx_ocs.report import assemble
-from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.target import Target
+from onnx_ocs.tensors import all_tensors, is_external
 from onnx_ocs.verification import Verification
 from onnx_ocs.verification import verify as verify_models
+from onnx_ocs.wellformed import answers_for_the_model, check_graph, check_qdq, check_runs, load
 from onnx_ocs.widen import Decision
 
 __all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
@@ -63,53 +64,8 @@ class RewriteResult:
     path: Path | None = None
 
 
-def _load(model: Model) -> onnx.ModelProto:
-    return model if isinstance(model, onnx.ModelProto) else io.load_model(model)
-
-
 def _quiet(_what: str, _done: int, _total: int | None) -> None:
     pass
-
-
-def _check_qdq(model: onnx.ModelProto) -> list[str]:
-    """Refuse a model that is not quantized; a note for one whose quantization lies inside local functions."""
-    if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
-        return []
-    if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for f in model.functions for n in f.node):
-        return [
-            "all QuantizeLinear and DequantizeLinear nodes are inside local functions, which are left intact: inline "
-            "them first (onnx.inliner.inline_local_functions)"
-        ]
-    raise UserError("the model has no QuantizeLinear or DequantizeLinear node: quantize it to QDQ format first")
-
-
-def _check_graph(model: onnx.ModelProto) -> None:
-    """Complain about what no pass could work with: tensors that nobody writes, scales that are not finite."""
-    graph = Graph(model)
-    known = graph.initializers.keys() | graph.inputs | graph.producer.keys()
-    known |= {t.values.name for t in model.graph.sparse_initializer}
-    for n in graph.nodes:
-        missing = next((t for t in n.input if t and t not in known), None)
-        if missing is not None:
-            raise UserError(
-                f"the node '{label(n)}' reads '{missing}', which nobody writes: this is not a valid ONNX graph"
-            )
-        if is_op(n, "QuantizeLinear", "DequantizeLinear") and len(n.input) > 1:
-            scale = graph.constant(n.input[1])
-            if scale is not None and not np.all(np.isfinite(scale.astype(np.float64))):
-                raise UserError(
-                    f"the scale '{n.input[1]}' of '{label(n)}' is not a finite number: quantize the model again"
-                )
-
-
-def _check_runs(model: onnx.ModelProto) -> None:
-    try:
-        Session(model, "disable_all")
-    except Exception as e:  # onnxruntime raises many kinds
-        raise UserError(
-            f"onnxruntime does not load this model ({str(e).splitlines()[0][:200]}), so a rewrite could not be "
-            f"verified: mend the model, or rewrite it unverified with --no-verify"
-        ) from None
 
 
 def _samples(model: onnx.ModelProto, calib: Source | None, seed: int) -> Samples:
@@ -125,6 +81,7 @@ def _sample_shapes(samples: Samples) -> dict[str, list[int]]:
     return {}
 
 
+@answers_for_the_model
 def inspect(
     model: Model,
     calib: Source | None = None,
@@ -151,9 +108,9 @@ def inspect(
     Raises:
         UserError: the model or the samples cannot be used.
     """
-    proto = _load(model)
-    inside = _check_qdq(proto)
-    _check_graph(proto)
+    proto = load(model)
+    inside = check_qdq(proto)
+    check_graph(proto)
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
     samples = None if calib is None else _samples(proto, calib, seed)
     graph, shapes = Graph(proto), infer_shapes(proto)
@@ -207,6 +164,7 @@ def _loss_entry(loss: Loss, regions: Sequence[Region]) -> dict[str, Any]:
     return entry
 
 
+@answers_for_the_model
 def plan(
     model: Model,
     calib: Source,
@@ -235,16 +193,17 @@ def plan(
     Raises:
         UserError: the model or the samples cannot be used.
     """
-    proto = _load(model)
-    _check_qdq(proto)
-    _check_graph(proto)
+    proto = load(model)
+    check_qdq(proto)
+    check_graph(proto)
     samples = _samples(proto, calib, seed)
-    reference_model = None if float_model is None else _load(float_model)
+    reference_model = None if float_model is None else load(float_model)
     context = Context(samples, limit, seed, progress)
     measure = _measure(proto, [Translate()], context, reference_model)
     return make_plan(proto, options or PlanOptions(), context, reference_model, budgets, measure)
 
 
+@answers_for_the_model
 def rewrite(
     model: Model,
     output: str | Path | None = None,
@@ -281,20 +240,37 @@ def rewrite(
             report.
         PassError: a pass failed; nothing was written.
     """
+    with ExitStack() as stack:
+        return _rewrite(model, output, calib, float_model, passes, options, verify, seed, limit, progress, stack)
+
+
+def _rewrite(
+    model: Model,
+    output: str | Path | None,
+    calib: Source | None,
+    float_model: Model | None,
+    passes: Sequence[Pass] | None,
+    options: PlanOptions | None,
+    verify: bool,
+    seed: int,
+    limit: int | None,
+    progress: Progress,
+    stack: ExitStack,
+) -> RewriteResult:
     if output is not None:
         io.check_writable(output, model if isinstance(model, (str, Path)) else None)
-    original = _load(model)
-    inside = _check_qdq(original)
-    _check_graph(original)
+    original = load(model)
+    inside = check_qdq(original)
+    check_graph(original)
     if isinstance(float_model, (str, Path)):
         float_model = io.load_model(float_model)
     if verify:
-        _check_runs(original)
+        check_runs(original)
     samples = None if calib is None else _samples(original, calib, seed)
     chosen: list[Pass] = list(passes) if passes is not None else [Translate()]
     planned: dict[str, Any] = {}
     if options is not None and samples is not None:
-        float_proto = None if float_model is None else _load(float_model)
+        float_proto = None if float_model is None else load(float_model)
         context = Context(samples, limit, seed, progress)
         measure = _measure(original, chosen, context, float_proto)
         made, planned = make_plan(original, options, context, float_proto, measure=measure)
@@ -303,6 +279,11 @@ def rewrite(
     regions = [e for r in results.values() for e in r.regions]
     notes = inside + [n for r in results.values() for n in r.notes]
     changed = new is not original
+    path = None if isinstance(model, onnx.ModelProto) else Path(model)
+    staged = io.stage(new, output, path) if changed and output is not None else None
+    if staged is not None:  # what has side files is written before it is verified: sessions map them from there
+        stack.enter_context(closing(staged))
+        new = io.load_model(staged.model)
     qualities, against = None, None
     if samples is not None:
         ref, against = _reference(original, float_model)
@@ -345,14 +326,17 @@ def rewrite(
     if checked is not None and checked.verdict != "PASSED":
         raise VerificationError("; ".join(checked.failures), report)
     if output is not None:
-        if changed or isinstance(model, onnx.ModelProto):
-            external = isinstance(model, (str, Path)) and io.has_external_data(model)
-            io.save_model(new, output, external)
+        if changed and staged is not None:
+            staged.publish(io.write_bytes)
+            new = io.load_model(output)
+        elif changed or path is None or any(is_external(t) for t in all_tensors(new)):
+            io.save_model(new, output, path)
         else:
-            io.copy_model(model, output)
+            io.write_bytes(output, path.read_bytes())  # the input, byte for byte
     return RewriteResult(new, changed, report, checked, None if output is None else Path(output))
 
 
+@answers_for_the_model
 def verify(
     original: Model,
     rewritten: Model,
@@ -377,10 +361,10 @@ def verify(
     Raises:
         UserError: a model or the samples cannot be used.
     """
-    before, after = _load(original), _load(rewritten)
-    _check_qdq(before)
-    _check_graph(before)
-    _check_runs(before)
+    before, after = load(original), load(rewritten)
+    check_qdq(before)
+    check_graph(before)
+    check_runs(before)
     samples = None if calib is None else _samples(before, calib, seed)
     checked = _verify(before, after, samples, seed, _input_ranges(before))
     qualities, against = None, None
@@ -436,7 +420,7 @@ def _measure(
 
 def _reference(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.ModelProto, str]:
     if float_model is not None:
-        return _load(float_model), "float model"
+        return load(float_model), "float model"
     regions = find_regions(Graph(model), infer_shapes(model))
     return reference(model, regions), "QDQ model without its activation quantizers"
 

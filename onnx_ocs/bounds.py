@@ -39,10 +39,7 @@ def _node(graph: Graph, n: NodeProto, get: dict[str, Interval]) -> Interval:
         if k >= len(n.input) or not n.input[k]:
             return ANY
         if n.input[k] not in get:
-            c = graph.constant(n.input[k])
-            get[n.input[k]] = (
-                (float(c.min()), float(c.max())) if c is not None and c.size and c.dtype.kind in "fiu" else ANY
-            )
+            get[n.input[k]] = graph.extent(n.input[k]) or ANY
         return get[n.input[k]]
 
     op = n.op_type

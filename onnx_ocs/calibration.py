@@ -13,6 +13,7 @@ import difflib
 import importlib
 import itertools
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ _LOG = logging.getLogger(__name__)
 _Shape = tuple[int | None, ...]
 _Feed = dict[str, NDArray[Any]]
 _Feeds = Iterator[tuple[int, _Feed]]  # with the number of samples in each
+MOST_VALUES = 1 << 28  # of a random sample
 _Raw = Iterator[tuple[str, object]]  # unchecked, each with its place for messages
 
 
@@ -314,6 +316,8 @@ def random_samples(
         if spec.shape is None or spec.dtype.kind not in "fiub" or count < 1:
             raise UserError(f"{count} random samples cannot be made for {spec}: give samples, or a count of 1 or more")
         shapes[spec] = [dim or (16 if axis else 1) for axis, dim in enumerate(spec.shape)]
+        if math.prod(shapes[spec]) > MOST_VALUES:
+            raise UserError(f"{spec} is too large to be filled with random samples: give samples, or --no-verify")
     size = next((shape[0] for shape in shapes.values() if shape), 1)
 
     def feeds(*__: int) -> _Feeds:

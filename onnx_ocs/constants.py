@@ -53,11 +53,17 @@ def fold(n: NodeProto, args: list[Array | None]) -> Array | None:
         if attribute(n, "block_size", 0) or scale.ndim > 1:
             return None
         if scale.size > 1:
-            shape = [1] * x.ndim
-            shape[attribute(n, "axis", 1)] = scale.size
+            shape, axis = [1] * x.ndim, attribute(n, "axis", 1)
+            if not -x.ndim <= axis < x.ndim or x.shape[axis] != scale.size:
+                return None
+            shape[axis] = scale.size
             scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
         z: Any = 0 if zero is None else zero.astype(np.float64).reshape(scale.shape if zero.size > 1 else ())
         scale = scale if scale.size > 1 else scale.reshape(())
+        if op == "DequantizeLinear" and x.dtype.itemsize <= 2 and scale.dtype == np.float32:
+            # exact up to the product, whose one rounding is that of float32
+            shifted = x.astype(np.float32)
+            return np.multiply(shifted - np.float32(z) if np.any(z) else shifted, scale, dtype=np.float32)
         if op == "DequantizeLinear":
             return np.asarray((x.astype(np.float64) - z) * scale, scale.dtype)
         output = attribute(n, "output_dtype", 0)

@@ -12,6 +12,7 @@ from onnx import NodeProto
 from onnx_ocs.graph import attribute, is_op
 from onnx_ocs.runtime import integer_kernels
 from onnx_ocs.shapes import Shape, infer_shapes
+from onnx_ocs.tensors import total_size
 
 __all__ = ["Cost", "cost", "layer_macs"]
 
@@ -24,9 +25,10 @@ class Cost:
         macs: multiply-accumulates of all Conv, ConvTranspose, Gemm and MatMul for one sample; layers whose shapes
             are unknown count 0.
         params: elements of all initializers.
-        bytes: size of the serialized model.
+        bytes: size of the serialized model and its side files.
         nodes: nodes of the main graph.
-        integer_kernels: layers that onnxruntime runs with integer kernels at ENABLE_ALL; None if it does not load it.
+        integer_kernels: layers that onnxruntime runs with integer kernels at ENABLE_ALL; None if it does not load the
+            model, or the model is too large to be written out optimized.
     """
 
     macs: int
@@ -72,7 +74,7 @@ def cost(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None = No
     return Cost(
         macs=sum(layer_macs(n, shapes) for n in model.graph.node),
         params=sum(int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer),
-        bytes=model.ByteSize(),
+        bytes=total_size(model),
         nodes=len(model.graph.node),
         integer_kernels=integer_kernels(model) if kernels else None,
     )

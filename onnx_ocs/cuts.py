@@ -103,7 +103,7 @@ def find_cuts(
     """
     cuts = []
     for n in original.nodes:
-        if not is_op(n, "QuantizeLinear") or original.constant(n.input[0]) is not None:
+        if not is_op(n, "QuantizeLinear") or original.is_constant(n.input[0]):
             continue
         q = read_quantizer(original, n)
         if not isinstance(q, Quantizer):
@@ -123,7 +123,7 @@ def nibbles(graph: Graph) -> dict[str, np.dtype[np.generic]]:
     """Activations of 2- or 4-bit integers, which onnxruntime can neither be fed nor asked for."""
     found = {}
     for n in graph.nodes:
-        if is_op(n, "QuantizeLinear") and graph.constant(n.input[0]) is None:
+        if is_op(n, "QuantizeLinear") and not graph.is_constant(n.input[0]):
             q = read_quantizer(graph, n)
             if isinstance(q, Quantizer) and q.dtype.kind not in "iu":
                 found[_final(graph, str(n.output[0]))] = q.dtype

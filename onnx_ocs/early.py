@@ -124,7 +124,7 @@ def apply(graph: Graph, region: Region, wide: Wide) -> str:
             for i in range(1, 5):
                 _replace(graph, node, i, wide, part if i == 2 else None, 0)
         else:
-            i = 0 if graph.constant(node.input[0]) is not None else 1
+            i = 0 if graph.is_constant(node.input[0]) else 1
             _replace(graph, node, i, wide, part, behind)
     if early.slope is not None:
         _replace(graph, early.slope, 1, wide, None, behind)
@@ -135,7 +135,7 @@ def apply(graph: Graph, region: Region, wide: Wide) -> str:
         if n is layer:
             return region.tensor
         graph.touched[id(n)] = n
-        tensor = next(t for t in n.input if graph.constant(t) is None)
+        tensor = next(t for t in n.input if not graph.is_constant(t))
 
 
 def read_shape(graph: Graph, layer: NodeProto) -> tuple[int, ...]:

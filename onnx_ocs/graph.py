@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnx_ocs import tensors
 from onnx_ocs.constants import Array, attribute, fold, integer_range
 from onnx_ocs.errors import UserError
 
@@ -26,6 +27,7 @@ __all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "me
 
 ONNX_DOMAINS = ("", "ai.onnx")
 QDQ_DOMAINS = ("", "ai.onnx", "com.microsoft")
+REMEMBERED = 1 << 16  # bytes up to which a side file's values are kept once they were read
 FOLDABLE = frozenset({
     "Identity", "Cast", "CastLike", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "QuantizeLinear",
     "DequantizeLinear", "Clip",
@@ -191,44 +193,88 @@ class Graph:
         """The value of a tensor that cannot change at run time, or None."""
         if tensor not in self._constants:
             self._constants[tensor] = None  # a guard against cycles; overwritten below
-            self._constants[tensor] = self._evaluate(tensor)
+            value = self._evaluate(tensor)
+            if value is not None and value.nbytes > REMEMBERED and self.is_outside(tensor):
+                del self._constants[tensor]  # mapped from a side file, or made from one: held only while it is used
+                return value
+            self._constants[tensor] = value
         return self._constants[tensor]
+
+    def constant_shape(self, tensor: str) -> tuple[int, ...] | None:
+        """The shape of a constant, or None if it is none."""
+        if tensor in self.initializers:
+            return tuple(self.initializers[tensor].dims)
+        value = self.constant(tensor)
+        return None if value is None else value.shape
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether `constant` gives a value; what lies in side files is not read for that."""
+        if tensor in self._constants or not self.is_outside(tensor):
+            return self.constant(tensor) is not None
+        while tensor not in self.initializers:
+            n = self.producer[tensor]
+            if n.domain not in QDQ_DOMAINS or not all(self.is_constant(t) for t in n.input[1:] if t):
+                return False
+            if n.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                scale = self.constant(n.input[1]) if len(n.input) > 1 else None
+                if scale is None or scale.ndim > 1 or attribute(n, "block_size", 0):
+                    return False
+            tensor = n.input[0]
+        return True
+
+    def is_outside(self, tensor: str) -> bool:
+        """Whether a constant's values come from a side file."""
+        root = self._root(tensor)
+        return root in self.initializers and tensors.is_external(self.initializers[root])
+
+    def extent(self, tensor: str) -> tuple[float, float] | None:
+        """Smallest and largest value of a constant; None if it has none."""
+        if self.is_outside(tensor):
+            if tensor not in self.initializers:
+                return None
+            parts: Iterable[Array] = tensors.arrays(self.initializers[tensor])
+        else:
+            value = self.constant(tensor)
+            parts = [] if value is None else [value]
+        ends = [(float(p.min()), float(p.max())) for p in parts if p.size and p.dtype.kind in "fiu"]
+        return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else None
 
     def _evaluate(self, tensor: str) -> Array | None:
         if tensor in self.initializers:
-            return numpy_helper.to_array(self.initializers[tensor])
+            return tensors.values(self.initializers[tensor])
         n = self.producer.get(tensor)
         if n is None or n.domain not in QDQ_DOMAINS:
             return None
         if n.op_type == "Constant":
             for a in n.attribute:
                 if a.name == "value":
-                    return numpy_helper.to_array(a.t)
+                    return tensors.values(a.t)
                 if a.name in ("value_float", "value_floats"):
                     return np.asarray(helper.get_attribute_value(a), np.float32)
                 if a.name in ("value_int", "value_ints"):
                     return np.asarray(helper.get_attribute_value(a), np.int64)
             return None
-        if n.op_type not in FOLDABLE or not n.input or not self._rooted(tensor):
+        if n.op_type not in FOLDABLE or not n.input or self._root(tensor) is None:
             return None
         args = [self.constant(t) if t else None for t in n.input]
         if n.op_type != "CastLike" and any(a is None for a, t in zip(args, n.input, strict=True) if t):
             return None
         return fold(n, args)
 
-    def _rooted(self, tensor: str) -> bool:
-        """Whether the chain of first inputs ends in a constant (cheap test before anything is evaluated)."""
-        seen = 0
-        while tensor not in self.initializers:
+    def _root(self, tensor: str) -> str | None:
+        """The constant at the end of a chain of first inputs, if that is what is there (nothing is evaluated)."""
+        for _ in range(64):
+            if tensor in self.initializers:
+                return tensor
             n = self.producer.get(tensor)
-            if n is None or seen > 64:
-                return False
+            if n is None:
+                return None
             if n.op_type == "Constant":
-                return True
+                return tensor
             if n.op_type not in FOLDABLE or not n.input:
-                return False
-            tensor, seen = n.input[0], seen + 1
-        return True
+                return None
+            tensor = n.input[0]
+        return None
 
     # ---- edits ------------------------------------------------------------------------------------------------------
 

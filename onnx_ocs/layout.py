@@ -160,7 +160,7 @@ def _reshape(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Sha
 
 
 def _shape_editable(graph: Graph, node: NodeProto, index: int) -> bool:
-    return len(node.input) <= index or not node.input[index] or graph.constant(node.input[index]) is not None
+    return len(node.input) <= index or not node.input[index] or graph.is_constant(node.input[index])
 
 
 def _carry(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Shape]) -> Route:

@@ -144,25 +144,42 @@ def _match(v: Array, channels: int) -> Array:
 
 def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
     weight = read_weight(graph, node, 1)
-    w = graph.constant(node.input[1]) if weight else None
-    if w is None or w.ndim < 2:
+    if weight is None or len(weight.shape) < 2:
         return None
-    w = w.astype(np.float64)
-    if node.op_type == "Conv":
-        groups = int(attribute(node, "group", 1))
-        rows = w.reshape(w.shape[0], w.shape[1], -1)
-        inputs = np.arange(w.shape[1] * groups).reshape(groups, -1).repeat(w.shape[0] // groups, axis=0)
-        n = w.shape[1] * groups
-        mean = (rows.sum(2) * _match(x[0], n)[inputs]).sum(1)
-        var = ((rows**2).sum(2) * _match(x[1], n)[inputs]).sum(1)
-    else:
-        if node.op_type == "ConvTranspose":
-            rows = np.moveaxis(w, 1, 0).reshape(w.shape[1], w.shape[0], -1).mean(2)
-        elif node.op_type == "Gemm" and attribute(node, "transB", 0):
-            rows = w
-        else:
-            rows = w.reshape(-1, *w.shape[-2:])[0].T
-        mean, var = rows @ _match(x[0], rows.shape[1]), rows**2 @ _match(x[1], rows.shape[1])
+    shape, ndim = weight.shape, len(weight.shape)
+    groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
+    transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
+    out, into = (0, 1) if node.op_type == "Conv" or transposed else (1, 0)
+    if node.op_type == "MatMul":
+        out, into = ndim - 1, ndim - 2
+    if not 0 < groups <= shape[out] or shape[out] % groups:
+        return None
+    n = shape[into] * groups
+    first, second = _match(x[0], n), _match(x[1], n)
+    mean, var = np.zeros(shape[out]), np.zeros(shape[out])
+    for axis, where, w in weight.blocks(graph):
+        at = {axis: where}
+        outs, ins = at.get(out, slice(None)), at.get(into, slice(None))
+        w = w.astype(np.float32, copy=False)
+        square = w * w
+        if node.op_type == "Conv":
+            sums, squares = (v.reshape(*w.shape[:2], -1).sum(2) for v in (w, square))
+            if groups > 1:
+                inputs = np.arange(n).reshape(groups, -1).repeat(shape[0] // groups, axis=0)[outs, ins]
+                mean[outs] += (sums * first[inputs]).sum(1)
+                var[outs] += (squares * second[inputs]).sum(1)
+                continue
+            w, square = sums, squares
+        elif node.op_type == "ConvTranspose":
+            w = w.reshape(*w.shape[:2], -1).mean(2)
+            square = w * w
+        elif ndim > 2:  # of several matrices the first stands for all
+            if where.start:
+                continue
+            w, square = (v.reshape(-1, *w.shape[-2:])[0] for v in (w, square))
+        upright = transposed or node.op_type == "Conv"
+        mean[outs] += (w if upright else w.T) @ first[ins].astype(np.float32)
+        var[outs] += (square if upright else square.T) @ second[ins].astype(np.float32)
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     return (mean + bias.reshape(-1) if bias is not None and bias.size in (1, mean.size) else mean), var
 
@@ -243,7 +260,7 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
     floats = {i.name for i in graph.model.graph.input if i.type.tensor_type.elem_type in FLOATS}
     known: dict[str, Moments] = {t: (np.zeros(()), np.ones(())) for t in graph.inputs & floats}
     for n in graph.nodes:
-        if n.output and graph.constant(n.output[0]) is None and not is_op(n, "Shape"):
+        if n.output and not graph.is_constant(n.output[0]) and not is_op(n, "Shape"):
             m = _step(graph, n, known)
             if m is not None:
                 known.update((o, m) for o in n.output if o)

@@ -73,6 +73,8 @@ def find_early(
     if function and n is not None:
         if n.op_type == "Clip":
             lo, hi = clip_bounds(graph, n)
+            if np.isnan(lo) or not hi > max(lo, 0.0):
+                return no("early_bound", f"Clip from {lo:g} to {hi:g} lets nothing above zero through", n)
             if lo > 0 or (lo < 0 and not low_end):
                 return no("early_activation", f"Clip from {lo:g} does not act as a ReLU in front of this quantizer", n)
             copies = int(min(hi / float(q.x_clip.max()) * (1 + 1e-6), 1 << 20)) - 1
@@ -98,7 +100,7 @@ def find_early(
             return no("early_producer", "the value comes from a graph input")
         if tensor != start and not graph.private(tensor):
             return no("early_shared", f"the output of {label(n)} is read by others too", n)
-        if is_op(n, "BatchNormalization") and all(graph.constant(t) is not None for t in n.input[1:5]):
+        if is_op(n, "BatchNormalization") and all(graph.is_constant(t) for t in n.input[1:5]):
             affine.insert(0, n)
             tensor = n.input[0]
         elif is_op(n, "Add") and (k := _constant_side(graph, n)) is not None:
@@ -113,7 +115,7 @@ def find_early(
 def _constant_side(graph: Graph, node: NodeProto) -> int | None:
     """Which input of an Add is a constant (of what shape, the layer behind it decides)."""
     for k in (0, 1):
-        if graph.constant(node.input[k]) is not None and graph.constant(node.input[1 - k]) is None:
+        if graph.is_constant(node.input[k]) and not graph.is_constant(node.input[1 - k]):
             return k
     return None
 

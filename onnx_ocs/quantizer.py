@@ -101,12 +101,14 @@ def _parameters(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
         dtype = np.dtype(np.uint8)
     if "float" in dtype.name:
         return Refusal("float8", f"{dtype.name} is not a uniform grid: translation by X_clip needs one", label(node))
+    if zero is not None and zero.size not in (1, scale.size):
+        return Refusal("bad_scale", f"{scale.size} scales and {zero.size} zero-points do not go together", label(node))
     qmin, qmax = integer_range(dtype)
     axis: int | None = int(attribute(node, "axis", 1))
     if scale.size == 1:
         scale, axis = scale.reshape(()), None
-        if zero is not None and zero.size == 1:
-            zero = zero.reshape(())
+    if zero is not None:
+        zero = zero.reshape(scale.shape if zero.size == scale.size else ())
     z = np.zeros((), np.int64) if zero is None else zero.astype(np.int64)
     s = scale.astype(np.float64)
     if not np.all(np.isfinite(s)) or np.any(s <= 0):

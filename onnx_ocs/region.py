@@ -48,6 +48,7 @@ PRINCIPLE = {
     "excluded": "left out by the plan",
     "already_translated": "an earlier run of translate has been here",
 }
+MOST_CHANNELS = 1 << 20  # a longer axis is none of channels
 RELU6 = 6.0
 HALF_COPIES = 2  # most copies where the float type is not float32
 COARSEST = 0.15  # steps by which a float type may miss X_clip (float16 holds that of an 8-bit quantizer to 0.06)
@@ -70,6 +71,7 @@ class Walk:
         dequantizers: DQ nodes that read the integers (of the region's Q nodes and the carried ones).
         integers_leave: whether somebody else reads the integers, so that their step must stay what it is.
         joined: whether a carried Q quantizes other values too (behind a Concat), so that its step must stay.
+        unranked: whether the copies would be folded back in a tensor whose rank is not known.
     """
 
     axis: int
@@ -83,6 +85,7 @@ class Walk:
     dequantizers: tuple[NodeProto, ...]
     integers_leave: bool
     joined: bool
+    unranked: bool
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
     """
     grouped: dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]] = defaultdict(list)
     for n in graph.nodes:
-        if not is_op(n, "QuantizeLinear") or graph.constant(n.input[0]) is not None:
+        if not is_op(n, "QuantizeLinear") or graph.is_constant(n.input[0]):
             continue
         q = read_quantizer(graph, n)
         for other, nodes in grouped[n.input[0]]:
@@ -222,9 +225,10 @@ def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
 
 def _channels(graph: Graph, tensor: str, axis: int, shapes: Mapping[str, Shape]) -> int | None:
     shape = shapes.get(tensor)
-    if shape is not None and -len(shape) <= axis < len(shape) and isinstance(shape[axis], int):
-        return int(shape[axis] or 0)
-    return None
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return None
+    size = shape[axis]
+    return size if isinstance(size, int) and 0 < size <= MOST_CHANNELS else None
 
 
 def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Walk | Refusal:
@@ -243,13 +247,17 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
         if not channels:
             missing = True
             continue
+        if q.scale.size not in (1, channels):
+            return Refusal("bad_scale", f"{q.scale.size} scales for {channels} channels", label(region.nodes[0]))
         walk = _walk(graph, region, axis, channels, shapes)
         if best is None or len(walk.weights) > len(best.weights):
             best = walk
     at = label(region.nodes[0])
-    if best is not None and best.weights and rank is None and best.axis >= 0:
+    if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):
         return Refusal(
-            "unknown_rank", "the rank of the tensor is not known, so its channel axis cannot be addressed", at
+            "unknown_rank",
+            "the rank of the tensor, or of one behind it, is not known, so the channel axis cannot be addressed",
+            at,
         )
     if best is None:
         if rank is not None and rank < 2:
@@ -298,7 +306,7 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
     leave = False
     folded: dict[tuple[int, str], tuple[NodeProto, str]] = {}
     carried: list[NodeProto] = []
-    groups, depthwise, seen = 1, False, set()
+    groups, depthwise, unranked, seen = 1, False, False, set()
     while stack:
         node, index, at, mixed = stack.pop()
         if (id(node), index) in seen:
@@ -317,6 +325,7 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
             dequantizers[id(node)] = node
         leave = leave or (at.integer and r.kind == "fold")
         if r.kind == "fold":
+            unranked = unranked or (at.axis >= 0 and node.input[index] not in shapes)
             folded[id(node), r.why] = (node, r.why)
         elif r.output is not None and node.output:
             if is_op(node, "QuantizeLinear") and not any(node is n for n in region.nodes):
@@ -343,4 +352,5 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
         dequantizers=tuple(dequantizers.values()),
         integers_leave=leave,
         joined=joined,
+        unranked=unranked,
     )

@@ -20,8 +20,9 @@ from onnx_ocs.graph import Array, Graph, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
 from onnx_ocs.region import COARSEST, Region, find_regions
 from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.tensors import unpack
 from onnx_ocs.weights import Bias, coarsen, coarsened, read_bias, read_weight, write_bias
-from onnx_ocs.widen import LAYOUT, unpack
+from onnx_ocs.widen import LAYOUT
 
 __all__ = ["check_rescale", "read_scales", "rescale", "rescale_model"]
 

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
+from onnx_ocs import tensors
 from onnx_ocs.graph import Array
 
 __all__ = ["LEVELS", "Session", "as_bytes", "cut", "expose", "integer_kernels", "kernel_outputs"]
@@ -25,6 +26,7 @@ INTEGER_KERNELS = frozenset({
     "DynamicQuantizeMatMul", "QLinearConvTranspose",
 })  # fmt: skip
 SMALL = 200_000  # bytes of a model that one thread runs fastest
+LARGE = 1 << 28  # bytes of a model from which memory counts more than time
 PROTOBUF_LIMIT = 1 << 31
 
 
@@ -33,6 +35,8 @@ def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
     if size < SMALL:  # threads cost more than they bring
         options.intra_op_num_threads = 1
     options.graph_optimization_level = LEVELS[level]
+    if size > LARGE:  # what a layer needs is given back when it is done
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.log_severity_level = 4
     # many short-lived sessions: threads that spin would take the time of the next one
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -40,6 +44,48 @@ def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
         # onnxruntime quantizes float weights behind a DequantizeLinear silently, from ENABLE_BASIC on
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
+
+
+def _serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[bytes, list[Any]]:
+    """The model as onnxruntime reads it; side files are read by onnxruntime itself, from their folder.
+
+    What is taken from a side file, and what protobuf could not hold, is handed over in memory, and must be kept as
+    long as the session.
+    """
+    outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
+    if not outside and model.ByteSize() < PROTOBUF_LIMIT // 2:
+        return model.SerializeToString(), []
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    folders = {tensors.reference(t)[tensors.FOLDER] for t in outside}
+    folder = min(folders, default="")
+    if folders:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    names: list[str] = []
+    given: list[Any] = []
+    initializers = list(new.graph.initializer)  # held, or their identities would not last
+    main = {id(t) for t in initializers}
+    large = new.ByteSize() >= PROTOBUF_LIMIT // 2
+    for t in tensors.all_tensors(new):
+        external = tensors.is_external(t)
+        near = external and not tensors.is_taken(t) and tensors.reference(t)[tensors.FOLDER] == folder
+        if near:
+            tensors.refer(t, {k: v for k, v in tensors.reference(t).items() if not k.startswith(tensors.PRIVATE)})
+        elif id(t) in main and (external or large) and tensors.stored_size(t) > tensors.INLINE:
+            value = np.ascontiguousarray(tensors.values(t))
+            if value.dtype.kind not in "fiub":  # bfloat16, float8: their bits
+                value = value.view(f"u{value.itemsize}")
+            names.append(t.name)
+            given.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, t.data_type))
+            t.ClearField("raw_data")
+            for field in tensors.TYPED:
+                t.ClearField(field)
+            tensors.refer(t, {"location": "in_memory", "offset": "0", "length": str(value.nbytes)})
+        elif external:
+            t.CopyFrom(tensors.inlined(t))
+    if names:
+        options.add_external_initializers(names, given)
+    return new.SerializeToString(), given
 
 
 class Session:
@@ -53,16 +99,11 @@ class Session:
         self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
     ) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
-        options = _options(level, fusion, model.ByteSize())
+        options = _options(level, fusion, tensors.total_size(model))
         if threads is not None:
             options.intra_op_num_threads = threads
-        if model.ByteSize() < PROTOBUF_LIMIT // 2:
-            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        else:
-            with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-                path = str(Path(folder) / "model.onnx")
-                onnx.save(model, path, save_as_external_data=True, location="model.data")
-                self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        data, self._kept = _serialized(model, options)
+        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self.inputs = {i.name for i in self._session.get_inputs()}
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
@@ -146,22 +187,24 @@ def as_bytes(model: onnx.ModelProto, tensors: Mapping[str, np.dtype[Any]]) -> on
 
 
 def integer_kernels(model: onnx.ModelProto) -> int | None:
-    """How many layers onnxruntime runs with integer kernels at ENABLE_ALL; None when it does not load the model."""
+    """How many layers onnxruntime runs with integer kernels at ENABLE_ALL; None where `kernel_outputs` is None."""
     found = kernel_outputs(model)
     return None if found is None else len(found)
 
 
 def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
-    """What the layers write that onnxruntime runs with integer kernels at ENABLE_ALL; None when it does not load."""
+    """What the layers write that onnxruntime runs with integer kernels at ENABLE_ALL.
+
+    None when it does not load the model, or could not write it out optimized: it is larger than protobuf allows.
+    """
+    if tensors.total_size(model) > PROTOBUF_LIMIT // 2:
+        return None
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
         options = _options("enable_all", True, model.ByteSize())
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        source: Any = model.SerializeToString() if model.ByteSize() < PROTOBUF_LIMIT // 2 else None
-        if source is None:
-            source = str(Path(folder) / "model.onnx")
-            onnx.save(model, source, save_as_external_data=True, location="model.data")
         try:
-            ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            data, _kept = _serialized(model, options)
+            ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
         except Exception:  # onnxruntime's own exception types vary; "does not load" is an answer here
             return None

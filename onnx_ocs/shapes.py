@@ -9,9 +9,10 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnx_ocs.graph import topological
+from onnx_ocs.tensors import inlined
 
 __all__ = ["Shape", "infer_shapes"]
 
@@ -56,8 +57,8 @@ def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None
         size = 1
         for d in t.dims:
             size *= d
-        if size <= KEPT_ELEMENTS and t.data_location != TensorProto.EXTERNAL:
-            new.graph.initializer.append(t)
+        if size <= KEPT_ELEMENTS:
+            new.graph.initializer.append(inlined(t))
         else:
             new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
     for n in topological(g.node):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnx_ocs import tensors
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array
 from onnx_ocs.region import RELU6, Region
@@ -164,8 +165,21 @@ def smoothed(h: Histogram, samples: int) -> Array:
 
 
 def fingerprint(model: onnx.ModelProto) -> str:
-    """A hash of the model, which statistics and plans are tied to."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    """A hash of the model and its side files, wherever they lie; statistics and plans are tied to it."""
+    digest = hashlib.sha256()
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    large = tensors.exceeds(bare, 1 << 31)
+    for t in tensors.all_tensors(bare):
+        if tensors.is_external(t):
+            for block in tensors.blocks(t):
+                digest.update(block)
+            del t.external_data[:]
+        elif large and t.HasField("raw_data"):
+            digest.update(t.raw_data)
+            t.ClearField("raw_data")
+    digest.update(bare.SerializeToString(deterministic=True))
+    return digest.hexdigest()
 
 
 class Statistics:

@@ -29,6 +29,7 @@ from onnx_ocs.quantizer import Quantizer, read_quantizer
 from onnx_ocs.rescale import read_scales, rescale_model
 from onnx_ocs.runtime import Session, as_bytes, cut, expose
 from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.tensors import without_side_files
 from onnx_ocs.widen import read_layouts
 
 __all__ = ["Verification", "verify"]
@@ -104,6 +105,7 @@ def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.
     if signature(original) != signature(rewritten):
         result.io_unchanged = False
         result.fail("graph inputs, outputs or opsets are not those of the original")
+    original, rewritten = without_side_files(original), without_side_files(rewritten)
     for full in (True, False):
         try:
             onnx.checker.check_model(original, full_check=full)

@@ -7,16 +7,20 @@ the same axis follow.  Roots are never edited in place, and a chain that somebod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
+from onnx_ocs import tensors
+from onnx_ocs.constants import fold
 from onnx_ocs.graph import Array, Graph, attribute, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 
 __all__ = ["Bias", "Weight", "coarsen", "coarsened", "edit_weight", "read_bias", "read_weight", "take", "write_bias"]
+
+BLOCK = 1 << 18  # bytes of a weight that are worked on at a time: what a cache holds
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,40 @@ class Weight:
                 return Quantizer(q.scale, q.zero_point, axis, q.dtype, q.float_dtype, q.qmin, q.qmax)
         return None
 
+    def blocks(self, graph: Graph) -> Iterator[tuple[int, slice, Array]]:
+        """The values as the reader sees them, some rows of the root at a time.
+
+        Args:
+            graph: the graph.
+
+        Yields:
+            An axis of the reader's, positions along it, and the values there; they are freed before the next.
+        """
+        axis = self.perms[-1].index(0) if self.perms else 0
+        start = 0
+        for part in self._stored(graph):
+            x: Array | None = part
+            where = slice(start, start + len(part))
+            for k, n in reversed([*enumerate(self.nodes)]):
+                args = [graph.constant(t) if t else None for t in n.input[1:]]
+                if is_op(n, "QuantizeLinear", "DequantizeLinear") and self.parameter_axis(graph, k) == axis:
+                    args = [a[where] if a is not None and a.size > 1 else a for a in args]
+                x = fold(n, [x, *args])
+            if x is None:
+                return
+            yield axis, where, x
+            start = where.stop
+
+    def _stored(self, graph: Graph) -> Iterator[Array]:
+        """The root's values, a block at a time."""
+        if graph.is_outside(self.root):
+            yield from tensors.arrays(graph.initializers[self.root], BLOCK)
+            return
+        value = graph.constant(self.root)
+        if value is not None:
+            step = max(1, BLOCK // max(1, value[:1].nbytes))
+            yield from (value[k : k + step] for k in range(0, len(value), step))
+
 
 def read_weight(graph: Graph, node: NodeProto, index: int) -> Weight | None:
     """The constant weight at one input of a node; None when it is not constant or of a form that we cannot edit."""
@@ -80,40 +118,56 @@ def read_weight(graph: Graph, node: NodeProto, index: int) -> Weight | None:
         chain.append(n)
         transposes.append(tuple(attribute(n, "perm") or ()) if is_op(n, "Transpose") else None)
         tensor = n.input[0]
-    value = graph.constant(tensor)
-    if value is None:
+    shape = graph.constant_shape(tensor)
+    if shape is None:
         return None
-    axes = tuple(range(value.ndim))
+    axes = tuple(range(len(shape)))
     for t in transposes:
         # output axis k of a Transpose is axis perm[k] of its input
         if t is not None:
-            t = t or tuple(reversed(range(value.ndim)))
+            t = t or tuple(reversed(range(len(shape))))
             axes = tuple(t[a] for a in axes)
         perms.append(axes)
-    return Weight(tensor, tuple(value.shape[a] for a in axes), tuple(chain), tuple(perms))
+    weight = Weight(tensor, tuple(shape[a] for a in axes), tuple(chain), tuple(perms))
+    for k, n in enumerate(chain):
+        if is_op(n, "QuantizeLinear", "DequantizeLinear"):
+            axis, scale = weight.parameter_axis(graph, k), graph.constant(n.input[1])
+            if axis is not None and scale is not None and scale.size != weight.shape[axis]:
+                return None
+    return weight
 
 
 def edit_weight(
-    graph: Graph, node: NodeProto, index: int, edit: Callable[[Array], Array], axis: int, positions: Array
+    graph: Graph, node: NodeProto, index: int, edit: Callable[[Array], Array] | None, axis: int, positions: Array
 ) -> None:
     """Replace a weight by `edit(weight)`; per-channel parameters along `axis` are taken at `positions`.
+
+    A weight in a side file that is only taken from stays there.
 
     Args:
         graph: the graph.
         node: the reader of the weight.
         index: which of its inputs.
-        edit: function of the root's values in the reader's axes; the result's dtype must be the same.
+        edit: function of the root's values in the reader's axes; the result's dtype must be the same.  None: the
+            values at `positions`.
         axis: the reader's axis that changes.
         positions: old position of every new one along that axis.
     """
     weight = read_weight(graph, node, index)
     assert weight is not None
     axis %= len(weight.shape)
-    value = graph.constant(weight.root)
-    assert value is not None
-    perm = weight.perms[-1] if weight.perms else tuple(range(value.ndim))
-    new = edit(np.transpose(value, perm)).astype(value.dtype, copy=False)
-    root = graph.add_initializer(weight.root + "_wide", np.transpose(new, np.argsort(perm)))
+    perm = weight.perms[-1] if weight.perms else tuple(range(len(weight.shape)))
+    stored = graph.initializers.get(weight.root)
+    new: Array | TensorProto | None = None
+    if edit is None and stored is not None:
+        new = tensors.take(stored, perm[axis], positions)
+    if new is None:
+        value = graph.constant(weight.root)
+        assert value is not None
+        seen = np.transpose(value, perm)
+        edited = np.take(seen, positions, axis=axis) if edit is None else edit(seen).astype(value.dtype, copy=False)
+        new = np.transpose(edited, np.argsort(perm))
+    root = graph.add_initializer(weight.root + "_wide", new)
     reader, at = node, index
     for k, n in enumerate(weight.nodes):
         tensor = n.output[0]
@@ -132,7 +186,7 @@ def edit_weight(
 
 def take(graph: Graph, node: NodeProto, index: int, axis: int, positions: Array) -> None:
     """Repeat or reorder a weight's channels: new channel k along `axis` is the old channel positions[k]."""
-    edit_weight(graph, node, index, lambda w: np.take(w, positions, axis=axis), axis, positions)
+    edit_weight(graph, node, index, None, axis, positions)
 
 
 def coarsened(graph: Graph, weight: Weight, factors: Array) -> tuple[int, Array, Array] | None:

@@ -10,9 +10,7 @@ the tensor's old name, so that graph outputs and subgraphs see no difference.
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,6 +24,7 @@ from onnx_ocs.graph import Array, Graph, attribute, is_op, label
 from onnx_ocs.layout import Route, Wide, join, route
 from onnx_ocs.region import Region
 from onnx_ocs.shapes import Shape
+from onnx_ocs.tensors import pack, unpack
 from onnx_ocs.weights import edit_weight, read_bias, take, write_bias
 
 __all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "unpack", "widen"]
@@ -339,19 +338,10 @@ class _Widening:
 LAYOUT = "onnx_ocs.wide"  # metadata key of a Q node: the layout of what it quantizes
 
 
-def _pack(values: Array) -> str:
-    return base64.b64encode(zlib.compress(values.astype("<i4").tobytes(), 9)).decode()
-
-
-def unpack(text: str) -> Array:
-    """Integers as the metadata keep them."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
-
-
 def record_layout(node: NodeProto, original: str, wide: Wide) -> None:
     """Write the layout of what a Q node quantizes into its metadata: the file itself says what was done to it."""
     entry = {"original": original, "axis": wide.axis, "narrow": wide.narrow}
-    entry |= {"origin": _pack(wide.origin), "level": _pack(wide.level)}
+    entry |= {"origin": pack(wide.origin), "level": pack(wide.level)}
     node.metadata_props.add(key=LAYOUT, value=json.dumps(entry))
 
 

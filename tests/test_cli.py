@@ -165,7 +165,7 @@ def test_external_data_stays_external(run, tmp_path, original):
     copy.CopyFrom(original)
     onnx.save(copy, tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=0)
     assert run("rewrite", "in.onnx", "o.onnx", "-q")[0] == 0
-    assert (tmp_path / "o.onnx.data").is_file()
+    assert (tmp_path / "o.data").is_file()
     assert run("verify", "in.onnx", "o.onnx", "-q")[0] == 0
 
 

@@ -1,0 +1,383 @@
+"""Where a tensor's values are: in the model, in a side file, or taken from a side file.
+
+A side file (ONNX external data) is never read into the model.  `attach` checks every reference once and writes down
+the folder that it is meant in; `values` maps the bytes into memory when somebody asks.  A weight whose channels are
+repeated or reordered (`take`) stays a reference as well: it says which positions of which axes are to be taken, and the
+values are made when a session is created or the file is written, block by block.  So the memory of a rewrite does not
+grow with the weights, and copies of a model cost nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mmap
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from onnx_ocs.constants import Array
+from onnx_ocs.errors import UserError
+
+__all__ = [
+    "FOLDER", "INLINE", "PRIVATE", "TYPED", "all_tensors", "arrays", "attach", "blocks", "exceeds", "inlined",
+    "is_alone", "is_external", "is_taken", "pack", "refer", "reference", "source", "stored_size", "take", "total_size",
+    "unpack", "values", "without_side_files",
+]  # fmt: skip
+
+PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leave the process
+FOLDER, TAKEN, ALONE = PRIVATE + "folder", PRIVATE + "taken", PRIVATE + "alone"
+BLOCK = 1 << 24  # bytes that are copied at a time
+INLINE = 1 << 10  # bytes up to which a constant is kept where weights are left out: it may be a shape
+TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+
+def pack(values: Array) -> str:
+    """Integers as text."""
+    return base64.b64encode(zlib.compress(np.asarray(values, "<i4").tobytes(), 9)).decode()
+
+
+def unpack(text: str) -> Array:
+    """Integers from text."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
+
+
+def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model: initializers and attributes, of subgraphs and local functions too."""
+    graphs = [model.graph]
+    nodes = [model.graph.node, *(f.node for f in model.functions)]
+    while graphs or nodes:
+        if graphs:
+            g = graphs.pop()
+            yield from g.initializer
+            for s in g.sparse_initializer:
+                yield from (s.values, s.indices)
+            if g is not model.graph:
+                nodes.append(g.node)
+            continue
+        for n in nodes.pop():
+            for a in n.attribute:
+                if a.type in GRAPHS:
+                    graphs += [a.g] if a.type == AttributeProto.GRAPH else a.graphs
+                elif a.type == AttributeProto.TENSOR:
+                    yield a.t
+                elif a.type == AttributeProto.TENSORS:
+                    yield from a.tensors
+
+
+def is_external(t: TensorProto) -> bool:
+    """Whether the values lie in a side file."""
+    return bool(t.data_location == TensorProto.EXTERNAL)
+
+
+def reference(t: TensorProto) -> dict[str, str]:
+    """The entries that say where the values lie."""
+    return {e.key: e.value for e in t.external_data}
+
+
+def is_taken(t: TensorProto) -> bool:
+    """Whether the values are taken from a side file's and exist nowhere yet."""
+    return is_external(t) and any(e.key == TAKEN for e in t.external_data)
+
+
+def is_alone(t: TensorProto) -> bool:
+    """Whether the tensor came in a side file of its own, as every tensor of its model did."""
+    return any(e.key == ALONE for e in t.external_data)
+
+
+def source(t: TensorProto) -> Path:
+    """The side file."""
+    entries = reference(t)
+    return Path(entries[FOLDER], entries["location"])
+
+
+def exceeds(model: onnx.ModelProto, limit: int) -> bool:
+    """Whether the serialized model is larger; it is serialized only where the weights alone do not decide."""
+    rough = sum(stored_size(t) for t in all_tensors(model) if not is_external(t))
+    return rough * 4 >= limit and (rough >= limit or int(model.ByteSize()) >= limit)
+
+
+def total_size(model: onnx.ModelProto) -> int:
+    """Bytes of a model and of what it refers to in side files."""
+    return int(model.ByteSize()) + sum(stored_size(t) for t in all_tensors(model) if is_external(t))
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _bits(data_type: int) -> int:
+    """Bits of one element as they are stored; 0 for strings."""
+    if data_type == TensorProto.STRING:
+        return 0
+    name = helper.tensor_dtype_to_np_dtype(data_type).name
+    narrow = next((b for b in (2, 4) if name in (f"int{b}", f"uint{b}") or name.startswith(f"float{b}_")), 0)
+    return narrow or 8 * int(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+
+
+def stored_size(t: TensorProto) -> int:
+    """Bytes of the values as ONNX stores them.
+
+    Raises:
+        UserError: the type or the shape cannot be.
+    """
+    size = 1
+    for d in t.dims:
+        if d < 0:
+            raise UserError(f"the tensor '{t.name}' has the shape {list(t.dims)}: export the model again")
+        size *= d
+    try:
+        return (size * _bits(t.data_type) + 7) // 8
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"the tensor '{t.name}' has the unknown type {t.data_type}: export the model again") from None
+
+
+def _check_inline(t: TensorProto) -> None:
+    expected = stored_size(t)
+    if t.HasField("raw_data"):
+        found, wanted = len(t.raw_data), expected
+    else:
+        found, wanted = sum(len(getattr(t, f)) for f in TYPED), int(np.prod(t.dims, dtype=object))
+        if t.data_type in COMPLEX:
+            wanted *= 2
+        elif t.data_type != TensorProto.STRING and _bits(t.data_type) < 8:
+            wanted = expected
+    if found != wanted:
+        raise UserError(
+            f"the tensor '{t.name}' has {found} values or bytes where its shape {list(t.dims)} needs {wanted}: the "
+            f"file is damaged, export it again"
+        )
+
+
+def _check_reference(t: TensorProto, folder: Path, sizes: dict[str, int]) -> dict[str, str]:
+    """The reference of an external tensor, checked: a plain file below the folder that holds what the shape needs."""
+    entries, who = reference(t), f"the external data of '{t.name}'"
+    location = entries.get("location", "")
+    shown = location if len(location) < 200 else location[:200] + "..."
+    if location not in sizes:
+        parts = PurePosixPath(location).parts
+        if not parts or "\0" in location or location[0] in "/\\" or ".." in parts or ":" in parts[0]:
+            raise UserError(f"{who} is said to lie in '{shown}': it must be a file in the model's folder")
+        path = folder / location
+        try:
+            inside = path.resolve().is_relative_to(folder.resolve())
+            plain, size = path.is_file(), path.stat().st_size
+        except (OSError, RuntimeError):
+            raise UserError(
+                f"{who}: the side file '{shown}' is missing or cannot be read: put it beside the model"
+            ) from None
+        if not inside:
+            raise UserError(
+                f"{who}: '{shown}' is a link that leads out of the model's folder: put the file itself there"
+            )
+        if not plain:
+            raise UserError(f"{who}: '{shown}' is not a file")
+        sizes[location] = size
+    expected = stored_size(t)
+    try:
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length", str(expected)))
+    except ValueError:
+        raise UserError(f"{who} has an offset or a length that is not a number: export the model again") from None
+    if _bits(t.data_type) == 0:
+        raise UserError(f"{who}: strings cannot be external")
+    if offset < 0 or length != expected:
+        raise UserError(
+            f"{who} has offset {offset} and length {length}, but its shape {list(t.dims)} needs {expected} bytes: the "
+            f"side file '{shown}' is not this model's, or the model is damaged"
+        )
+    if offset + length > sizes[location]:
+        raise UserError(
+            f"{who} should be bytes {offset} to {offset + length} of '{shown}', which has {sizes[location]}: the side "
+            f"file is cut short or not this model's"
+        )
+    return entries | {"location": location, "offset": str(offset), "length": str(length)}
+
+
+def refer(t: TensorProto, entries: dict[str, str]) -> None:
+    """Make a tensor refer to a side file; its values in the model, if any, are the caller's to clear."""
+    t.data_location = TensorProto.EXTERNAL
+    del t.external_data[:]
+    for key, value in entries.items():
+        t.external_data.add(key=key, value=value)
+
+
+def attach(model: onnx.ModelProto, folder: Path | None) -> None:
+    """Check every tensor's shape, type and size, and tie external data to the model's folder.
+
+    Args:
+        model: as read from the file; its references are completed in place.
+        folder: where the model file lies; None for a model in memory, which may have none but attached ones.
+
+    Raises:
+        UserError: values that cannot be, or external data that is missing, cut short, or not in the folder.
+    """
+    sizes: dict[str, int] = {}
+    found: list[tuple[TensorProto, dict[str, str]]] = []
+    for t in all_tensors(model):
+        if not is_external(t):
+            _check_inline(t)
+        elif FOLDER not in reference(t):
+            if folder is None:
+                raise UserError(f"the tensor '{t.name}' lies in a side file: give the model's path instead")
+            found.append(
+                (t, {k: v for k, v in _check_reference(t, folder, sizes).items() if not k.startswith(PRIVATE)})
+            )
+    users = Counter(entries["location"] for _, entries in found)
+    alone = len(users) > 1 and max(users.values()) == 1
+    for t, entries in found:
+        refer(t, entries | {FOLDER: str(folder)} | ({ALONE: "1"} if alone else {}))
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def _mapped(t: TensorProto) -> tuple[Array, mmap.mmap | None]:
+    """The side file's values in their original shape, and the map that they lie in."""
+    entries = reference(t)
+    offset, length = int(entries["offset"]), int(entries["length"])
+    dims = json.loads(entries[TAKEN])["dims"] if TAKEN in entries else list(t.dims)
+    if not length:
+        return np.zeros(dims, helper.tensor_dtype_to_np_dtype(t.data_type)), None
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    try:
+        with source(t).open("rb") as f:
+            whole = mmap.mmap(f.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as e:
+        raise UserError(f"{source(t)}: the side file has changed or cannot be read ({e})") from None
+    if _bits(t.data_type) < 8:
+        raw = TensorProto(data_type=t.data_type, dims=dims, raw_data=whole[offset - start :])
+        return numpy_helper.to_array(raw), None
+    dtype = helper.tensor_dtype_to_np_dtype(t.data_type).newbyteorder("<")
+    return np.frombuffer(whole, np.uint8, length, offset - start).view(dtype).reshape(dims), whole
+
+
+def _positions(t: TensorProto) -> dict[int, Array]:
+    """For each axis that something is taken along, the positions."""
+    entries = reference(t)
+    packed = json.loads(entries[TAKEN])["positions"] if TAKEN in entries else {}
+    return {int(axis): unpack(text) for axis, text in packed.items()}
+
+
+def values(t: TensorProto) -> Array:
+    """The values; those of a side file are mapped, not read.
+
+    Raises:
+        UserError: the side file is gone or has been cut short.
+    """
+    if not is_external(t):
+        return np.asarray(numpy_helper.to_array(t))
+    found, _ = _mapped(t)
+    for axis, positions in _positions(t).items():
+        found = np.take(found, positions, axis=axis)
+    return found
+
+
+def take(t: TensorProto, axis: int, positions: Array) -> TensorProto | None:
+    """A reference to `np.take(values, positions, axis)` of a side file's tensor; None where that must be computed."""
+    if not is_external(t) or _bits(t.data_type) < 8:
+        return None
+    entries, known = reference(t), _positions(t)
+    dims = json.loads(entries[TAKEN])["dims"] if TAKEN in entries else list(t.dims)
+    known[axis] = known[axis][positions] if axis in known else np.asarray(positions, np.int64)
+    packed = {str(a): pack(p) for a, p in sorted(known.items())}
+    new = TensorProto(data_type=t.data_type, dims=t.dims)
+    new.dims[axis] = len(positions)
+    entries.pop("checksum", None)
+    refer(new, entries | {TAKEN: json.dumps({"dims": dims, "positions": packed})})
+    return new
+
+
+def blocks(t: TensorProto) -> Iterator[memoryview | bytes]:
+    """The bytes of a tensor as ONNX stores them, a block at a time."""
+    if not is_external(t):
+        yield t.raw_data if t.HasField("raw_data") else numpy_helper.from_array(numpy_helper.to_array(t)).raw_data
+        return
+    whole, mapped = _mapped(t)
+    known = _positions(t)
+    while whole.ndim > 1 and whole.shape[0] == 1 and 0 not in known:  # so that the first axis is one to cut
+        whole, known = whole[0], {a - 1: p for a, p in known.items()}
+    if not whole.ndim:
+        yield whole.tobytes()
+        return
+    for part in _parts(whole, known, mapped, BLOCK):
+        yield part.view(np.uint8).data
+
+
+def arrays(t: TensorProto, size: int = BLOCK) -> Iterator[Array]:
+    """The values, rows of about `size` bytes at a time, without keeping what has been read in memory."""
+    if not is_external(t) or _bits(t.data_type) < 8:
+        yield values(t)
+        return
+    whole, mapped = _mapped(t)
+    if not whole.ndim:
+        yield whole
+        return
+    yield from _parts(whole, _positions(t), mapped, size)
+
+
+def _parts(whole: Array, known: dict[int, Array], mapped: mmap.mmap | None, size: int) -> Iterator[Array]:
+    rows = known.pop(0, np.arange(whole.shape[0]))
+    step = max(1, size // max(1, whole[:1].nbytes))
+    for k in range(0, len(rows), step):
+        part = whole[rows[k : k + step]]
+        for axis, positions in known.items():
+            part = np.take(part, positions, axis=axis)
+        yield np.ascontiguousarray(part)
+        if mapped is not None and hasattr(mapped, "madvise"):  # what has been read need not stay in memory
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+# ---- models without their side files --------------------------------------------------------------------------------
+
+
+def inlined(t: TensorProto) -> TensorProto:
+    """The tensor with its values in the model."""
+    if not is_external(t):
+        return t
+    raw = b"".join(bytes(b) for b in blocks(t))
+    return TensorProto(name=t.name, data_type=t.data_type, dims=t.dims, raw_data=raw)
+
+
+def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20)) -> onnx.ModelProto:
+    """The model as `onnx.checker` can take it: what lies in side files, or exceeds protobuf's limit, is an input.
+
+    Args:
+        model: not changed; returned itself if it has no side files and is small enough.
+        limit: bytes.
+    """
+    outside = {t.name for t in model.graph.initializer if is_external(t)}
+    inner = any(is_external(t) for t in all_tensors(model)) if not outside else True
+    if not inner and not exceeds(model, limit):
+        return model
+    weights = list(model.graph.initializer)
+    new = onnx.ModelProto()
+    for part in (model, model.graph):  # all but the weights, which would only be copied to be dropped
+        into = new if part is model else new.graph
+        for f, value in part.ListFields():
+            if f.name in ("graph", "initializer"):
+                continue
+            if f.is_repeated:
+                getattr(into, f.name).extend(value)
+            elif f.message_type is not None:
+                getattr(into, f.name).CopyFrom(value)
+            else:
+                setattr(into, f.name, value)
+    known = {i.name for i in new.graph.input}
+    for t in weights:
+        if stored_size(t) <= INLINE:
+            new.graph.initializer.append(inlined(t))
+        elif t.name not in known:
+            new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+    for t in all_tensors(new):
+        if is_external(t):
+            t.CopyFrom(inlined(t))
+    return new

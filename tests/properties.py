@@ -1,0 +1,130 @@
+"""Properties that hold for every QDQ graph; `python tests/properties.py --count 10000` looks for counterexamples.
+
+- rewriting raises nothing, in every mode, with and without verification;
+- `onnx.checker` accepts the result where it accepts the input, and graph inputs and outputs are the same;
+- in onnxruntime (ORT_DISABLE_ALL) the result gives, to the last bit, what the numpy interpreter gives for the original
+  with the quantizers as wide as the report says; only where an exact value lies on a rounding tie may it differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from interpreter import Interpreter
+from random_graphs import graphs
+
+from onnx_ocs import api
+from onnx_ocs.errors import VerificationError
+from onnx_ocs.passes import Translate
+
+Array = np.ndarray[Any, Any]
+
+
+def accepted(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception:
+        return False
+    return True
+
+
+def execute(model: onnx.ModelProto, feed: dict[str, Array]) -> dict[str, Array]:
+    o = ort.SessionOptions()
+    o.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    o.log_severity_level, o.intra_op_num_threads = 4, 1
+    session = ort.InferenceSession(model.SerializeToString(), o, providers=["CPUExecutionProvider"])
+    return dict(zip([v.name for v in session.get_outputs()], session.run(None, feed), strict=True))
+
+
+def equal(found: dict[str, Array], expected: dict[str, Array]) -> bool:
+    return all(np.array_equal(v.astype(np.float64), expected[k].astype(np.float64)) for k, v in found.items())
+
+
+def check(
+    model: onnx.ModelProto,
+    feed: dict[str, Array],
+    ratio: float,
+    copies: int,
+    mode: Literal["auto", "early", "late"],
+    verify: bool,
+) -> str:
+    """Hold one graph to the properties; says what kind of case it was."""
+    plain = Interpreter(model).run(feed)
+    try:
+        before = execute(model, feed)
+    except Exception:
+        return "onnxruntime does not run it"
+    assert equal(before, plain.values), "the interpreter and onnxruntime disagree on the original"
+    try:
+        result = api.rewrite(model, passes=[Translate(ratio, copies, mode)], verify=verify)
+    except VerificationError as e:
+        # onnxruntime quantizes float weights behind a DequantizeLinear by itself at ORT_ENABLE_ALL, and other ones
+        # than in the original: the verification refuses that, rightly
+        floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1}
+        assert floats and all(f.startswith("at ORT_ENABLE_ALL") for f in e.args[1]["verification"]["failures"])
+        return "refused, onnxruntime quantizes float weights"
+    if not result.changed:
+        return "nothing to rewrite"
+    assert result.verification is None or result.verification.verdict == "PASSED"
+    assert accepted(result.model) or not accepted(model), "onnx.checker rejects the result"
+    after = execute(result.model, feed)
+    wide = Interpreter(model, result.report["regions"]).run(feed)
+    if wide.ties:
+        return "rewritten, a value on a rounding tie"
+    assert equal(after, wide.values), "the result is not what the oracle is"
+    return "rewritten, the oracle's very numbers"
+
+
+ratios = st.sampled_from([0.25, 0.5, 1.0, 2.0])
+modes = st.sampled_from(["auto", "auto", "early", "late"])
+cases = given(graphs(), ratios, st.integers(1, 3), modes, st.integers(0, 3).map(lambda k: k == 0))
+COMMON = {
+    "deadline": None,
+    "database": None,
+    "print_blob": True,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+def search(count: int, seed: int) -> Counter[str]:
+    """Look at so many graphs; raises on the first (shrunk) counterexample."""
+    tally: Counter[str] = Counter()
+    start = time.perf_counter()
+
+    @settings(max_examples=count, phases=[Phase.generate, Phase.shrink], **COMMON)
+    @cases
+    def hold(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
+        tally[check(*graph, ratio, copies, mode, verify)] += 1
+        total = sum(tally.values())
+        if total % 500 == 0:
+            print(f"{total} graphs, {time.perf_counter() - start:.0f} s: {dict(sorted(tally.items()))}", flush=True)
+
+    random.seed(seed)
+    import hypothesis
+
+    hypothesis.seed(seed)(hold)()
+    return tally
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--count", type=int, default=10_000)
+    p.add_argument("--seed", type=int, default=0)
+    a = p.parse_args()
+    tally = search(a.count, a.seed)
+    print(f"{sum(tally.values())} graphs: " + ", ".join(f"{n} {w}" for w, n in sorted(tally.items())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
