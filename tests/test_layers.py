@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from zoo import Net, Style
 
 from onnx_ocs import api
 from onnx_ocs.calibration import open_samples, random_samples
@@ -125,3 +126,11 @@ def test_every_exporter(path):
             assert error["isolated_before_db"] > -1e-6
         if e["status"] == "applied" and error["isolated_before_db"] is not None:
             assert error["isolated_after_db"] is None or error["isolated_after_db"] > error["isolated_before_db"] - 1e-3
+
+
+def test_only_the_input_is_quantized():
+    """No float tensor has to be computed: what is fed is all there is."""
+    n = Net(Style(), x=(4, 6, 6))
+    model = n.model(n.op("Sigmoid", n.qdq("x", "mid")))
+    error = api.inspect(model, calib=n.feed)["regions"][0]["error"]
+    assert error["accumulated_before_db"] == error["isolated_before_db"] > 0
