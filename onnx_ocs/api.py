@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from onnx_ocs import io
+from onnx_ocs.branch import read_branches
 from onnx_ocs.calibration import Samples, Source, input_specs, open_samples, random_samples
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
@@ -20,6 +21,7 @@ from onnx_ocs.loss import Loss, find_loss
 from onnx_ocs.manager import Context, Pass, history, run_passes
 from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
+from onnx_ocs.passes.compensate import branch_entry
 from onnx_ocs.passes.translate import Translate, entry
 from onnx_ocs.planning import PlanOptions, make_plan
 from onnx_ocs.plans import Plan
@@ -139,7 +141,10 @@ def inspect(
         now = compare(ref, [proto], samples, limit)[0]
         qualities = (now, now)
         _add_errors(entries, proto, None, Context(samples, limit, seed, progress))
-    report = assemble("inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes)
+    carried = [branch_entry(b) for b in read_branches(proto)]
+    report = assemble(
+        "inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes, compensations=carried
+    )
     context = Context(samples, limit, seed, progress)
     loss = None if samples is None else find_loss(proto, graph, regions, shapes, context, price.macs)
     if loss is not None:
@@ -269,7 +274,7 @@ def _rewrite(
     samples = None if calib is None else _samples(original, calib, seed)
     chosen: list[Pass] = list(passes) if passes is not None else [Translate()]
     planned: dict[str, Any] = {}
-    if options is not None and samples is not None:
+    if options is not None and samples is not None and any(isinstance(p, Translate) for p in chosen):
         float_proto = None if float_model is None else load(float_model)
         context = Context(samples, limit, seed, progress)
         measure = _measure(original, chosen, context, float_proto)
@@ -277,6 +282,7 @@ def _rewrite(
         chosen = _by_plan(chosen, made)
     new, results = run_passes(original, chosen, Context(samples, limit, seed, progress))
     regions = [e for r in results.values() for e in r.regions]
+    compensations = [e for r in results.values() for e in r.compensations]
     notes = inside + [n for r in results.values() for n in r.notes]
     changed = new is not original
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
@@ -297,10 +303,10 @@ def _rewrite(
                 f"the rewrite lost on the calibration data ({_db(got[0])} -> {_db(got[1])}), so it was not applied"
             )
             new, changed, qualities = original, False, (got[0], got[0])
-            for e in regions:
+            for e in (*regions, *compensations):
                 if e["status"] == "applied":
                     e["status"] = "refused"
-                    e["reason"] = {"code": "loses", "message": notes[-1], "node": e["tensor"]}
+                    e["reason"] = {"code": "loses", "message": notes[-1], "node": e.get("tensor", e.get("block"))}
         _add_errors(regions, original, new if changed else None, Context(samples, limit, seed, progress))
     elif float_model is not None:
         notes.append("--float is used with --calib only: there are no samples to compare the models on")
@@ -316,7 +322,7 @@ def _rewrite(
     ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
     if planned:
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
-    report = assemble("rewrite", seed, regions, costs, qualities, against, ranking, checked, notes)
+    report = assemble("rewrite", seed, regions, costs, qualities, against, ranking, checked, notes, compensations)
     if planned:
         report["plan"] = planned
         if options is not None and options.target is not None and qualities is not None:

@@ -42,7 +42,7 @@ class Inserted:
     before: str
     after: str
     regressors: tuple[str, ...]
-    entry: dict[str, object]
+    entry: dict[str, Any]
 
 
 class _Builder:
@@ -81,16 +81,21 @@ class _Builder:
         """Per-channel values that broadcast along the channel axis."""
         return values.reshape(-1, *[1] * (self.rank - 1 - self.axis))
 
-    def layer(self, x: str, w: Array, bias: Array | None, strides: Sequence[int], name: str) -> str:
-        """A 1x1 layer with weights (C_in, C_out)."""
+    def weight(self, w: Array, name: str) -> str:
+        """A weight (C_in, C_out), as a 1x1 kernel unless the channels are last; a diagonal (C,) as a column."""
+        if w.ndim == 1:
+            return self.constant(self.column(w), name)
         if self.axis == self.rank - 1:
-            out = self.node("MatMul", [x, self.constant(w, name + "_weight")], name)
-            return out if bias is None else self.node("Add", [out, self.constant(bias, name + "_bias")], name + "_sum")
-        kernel = [1] * (self.rank - 2)
-        inputs = [x, self.constant(w.T.reshape(w.shape[1], w.shape[0], *kernel), name + "_weight")]
-        if bias is not None:
-            inputs.append(self.constant(bias, name + "_bias"))
-        return self.node("Conv", inputs, name, kernel_shape=kernel, strides=list(strides))
+            return self.constant(w, name)
+        return self.constant(w.T.reshape(w.shape[1], w.shape[0], *[1] * (self.rank - 2)), name)
+
+    def apply(self, x: str, weight: str, diagonal: bool, name: str) -> str:
+        """Multiply with a weight along the channels."""
+        if diagonal:
+            return self.node("Mul", [x, weight], name)
+        if self.axis == self.rank - 1:
+            return self.node("MatMul", [x, weight], name)
+        return self.node("Conv", [x, weight], name, kernel_shape=[1] * (self.rank - 2))
 
     def thin(self, x: str, strides: Sequence[int], name: str) -> str:
         """Every strides-th position."""
@@ -128,34 +133,30 @@ def insert(
     if is_output or captured:  # the name stays with the corrected value
         before, after = graph.fresh(y + "_uncompensated"), y
         graph.rename_output(y, before)
+    names: dict[str, Any] = {"weights": [], "back": None, "bias": None}
+    ones = [1] * max(rank - 2, 0)
     total: str | None = None
     for k, (tensor, w) in enumerate(zip(regressors, branch.weights, strict=True)):
         own = tensor == y
-        strides = [1] * max(rank - 2, 0) if own else list(block.strides)
-        x = b.thin(before if own else tensor, strides, f"thin{k}")
-        x = b.clip(x, -branch.reach[k], branch.reach[k], f"bounded{k}")
-        x = b.blt(x, branch.alphas[k], f"in{k}")
-        last = k == len(branch.weights) - 1
-        bias = branch.bias if last and branch.back is None else None
-        if w.ndim == 1:
-            x = b.node("Mul", [x, b.constant(b.column(w), f"gain{k}")], f"scaled{k}")
-            if bias is not None:
-                x = b.node("Add", [x, b.constant(b.column(bias), f"bias{k}")], f"shifted{k}")
-        else:
-            x = b.layer(x, w, bias, [1] * max(rank - 2, 0), f"layer{k}")
+        x = b.thin(before if own else tensor, ones if own else block.strides, f"thin{k}")
+        x = b.blt(b.clip(x, -branch.reach[k], branch.reach[k], f"bounded{k}"), branch.alphas[k], f"in{k}")
+        names["weights"].append(b.weight(w, f"weight{k}"))
+        x = b.apply(x, names["weights"][k], w.ndim == 1, f"layer{k}")
         total = x if total is None else b.node("Add", [total, x], f"sum{k}")
-    if total is None:
-        correction = b.constant(b.column(branch.bias), "bias")
-    else:
+    names["bias"] = b.constant(b.column(branch.bias), "bias")
+    correction = names["bias"]
+    if total is not None:
         if branch.back is not None:
-            total = b.layer(total, branch.back, branch.bias, [1] * max(rank - 2, 0), "back")
+            names["back"] = b.weight(branch.back, "back")
+            total = b.apply(total, names["back"], False, "layer_back")
+        total = b.node("Add", [total, names["bias"]], "prediction")
         correction = b.inverse(b.clip(total, branch.low, branch.high, "clipped"), branch.beta)
     graph.add_node("Add", [before, correction], after)
-    entry = {
+    entry: dict[str, Any] = {
         "output": y, "before": before, "after": after,
         "regressors": [before if t == y else t for t in regressors], "form": branch.form,
-        "rank": rank_of(branch), "alpha": list(branch.alphas), "beta": branch.beta,
-        "low": branch.low, "high": branch.high, "strides": list(block.strides), "axis": block.axis,
+        "rank": rank_of(branch), "alpha": list(branch.alphas), "beta": branch.beta, "low": branch.low,
+        "high": branch.high, "reach": list(branch.reach), "strides": list(block.strides), "axis": block.axis, **names,
     }  # fmt: skip
     graph.producer[after].metadata_props.add(key=RECORD, value=json.dumps(entry))
     for reader in readers:

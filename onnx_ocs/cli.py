@@ -52,6 +52,14 @@ class Select(StrEnum):
     error = "error"
 
 
+class Form(StrEnum):
+    """What a branch's weights look like."""
+
+    diagonal = "diagonal"
+    low_rank = "low-rank"
+    dense = "dense"
+
+
 class Objective(StrEnum):
     """What decides between plans."""
 
@@ -334,8 +342,24 @@ def rewrite(
     float_model: Float = None,
     limit: Limit = None,
     passes: Annotated[
-        str, typer.Option(help="Passes to run, in order, separated by commas.", rich_help_panel="Translation")
+        str,
+        typer.Option(
+            help="Passes to run, in order, separated by commas: translate, compensate, and those of other packages.",
+            rich_help_panel="Passes",
+        ),
     ] = "translate",
+    nbc_budget: Annotated[
+        float,
+        typer.Option(min=0.0, max=32.0, help="Most extra MACs of all branches.", rich_help_panel="Compensation"),
+    ] = 0.1,
+    nbc_form: Annotated[
+        list[Form] | None,
+        typer.Option(help="Forms of a branch's weights, besides a bias. Default: all.", rich_help_panel="Compensation"),
+    ] = None,
+    nbc_linear: Annotated[
+        bool,
+        typer.Option("--nbc-linear", help="Linear branches only (alpha = beta = 0).", rich_help_panel="Compensation"),
+    ] = False,
     ratio: Ratio = None,
     budget: BudgetOption = None,
     target_sqnr: TargetSqnr = None,
@@ -368,6 +392,7 @@ def rewrite(
     onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx --budget 0.05 --html report.html
     onnx-ocs rewrite in.onnx out.onnx --calib my_package.data:batches --report report.json --quiet
     onnx-ocs rewrite in.onnx out.onnx --plan plan.json
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --passes translate,compensate
     ```
     """
     start = time.perf_counter()
@@ -387,7 +412,11 @@ def rewrite(
             calib, ratio, budget, targets, copies, select, rescale, mode, objective, include, exclude, stats, jobs
         )
     names = [p.strip() for p in passes.split(",") if p.strip()]
-    chosen = api.make_passes(names, ratio=0.5 if ratio is None else ratio, copies=copies or 1, mode=mode.value)
+    given_options: dict[str, Any] = {"ratio": 0.5 if ratio is None else ratio, "copies": copies or 1}
+    given_options |= {"mode": mode.value, "budget": nbc_budget, "linear": nbc_linear}
+    if nbc_form:
+        given_options["forms"] = tuple(f.value.replace("-", " ") for f in nbc_form)
+    chosen = api.make_passes(names, **given_options)
     if plan_file is not None:
         given = Plan.read(plan_file)
         chosen = [Translate(plan=given) if isinstance(p, Translate) else p for p in chosen]

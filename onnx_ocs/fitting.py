@@ -19,6 +19,7 @@ from onnx import NodeProto
 
 from onnx_ocs.blocks import Block
 from onnx_ocs.branch import insert, rank_of
+from onnx_ocs.calibration import Samples
 from onnx_ocs.graph import Array, Graph, mentioned
 from onnx_ocs.regression import Branch, Candidate, Moments, blt, branch, candidates
 from onnx_ocs.relay import Relay, save
@@ -138,6 +139,17 @@ class Fitting:
     def _target(self, batch: int, tensor: str) -> Array:
         with np.load(self.folder / f"target{batch}.npz", allow_pickle=False) as z:
             return np.asarray(z[f"t{self.number[tensor]}"])
+
+    def held(self, feeds: Callable[[], Iterator[Mapping[str, Array]]], label: str) -> Samples:
+        """The samples that nothing is fitted on."""
+        every = max(min(HELD, self.batches), 1)
+
+        def given(_size: int, _limit: int) -> Iterator[tuple[int, dict[str, Array]]]:
+            for k, feed in enumerate(feeds()):
+                if k % every == every - 1 and k < self.batches:
+                    yield len(next(iter(feed.values()))), dict(feed)
+
+        return Samples(f"{label}, held out", given)
 
     def fit(self, feeds: Callable[[], Iterator[Mapping[str, Array]]], budget: int, macs: int) -> Graph:
         """Choose branches within a budget.

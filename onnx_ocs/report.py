@@ -56,6 +56,7 @@ def assemble(
     ranking: str | None = None,
     verification: Verification | None = None,
     notes: Sequence[str] = (),
+    compensations: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Put a report together (see `design` in the README for the meaning of the fields).
 
@@ -69,6 +70,7 @@ def assemble(
         ranking: where the channels' ranking comes from.
         verification: the result, if it was verified.
         notes: sentences for the reader.
+        compensations: one entry for each block.
     """
     for e in regions:
         e["x_clip_after"] = _x_clip_after(e)
@@ -89,7 +91,7 @@ def assemble(
         "schema": SCHEMA,
         "verb": verb,
         "regions": list(regions),
-        "compensations": [],
+        "compensations": list(compensations),
         "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
         "quality": quality,
         "ranking": ranking,

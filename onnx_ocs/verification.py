@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_ocs.branch import read_branches, strip
+from onnx_ocs.branch_check import check_branches
 from onnx_ocs.calibration import Samples
 from onnx_ocs.cuts import Cut, find_cuts, nibbles, stress
 from onnx_ocs.difference import FEW, FLIPS, SHIFT, Difference
+from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.oracle import WideQuantizer, oracle
 from onnx_ocs.quantizer import Quantizer, read_quantizer
@@ -52,6 +55,7 @@ class Verification:
         inputs: what was fed.
         translated: number of quantizers that are wide.
         rescaled: number of quantizers with another step.
+        branches: number of compensation branches.
         active: share of the copies' values that were not zero in the exact comparison.
         io_unchanged: whether names, types and shapes of graph inputs and outputs, and the opsets, are the same.
         checker: "ok", or what the checker says.
@@ -66,6 +70,7 @@ class Verification:
     inputs: str = ""
     translated: int = 0
     rescaled: int = 0
+    branches: int = 0
     active: float = 0.0
     io_unchanged: bool = True
     checker: str = "ok"
@@ -88,6 +93,7 @@ class Verification:
             "oracle": {
                 "translated_quantizers": self.translated,
                 "rescaled_quantizers": self.rescaled,
+                "branches": self.branches,
                 "copies_active": self.active,
                 "inputs": self.inputs,
                 "original_between_levels": None if self.original is None else self.original.as_dict("enable_all"),
@@ -156,10 +162,45 @@ def verify(
     result = Verification(inputs=samples.description)
     _structure(result, original, rewritten)
     try:
+        result.branches = len(read_branches(rewritten))
+        bare = strip(rewritten) if result.branches else rewritten
+    except (ValueError, KeyError, TypeError, UserError) as e:
+        result.fail(f"the branches that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
+        return result
+    _translation(result, original, bare, samples, limit, seed)
+    if result.branches and result.verdict == "PASSED":
+        _branches(result, rewritten, samples, limit, seed)
+    return result
+
+
+def _branches(result: Verification, rewritten: onnx.ModelProto, samples: Samples, limit: int, seed: int) -> None:
+    """Compensation branches: they are left out of the comparison with the oracle, and checked by themselves."""
+    for level in ("disable_all", "enable_all"):
+        loaded = _load(rewritten, level)
+        if isinstance(loaded, str):
+            result.fail(f"onnxruntime does not load the model with its branches at {level}: {loaded}")
+            return
+    try:
+        for why in check_branches(rewritten, samples, limit, seed):
+            result.fail(why)
+    except Exception as e:  # onnxruntime raises many kinds
+        result.fail(f"the branches cannot be run ({str(e).splitlines()[0][:200]})")
+
+
+def _translation(
+    result: Verification,
+    original: onnx.ModelProto,
+    rewritten: onnx.ModelProto,
+    samples: Samples,
+    limit: int,
+    seed: int,
+) -> None:
+    """Quantizers that were widened or got another step, against the oracle."""
+    try:
         scales = read_scales(rewritten)
     except (ValueError, KeyError, TypeError) as e:
         result.fail(f"the steps that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
-        return result
+        return
     genuine = original
     if scales:  # the yardstick has the new steps, and biases that follow them
         original = rescale_model(original, scales)
@@ -169,14 +210,14 @@ def verify(
         layouts = read_layouts(rewritten)
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as e:
         result.fail(f"the layouts that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
-        return result
+        return
     shapes = infer_shapes(original)
     wide: dict[str, WideQuantizer] = {}
     for name, (_, w) in layouts.items():
         q = read_quantizer(before, before.producer[name]) if name in before.producer else None
         if not isinstance(q, Quantizer):
             result.fail(f"the original has no quantizer '{name}', which the rewritten model claims to have widened")
-            return result
+            return
         tensor = before.producer[name].input[0]
         rank = len(shapes[tensor]) if tensor in shapes else None
         wide[name] = WideQuantizer(q, w.axis, *w.copies(), rank)
@@ -184,11 +225,11 @@ def verify(
     plain = _load(original, "disable_all")
     if isinstance(plain, str):
         result.notes.append(f"onnxruntime does not load the original, so nothing could be compared: {plain}")
-        return result
+        return
     new = _load(rewritten, "disable_all")
     if isinstance(new, str):
         result.fail(f"onnxruntime loads the original but not the rewritten model: {new}")
-        return result
+        return
     truth, names = oracle(original, wide) if wide else (original, {})
     if narrow := nibbles(before):
         untouched = {t: d for t, d in narrow.items() if any(t in n.output for n in truth.graph.node)}
@@ -203,7 +244,6 @@ def verify(
         )
     if result.verdict == "PASSED":
         _optimized(result, genuine, original, rewritten, cuts, samples, limit)
-    return result
 
 
 def _exact(

@@ -20,18 +20,19 @@ import numpy as np
 import onnx
 
 from onnx_ocs.blocks import find_blocks
-from onnx_ocs.branch import rank_of
+from onnx_ocs.branch import Inserted, rank_of
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.fitting import Fitting, Menu
 from onnx_ocs.graph import Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
 from onnx_ocs.oracle import reference
+from onnx_ocs.quality import compare
 from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import kernel_outputs
 from onnx_ocs.shapes import infer_shapes
 
-__all__ = ["Compensate"]
+__all__ = ["Compensate", "branch_entry"]
 
 BATCH = 8
 FEWEST = 16  # samples without which nothing is fitted
@@ -41,6 +42,7 @@ WHY = {
     "few_samples": f"fewer than {FEWEST} calibration samples",
     "translated_before": "this file was translated in an earlier run: start from the original, with both passes",
     "no_gain": "no branch reduces the error on held-out samples",
+    "loses": "all branches together make the model's output on held-out samples worse",
     "budget": "the budget for branches is spent where it brings more",
     "integer_kernel": "the layer that writes it would lose its integer kernel",
     "widened": "an earlier pass has changed its shape",
@@ -101,9 +103,15 @@ class Compensate:
             fitting = Fitting(model, menus, ranks, self.forms, self.linear, Path(folder), context.progress)
             fitting.targets(reference(original, regions), samples.batches(BATCH, context.limit), SPILL)
             fitted = fitting.fit(lambda: samples.batches(BATCH, context.limit), int(self.budget * macs), macs)
+        if any(m.chosen is not None for m in menus):
+            fitted.commit(lambda node: stamp(node, self.name, self.version))
+            held = fitting.held(lambda: samples.batches(BATCH, context.limit), samples.description)
+            now, then = compare(reference(original, regions), [model, fitted.model], held)
+            if (then.sqnr_db or np.inf) < (now.sqnr_db or np.inf) and (then.agreement or 0) <= (now.agreement or 0):
+                for m in menus:
+                    m.chosen, m.why = None, m.why or "loses"
         changed = any(m.chosen is not None for m in menus)
         if changed:
-            fitted.commit(lambda node: stamp(node, self.name, self.version))
             model.CopyFrom(fitted.model)
         return PassResult(changed, compensations=[_entry(m, before) for m in menus])
 
@@ -123,6 +131,16 @@ def _refuse(menus: list[Menu], graph: Graph, before: dict[str, Any], shapes: dic
             m.why = "not_float"
         elif fused & quantized:
             m.why = "integer_kernel"
+
+
+def branch_entry(b: Inserted) -> dict[str, Any]:
+    """The report's entry for a branch that a file carries already."""
+    e = b.entry
+    return {
+        "status": "applied", "block": b.output, "kind": None, "input": None, "output": b.output,
+        "form": e["form"], "regressors": list(b.regressors), "alpha": max(e["alpha"], default=0.0), "beta": e["beta"],
+        "rank": e["rank"], "sqnr_before_db": None, "sqnr_after_db": None, "reason": None,
+    }  # fmt: skip
 
 
 def _db(signal: float, error: float) -> float | None:
