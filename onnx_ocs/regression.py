@@ -103,14 +103,16 @@ class Moments:
 
     def add(self, features: Sequence[Array], target: Array) -> None:
         """Sum up positions: features (P, C_i) already transformed, target (P, C)."""
+        targets = [blt(target, b) for b in self.betas]
         f = np.concatenate([np.ones((len(target), 1)), *features], axis=1)
-        self.gram += f.T @ f
+        product = f.T @ np.concatenate([f, *targets], axis=1)  # one product: each costs a round of BLAS threads
+        d, c = self.gram.shape[0], target.shape[1]
+        self.gram += product[:, :d]
+        self.cross += np.moveaxis(product[:, d:].reshape(d, len(targets), c), 1, 0)
+        self.ranges[:, 0] = np.minimum(self.ranges[:, 0], [t.min() for t in targets])
+        self.ranges[:, 1] = np.maximum(self.ranges[:, 1], [t.max() for t in targets])
         self.square += float((target * target).sum())
         self.count += len(target)
-        for k, b in enumerate(self.betas):
-            t = blt(target, b)
-            self.cross[k] += f.T @ t
-            self.ranges[k] = min(self.ranges[k][0], t.min()), max(self.ranges[k][1], t.max())
 
     def error(self, w: Array) -> float:
         """Sum of squared errors that linear weights (D, C) would leave on these samples."""
