@@ -25,7 +25,7 @@ __all__ = ["Histogram", "Statistics", "fingerprint", "smoothed"]
 
 BINS = 1024
 BLOCK = 1 << 18  # values that are counted at a time
-SAMPLED = 1 << 17  # values of one tensor that enter its histogram, per sample: more only cost time
+SAMPLED = 1 << 16  # values of one tensor that enter its histogram, per sample: more only cost time
 FEW = 32  # neighbouring values of one channel below which a tensor is transposed first
 
 
@@ -91,15 +91,11 @@ class Histogram:
         if self.signed:
             np.floor(position, out=position)
             position += BINS // 2
-        else:
+        elif self.low < 0:
             np.maximum(position, 0, out=position)
         index = position.astype(np.intp)
         index += (np.arange(a.shape[1]) * BINS)[:, None]
-        counts = self.counts[channels].reshape(-1)
-        if len(a) * a.shape[2] < BINS:  # so few that to go through all bins would take longer
-            np.add.at(counts, index.ravel(), 1)
-        else:
-            counts += np.bincount(index.ravel(), minlength=counts.size)
+        np.add.at(self.counts[channels].reshape(-1), index.ravel(), 1)
         self.counts[channels, BINS // 2 if self.signed else 0] -= zeros
         self.zeros[channels] += zeros
 
