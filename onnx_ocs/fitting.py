@@ -33,6 +33,7 @@ POSITIONS = 8192  # held-out positions on which the final choice is made
 ROWS = 1 << 15  # positions of one batch that enter the equations: more only cost time
 WIDEST = 2048  # regressors of one block
 GAIN = 0.02  # least relative reduction of the held-out error
+SURE = 2.0  # standard errors by which the mean reduction over held-out samples must exceed 0
 LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
 
 Progress = Callable[[str, int, int | None], None]
@@ -40,11 +41,11 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A branch that a block could get: its MACs for one sample, and the error left on both halves of the held-out."""
+    """A branch that a block could get: its MACs for one sample, and the error left on every held-out sample."""
 
     branch: Branch
     macs: int
-    errors: tuple[float, float]
+    errors: tuple[float, ...]
 
 
 @dataclass
@@ -53,15 +54,15 @@ class Menu:
 
     Attributes:
         block: the block.
-        before: held-out error without a branch, on both halves of the held-out positions.
+        before: error without a branch, on every held-out sample.
         signal: sum of squares of the float model's values there.
-        offers: by form and rank, those that reduce both errors.
+        offers: by form and rank, those that reduce the error for sure.
         chosen: the one that it got.
         why: code of the reason when it got none.
     """
 
     block: Block
-    before: tuple[float, float] = (0.0, 0.0)
+    before: tuple[float, ...] = ()
     signal: float = 0.0
     offers: dict[tuple[str, int], Offer] = field(default_factory=dict)
     chosen: Offer | None = None
@@ -79,6 +80,13 @@ class Menu:
 def _rows(a: Array, axis: int) -> Array:
     """(P, C) float64."""
     return np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]).astype(np.float64)
+
+
+def _surely(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether an error is reduced on held-out samples by more than their differences explain."""
+    gain = np.asarray(before) - np.asarray(after)
+    doubt = SURE * float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else 0.0
+    return bool(gain.sum() > GAIN * sum(before) and gain.mean() > doubt)
 
 
 class Fitting:
@@ -244,9 +252,11 @@ class Fitting:
                 inputs.append(_rows(x, b.axis))
             truth = _rows(self._target(k, b.output), b.axis)
             cells = cells or len(truth) // max(len(y), 1)
+            number = k * len(truth) + np.arange(len(truth)) // max(cells, 1)
             whole = np.isfinite(truth).all(1) & np.logical_and.reduce([np.isfinite(i).all(1) for i in inputs])
             step = max(1, len(truth) // ROWS)
-            inputs, truth = [i[whole][k % step :: step] for i in inputs], truth[whole][k % step :: step]
+            rows = np.flatnonzero(whole)[k % step :: step]
+            inputs, truth, number = [i[rows] for i in inputs], truth[rows], number[rows]
             target = truth - inputs[0]
             if not len(truth):
                 continue
@@ -261,7 +271,7 @@ class Fitting:
             held = k % every == every - 1
             if held:
                 some = slice(None, None, max(1, len(truth) // share))
-                kept.append([*(i[some] for i in inputs), target[some], truth[some]])
+                kept.append([*(i[some] for i in inputs), target[some], truth[some], number[some]])
             else:
                 reach = [max(r, float(np.abs(i).max())) for r, i in zip(reach, inputs, strict=False)]
             for alphas, fit, test in equations:
@@ -279,13 +289,12 @@ class Fitting:
         kept: Sequence[Sequence[Array]],
         cells: int,
     ) -> None:
-        """The best branch of each form and rank, those that gain on both halves of the held-out positions."""
-        *inputs, target, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-        half = len(target) // 2
+        """The best branch of each form and rank, those that gain on the held-out samples."""
+        *inputs, target, truth, number = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        sample = np.unique(number, return_inverse=True)[1]
 
-        def errors(left: Array) -> tuple[float, float]:
-            squares = (left * left).sum(1)
-            return float(squares[:half].sum()), float(squares[half:].sum())
+        def errors(left: Array) -> tuple[float, ...]:
+            return tuple(np.bincount(sample, (left * left).sum(1)).tolist())
 
         m.before, m.signal = errors(target), float((truth * truth).sum())
         best: dict[tuple[str, int], tuple[Candidate, Moments, list[float]]] = {}
@@ -298,5 +307,5 @@ class Fitting:
             tried = [branch(c, fit, k, alphas, reach) for k in range(len(fit.betas))]
             left = [errors(target - t.predict([inputs[i] for i in t.which])) for t in tried]
             k = min(range(len(tried)), key=lambda i: sum(left[i]))
-            if all(e < (1 - GAIN) * b for e, b in zip(left[k], m.before, strict=True)):
+            if _surely(m.before, left[k]):
                 m.offers[key] = Offer(tried[k], tried[k].macs * cells, left[k])
