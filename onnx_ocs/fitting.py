@@ -32,6 +32,7 @@ HELD = 4  # every HELD-th batch is held out
 POSITIONS = 8192  # held-out positions on which the final choice is made
 ROWS = 1 << 15  # positions of one batch that enter the equations: more only cost time
 WIDEST = 2048  # regressors of one block
+RANDOM = ("Random", "Multinomial", "Bernoulli")
 GAIN = 0.02  # least relative reduction of the held-out error
 LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
 
@@ -79,6 +80,16 @@ class Menu:
 def _rows(a: Array, axis: int) -> Array:
     """(P, C) float64."""
     return np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]).astype(np.float64)
+
+
+def _steady(graph: Graph) -> list[NodeProto]:
+    """The nodes that compute the same for every input, such as weights' DequantizeLinear: no sample carries these."""
+    known, found = graph.initializers.keys() - {i.name for i in graph.model.graph.input}, list[NodeProto]()
+    for n in graph.nodes:
+        if not n.op_type.startswith(RANDOM) and all(t in known for t in mentioned(n)):
+            known |= set(n.output)
+            found.append(n)
+    return found
 
 
 class Fitting:
@@ -129,12 +140,21 @@ class Fitting:
         for feed in feeds:
             self.progress("float activations", self.batches, None)
             got = session.run(feed, wanted)
+            for m in self.open:
+                if got[m.block.output].dtype != np.float32:
+                    m.why = "not_float"
+            self.open = [m for m in self.open if not m.why]
+            wanted = [m.block.output for m in self.open]
             size += sum(v.nbytes for v in got.values())
             if self.batches and size > most:
                 break
             save(self.folder / f"target{self.batches}.npz", {f"t{k}": got[t] for k, t in enumerate(wanted)})
             self.batches += 1
         self.number = {t: k for k, t in enumerate(wanted)}
+        if self.batches < 2:  # nothing could be held out
+            for m in self.open:
+                m.why = "few_samples"
+            self.open = []
 
     def _target(self, batch: int, tensor: str) -> Array:
         with np.load(self.folder / f"target{batch}.npz", allow_pickle=False) as z:
@@ -178,16 +198,16 @@ class Fitting:
         for m in self.open:
             if m.offers and m.block.output not in kept:
                 m.chosen, m.why = None, "budget"
-        return self._round(feeds(), least, {t: (o.branch.form, rank_of(o.branch)) for t, o in kept.items()})
+        return self._round(feeds(), least, {t: o.branch for t, o in kept.items()})
 
-    def _round(
-        self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, tuple[str, int]] | None
-    ) -> Graph:
-        """Fit all blocks in order, each behind the branches of those before it; by price, or in given forms."""
+    def _round(self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, Branch] | None) -> Graph:
+        """Fit all blocks in order, each behind the branches of those before it; by price, or like given branches."""
         work = onnx.ModelProto()
         work.CopyFrom(self.model)
         graph = Graph(work)
-        nodes = list(graph.nodes)
+        steady = _steady(graph)
+        always = {id(n) for n in steady}
+        nodes = [n for n in graph.nodes if id(n) not in always]
         place = {o: k for k, n in enumerate(nodes) for o in n.output}
         last: dict[str, float] = {t: k for k, n in enumerate(nodes) for t in mentioned(n)}
         last |= dict.fromkeys(graph.outputs, np.inf)
@@ -204,8 +224,9 @@ class Fitting:
             alive |= {o for n in part for o in n.output if o}
             alive = {t for t in alive if last.get(t, -1) >= stop} | {b.output}
             source = None if b.input is None else names.get(b.input, b.input)
-            self._learn(m, relay.run(graph, part, sorted(alive)), source)
-            m.chosen = m.best(price) if wanted is None else m.offers.get(wanted[b.output])
+            like = None if wanted is None else wanted[b.output]
+            self._learn(m, relay.run(graph, [*steady, *part], sorted(alive)), source, like)
+            m.chosen = m.best(price if like is None else 0.0)
             m.why = "" if m.chosen is not None else "no_gain"
             start, pending = stop, []
             if m.chosen is not None:
@@ -223,8 +244,10 @@ class Fitting:
         self.progress("fitting branches", len(menus), len(menus))
         return graph
 
-    def _learn(self, m: Menu, states: Iterator[tuple[int, dict[str, Array]]], source: str | None) -> None:
-        """Sum up a block's equations over all batches, and make its offers."""
+    def _learn(
+        self, m: Menu, states: Iterator[tuple[int, dict[str, Array]]], source: str | None, like: Branch | None
+    ) -> None:
+        """Sum up a block's equations over all batches, and make its offers (or the one that is like a branch)."""
         b = m.block
         every = max(min(HELD, self.batches), 1)
         share = max(POSITIONS * every // max(self.batches, 1), 1)
@@ -269,7 +292,7 @@ class Fitting:
                 (test if held else fit).add([blt(i, a) for i, a in zip(bounded, alphas, strict=True)], target)
         m.offers = {}
         if kept and equations and equations[0][1].count:
-            self._offer(m, equations, reach, kept, cells)
+            self._offer(m, equations, reach, kept, cells, like)
 
     def _offer(
         self,
@@ -278,6 +301,7 @@ class Fitting:
         reach: Sequence[float],
         kept: Sequence[Sequence[Array]],
         cells: int,
+        like: Branch | None,
     ) -> None:
         """The best branch of each form and rank, those that gain on both halves of the held-out positions."""
         *inputs, target, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
@@ -292,6 +316,8 @@ class Fitting:
         for alphas, fit, test in equations:
             for c in candidates(fit, test, self.forms):
                 key = c.form, m.block.channels if c.rank is None else c.rank
+                if like is not None and (*key, c.which) != (like.form, rank_of(like), like.which):
+                    continue  # another one could cost more than was reckoned with
                 if key not in best or c.error < best[key][0].error:
                     best[key] = c, fit, alphas
         for key, (c, fit, alphas) in best.items():

@@ -28,7 +28,7 @@ def piece(
 
     Args:
         graph: where the nodes, their constants, opsets and functions come from (edits need not be committed).
-        nodes: in topological order.
+        nodes: in topological order; those that no output needs are left out.
         fed: what they read from outside, with an example of each.
         outputs: what is asked for.
     """
@@ -38,8 +38,12 @@ def piece(
     new.functions.extend(model.functions)
     g = new.graph
     g.name = "piece"
-    g.node.extend(nodes)
-    used = {t for n in nodes for t in mentioned(n)} | set(outputs)
+    used, needed = set(outputs), list[NodeProto]()
+    for n in reversed(nodes):
+        if not used.isdisjoint(n.output):
+            needed.append(n)
+            used.update(mentioned(n))
+    g.node.extend(reversed(needed))
     g.initializer.extend(graph.initializers[t] for t in sorted(used & graph.initializers.keys()))
     g.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in used)
     for name, value in fed.items():
