@@ -57,7 +57,7 @@ class Block:
     refusal: Refusal | None = None
 
 
-def _end(graph: Graph, tensor: str) -> tuple[NodeProto | None, bool]:
+def _end(graph: Graph, place: Mapping[str, int], tensor: str) -> tuple[NodeProto | None, bool]:
     """The node in which the walk back from a tensor ends, and whether it passed an activation."""
     passed = False
     for _ in range(LIMIT):
@@ -68,9 +68,7 @@ def _end(graph: Graph, tensor: str) -> tuple[NodeProto | None, bool]:
         if is_op(n, *LAYERS) or n.op_type not in PIECES:
             return n, passed
         if len(sources) != 1:
-            if is_op(n, "Add") and _source(graph, n) is None:
-                return n, passed
-            source = _source(graph, n)
+            source = _source(graph, place, n)
             if source is None:
                 return n, passed
             sources = [source]
@@ -80,27 +78,18 @@ def _end(graph: Graph, tensor: str) -> tuple[NodeProto | None, bool]:
     return None, passed
 
 
-def _source(graph: Graph, node: NodeProto) -> str | None:
+def _source(graph: Graph, place: Mapping[str, int], node: NodeProto) -> str | None:
     """The one tensor from which all inputs of a node are computed in pieces; None when there are several."""
-    order: list[str] = [t for t in dict.fromkeys(node.input) if t and graph.constant(t) is None]
-    frontier, seen = dict.fromkeys(order), set(order)
+    frontier = {t for t in node.input if t and graph.constant(t) is None}
     for _ in range(LIMIT):
-        if len(frontier) == 1:
-            return next(iter(frontier))
-        # expand what is computed from others of the frontier, or from something new
-        for t in list(frontier):
-            n = graph.producer.get(t)
-            if n is None or n.op_type not in PIECES:
-                continue
-            parents = [i for i in dict.fromkeys(n.input) if i and graph.constant(i) is None]
-            del frontier[t]
-            for i in parents:
-                if i not in seen or i in frontier:
-                    frontier[i] = None
-                    seen.add(i)
-            break
-        else:
+        if len(frontier) < 2:
+            return next(iter(frontier), None)
+        latest = max(frontier, key=lambda t: (place.get(t, -1), t))  # nothing that it is computed from is passed over
+        n = graph.producer.get(latest)
+        if n is None or n.op_type not in PIECES:
             return None
+        frontier.remove(latest)
+        frontier |= {t for t in n.input if t and graph.constant(t) is None}
     return None
 
 
@@ -114,10 +103,11 @@ def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Sh
     """
     walks = {r.tensor: r.walk for r in regions if r.walk is not None}
     tensors = dict.fromkeys([r.tensor for r in regions] + [o.name for o in graph.model.graph.output])
+    place = {o: k for k, n in enumerate(graph.nodes) for o in n.output}
     found: dict[str, tuple[str, NodeProto]] = {}
     activated: dict[str, tuple[str, NodeProto]] = {}
     for t in tensors:
-        end, passed = _end(graph, t)
+        end, passed = _end(graph, place, t)
         if end is None or t not in graph.producer:
             continue
         if t in graph.outputs:
@@ -126,17 +116,18 @@ def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Sh
             found[t] = "residual", end
         elif is_op(end, *LAYERS) and graph.constant(end.input[1]) is not None:
             (activated if passed else found)[t] = "layer", end
-    if not any(kind == "residual" for kind, _ in found.values()):
+    if not any(is_op(end, "Add") for _, end in found.values()):
         found |= activated
-    place = {id(n): k for k, n in enumerate(graph.nodes)}
-    order = sorted(found, key=lambda t: place[id(graph.producer[t])])
+    order = sorted(found, key=lambda t: place[t])
     before = _before(graph, order)
     blocks: list[Block] = []
     for t in order:
         kind, end = found[t]
         shape = shapes.get(t)
         at = label(graph.producer[t])
-        axis = None if shape is None else walks[t].axis if t in walks else _axis(end, len(shape))
+        axis = None if shape is None else _axis(graph, end)
+        if shape is not None and axis is None:
+            axis = walks[t].axis if t in walks else 1 if len(shape) == 4 else -1
         channels = shape[axis] if shape is not None and axis is not None and -len(shape) <= axis < len(shape) else None
         if shape is None or axis is None or not isinstance(channels, int) or len(shape) < 2:
             why = Refusal("unknown_channels", "the number of channels is not known", at)
@@ -156,9 +147,20 @@ def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Sh
     return blocks
 
 
-def _axis(end: NodeProto, rank: int) -> int:
-    """The channel axis of what a node computes."""
-    return 1 if is_op(end, "Conv", "ConvTranspose") or (is_op(end, "Add") and rank == 4) else rank - 1
+def _axis(graph: Graph, end: NodeProto) -> int | None:
+    """The channel axis of what a node computes: that of the nearest layer or norm; None when none is near."""
+    nodes = [end]
+    for _ in range(LIMIT):
+        if not nodes:
+            return None
+        n = nodes.pop(0)
+        if is_op(n, *LAYERS):
+            return 1 if is_op(n, "Conv", "ConvTranspose") else -1
+        if n.op_type in ("LayerNormalization", "SkipLayerNormalization", "RMSNormalization"):
+            return -1
+        if n.op_type in PIECES:
+            nodes += [graph.producer[t] for t in n.input if t in graph.producer and graph.constant(t) is None]
+    return None
 
 
 def _before(graph: Graph, order: Sequence[str]) -> dict[str, str | None]:
@@ -184,7 +186,7 @@ def _strides(x: Shape, y: Shape, x_axis: int, y_axis: int) -> tuple[int, ...] | 
     for a, (p, q) in enumerate(zip(x, y, strict=True)):
         if a in (0, y_axis):
             continue
-        if p == q:
+        if p == q and p is not None:
             strides.append(1)
         elif isinstance(p, int) and isinstance(q, int) and p > q > 0 and y_axis == 1:
             s = -(-p // q)

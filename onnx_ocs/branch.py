@@ -9,8 +9,9 @@ The regressors are clipped first, so that no input, however large, gives anythin
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,17 @@ import numpy as np
 import onnx
 
 from onnx_ocs.blocks import Block
-from onnx_ocs.graph import Array, Graph
+from onnx_ocs.errors import UserError
+from onnx_ocs.graph import Array, Graph, label
 from onnx_ocs.regression import Branch
 
-__all__ = ["RECORD", "Inserted", "insert", "read_branches", "strip"]
+__all__ = ["RECORD", "Inserted", "digest", "insert", "rank_of", "read_branches", "remove", "strip"]
 
 RECORD = "onnx_ocs.branch"
+KEYS = frozenset({
+    "output", "before", "after", "regressors", "form", "rank", "alpha", "beta", "low", "high", "reach", "strides",
+    "axis", "weights", "back", "bias",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Inserted:
         before: what it is called before the correction.
         after: what it is called after it.
         regressors: tensors that the branch reads.
-        entry: alpha, beta, form, rank and bounds.
+        entry: alpha, beta, form, rank and bounds, names of the constants, and a digest of all that.
     """
 
     output: str
@@ -158,12 +164,28 @@ def insert(
         "rank": rank_of(branch), "alpha": list(branch.alphas), "beta": branch.beta, "low": branch.low,
         "high": branch.high, "reach": list(branch.reach), "strides": list(block.strides), "axis": block.axis, **names,
     }  # fmt: skip
+    entry["digest"] = digest(entry, graph)
     graph.producer[after].metadata_props.add(key=RECORD, value=json.dumps(entry))
     for reader in readers:
         for k, t in enumerate(reader.input):
             if t == y:
                 graph.set_input(reader, k, after)
     return Inserted(y, before, after, tuple(before if t == y else t for t in regressors), entry)
+
+
+def digest(entry: Mapping[str, Any], graph: Graph) -> str:
+    """SHA-256 of a branch's record and constants.
+
+    Raises:
+        KeyError: the record is damaged, or a constant is missing.
+    """
+    h = hashlib.sha256(json.dumps({k: v for k, v in entry.items() if k != "digest"}, sort_keys=True).encode())
+    for t in (*entry["weights"], entry["back"], entry["bias"]):
+        value = None if t is None else graph.constant(t)
+        if t is not None and value is None:
+            raise KeyError(t)
+        h.update(b"" if value is None else np.ascontiguousarray(value).tobytes())
+    return h.hexdigest()
 
 
 def rank_of(branch: Branch) -> int:
@@ -177,17 +199,21 @@ def read_branches(model: onnx.ModelProto) -> list[Inserted]:
     """The branches that a file carries, in the graph's order.
 
     Raises:
-        ValueError: a record is damaged.
+        UserError: a record is damaged.
     """
     found = []
     for n in model.graph.node:
         for p in n.metadata_props:
             if p.key == RECORD:
-                e = json.loads(p.value)
                 try:
-                    found.append(Inserted(e["output"], e["before"], e["after"], tuple(e["regressors"]), e))
-                except (KeyError, TypeError) as error:
-                    raise ValueError(f"the branch at '{n.name}' has no readable record ({error})") from None
+                    e = json.loads(p.value)
+                    b = Inserted(e["output"], e["before"], e["after"], tuple(e["regressors"]), e)
+                    sound = e.keys() >= KEYS and all(isinstance(a, (int, float)) for a in (*e["alpha"], e["beta"]))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(f"the branch at '{label(n)}' has no readable record ({error})") from None
+                if not sound or b.after not in n.output:
+                    raise UserError(f"the branch at '{label(n)}' has a damaged record")
+                found.append(b)
     return found
 
 
@@ -197,13 +223,18 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     new.CopyFrom(model)
     graph = Graph(new)
     for b in read_branches(new):
-        if b.after == b.output:  # the corrected value has the original's name: give it back
-            graph.rename_output(b.after, graph.fresh(b.after + "_dropped"))
-            graph.rename_output(b.before, b.output)
-        old, now = (b.before, b.output) if b.after == b.output else (b.after, b.before)
-        for n in graph.readers(old):
-            for k, t in enumerate(n.input):
-                if t == old:
-                    graph.set_input(n, k, now)
+        remove(graph, b)
     graph.commit()
     return new
+
+
+def remove(graph: Graph, b: Inserted) -> None:
+    """Let all that reads a corrected value read the uncorrected one again; `commit` drops the branch."""
+    if b.after == b.output:  # the corrected value has the original's name: give it back
+        graph.rename_output(b.after, graph.fresh(b.after + "_dropped"))
+        graph.rename_output(b.before, b.output)
+    old, now = (b.before, b.output) if b.after == b.output else (b.after, b.before)
+    for n in graph.readers(old):
+        for k, t in enumerate(n.input):
+            if t == old:
+                graph.set_input(n, k, now)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_ocs.branch import Inserted, read_branches
+from onnx_ocs.branch import Inserted, digest, read_branches
 from onnx_ocs.calibration import Samples
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.regression import blt, inverse_blt
@@ -109,6 +109,8 @@ def _compare(
     if len(constant) < len(set(names)):
         return [f"the branch at '{b.output}' has lost a constant"]
     e = b.entry
+    if e.get("digest") != digest(e, graph):
+        return [f"the branch at '{b.output}' has another record or other constants than it was written with"]
     ends = [inverse_blt(np.asarray(v, np.float64), e["beta"]) for v in (e["low"], e["high"])]
     limit = float(np.abs(constant[e["bias"]]).max() if not e["weights"] else max(abs(v) for v in ends))
     cases: list[tuple[str, Mapping[str, Array], Array]] = [("the samples", values, written)]

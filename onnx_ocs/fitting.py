@@ -18,7 +18,7 @@ import onnx
 from onnx import NodeProto
 
 from onnx_ocs.blocks import Block
-from onnx_ocs.branch import insert, rank_of
+from onnx_ocs.branch import insert, rank_of, remove
 from onnx_ocs.calibration import Samples
 from onnx_ocs.graph import Array, Graph, mentioned
 from onnx_ocs.regression import Branch, Candidate, Moments, blt, branch, candidates
@@ -32,8 +32,11 @@ HELD = 4  # every HELD-th batch is held out
 POSITIONS = 8192  # held-out positions on which the final choice is made
 ROWS = 1 << 15  # positions of one batch that enter the equations: more only cost time
 WIDEST = 2048  # regressors of one block
+RANDOM = ("Random", "Multinomial", "Bernoulli")
 GAIN = 0.02  # least relative reduction of the held-out error
 SURE = 2.0  # standard errors by which the mean reduction over held-out samples must exceed 0
+PROBED = 8  # held-out batches on which the model's output is looked at
+LIKELY = 1.0  # the same for the model's output, where what stands behind adds noise
 LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
 
 Progress = Callable[[str, int, int | None], None]
@@ -82,11 +85,21 @@ def _rows(a: Array, axis: int) -> Array:
     return np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]).astype(np.float64)
 
 
-def _surely(before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether an error is reduced on held-out samples by more than their differences explain."""
+def _surely(before: Sequence[float], after: Sequence[float], least: float, sure: float) -> bool:
+    """Whether an error is reduced on held-out samples, by more than a share and than their differences explain."""
     gain = np.asarray(before) - np.asarray(after)
-    doubt = SURE * float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else 0.0
-    return bool(gain.sum() > GAIN * sum(before) and gain.mean() > doubt)
+    doubt = sure * float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else 0.0
+    return bool(gain.sum() > least * sum(before) and gain.mean() > doubt)
+
+
+def _steady(graph: Graph) -> list[NodeProto]:
+    """The nodes that compute the same for every input, such as weights' DequantizeLinear: no sample carries these."""
+    known, found = graph.initializers.keys() - {i.name for i in graph.model.graph.input}, list[NodeProto]()
+    for n in graph.nodes:
+        if not n.op_type.startswith(RANDOM) and all(t in known for t in mentioned(n)):
+            known |= set(n.output)
+            found.append(n)
+    return found
 
 
 class Fitting:
@@ -132,17 +145,28 @@ class Fitting:
             most: bytes beyond which no further batch is taken.
         """
         wanted = [m.block.output for m in self.open]
+        self.output = self.model.graph.output[0].name
         session = Session(expose(reference, wanted), "enable_all", fusion=False)
         size = 0
         for feed in feeds:
             self.progress("float activations", self.batches, None)
-            got = session.run(feed, wanted)
+            got = session.run(feed, list(dict.fromkeys([*wanted, self.output])))
+            for m in self.open:
+                if got[m.block.output].dtype != np.float32:
+                    m.why = "not_float"
+            self.open = [m for m in self.open if not m.why]
+            wanted = [m.block.output for m in self.open]
             size += sum(v.nbytes for v in got.values())
             if self.batches and size > most:
                 break
-            save(self.folder / f"target{self.batches}.npz", {f"t{k}": got[t] for k, t in enumerate(wanted)})
+            kept = dict.fromkeys([*wanted, self.output])
+            save(self.folder / f"target{self.batches}.npz", {f"t{k}": got[t] for k, t in enumerate(kept)})
             self.batches += 1
-        self.number = {t: k for k, t in enumerate(wanted)}
+        self.number = {t: k for k, t in enumerate(dict.fromkeys([*wanted, self.output]))}
+        if self.batches < 2:  # nothing could be held out
+            for m in self.open:
+                m.why = "few_samples"
+            self.open = []
 
     def _target(self, batch: int, tensor: str) -> Array:
         with np.load(self.folder / f"target{batch}.npz", allow_pickle=False) as z:
@@ -186,16 +210,16 @@ class Fitting:
         for m in self.open:
             if m.offers and m.block.output not in kept:
                 m.chosen, m.why = None, "budget"
-        return self._round(feeds(), least, {t: (o.branch.form, rank_of(o.branch)) for t, o in kept.items()})
+        return self._round(feeds(), least, {t: o.branch for t, o in kept.items()})
 
-    def _round(
-        self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, tuple[str, int]] | None
-    ) -> Graph:
-        """Fit all blocks in order, each behind the branches of those before it; by price, or in given forms."""
+    def _round(self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, Branch] | None) -> Graph:
+        """Fit all blocks in order, each behind the branches of those before it; by price, or like given branches."""
         work = onnx.ModelProto()
         work.CopyFrom(self.model)
         graph = Graph(work)
-        nodes = list(graph.nodes)
+        steady = _steady(graph)
+        always = {id(n) for n in steady}
+        nodes = [n for n in graph.nodes if id(n) not in always]
         place = {o: k for k, n in enumerate(nodes) for o in n.output}
         last: dict[str, float] = {t: k for k, n in enumerate(nodes) for t in mentioned(n)}
         last |= dict.fromkeys(graph.outputs, np.inf)
@@ -204,6 +228,7 @@ class Fitting:
             if m.block.input is not None:
                 last[m.block.input] = max(last.get(m.block.input, 0), place[m.block.output] + 1.0)
         relay = Relay((f for k, f in enumerate(feeds) if k < self.batches), self.folder)
+        now_error: list[float] | None = None
         alive, names, pending, start = set(graph.inputs), dict[str, str](), list[NodeProto](), 0
         for k, m in enumerate(menus):
             self.progress("fitting branches", k, len(menus))
@@ -212,16 +237,26 @@ class Fitting:
             alive |= {o for n in part for o in n.output if o}
             alive = {t for t in alive if last.get(t, -1) >= stop} | {b.output}
             source = None if b.input is None else names.get(b.input, b.input)
-            self._learn(m, relay.run(graph, part, sorted(alive)), source)
-            m.chosen = m.best(price) if wanted is None else m.offers.get(wanted[b.output])
+            like = None if wanted is None else wanted[b.output]
+            self._learn(m, relay.run(graph, [*steady, *part], sorted(alive)), source, like)
+            m.chosen = m.best(price if like is None else 0.0)
             m.why = "" if m.chosen is not None else "no_gain"
             start, pending = stop, []
             if m.chosen is not None:
+                if now_error is None and b.output != self.output:
+                    now_error = self._at_output(relay, graph, [*steady, *nodes[stop:]])
                 count = len(graph.added)
                 tensors = [b.output, *([] if source is None else [source])]
                 chosen = [tensors[i] for i in m.chosen.branch.which]
                 now = insert(graph, b, m.chosen.branch, chosen, self.ranks[b.output], np.dtype(np.float32))
                 pending = graph.added[count:]
+                if now.before == b.output and now_error is not None:
+                    then = self._at_output(relay, graph, [*steady, *pending, *nodes[stop:]])
+                    if not _surely(now_error, then, 0.0, LIKELY):
+                        remove(graph, now)
+                        m.chosen, m.why, pending = None, "no_end_gain", []
+                        continue
+                    now_error = then
                 names[b.output] = now.after
                 last[now.after] = last[b.output]
                 if now.before != b.output:
@@ -231,8 +266,19 @@ class Fitting:
         self.progress("fitting branches", len(menus), len(menus))
         return graph
 
-    def _learn(self, m: Menu, states: Iterator[tuple[int, dict[str, Array]]], source: str | None) -> None:
-        """Sum up a block's equations over all batches, and make its offers."""
+    def _at_output(self, relay: Relay, graph: Graph, nodes: Sequence[NodeProto]) -> list[float]:
+        """Squared error of the model's output on held-out samples, from the last cut on; one number a sample."""
+        every = max(min(HELD, self.batches), 1)
+        found: list[float] = []
+        for k, out in relay.peek(graph, nodes, self.output, range(every - 1, self.batches, every)[:PROBED]):
+            left = (np.asarray(out, np.float64) - self._target(k, self.output)) ** 2
+            found += left.reshape(len(left), -1).sum(1).tolist()
+        return found
+
+    def _learn(
+        self, m: Menu, states: Iterator[tuple[int, dict[str, Array]]], source: str | None, like: Branch | None
+    ) -> None:
+        """Sum up a block's equations over all batches, and make its offers (or the one that is like a branch)."""
         b = m.block
         every = max(min(HELD, self.batches), 1)
         share = max(POSITIONS * every // max(self.batches, 1), 1)
@@ -279,7 +325,7 @@ class Fitting:
                 (test if held else fit).add([blt(i, a) for i, a in zip(bounded, alphas, strict=True)], target)
         m.offers = {}
         if kept and equations and equations[0][1].count:
-            self._offer(m, equations, reach, kept, cells)
+            self._offer(m, equations, reach, kept, cells, like)
 
     def _offer(
         self,
@@ -288,6 +334,7 @@ class Fitting:
         reach: Sequence[float],
         kept: Sequence[Sequence[Array]],
         cells: int,
+        like: Branch | None,
     ) -> None:
         """The best branch of each form and rank, those that gain on the held-out samples."""
         *inputs, target, truth, number = (np.concatenate(parts) for parts in zip(*kept, strict=True))
@@ -301,11 +348,13 @@ class Fitting:
         for alphas, fit, test in equations:
             for c in candidates(fit, test, self.forms):
                 key = c.form, m.block.channels if c.rank is None else c.rank
+                if like is not None and (*key, c.which) != (like.form, rank_of(like), like.which):
+                    continue  # another one could cost more than was reckoned with
                 if key not in best or c.error < best[key][0].error:
                     best[key] = c, fit, alphas
         for key, (c, fit, alphas) in best.items():
             tried = [branch(c, fit, k, alphas, reach) for k in range(len(fit.betas))]
             left = [errors(target - t.predict([inputs[i] for i in t.which])) for t in tried]
             k = min(range(len(tried)), key=lambda i: sum(left[i]))
-            if _surely(m.before, left[k]):
+            if _surely(m.before, left[k], GAIN, SURE):
                 m.offers[key] = Offer(tried[k], tried[k].macs * cells, left[k])

@@ -46,7 +46,7 @@ PRINCIPLE = {
     "one_sided": "zero_point == qmax: the quantizer has no room above zero, so a copy would hold nothing",
     "mode": "the mode asked for is not exact here",
     "excluded": "left out by the plan",
-    "already_translated": "an earlier run of translate has been here",
+    "already_translated": "an earlier run has been here: start from the original",
 }
 MOST_CHANNELS = 1 << 20  # a longer axis is none of channels
 RELU6 = 6.0

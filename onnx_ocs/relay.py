@@ -28,7 +28,7 @@ def piece(
 
     Args:
         graph: where the nodes, their constants, opsets and functions come from (edits need not be committed).
-        nodes: in topological order.
+        nodes: in topological order; those that no output needs are left out.
         fed: what they read from outside, with an example of each.
         outputs: what is asked for.
     """
@@ -38,8 +38,12 @@ def piece(
     new.functions.extend(model.functions)
     g = new.graph
     g.name = "piece"
-    g.node.extend(nodes)
-    used = {t for n in nodes for t in mentioned(n)} | set(outputs)
+    used, needed = set(outputs), list[NodeProto]()
+    for n in reversed(nodes):
+        if not used.isdisjoint(n.output):
+            needed.append(n)
+            used.update(mentioned(n))
+    g.node.extend(reversed(needed))
     g.initializer.extend(graph.initializers[t] for t in sorted(used & graph.initializers.keys()))
     g.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in used)
     for name, value in fed.items():
@@ -85,6 +89,17 @@ class Relay:
     def _read(self, batch: int) -> dict[str, Array]:
         with np.load(self.folder / f"{batch}.npz", allow_pickle=False) as z:
             return {self._renamed.get(str(n), str(n)): z[f"t{k}"] for k, n in enumerate(z["names"])}
+
+    def peek(
+        self, graph: Graph, nodes: Sequence[NodeProto], output: str, batches: Iterable[int]
+    ) -> Iterator[tuple[int, Array]]:
+        """Run nodes from the last cut on some batches, and stay where it is; yields the batch's number and a tensor."""
+        session: Session | None = None
+        for k in batches:
+            known = self._read(k)
+            if session is None:
+                session = Session(piece(graph, nodes, known, [output]), "enable_all", fusion=False)
+            yield k, session.run({t: v for t, v in known.items() if t in session.inputs}, [output])[output]
 
     def run(
         self, graph: Graph, nodes: Sequence[NodeProto], keep: Sequence[str]

@@ -99,9 +99,10 @@ REGION = (
     _Column("accumulated, dB", _error("accumulated"), 1),
 )
 COMPENSATION = (
+    _Column("form", lambda c: c.get("form") or "", 4),
     _Column("alpha", lambda c: _number(c.get("alpha")), 2),
     _Column("beta", lambda c: _number(c.get("beta")), 3),
-    _Column("rank", lambda c: str(c.get("rank") or "full"), 1),
+    _Column("rank", lambda c: str(c.get("rank", "")), 1),
     _Column("SQNR, dB", lambda c: _gain(c, "sqnr")),
 )
 

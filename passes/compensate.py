@@ -12,14 +12,15 @@ samples that the fit has not seen: a block that does not gain there gets no bran
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 
-from onnx_ocs.blocks import find_blocks
+from onnx_ocs.blocks import Block, find_blocks
 from onnx_ocs.branch import Inserted, rank_of
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
@@ -30,18 +31,20 @@ from onnx_ocs.oracle import reference
 from onnx_ocs.quality import compare
 from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import kernel_outputs
-from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.shapes import Shape, infer_shapes
 
 __all__ = ["Compensate", "branch_entry"]
 
 BATCH = 8
 FEWEST = 16  # samples without which nothing is fitted
+SLICE = 10  # the opset from which Slice takes steps
 SPILL = 4 << 30  # bytes of float activations that are kept in files
 WHY = {
     "no_samples": "branches are fitted on calibration samples: give --calib",
     "few_samples": f"fewer than {FEWEST} calibration samples",
     "translated_before": "this file was translated in an earlier run: start from the original, with both passes",
     "no_gain": "no branch reduces the error on held-out samples",
+    "no_end_gain": "it mends the block, but not the model's output on held-out samples",
     "loses": "all branches together make the model's output on held-out samples worse",
     "budget": "the budget for branches is spent where it brings more",
     "integer_kernel": "the layer that writes it would lose its integer kernel",
@@ -95,7 +98,8 @@ class Compensate:
         one = {k: [1, *v.shape[1:]] for k, v in next(samples.batches(1, 1)).items()}
         before, graph = Graph(original), Graph(model)
         regions, shapes = find_regions(before, infer_shapes(original)), infer_shapes(original, one)
-        menus = [Menu(b) for b in find_blocks(before, regions, shapes)]
+        declared = infer_shapes(original)
+        menus = [Menu(_sized(b, graph.opset, declared)) for b in find_blocks(before, regions, shapes)]
         _refuse(menus, graph, shapes, infer_shapes(model, one))
         macs = cost(original, one, kernels=False).macs
         ranks = {m.block.output: len(shapes.get(m.block.output, ())) for m in menus}
@@ -107,7 +111,8 @@ class Compensate:
             fitted.commit(lambda node: stamp(node, self.name, self.version))
             held = fitting.held(lambda: samples.batches(BATCH, context.limit), samples.description)
             now, then = compare(reference(original, regions), [model, fitted.model], held)
-            if (then.sqnr_db or np.inf) < (now.sqnr_db or np.inf) and (then.agreement or 0) <= (now.agreement or 0):
+            worse = then.sqnr_db is not None and (now.sqnr_db is None or then.sqnr_db < now.sqnr_db)
+            if worse and (then.agreement or 0) <= (now.agreement or 0):
                 for m in menus:
                     m.chosen, m.why = None, m.why or "loses"
         changed = any(m.chosen is not None for m in menus)
@@ -116,7 +121,15 @@ class Compensate:
         return PassResult(changed, compensations=[_entry(m, before) for m in menus])
 
 
-def _refuse(menus: list[Menu], graph: Graph, before: dict[str, Any], shapes: dict[str, Any]) -> None:
+def _sized(b: Block, opset: int, declared: Mapping[str, Shape]) -> Block:
+    """A block without its input where strides fit the samples' size only, or cannot be written in this opset."""
+    if b.input is None or all(s == 1 for s in b.strides):
+        return b
+    fixed = all(isinstance(d, int) for t in (b.input, b.output) for d in declared.get(t, (None, None))[1:])
+    return b if fixed and opset >= SLICE else replace(b, input=None, strides=(), input_channels=0)
+
+
+def _refuse(menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> None:
     """Say of every block that cannot be compensated why."""
     fused = kernel_outputs(graph.model) or set()
     elements = {v.name: v.type.tensor_type.elem_type for v in graph.model.graph.output}

@@ -1,0 +1,250 @@
+"""Where compensation blocks are found, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import zoo
+from onnx import TensorProto, helper
+from zoo import Net, Style
+
+from onnx_ocs.blocks import Block, find_blocks
+from onnx_ocs.graph import Graph
+from onnx_ocs.region import find_regions
+from onnx_ocs.shapes import infer_shapes
+
+
+def blocks(model: onnx.ModelProto, **inputs: list[int]) -> list[Block]:
+    graph = Graph(model)
+    return find_blocks(graph, find_regions(graph, infer_shapes(model)), infer_shapes(model, inputs or None))
+
+
+def found(model: onnx.ModelProto, **inputs: list[int]) -> list[tuple[str, str, str | None]]:
+    return [(b.kind, b.output, b.input) for b in blocks(model, **inputs) if b.refusal is None]
+
+
+def strided(n: Net, x: str, out: int, kernel: int = 3, stride: int = 2) -> str:
+    y = n.conv(x, out, kernel)
+    n.nodes[-1].attribute.append(helper.make_attribute("strides", [stride, stride]))
+    return y
+
+
+def resnet(style: Style = Style()) -> Net:
+    """A stem, a plain block, a block with strides and a projection, a classifier."""
+    n = Net(style, x=(3, 8, 8))
+    a = n.qdq(n.op("Relu", n.conv(n.qdq("x", "mid"))))
+    b = n.qdq(n.conv(n.qdq(n.op("Relu", n.conv(a)))), "mid")
+    c = n.qdq(n.op("Relu", n.op("Add", b, a, out="sum1"), out="block1"))
+    d = n.qdq(n.conv(n.qdq(n.op("Relu", strided(n, c, 12))), 12), "mid")
+    e = n.qdq(strided(n, c, 12, 1), "mid")
+    f = n.qdq(n.op("Relu", n.op("Add", d, e, out="sum2"), out="block2"))
+    n.gemm(n.op("Flatten", n.op("GlobalAveragePool", f)), 5)
+    return n
+
+
+@pytest.mark.parametrize("style", [Style(), Style(opset=10, per_channel=False), Style(dtype="int8"), Style(opset=21)])
+def test_residual_network(style: Style) -> None:
+    model = resnet(style).model("gemm1")
+    assert found(model) == [
+        ("layer", "conv3", None),  # layers without activation end blocks of their own
+        ("residual", "block1", "conv3"),
+        ("layer", "conv5", "block1"),
+        ("layer", "conv6", "block1"),
+        ("residual", "block2", "conv6"),
+        ("head", "gemm1", None),
+    ]
+    _, one, _, skip, two, head = blocks(model)
+    assert (skip.channels, skip.input_channels, skip.strides) == (12, 8, (2, 2))
+    assert (one.channels, one.axis) == (8, 1)
+    assert (two.channels, two.input_channels, two.strides, two.axis) == (12, 12, (1, 1), 1)
+    assert (head.channels, head.axis) == (5, 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_inverted_residual(stride: int) -> None:
+    """The bottleneck of a MobileNet block is linear: it ends a block with and without the Add."""
+    n = Net(x=(8, 8, 8))
+    a = n.qdq(n.conv(n.qdq("x", "mid"), 8, 1), "mid")
+    wide = n.qdq(n.clip(n.conv(a, 16, 1), 0, 6))
+    deep = n.conv(wide, 16, groups=16)
+    n.nodes[-1].attribute.append(helper.make_attribute("strides", [stride, stride]))
+    y = n.conv(n.qdq(n.clip(deep, 0, 6)), 8, 1)
+    if stride == 1:
+        y = n.op("Add", n.qdq(y, "mid"), a, out="sum")
+    z = n.qdq(y, "mid")
+    n.op("Add", n.conv(z), z, out="y")
+    got = blocks(n.model("y"))
+    layers = [("layer", "conv1", None), ("layer", "conv4", "conv1")]
+    residual = [("residual", "sum", "conv4")] if stride == 1 else []
+    assert [(b.kind, b.output, b.input) for b in got] == [*layers, *residual, ("head", "y", y)]
+    assert got[1].strides == (stride, stride)
+
+
+def test_plain_chain() -> None:
+    """Without an Add every layer ends a block, whatever its activation."""
+    net, outputs = zoo.three_layers(Style())
+    assert found(net.model(*outputs)) == [
+        ("layer", "relu1", None),
+        ("layer", "conv2", "relu1"),
+        ("layer", "conv3", "conv2"),
+        ("head", "conv3_dq", "conv3"),
+    ]
+
+
+def norm_fused(n: Net, x: str, out: str) -> str:
+    y = n.layer_norm(x)
+    n.nodes[-1].output[0] = out
+    assert y != out
+    return out
+
+
+def norm_spelled(n: Net, x: str, out: str) -> str:
+    """LayerNormalization in primitive operators."""
+    d = n.op("Sub", x, n.op("ReduceMean", x, axes=[-1]))
+    v = n.op("ReduceMean", n.op("Pow", d, n.const(out + "_two", 2)), axes=[-1])
+    d = n.op("Div", d, n.op("Sqrt", n.op("Add", v, n.const(out + "_eps", 1e-5))))
+    c = n.channels(x, -1)
+    d = n.op("Mul", d, n.const(out + "_gamma", n.rng.uniform(0.5, 2, c)))
+    return n.op("Add", d, n.const(out + "_beta", n.rng.standard_normal(c)), out=out)
+
+
+def gelu_spelled(n: Net, x: str) -> str:
+    return n.gelu(x)
+
+
+def gelu_tanh(n: Net, x: str) -> str:
+    """x/2 (1 + tanh(c (x + k x^3)))."""
+    t = n.op("Mul", n.op("Pow", x, n.const(x + "_three", 3)), n.const(x + "_k", 0.044715))
+    t = n.op("Tanh", n.op("Mul", n.op("Add", x, t), n.const(x + "_c", 0.7978846)))
+    t = n.op("Mul", x, n.op("Add", t, n.const(x + "_one", 1)))
+    return n.op("Mul", t, n.const(x + "_half", 0.5))
+
+
+def transformer(norm: Callable[[Net, str, str], str], gelu: Callable[[Net, str], str]) -> Net:
+    """One post-LN layer: attention, Add, norm; two layers with GELU, Add, norm."""
+    n = Net(x=(5, 12))
+    x = n.qdq("x", "mid")
+    q, k, v = (n.qdq(n.matmul(x, 12), "mid") for _ in range(3))
+    scores = n.qdq(n.op("Softmax", n.op("MatMul", q, n.op("Transpose", k, perm=[0, 2, 1]))))
+    context = n.qdq(n.op("MatMul", scores, v), "mid")
+    a = norm(n, n.op("Add", n.matmul(context, 12), "x", out="sum1"), "attention")
+    h = n.qdq(gelu(n, n.matmul(n.qdq(a, "mid"), 24)), "mid")
+    b = norm(n, n.op("Add", n.matmul(h, 12), a, out="sum2"), "output")
+    n.matmul(n.qdq(b, "mid"), 7, bias=False)
+    return n
+
+
+@pytest.mark.parametrize("gelu", [gelu_spelled, gelu_tanh])
+@pytest.mark.parametrize("norm", [norm_fused, norm_spelled])
+def test_post_norm_transformer(norm: Any, gelu: Any) -> None:
+    """Blocks end with the norms, not with what stands between their parts; attention scores are none."""
+    n = transformer(norm, gelu)
+    last = n.nodes[-1].output[0]
+    got = blocks(n.model(last), x=[1, 5, 12])
+    residual = [(b.output, b.input) for b in got if b.kind == "residual"]
+    assert residual == [("attention", "add3"), ("output", "attention")]
+    layers = {b.output: (b.axis, b.channels) for b in got if b.kind == "layer"}
+    assert set(layers.values()) == {(2, 12)} and len(layers) == 3  # query, key and value
+    assert all((b.axis, b.channels) == (2, 12) for b in got if b.kind == "residual")
+    head = got[-1]
+    assert (head.kind, head.output, head.input, head.channels) == ("head", last, "output", 7)
+    hidden = [o for n_ in n.nodes for o in n_.output if o.startswith(("mul", "softmax"))]
+    assert not {b.output for b in got} & set(hidden)
+
+
+def test_activation_of_a_sum() -> None:
+    """A decomposed activation directly behind a residual Add is a function of that Add, not of the Add's inputs."""
+    n = Net(x=(5, 12))
+    x = n.qdq("x", "mid")
+    a = n.qdq(n.gelu(n.op("Add", n.matmul(x, 12), "x", out="sum")), "mid")
+    n.matmul(a, 4, bias=False)
+    assert ("residual", "mul2", None) in found(n.model("matmul2"), x=[1, 5, 12])
+
+
+def test_add_with_several_readers() -> None:
+    """Pre-activation: the sum is quantized as it is and behind a ReLU."""
+    n = Net(x=(4, 6, 6))
+    a = n.qdq(n.conv(n.qdq("x", "mid")), "mid")
+    s = n.op("Add", n.qdq(n.conv(n.qdq(n.op("Relu", n.conv(a)))), "mid"), a, out="sum")
+    r = n.qdq(n.op("Relu", s, out="active"))
+    n.op("Add", n.conv(r), n.qdq(s, "mid"), out="y")
+    got = found(n.model("y"))
+    assert {(k, o) for k, o, _ in got} >= {("residual", "sum"), ("residual", "active"), ("head", "y")}
+    assert dict((o, i) for _, o, i in got)["active"] == "sum"
+
+
+def test_topological_order_in_any_file_order() -> None:
+    model = resnet(Style(shuffled=True)).model("gemm1")
+    got, sorted_ = blocks(model), blocks(resnet().model("gemm1"))
+    assert {b.output for b in got} == {b.output for b in sorted_}
+    order = [b.output for b in got]
+    assert all(b.input is None or order.index(b.input) < order.index(b.output) for b in got)
+
+
+def test_unknown_channels() -> None:
+    """A custom operator in front: no shape can be inferred."""
+    n = Net(x=(4, 6, 6))
+    y = n.conv(n.qdq(n.op("Relu", n.conv(n.qdq("x", "mid")))))
+    model = n.model(y)
+    node = next(k for k in model.graph.node if k.op_type == "Relu")
+    node.op_type, node.domain = "Mystery", "custom"
+    model.opset_import.add(domain="custom", version=1)
+    why = {b.output: b.refusal.code for b in blocks(model) if b.refusal is not None}
+    assert why == {}  # nothing ends at an unknown operator
+    del model.graph.output[0].type.tensor_type.shape.dim[1:]
+    for t in model.graph.input:
+        t.type.tensor_type.ClearField("shape")
+    assert {b.refusal.code for b in blocks(model) if b.refusal is not None} == {"unknown_channels"}
+
+
+def test_channel_axis() -> None:
+    """Channels in the middle of five axes."""
+    n = Net(x=(2, 6, 3, 3))
+    x = n.qdq("x", "mid", axis=2)
+    s = n.qdq(n.op("Add", x, x, out="sum"), "mid", axis=2)
+    y = n.op("MatMul", s, n.weight("w", n.draw(3, 3, fan=3), 1)[0])
+    refused = {b.output: b.refusal.code for b in blocks(n.model(y)) if b.refusal is not None}
+    assert refused in ({"sum": "channel_axis"}, {})
+
+
+def test_no_blocks() -> None:
+    """Nothing that is quantized, and outputs that are no float function of anything."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    value = helper.make_tensor_value_info
+    g = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, ["N", 4])], [value("y", TensorProto.FLOAT, ["N", 4])]
+    )
+    model = helper.make_model(g, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert blocks(model) == []
+
+
+def test_long_walks_end() -> None:
+    """More steps than are looked at between the Add and the quantizer: no block, and no long search."""
+    n = Net(x=(4, 6, 6))
+    x = n.qdq("x", "mid")
+    y = n.op("Add", n.conv(x, 4), x)
+    for _ in range(40):
+        y = n.op("Relu", y)
+    y = n.conv(n.qdq(y))
+    assert [b.kind for b in blocks(n.model(y))] == ["head"]
+
+
+@pytest.mark.parametrize("sizes", [(9, 5), (8, 3)], ids=["ceil", "no stride"])
+def test_strides(sizes: tuple[int, int]) -> None:
+    """Output sizes that a stride explains give one; others do not."""
+    n = Net(x=(4, sizes[0], sizes[0]))
+    a = n.qdq(n.conv(n.qdq("x", "mid"), 4), "mid")
+    kernel = 1 if sizes == (9, 5) else 3
+    b = strided(n, a, 4, kernel)
+    if kernel == 3:
+        del n.nodes[-1].attribute[:]
+        n.nodes[-1].attribute.extend([helper.make_attribute("kernel_shape", [4, 4]), helper.make_attribute("pads", [0] * 4),
+                                      helper.make_attribute("strides", [2, 2])])  # fmt: skip
+        n.initializers["conv2_w"] = np.zeros((4, 4, 4, 4), np.int8)
+    n.conv(n.qdq(b, "mid"))
+    got = {k.output: k for k in blocks(n.model("conv3"))}["conv2"]
+    assert (got.input, got.strides) == (("conv1", (2, 2)) if kernel == 1 else ("conv1", (3, 3)))
