@@ -10,7 +10,7 @@ and a second round fits the branches that are left.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,15 @@ def _surely(before: Sequence[float], after: Sequence[float], least: float, sure:
     return bool(gain.sum() > least * sum(before) and gain.mean() > doubt)
 
 
+def _start(b: Block, ends: Mapping[str, Menu]) -> Block:
+    """A block that starts where the last one ends that can be compensated: what others end with may not be read."""
+    while b.input is not None and ends[b.input].why:
+        before = ends[b.input].block
+        strides = tuple(p * q for p, q in zip(before.strides, b.strides, strict=False))
+        b = replace(b, input=before.input, strides=strides, input_channels=before.input_channels)
+    return b
+
+
 def _steady(graph: Graph) -> list[NodeProto]:
     """The nodes that compute the same for every input, such as weights' DequantizeLinear: no sample carries these."""
     known, found = graph.initializers.keys() - {i.name for i in graph.model.graph.input}, list[NodeProto]()
@@ -167,6 +176,9 @@ class Fitting:
             for m in self.open:
                 m.why = "few_samples"
             self.open = []
+        ends = {m.block.output: m for m in self.menus}
+        for m in self.open:
+            m.block = _start(m.block, ends)
 
     def _target(self, batch: int, tensor: str) -> Array:
         with np.load(self.folder / f"target{batch}.npz", allow_pickle=False) as z:

@@ -239,6 +239,9 @@ def branch(c: Candidate, m: Moments, beta: int, alphas: Sequence[float], reach: 
     if basis is not None:
         parts = [p @ basis for p in parts]
     low, high = m.ranges[beta]
+    if c.form == "bias":  # a constant, whatever domain it comes from
+        low, high = m.ranges[0]
+        return Branch(c.form, (), (), 0.0, (), None, inverse_blt(w[0], m.betas[beta]), float(low), float(high), ())
     return Branch(
         c.form, c.which, tuple(alphas[k] for k in c.which), m.betas[beta], tuple(parts),
         None if basis is None else basis.T, w[0], float(low), float(high), tuple(reach[k] for k in c.which),

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from onnx_ocs import tensors
 from onnx_ocs.graph import Array
 
-__all__ = ["LEVELS", "Session", "as_bytes", "cut", "expose", "integer_kernels", "kernel_outputs"]
+__all__ = ["LEVELS", "Session", "as_bytes", "cut", "expose", "integer_kernels", "kernel_outputs", "optimized"]
 
 LEVELS = {
     "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -195,7 +195,16 @@ def integer_kernels(model: onnx.ModelProto) -> int | None:
 def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
     """What the layers write that onnxruntime runs with integer kernels at ENABLE_ALL.
 
-    None when it does not load the model, or could not write it out optimized: it is larger than protobuf allows.
+    None where `optimized` is None.
+    """
+    found = optimized(model)
+    return None if found is None else {n.output[0] for n in found.graph.node if n.op_type in INTEGER_KERNELS}
+
+
+def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The graph that onnxruntime really runs at ENABLE_ALL.
+
+    None when it does not load the model, or could not write it out: it is larger than protobuf allows.
     """
     if tensors.total_size(model) > PROTOBUF_LIMIT // 2:
         return None
@@ -205,7 +214,6 @@ def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
         try:
             data, _kept = _serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
+            return onnx.load(options.optimized_model_filepath, load_external_data=False)
         except Exception:  # onnxruntime's own exception types vary; "does not load" is an answer here
             return None
-    return {n.output[0] for n in optimized.graph.node if n.op_type in INTEGER_KERNELS}

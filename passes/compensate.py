@@ -12,7 +12,7 @@ samples that the fit has not seen: a block that does not gain there gets no bran
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ from onnx_ocs.manager import Context, PassResult, history, stamp
 from onnx_ocs.oracle import reference
 from onnx_ocs.quality import compare
 from onnx_ocs.region import find_regions
-from onnx_ocs.runtime import kernel_outputs
+from onnx_ocs.runtime import expose, integer_kernels, optimized
 from onnx_ocs.shapes import Shape, infer_shapes
 
 __all__ = ["Compensate", "branch_entry"]
@@ -131,19 +131,39 @@ def _sized(b: Block, opset: int, declared: Mapping[str, Shape]) -> Block:
 
 def _refuse(menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> None:
     """Say of every block that cannot be compensated why."""
-    fused = kernel_outputs(graph.model) or set()
     elements = {v.name: v.type.tensor_type.elem_type for v in graph.model.graph.output}
     for m in menus:
         b = m.block
-        quantized = {o for n in graph.readers(b.output) for o in n.output if n.op_type == "QuantizeLinear"}
         if b.refusal is not None:
             m.why = b.refusal.code
         elif b.output not in graph.producer or shapes.get(b.output) != before.get(b.output):
             m.why = "widened"
         elif elements.get(b.output, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
             m.why = "not_float"
-        elif fused & quantized:
+    layers = [m for m in menus if not m.why and m.block.kind == "layer"]
+    lost = _without_kernels(graph.model, [m.block.output for m in layers])
+    for m in layers:
+        if m.block.output in lost:
             m.why = "integer_kernel"
+
+
+def _without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
+    """Those float tensors that only exist because somebody reads them: without, their layers run on integers."""
+    run = optimized(model)
+    if run is None:
+        return set()
+    written = {o for n in run.graph.node for o in n.output}
+    fused = [t for t in tensors if t not in written]
+    whole = integer_kernels(model) or 0
+
+    def loss(read: Sequence[str]) -> int:
+        left = integer_kernels(expose(model, read))
+        return 0 if left is None else whole - left
+
+    together = loss(fused)
+    if together in (0, len(fused)):
+        return set(fused) if together else set()
+    return {t for t in fused if loss([t])}
 
 
 def branch_entry(b: Inserted) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from onnx_ocs.region import find_regions
 from onnx_ocs.shapes import infer_shapes
 
 
+PLAIN = Style()
+
+
 def blocks(model: onnx.ModelProto, **inputs: list[int]) -> list[Block]:
     graph = Graph(model)
     return find_blocks(graph, find_regions(graph, infer_shapes(model)), infer_shapes(model, inputs or None))
@@ -33,7 +36,7 @@ def strided(n: Net, x: str, out: int, kernel: int = 3, stride: int = 2) -> str:
     return y
 
 
-def resnet(style: Style = Style()) -> Net:
+def resnet(style: Style = PLAIN) -> Net:
     """A stem, a plain block, a block with strides and a projection, a classifier."""
     n = Net(style, x=(3, 8, 8))
     a = n.qdq(n.op("Relu", n.conv(n.qdq("x", "mid"))))
@@ -174,7 +177,7 @@ def test_add_with_several_readers() -> None:
     n.op("Add", n.conv(r), n.qdq(s, "mid"), out="y")
     got = found(n.model("y"))
     assert {(k, o) for k, o, _ in got} >= {("residual", "sum"), ("residual", "active"), ("head", "y")}
-    assert dict((o, i) for _, o, i in got)["active"] == "sum"
+    assert {o: i for _, o, i in got}["active"] == "sum"
 
 
 def test_topological_order_in_any_file_order() -> None:
@@ -242,8 +245,8 @@ def test_strides(sizes: tuple[int, int]) -> None:
     b = strided(n, a, 4, kernel)
     if kernel == 3:
         del n.nodes[-1].attribute[:]
-        n.nodes[-1].attribute.extend([helper.make_attribute("kernel_shape", [4, 4]), helper.make_attribute("pads", [0] * 4),
-                                      helper.make_attribute("strides", [2, 2])])  # fmt: skip
+        attributes = {"kernel_shape": [4, 4], "pads": [0] * 4, "strides": [2, 2]}
+        n.nodes[-1].attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
         n.initializers["conv2_w"] = np.zeros((4, 4, 4, 4), np.int8)
     n.conv(n.qdq(b, "mid"))
     got = {k.output: k for k in blocks(n.model("conv3"))}["conv2"]

@@ -86,6 +86,10 @@ def test_bias_is_the_mean() -> None:
     b = branch(c, m, 0, (0.0, 0.0), (1.0, 1.0))
     assert (c.form, c.rank, b.macs, b.weights) == ("bias", 0, 0, ())
     np.testing.assert_allclose(b.predict([]), target.mean(0)[None])
+    m = moments(inputs, target, (0.0, 0.5))
+    b = branch(next(candidates(m, m, [])), m, 1, (0.0, 0.0), (1.0, 1.0))
+    assert b.beta == 0  # it is a constant in the model's own domain
+    np.testing.assert_allclose(b.predict([])[0], inverse_blt(blt(target, 0.5).mean(0), 0.5))
 
 
 def test_diagonal_is_a_regression_for_each_channel() -> None:
