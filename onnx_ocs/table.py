@@ -335,8 +335,10 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
         return f"DONE, not verified ({seconds:.1f} s)" if not verified else f"PASSED ({seconds:.1f} s)"
     if v["verdict"] != "PASSED":
         return f"FAILED: {'; '.join(v['failures'])} ({seconds:.1f} s)"
-    level = v["levels"][0]
+    level, oracle = v["levels"][0], v["oracle"]
+    branches = oracle.get("branches", 0)
+    extra = f"{branches} branches compute what their records say, " if branches else ""
     return (
-        f"PASSED: {v['oracle']['translated_quantizers']} wide quantizers equal the oracle's on {level['values']:,} "
+        f"PASSED: {extra}{oracle['translated_quantizers']} wide quantizers equal the oracle's on {level['values']:,} "
         f"values ({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
     )
