@@ -41,7 +41,7 @@ SLICE = 10  # the opset from which Slice takes steps
 SPILL = 4 << 30  # bytes of float activations that are kept in files
 WHY = {
     "no_samples": "branches are fitted on calibration samples: give --calib",
-    "few_samples": f"fewer than {FEWEST} calibration samples",
+    "few_samples": f"fewer than {FEWEST} calibration samples, or all in one batch",
     "translated_before": "this file was translated in an earlier run: start from the original, with both passes",
     "no_gain": "no branch reduces the error on held-out samples",
     "no_end_gain": "it mends the block, but not the model's output on held-out samples",

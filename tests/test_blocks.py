@@ -17,7 +17,6 @@ from onnx_ocs.graph import Graph
 from onnx_ocs.region import find_regions
 from onnx_ocs.shapes import infer_shapes
 
-
 PLAIN = Style()
 
 

@@ -16,7 +16,7 @@ import onnx
 import pytest
 import zoo
 from onnx import helper, numpy_helper
-from test_blocks import resnet, transformer, norm_fused, gelu_spelled
+from test_blocks import gelu_spelled, norm_fused, resnet, transformer
 from zoo import Net, Style
 
 from onnx_ocs import api
@@ -25,7 +25,6 @@ from onnx_ocs.branch import RECORD, insert, read_branches, strip
 from onnx_ocs.branch_check import check_branches
 from onnx_ocs.calibration import open_samples, random_samples
 from onnx_ocs.cost import cost
-from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph
 from onnx_ocs.manager import history
 from onnx_ocs.oracle import reference
@@ -259,6 +258,10 @@ def _record(model: onnx.ModelProto, change: Callable[[dict[str, Any]], object]) 
     p.value = json.dumps(e)
 
 
+def _text(model: onnx.ModelProto, value: str) -> None:
+    next(p for n in model.graph.node for p in n.metadata_props if p.key == RECORD).value = value
+
+
 def _constant(model: onnx.ModelProto, end: str, factor: float) -> None:
     t = next(t for t in model.graph.initializer if "_nbc_" in t.name and t.name.endswith(end))
     t.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(t) * factor).astype(np.float32), t.name))
@@ -293,7 +296,7 @@ DAMAGE: dict[str, Callable[[onnx.ModelProto], object]] = {
     "an operator": lambda m: _operator(m, "Exp", "Sqrt"),
     "a sign": lambda m: _operator(m, "Sign", "Abs"),
     "a bound left out": _bypass,
-    "no JSON": lambda m: next(p for n in m.graph.node for p in n.metadata_props if p.key == RECORD).ParseFromString(b"\n\x0fonnx_ocs.branch\x12\x01{"),
+    "no JSON": lambda m: _text(m, "{"),
 }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from onnx_ocs.passes.compensate import WHY
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.S)
@@ -59,6 +61,7 @@ def test_every_refusal_is_explained() -> None:
     source = "".join(p.read_text(encoding="utf-8") for d in ("onnx_ocs", "passes") for p in (ROOT / d).glob("*.py"))
     given = set(re.findall(r'(?:Refusal|no)\(\s*"(\w+)"', source))
     given |= set(re.findall(r'code = "(\w+)"', source)) | set(re.findall(r'"code": "(\w+)"', source))
+    given |= set(WHY)
     given |= set(re.findall(r'code = "(\w+)" if missing else "(\w+)"', source)[0])
     start = README.index("## Why a tensor was left alone")
     told = set(re.findall(r"`(\w+)`", README[start : README.index("## From Python")]))
