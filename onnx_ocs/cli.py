@@ -204,7 +204,13 @@ Stats = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(min=1, max=256, help="Processes that calibrate; the result is the same.", rich_help_panel="Data"),
+    typer.Option(
+        min=1,
+        max=256,
+        help="Processes that calibrate; the result is the same.",
+        show_default="1",
+        rich_help_panel="Data",
+    ),
 ]
 
 
