@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections import Counter
 from pathlib import Path
 
@@ -29,5 +30,10 @@ def test_violations_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     fuzz.prepare(tmp_path, FILES[0].read_bytes())
     monkeypatch.setattr(fuzz.api, "rewrite", crash)
     assert "a defect" in fuzz.isolated(tmp_path, False)
-    monkeypatch.setattr(fuzz.api, "rewrite", lambda *_, **__: fuzz.os.abort())
+
+    def die(*_: object, **__: object) -> None:
+        faulthandler.disable()  # no stack on the terminal: this one is wanted
+        fuzz.os.abort()
+
+    monkeypatch.setattr(fuzz.api, "rewrite", die)
     assert "SIGABRT" in fuzz.isolated(tmp_path, False)
