@@ -52,14 +52,14 @@ class Inserted:
 
 
 class _Builder:
-    def __init__(self, graph: Graph, stem: str, dtype: np.dtype[np.generic], rank: int, axis: int) -> None:
-        self.graph, self.stem, self.dtype, self.rank, self.axis = graph, stem, dtype, rank, axis
+    def __init__(self, graph: Graph, stem: str, rank: int, axis: int) -> None:
+        self.graph, self.stem, self.rank, self.axis = graph, stem, rank, axis
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         return self.graph.add_node(op, inputs, self.graph.fresh(f"{self.stem}_{name}"), **attributes)
 
     def constant(self, value: Array | float, name: str) -> str:
-        return self.graph.add_initializer(f"{self.stem}_{name}", np.asarray(value, self.dtype))
+        return self.graph.add_initializer(f"{self.stem}_{name}", np.asarray(value, np.float32))
 
     def clip(self, x: str, low: float, high: float, name: str) -> str:
         if self.graph.opset < 11:
@@ -116,9 +116,7 @@ class _Builder:
         return self.node("Slice", [x, *parts], name)
 
 
-def insert(
-    graph: Graph, block: Block, branch: Branch, regressors: Sequence[str], rank: int, dtype: np.dtype[np.generic]
-) -> Inserted:
+def insert(graph: Graph, block: Block, branch: Branch, regressors: Sequence[str], rank: int) -> Inserted:
     """Add a branch to a block's output; all that reads the output then reads the corrected one.
 
     Args:
@@ -127,13 +125,12 @@ def insert(
         branch: what to add.
         regressors: tensors that the branch's regressors are, in its order.
         rank: of the output.
-        dtype: of the output.
 
     Returns:
         What the file says about it.
     """
     y = block.output
-    b = _Builder(graph, y + "_nbc", dtype, rank, block.axis)
+    b = _Builder(graph, y + "_nbc", rank, block.axis)
     readers, is_output, captured = graph.readers(y), y in graph.outputs, bool(graph.captured(y))
     before, after = y, graph.fresh(y + "_compensated")
     if is_output or captured:  # the name stays with the corrected value

@@ -14,7 +14,7 @@ import onnx
 from onnx_ocs.branch import Inserted, digest, read_branches
 from onnx_ocs.calibration import Samples
 from onnx_ocs.graph import Array, Graph
-from onnx_ocs.regression import blt, inverse_blt
+from onnx_ocs.regression import blt, inverse_blt, thinned
 from onnx_ocs.relay import piece
 from onnx_ocs.runtime import Session, expose
 
@@ -34,8 +34,8 @@ def _expected(e: Mapping[str, Any], constant: Mapping[str, Array], values: Mappi
     total: Array | float = 0.0
     for k, name in enumerate(e["regressors"]):
         x = values[name].astype(np.float64)
-        if name != e["before"] and any(s != 1 for s in e["strides"]):
-            x = x[(slice(None), slice(None), *(slice(None, None, int(s)) for s in e["strides"]))]
+        if name != e["before"]:
+            x = thinned(x, e["strides"])
         x = blt(np.clip(x, -e["reach"][k], e["reach"][k]), e["alpha"][k])
         total = total + _times(x, constant[e["weights"][k]], axis, e["form"] == "diagonal")
     if e["back"] is not None:

@@ -48,13 +48,13 @@ def calibrate(
         UserError: the model does not run on the samples, or a process was killed.
     """
     statistics = Statistics(model_hash, regions)
-    if context.samples is None or not statistics.histograms:
+    if context.samples is None or not statistics.regions:
         return statistics
     jobs = min(jobs, -(-context.total() // BATCH))
     if jobs > 1:
         _count_in_processes(model, context, statistics, jobs)
         return statistics
-    wanted = [regions[k] for k in statistics.histograms]
+    wanted = [regions[k] for k in statistics.regions]
     for turn, batch in enumerate(stream(model, regions, wanted, context)):
         statistics.add(regions, batch, turn)
     return statistics
@@ -138,7 +138,7 @@ def _work(connection: Connection, path: Path, model_hash: str, threads: int) -> 
         model = load_model(path)
         regions = find_regions(Graph(model), infer_shapes(model))
         statistics = Statistics(model_hash, regions)
-        activations = Activations(model, regions, [regions[k] for k in statistics.histograms], threads)
+        activations = Activations(model, regions, [regions[k] for k in statistics.regions], threads)
         connection.send(0)
         while (task := connection.recv()) is not None:
             turn, feed = task

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_ocs.activations import stream
+from onnx_ocs.activations import samples_in, stream
 from onnx_ocs.cuts import Cut, find_cuts, nibbles
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.manager import Context
+from onnx_ocs.quality import decibels
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import RELU6, Region, find_regions
 from onnx_ocs.rescale import read_scales, rescale_model
@@ -112,7 +113,7 @@ class _Tally:
 
     def as_dict(self, samples: int) -> dict[str, Any]:
         """The fields that go into a region's entry of the report."""
-        error: dict[str, Any] = {f"{n}_db": _decibels(self.signal, e) for n, e in sorted(self.noise.items())}
+        error: dict[str, Any] = {f"{n}_db": decibels(self.signal, e) for n, e in sorted(self.noise.items())}
         lost, still = self.clipped
         saved = None if self.after is None or lost <= 0 else 1 - still / lost
         return {"error": {**error, "samples": samples}, "mass_saved": saved, "histogram": _bars(self.histogram)}
@@ -120,10 +121,6 @@ class _Tally:
 
 def _energy(a: Array) -> float:
     return float(np.square(a).sum(dtype=np.float64))
-
-
-def _decibels(signal: float, noise: float) -> float | None:
-    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None
 
 
 def _bars(h: Histogram) -> dict[str, Any] | None:
@@ -234,7 +231,7 @@ def measure_layers(
     few = replace(context, limit=min(context.limit or LIMIT, LIMIT), progress=progress)
     samples = 0
     for batch in stream(original, regions, measured, few):
-        size = next((len(a) for a in batch.values() if np.ndim(a)), 1)
+        size = samples_in(batch)
         samples += size
         held = {when: m.run(batch) for when, m in models.items()}
         for t in tallies:

@@ -17,6 +17,7 @@ import onnx
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.manager import Context
+from onnx_ocs.quality import decibels
 from onnx_ocs.region import Region
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.shapes import Shape
@@ -150,5 +151,4 @@ def _errors(
 
 def _share(error: tuple[float, float], whole: float) -> Share:
     noise, signal = error
-    sqnr = float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None
-    return Share(sqnr, noise / whole if whole > 0 else None)
+    return Share(decibels(signal, noise), noise / whole if whole > 0 else None)

@@ -137,13 +137,13 @@ class Planner:
         carried = {id(n) for r in regions if r.walk is not None and r.walk.weights for n in r.walk.carried}
         self.candidates: list[Candidate] = []
         self.statistics = statistics
-        self.histograms, self.samples = statistics.select(None)
+        seen = {k for half in statistics.halves for k, h in half.items() if h.exponent is not None}
         for k, r in enumerate(regions):
             useful = r.refusal is None or r.refusal.code in ("never_clipped", "folded_bound")
-            if not (useful and allowed[k]) or k not in self.histograms or any(id(n) in carried for n in r.nodes):
+            if not (useful and allowed[k]) or k not in seen or any(id(n) in carried for n in r.nodes):
                 continue
             c = self._candidate(k, r, mode)
-            if c is not None and self.histograms[k].exponent is not None:
+            if c is not None:
                 self.candidates.append(c)
         self.channels = sum(c.region.walk.channels for c in self.candidates if c.region.walk is not None)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnx_ocs.activations import BATCH
+from onnx_ocs.activations import BATCH, samples_in
 from onnx_ocs.calibration import Samples
 from onnx_ocs.collect import calibrate
 from onnx_ocs.cost import cost
@@ -211,7 +211,7 @@ def _first(feeds: Sequence[Mapping[str, Array]], samples: int) -> list[Mapping[s
         if chosen and count >= samples:
             break
         chosen.append(f)
-        count += len(next(iter(f.values()), np.zeros(1)))
+        count += samples_in(f)
     return chosen
 
 
@@ -351,6 +351,7 @@ def make_plan(
         name, choices = made.name, again if more else made.choices
         if options.budget is not None:
             choices = _affordable(price, planner, choices, dropped, options.budget, options.rescale)
+        after = judge(planner.settings(choices))
     else:
         assert measure is not None
         judged = measure
@@ -359,12 +360,12 @@ def make_plan(
             return judged(Plan(model_hash, planner.planned(choices)))
 
         name, choices, dropped = _reach(planner, judge, options, context, price, quality, found)
-        unseen = judge(planner.settings(choices))
-    after = judge(planner.settings(choices))
+        unseen = after = judge(planner.settings(choices))
     if options.target is None and max(after[0], unseen[0]) > before[0] * (1 - WORTH):
         name, choices, after = AS_IT_IS, {}, before
     found |= {"chosen": name, "after": after, "unseen": unseen, "rolled_back": [regions[k].tensor for k in dropped]}
-    if budgets:
+    if budgets:  # these, too, are judged on samples that they are not made from
+        planner.tabulate(options.rescale, LEARNT)
         found["sweep"] = [_point(planner, judge, Budget(b, None), options) for b in sorted(budgets)]
     predicted = {
         **planner.describe(choices),

@@ -12,7 +12,12 @@ from onnx_ocs.calibration import Samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.runtime import Session
 
-__all__ = ["Quality", "compare"]
+__all__ = ["Quality", "compare", "decibels"]
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """10 log10(signal / noise) of two sums of squares; None where there is no noise, or no signal."""
+    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def compare(
             tick(n)
     return [
         Quality(
-            float(10 * np.log10(signal / e)) if e > 0 and signal > 0 else None,
+            decibels(signal, e),
             s / count if scores and count else None,
             count,
         )

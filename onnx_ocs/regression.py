@@ -20,7 +20,7 @@ import numpy as np
 
 from onnx_ocs.graph import Array
 
-__all__ = ["Branch", "Candidate", "Moments", "blt", "branch", "candidates", "inverse_blt"]
+__all__ = ["Branch", "Candidate", "Moments", "blt", "branch", "candidates", "inverse_blt", "thinned"]
 
 RIDGES = (1e-5, 1e-3, 1e-2, 1e-1)  # against the mean of the regressors' second moments
 TINY = 1e-9  # keeps equations solvable where a channel never varies
@@ -35,6 +35,15 @@ def blt(x: Array, alpha: float) -> Array:
 def inverse_blt(z: Array, alpha: float) -> Array:
     """Its inverse."""
     return z if alpha == 0 else np.sign(z) * np.expm1(np.abs(z)) / alpha
+
+
+def thinned(x: Array, strides: Sequence[int]) -> Array:
+    """Every strides-th position of (N, C, ...) along the spatial axes; `x` itself where there are no strides."""
+    return (
+        x[(slice(None), slice(None), *(slice(None, None, int(s)) for s in strides))]
+        if max(strides, default=1) > 1
+        else x
+    )
 
 
 @dataclass(frozen=True, eq=False)

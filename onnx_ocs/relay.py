@@ -90,16 +90,32 @@ class Relay:
         with np.load(self.folder / f"{batch}.npz", allow_pickle=False) as z:
             return {self._renamed.get(str(n), str(n)): z[f"t{k}"] for k, n in enumerate(z["names"])}
 
+    def _results(
+        self, graph: Graph, nodes: Sequence[NodeProto], outputs: Sequence[str], batches: Iterable[int]
+    ) -> Iterator[tuple[int, dict[str, Array], dict[str, Array]]]:
+        """Run nodes from the last cut on; yields a batch's number, what was known there, and the outputs."""
+        session: Session | None = None
+        for k in batches:
+            known = self._read(k)
+            missing = [t for t in outputs if t not in known]
+            got: dict[str, Array] = {}
+            if missing:
+                try:
+                    if session is None:
+                        session = Session(piece(graph, nodes, known, missing), "enable_all", fusion=False)
+                    got = session.run({t: v for t, v in known.items() if t in session.inputs}, missing)
+                except Exception as e:  # onnxruntime raises many kinds
+                    raise UserError(
+                        f"onnxruntime does not run a piece of the model on these samples: {str(e).splitlines()[0]}"
+                    ) from None
+            yield k, known, got
+
     def peek(
         self, graph: Graph, nodes: Sequence[NodeProto], output: str, batches: Iterable[int]
     ) -> Iterator[tuple[int, Array]]:
         """Run nodes from the last cut on some batches, and stay where it is; yields the batch's number and a tensor."""
-        session: Session | None = None
-        for k in batches:
-            known = self._read(k)
-            if session is None:
-                session = Session(piece(graph, nodes, known, [output]), "enable_all", fusion=False)
-            yield k, session.run({t: v for t, v in known.items() if t in session.inputs}, [output])[output]
+        for k, known, got in self._results(graph, nodes, [output], batches):
+            yield k, got[output] if output in got else known[output]
 
     def run(
         self, graph: Graph, nodes: Sequence[NodeProto], keep: Sequence[str]
@@ -117,20 +133,7 @@ class Relay:
         Raises:
             UserError: onnxruntime does not run the piece.
         """
-        session: Session | None = None
-        for k in range(self.batches):
-            known = self._read(k)
-            outputs = [t for t in keep if t not in known]
-            got: dict[str, Array] = {}
-            if outputs:
-                try:
-                    if session is None:
-                        session = Session(piece(graph, nodes, known, outputs), "enable_all", fusion=False)
-                    got = session.run({t: v for t, v in known.items() if t in session.inputs}, outputs)
-                except Exception as e:  # onnxruntime raises many kinds
-                    raise UserError(
-                        f"onnxruntime does not run a piece of the model on these samples: {str(e).splitlines()[0]}"
-                    ) from None
+        for k, known, got in self._results(graph, nodes, keep, range(self.batches)):
             state = {t: got[t] if t in got else known[t] for t in keep}
             self._write(k, state)
             yield k, state

@@ -206,6 +206,11 @@ class Statistics:
         return sum(self.counted)
 
     @property
+    def regions(self) -> list[int]:
+        """Indices of the regions that are counted."""
+        return list(self.halves[0])
+
+    @property
     def histograms(self) -> dict[int, Histogram]:
         """The histograms of all samples, by index of the region."""
         return self.select(None)[0]

@@ -17,25 +17,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx
 
+from onnx_ocs.activations import BATCH
 from onnx_ocs.blocks import Block, find_blocks
 from onnx_ocs.branch import Inserted, rank_of
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
-from onnx_ocs.fitting import Fitting, Menu
+from onnx_ocs.fitting import Fitting
 from onnx_ocs.graph import Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
+from onnx_ocs.offers import Menu
 from onnx_ocs.oracle import reference
-from onnx_ocs.quality import compare
+from onnx_ocs.quality import compare, decibels
 from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import expose, integer_kernels, optimized
 from onnx_ocs.shapes import Shape, infer_shapes
 
 __all__ = ["Compensate", "branch_entry"]
 
-BATCH = 8
 FEWEST = 16  # samples without which nothing is fitted
 SLICE = 10  # the opset from which Slice takes steps
 SPILL = 4 << 30  # bytes of float activations that are kept in files
@@ -93,24 +93,25 @@ class Compensate:
         samples = context.samples
         if samples is None:
             raise UserError(f"compensate: {WHY['no_samples']}")
-        if (samples.count() if context.limit is None else min(context.limit, samples.count())) < FEWEST:
+        if context.total() < FEWEST:
             return PassResult(False, notes=[f"compensate: {WHY['few_samples']}"])
         one = {k: [1, *v.shape[1:]] for k, v in next(samples.batches(1, 1)).items()}
         before, graph = Graph(original), Graph(model)
-        regions, shapes = find_regions(before, infer_shapes(original)), infer_shapes(original, one)
-        declared = infer_shapes(original)
+        declared, shapes = infer_shapes(original), infer_shapes(original, one)
+        regions = find_regions(before, declared)
+        exact = reference(original, regions)
         menus = [Menu(_sized(b, graph.opset, declared)) for b in find_blocks(before, regions, shapes)]
         _refuse(menus, graph, shapes, infer_shapes(model, one))
         macs = cost(original, one, kernels=False).macs
         ranks = {m.block.output: len(shapes.get(m.block.output, ())) for m in menus}
         with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
             fitting = Fitting(model, menus, ranks, self.forms, self.linear, Path(folder), context.progress)
-            fitting.targets(reference(original, regions), samples.batches(BATCH, context.limit), SPILL)
+            fitting.targets(exact, samples.batches(BATCH, context.limit), SPILL)
             fitted = fitting.fit(lambda: samples.batches(BATCH, context.limit), int(self.budget * macs), macs)
         if any(m.chosen is not None for m in menus):
             fitted.commit(lambda node: stamp(node, self.name, self.version))
             held = fitting.held(lambda: samples.batches(BATCH, context.limit), samples.description)
-            now, then = compare(reference(original, regions), [model, fitted.model], held)
+            now, then = compare(exact, [model, fitted.model], held)
             worse = then.sqnr_db is not None and (now.sqnr_db is None or then.sqnr_db < now.sqnr_db)
             if worse and (then.agreement or 0) <= (now.agreement or 0):
                 for m in menus:
@@ -176,10 +177,6 @@ def branch_entry(b: Inserted) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _db(signal: float, error: float) -> float | None:
-    return float(10 * np.log10(signal / error)) if signal > 0 and error > 0 else None
-
-
 def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
     """The report's entry for one block."""
     b, c = m.block, m.chosen
@@ -197,8 +194,8 @@ def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
         "beta": None,
         "rank": None,
         "macs": 0,
-        "sqnr_before_db": _db(m.signal, sum(m.before)),
-        "sqnr_after_db": _db(m.signal, sum(m.before)),
+        "sqnr_before_db": decibels(m.signal, sum(m.before)),
+        "sqnr_after_db": decibels(m.signal, sum(m.before)),
         "reason": None,
     }
     if c is None:
@@ -210,5 +207,5 @@ def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
         "beta": c.branch.beta,
         "rank": rank_of(c.branch),
         "macs": c.macs,
-        "sqnr_after_db": _db(m.signal, sum(c.errors)),
+        "sqnr_after_db": decibels(m.signal, sum(c.errors)),
     }

@@ -224,7 +224,7 @@ def test_what_branches_compute(net: Callable[[Style], tuple[onnx.ModelProto, Blo
         new = onnx.ModelProto()
         new.CopyFrom(model)
         graph = Graph(new)
-        done = insert(graph, block, branch, [watch[k] for k in which], y.ndim, np.dtype(np.float32))
+        done = insert(graph, block, branch, [watch[k] for k in which], y.ndim)
         graph.commit()
         onnx.checker.check_model(new, full_check=True)
         assert signature(new) == signed
@@ -307,14 +307,7 @@ def nonlinear() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = Graph(new)
-    insert(
-        graph,
-        block,
-        some_branch("dense", (0, 1), (8, 8), True),
-        [block.output, str(block.input)],
-        4,
-        np.dtype(np.float32),
-    )
+    insert(graph, block, some_branch("dense", (0, 1), (8, 8), True), [block.output, str(block.input)], 4)
     graph.commit()
     return model, new
 

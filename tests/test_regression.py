@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import zoo
 
 from onnx_ocs.blocks import Block
-from onnx_ocs.fitting import Fitting, Menu
+from onnx_ocs.offers import Menu, Observed, learn
 from onnx_ocs.regression import RIDGES, TINY, Branch, Moments, blt, branch, candidates, inverse_blt
 
 RNG = np.random.default_rng(0)
@@ -188,29 +185,24 @@ def test_prediction_is_the_formula() -> None:
     assert b.macs == 20
 
 
-def learned(folder: Path, y: np.ndarray, truth: np.ndarray, batches: int = 8, linear: bool = False) -> Menu:
-    """What a block with these values and this truth, (N, C), is offered."""
+def learned(y: np.ndarray, truth: np.ndarray, batches: int = 8, linear: bool = False) -> Menu:
+    """What a block with these values and this truth, (N, C), is offered; every fourth batch is held out."""
     menu = Menu(Block("layer", "y", 1, y.shape[1]))
-    net = zoo.Net(x=(y.shape[1],))
-    fitting = Fitting(
-        net.model("x"), [menu], {"y": 2}, ("diagonal", "low rank", "dense"), linear, folder, lambda *_: None
-    )
-    truths = np.array_split(truth, batches)
-    fitting.batches = batches
-    fitting._target = lambda k, _: truths[k]  # type: ignore[method-assign, assignment]
-    fitting._learn(menu, ((k, {"y": part}) for k, part in enumerate(np.array_split(y, batches))), None, None)
+    parts = zip(np.array_split(y, batches), np.array_split(truth, batches), strict=True)
+    seen = (Observed(k % 4 == 3, p, None, t) for k, (p, t) in enumerate(parts))
+    learn(menu, seen, batches // 4, ("diagonal", "low rank", "dense"), linear, None)
     return menu
 
 
-def test_noise_gets_no_offer(tmp_path: Path) -> None:
+def test_noise_gets_no_offer() -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
         y = rng.standard_normal((256, 16)).astype(np.float32)
         noise = rng.standard_normal(y.shape).astype(np.float32)
-        assert learned(tmp_path, y, y + noise).offers == {}
+        assert learned(y, y + noise).offers == {}
 
 
-def test_few_samples_and_many_channels_get_no_offer(tmp_path: Path) -> None:
+def test_few_samples_and_many_channels_get_no_offer() -> None:
     """Equations that can be solved exactly: all error gone on what was fitted, more of it elsewhere."""
     rng = np.random.default_rng(11)
     y = rng.standard_normal((64, 200)).astype(np.float32)
@@ -220,14 +212,14 @@ def test_few_samples_and_many_channels_get_no_offer(tmp_path: Path) -> None:
     w = np.linalg.lstsq(f[0], (truth - y)[fit], rcond=None)[0]
     errors = [((truth[s] - y[s] - g @ w) ** 2).sum() for s, g in ((fit, f[0]), (held, f[1]))]
     assert errors[0] < 1e-6 < ((truth - y)[held] ** 2).sum() < errors[1]
-    assert learned(tmp_path, y, truth).offers == {}
+    assert learned(y, truth).offers == {}
 
 
-def test_what_can_be_learned_is_offered(tmp_path: Path) -> None:
+def test_what_can_be_learned_is_offered() -> None:
     rng = np.random.default_rng(12)
     y = rng.standard_normal((512, 16)).astype(np.float32)
     truth = (1.5 * y + 0.3 + 0.05 * rng.standard_normal(y.shape)).astype(np.float32)
-    menu = learned(tmp_path, y, truth)
+    menu = learned(y, truth)
     assert {form for form, _ in menu.offers} >= {"diagonal", "dense"}
     assert sum(menu.offers["diagonal", 16].errors) < 0.05 * sum(menu.before)
     best = menu.best(0.0)
@@ -237,15 +229,15 @@ def test_what_can_be_learned_is_offered(tmp_path: Path) -> None:
     # positions that are not finite anywhere say nothing
     holes = y.copy()
     holes[::5, 3], truth[::7, 0] = np.nan, np.inf
-    again = learned(tmp_path, holes, truth)
+    again = learned(holes, truth)
     for o in again.offers.values():
         assert all(np.isfinite(e) for e in o.errors) and np.isfinite(o.branch.bias).all()
     assert sum(again.offers["diagonal", 16].errors) < 0.05 * sum(again.before)
-    assert learned(tmp_path, np.full_like(y, np.nan), truth).offers == {}
+    assert learned(np.full_like(y, np.nan), truth).offers == {}
 
 
-def test_linear_offers_are_linear(tmp_path: Path) -> None:
+def test_linear_offers_are_linear() -> None:
     y = np.random.default_rng(13).standard_normal((256, 4)).astype(np.float32)
-    menu = learned(tmp_path, y, y + 0.2 * np.abs(y), linear=True)
+    menu = learned(y, y + 0.2 * np.abs(y), linear=True)
     assert menu.offers
     assert all(o.branch.beta == 0 and not any(o.branch.alphas) for o in menu.offers.values())
