@@ -14,6 +14,7 @@ from onnx_ocs import io
 from onnx_ocs.branch import read_branches
 from onnx_ocs.calibration import Samples, Source, input_specs, open_samples, random_samples
 from onnx_ocs.cost import cost
+from onnx_ocs.entries import entry
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph
 from onnx_ocs.layers import measure_layers
@@ -22,7 +23,7 @@ from onnx_ocs.manager import Context, Pass, history, run_passes
 from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
 from onnx_ocs.passes.compensate import branch_entry
-from onnx_ocs.passes.translate import Translate, entry
+from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning import PlanOptions, make_plan
 from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality, compare
@@ -120,8 +121,8 @@ def inspect(
     outliers = find_outliers(proto, graph, regions, translate.copies, Context(samples, limit, seed, progress))
     before = history(proto)
     entries = []
-    for k, (r, d) in enumerate(zip(regions, translate.decide(graph, regions, outliers), strict=True)):
-        e = entry(r, d if not isinstance(d, Decision) else None)
+    for k, (r, d) in enumerate(zip(regions, translate.selection.decide(graph, regions, outliers), strict=True)):
+        e = entry(translate.name, r, d if not isinstance(d, Decision) else None)
         if isinstance(d, Decision):
             e |= {"status": "candidate", "mode": d.mode}
             e |= {"copies": d.copies.tolist(), "copies_low": d.copies_low.tolist()}
@@ -468,6 +469,8 @@ def make_passes(names: Sequence[str], **options: Any) -> list[Pass]:
         UserError: there is no such pass (`onnx_ocs.registry` says which there are).
     """
     made: list[Pass] = []
+    if {"translate", "split"} <= {*names}:
+        raise UserError("the passes 'translate' and 'split' widen the same tensors: run each on the original")
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"the pass '{name}' is named twice: a second run would change nothing")

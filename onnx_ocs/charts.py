@@ -132,6 +132,8 @@ def _series(regions: Sequence[Entry], key: str) -> Any:
 
 def _grid(entry: Entry, scale: Any, copies: int, copies_low: int) -> tuple[float, float, float]:
     """Lowest and highest value and step of a grid, of the channel that reaches furthest."""
+    if entry["pass"] == "split":  # a copy doubles its channel's step
+        scale, copies = np.multiply(scale, copies + 1), 0
     scales, zeros = (np.atleast_1d(np.asarray(v, float)) for v in (scale, entry["zero_point"]))
     step = float(scales.max())
     low = float((scales * (entry["qmin"] - zeros)).min()) * (copies_low + 1)

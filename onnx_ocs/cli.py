@@ -350,7 +350,8 @@ def rewrite(
     passes: Annotated[
         str,
         typer.Option(
-            help="Passes to run, in order, separated by commas: translate, compensate, and those of other packages.",
+            help="Passes to run, in order, separated by commas: translate, compensate, split (OCS by halving, the "
+            "baseline), and those of other packages.",
             rich_help_panel="Passes",
         ),
     ] = "translate",
@@ -413,11 +414,15 @@ def rewrite(
     limits = ratio, budget, *targets, copies, select, rescale, stats, jobs, include, exclude
     if plan_file is not None and any(v is not None for v in limits):
         raise UserError("--plan says all that is to be done: leave the options that make a plan")
-    if plan_file is None:
+    names = [p.strip() for p in passes.split(",") if p.strip()]
+    if "split" in names and (plan_file is not None or any(v is not None for v in limits[1:])):
+        raise UserError(
+            "the pass 'split' follows the paper's rule, with --ratio and --mode: leave all that makes a plan"
+        )
+    if plan_file is None and "split" not in names:
         options = _plan_options(
             calib, ratio, budget, targets, copies, select, rescale, mode, objective, include, exclude, stats, jobs
         )
-    names = [p.strip() for p in passes.split(",") if p.strip()]
     given_options: dict[str, Any] = {"ratio": 0.5 if ratio is None else ratio, "copies": copies or 1}
     given_options |= {"mode": mode.value, "budget": nbc_budget, "linear": nbc_linear}
     if nbc_form:

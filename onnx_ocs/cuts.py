@@ -1,6 +1,7 @@
 """Where models are cut to be compared: the integers of every quantized activation, wide or not.
 
-Wide integers and the value k that they stand for (the sum over a channel's base and copies) convert both ways.
+Wide integers and the value k that they stand for (the sum over a channel's base and copies) convert both ways.  Halved
+channels (OCS) hold k twice, in steps of twice the size.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Cut:
         return (q.qmax - q.qmin) * most * float(np.finfo(q.float_dtype.name).eps) / 2
 
     def split(self, k: Array) -> Array:
-        """The wide integers whose sum is zero_point + k."""
+        """The wide integers whose sum is zero_point + k (halved: each is)."""
         q, w = self.quantizer, self.wide
         if w is None:
             return k.astype(self.stored)
@@ -52,6 +53,8 @@ class Cut:
         shape = [1] * k.ndim
         shape[w.axis] = -1
         z = np.broadcast_to(q.zero_point, (w.narrow,))[w.origin].reshape(shape)
+        if w.halved:
+            return np.asarray(values + z).astype(self.stored)
         level = w.level.reshape(shape)
         up, low = q.qmax - z, z - q.qmin
         copy_up = np.clip(values - level * up, 0, up)
@@ -60,9 +63,9 @@ class Cut:
         return np.asarray(np.where(level > 0, copy_up, np.where(level < 0, copy_low, base)) + z).astype(self.stored)
 
     def total(self, integers: Array) -> Array:
-        """The value k that wide integers stand for (or the integers themselves)."""
+        """The value k that wide integers stand for (not wide, or halved: the integers themselves)."""
         q, w = self.quantizer, self.wide
-        if w is None:
+        if w is None or w.halved:
             return integers.astype(np.int64)
         shape = [1] * integers.ndim
         shape[w.axis] = -1
@@ -79,7 +82,12 @@ class Cut:
             shape = [1] * a.ndim
             shape[self.wide.axis if self.wide else (self.quantizer.axis or 0)] = -1
             s = s.reshape(shape)
-        return np.asarray(a.astype(np.float64) / s)
+        steps = np.asarray(a.astype(np.float64) / s)
+        if self.wide is None or not self.wide.halved:
+            return steps
+        shape = [1] * a.ndim
+        shape[self.wide.axis] = -1
+        return np.take(steps / self.wide.units().reshape(shape), self.wide.origin, axis=self.wide.axis)
 
 
 def _final(graph: Graph, quantized: str) -> str:

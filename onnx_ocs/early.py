@@ -1,9 +1,12 @@
-"""Early translation: the producer's rows are repeated, X_clip is subtracted from the copies' bias.
+"""Early: the producer makes the copies.
 
-    W'[j] = W[origin[j]],   b'[j] = b[origin[j]] - level[j] * X_clip       (OCS+, eq. 8 and 9)
+    W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_clip       translation (OCS+, eq. 8 and 9)
+    W'[j] = W[origin[j]] / 2,   b'[j] = b[origin[j]] / 2                       halving (OCS)
 
 Nothing is added to the graph: the activation, the one existing Q/DQ and the integer kernels stay as they are.
 An integer bias is shifted by a whole number of its steps, in int64; what does not fit is refused, never clipped.
+Integers are halved by halving their steps, which is exact; so is f(y / 2) = f(y) / 2 in front of the quantizer wherever
+a translation is exact (`onnx_ocs.region`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from onnx_ocs.graph import Array, Graph, attribute, is_op, label
 from onnx_ocs.layout import Wide
 from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
 from onnx_ocs.region import Early, Region
-from onnx_ocs.weights import Bias, read_bias, read_weight, take, write_bias
+from onnx_ocs.weights import Bias, read_bias, read_weight, scale_channels, scales_apart, take, write_bias
 
 __all__ = ["apply", "check"]
 
@@ -25,6 +28,8 @@ COARSEST = 0.02  # quantization steps by which an integer bias may miss the shif
 def _shift(region: Region, wide: Wide) -> Array:
     """What is subtracted from every wide channel, float64, in the tensor's units."""
     assert region.quantizer is not None
+    if wide.halved:
+        return np.zeros(wide.origin.size)
     return np.asarray(wide.level * np.broadcast_to(region.quantizer.x_clip, (wide.narrow,))[wide.origin])
 
 
@@ -37,7 +42,7 @@ def _layer_bias(graph: Graph, region: Region, wide: Wide) -> tuple[Bias, Array |
     shift = np.zeros(wide.origin.size) if early.affine else _shift(region, wide)
     if is_op(early.layer, "Gemm"):
         shift = shift / float(attribute(early.layer, "beta", 1.0))
-    if bias.kind == "none" and not early.affine:
+    if bias.kind == "none" and not early.affine and not wide.halved:
         bias = _integer_zero(graph, early, wide.narrow) or bias
     return bias, bias.shifted(wide.origin, shift)
 
@@ -80,6 +85,8 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     if region.quantizer is not None and region.quantizer.float_dtype != np.float32:
         kind = region.quantizer.float_dtype.name
         return Refusal("early_bias_step", f"a {kind} bias cannot hold the shift exactly", label(early.layer))
+    if wide.halved:
+        return _check_halves(graph, early, wide)
     bias, value = _layer_bias(graph, region, wide)
     if isinstance(value, str):
         return Refusal("early_bias_range", value, label(early.layer))
@@ -103,29 +110,44 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     return None
 
 
+def _check_halves(graph: Graph, early: Early, wide: Wide) -> Refusal | None:
+    at = label(early.layer)
+    if not scales_apart(graph, early.layer, 1, early.weight_axis):
+        return Refusal("early_weight", "one step for all of the producer's rows: some cannot be halved alone", at)
+    bias = read_bias(graph, early.layer, 2, wide.narrow)
+    if bias is not None and bias.scale is not None and bias.scale.size == 1:
+        return Refusal("early_bias", "one step for the whole bias: parts of it cannot be halved alone", at)
+    return None
+
+
 def apply(graph: Graph, region: Region, wide: Wide) -> str:
     """Widen the producer; returns the name of the widened float tensor (which is the old one)."""
     early = region.early
     assert isinstance(early, Early)
     layer, shift = early.layer, _shift(region, wide)
+    factor = 1 / wide.units()[wide.origin]
     bias, value = _layer_bias(graph, region, wide)
     assert not isinstance(value, str)
     take(graph, layer, 1, early.weight_axis, wide.origin)
+    if wide.halved:
+        scale_channels(graph, layer, 1, early.weight_axis, factor)
     if bias.kind == "integer" and bias.dequantize is None:
         _add_bias(graph, layer, bias, value, wide)
-    elif bias.kind != "none" or not early.affine:
+    elif bias.kind != "none" or not (early.affine or wide.halved):
         if bias.kind == "none":
             value = value.astype(region.quantizer.float_dtype if region.quantizer else np.float32)
         write_bias(graph, layer, 2, bias, value, wide.origin)
+        if wide.halved:
+            scale_channels(graph, layer, 2, 0, factor)
     behind = len(read_shape(graph, layer)) - 2 if is_op(layer, "Conv", "ConvTranspose") else 0
     for k, node in enumerate(early.affine):
         part = shift if k == len(early.affine) - 1 else np.zeros_like(shift)
         if is_op(node, "BatchNormalization"):
-            for i in range(1, 5):
-                _replace(graph, node, i, wide, part if i == 2 else None, 0)
+            for i in range(1, 5):  # scale, bias, mean, variance
+                _replace(graph, node, i, wide, part if i == 2 else None, 0, factor if i in (2, 3) else None)
         else:
             i = 0 if graph.is_constant(node.input[0]) else 1
-            _replace(graph, node, i, wide, part, behind)
+            _replace(graph, node, i, wide, part, behind, factor)
     if early.slope is not None:
         _replace(graph, early.slope, 1, wide, None, behind)
     tensor = region.tensor
@@ -145,17 +167,27 @@ def read_shape(graph: Graph, layer: NodeProto) -> tuple[int, ...]:
     return weight.shape
 
 
-def _replace(graph: Graph, node: NodeProto, index: int, wide: Wide, shift: Array | None, behind: int) -> None:
-    """Repeat a per-channel constant of a node, minus `shift`; a single number is spread over the channels first."""
+def _replace(
+    graph: Graph,
+    node: NodeProto,
+    index: int,
+    wide: Wide,
+    shift: Array | None,
+    behind: int,
+    factor: Array | None = None,
+) -> None:
+    """Repeat a node's per-channel constant, times `factor`, minus `shift`; one number is spread over the channels."""
     value = graph.constant(node.input[index])
     assert value is not None
     if value.size == 1:
         value = np.full((wide.narrow, *[1] * behind), value.reshape(()), value.dtype)
     axis = value.ndim - 1 - behind
     new = np.take(value, wide.origin, axis=axis)
+    shape = [1] * new.ndim
+    shape[axis] = -1
+    if factor is not None:
+        new = (new * factor.reshape(shape)).astype(value.dtype)
     if shift is not None:
-        shape = [1] * new.ndim
-        shape[axis] = -1
         new = (new.astype(np.float64) - shift.reshape(shape)).astype(value.dtype)
     graph.set_input(node, index, graph.add_initializer(node.input[index] + "_wide", new))
 

@@ -22,6 +22,7 @@ from onnx_ocs.activations import samples_in, stream
 from onnx_ocs.cuts import Cut, find_cuts, nibbles
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
+from onnx_ocs.layout import Wide
 from onnx_ocs.manager import Context
 from onnx_ocs.quality import decibels
 from onnx_ocs.quantizer import Quantizer
@@ -48,9 +49,12 @@ class _Grid:
     high: Array
 
     @staticmethod
-    def of(q: Quantizer, copies: Array | int = 0, copies_low: Array | int = 0) -> _Grid:
-        low, high = (copies_low + 1) * (q.qmin - q.zero_point), (copies + 1) * (q.qmax - q.zero_point)
-        scale, low, high = (np.asarray(v, np.float32).reshape(-1, 1) for v in (q.scale, low, high))
+    def of(q: Quantizer, wide: Wide | None = None) -> _Grid:
+        copies, copies_low = (0, 0) if wide is None else wide.copies()
+        scale, low, high = q.scale, (copies_low + 1) * (q.qmin - q.zero_point), (copies + 1) * (q.qmax - q.zero_point)
+        if wide is not None and wide.halved:
+            scale, low, high = scale * wide.units(), q.qmin - q.zero_point, q.qmax - q.zero_point
+        scale, low, high = (np.asarray(v, np.float32).reshape(-1, 1) for v in (scale, low, high))
         return _Grid(scale, low, high)
 
     def quantize(self, a: Array) -> Array:
@@ -187,10 +191,9 @@ def _tally(region: Region, after: Cut | None) -> _Tally:
     assert q is not None
     axis = walk.axis if walk is not None else q.axis
     wide = None if after is None else after.wide
-    copies = (0, 0) if wide is None else wide.copies()
     # a carried quantizer may see another axis than its own walk would choose
     axis = axis if wide is None else wide.axis
-    after_grid = None if after is None else _Grid.of(after.quantizer, *copies)
+    after_grid = None if after is None else _Grid.of(after.quantizer, wide)
     unsigned = region.bounds[0] >= 0 or bool(np.all(q.zero_point == q.qmin))
     return _Tally(region, axis, _Grid.of(q), after_grid, Histogram(2, not unsigned))
 

@@ -5,6 +5,7 @@ the narrow value is the sum of all that belong to it:
 
     narrow[c] = sum over j with origin[j] = c of wide[j]
 
+(with halved channels, OCS, a base and its copy hold half of the value each).
 A layer with a constant weight reads it wide: its weight is repeated, w_wide[:, j] = w[:, origin[j]] (OCS+, eq. 10).
 What is linear per channel, or keeps the integer grid, carries it on: pooling, Resize, Pad with zeros, Transpose,
 Flatten, Reshape that keeps the channels, Concat, a depthwise Conv, a Q/DQ pair on the same grid.  For every other
@@ -39,6 +40,8 @@ class Wide:
         narrow: number of narrow channels.
         grid: the quantizer on whose grid every wide channel lies; None once that is lost.
         integer: whether the tensor holds the integers between a Q and its DQ.
+        halved: whether a channel that has a copy shares its value with it, half and half, instead of leaving it what
+            lies above X_clip.
     """
 
     axis: int
@@ -47,11 +50,16 @@ class Wide:
     narrow: int
     grid: Quantizer | None
     integer: bool = False
+    halved: bool = False
 
     def spread(self, inner: int) -> tuple[Array, Array]:
         """Origin and level when every channel becomes `inner` consecutive ones."""
         origin = (self.origin[:, None] * inner + np.arange(inner)).reshape(-1)
         return origin, np.repeat(self.level, inner)
+
+    def units(self) -> Array:
+        """By what every narrow channel is divided before it is quantized, int64 (narrow,): a halved one by 2."""
+        return 1 + self.copies()[0] * int(self.halved)
 
     def copies(self) -> tuple[Array, Array]:
         """Copies on the upper and on the lower side of every narrow channel, int64, shape (narrow,)."""
@@ -124,7 +132,8 @@ def _conv(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | Non
     if wide.grouped(groups) and not (node.op_type == "Conv" and _per_input(graph, node)):
         return Route("grouped", axis=axis)
     if node.op_type == "Conv" and groups == channels:
-        return Route("depthwise", Wide(1, *wide.spread(weight.shape[0] // groups), weight.shape[0], None))
+        rows = wide.spread(weight.shape[0] // groups)
+        return Route("depthwise", Wide(1, *rows, weight.shape[0], None, halved=wide.halved))
     return _fold("the copies are not spread evenly over the groups")
 
 
@@ -152,7 +161,9 @@ def _reshape(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Sha
         if rest == size and d == wide.narrow and (k == 0 or rest * d > 0):
             return Route("carry", replace(wide, axis=k))
         if rest == 1 and d == wide.narrow * size and k == len(after) - 1:
-            return Route("carry", Wide(k, *wide.spread(size), wide.narrow * size, wide.grid, wide.integer))
+            origin, level = wide.spread(size)
+            narrow = wide.narrow * size
+            return Route("carry", replace(wide, axis=k, origin=origin, level=level, narrow=narrow))
         if d == 0 or rest >= size:
             break
         rest, k = rest * d, k - 1
@@ -320,7 +331,7 @@ def _concat(node: NodeProto, index: int, wide: Wide, rank: int | None, shapes: M
     before, after = sum(sizes[:index]), sum(sizes[index + 1 :])
     origin = np.concatenate([np.arange(before), wide.origin + before, np.arange(after) + before + wide.narrow])
     level = np.concatenate([np.zeros(before, np.int64), wide.level, np.zeros(after, np.int64)])
-    return Route("carry", Wide(axis % rank, origin, level, sum(sizes), wide.grid, wide.integer))
+    return Route("carry", replace(wide, axis=axis % rank, origin=origin, level=level, narrow=sum(sizes)))
 
 
 def join(parts: list[Wide | None], axis: int, sizes: list[int]) -> Wide:
@@ -339,4 +350,5 @@ def join(parts: list[Wide | None], axis: int, sizes: list[int]) -> Wide:
         offset += size
         if part is not None and (part.grid is None or not part.grid.same_grid(grid)):
             grid = None
-    return Wide(axis, np.concatenate(origin), np.concatenate(level), offset, grid, False)
+    halved = any(p.halved for p in parts if p is not None)
+    return Wide(axis, np.concatenate(origin), np.concatenate(level), offset, grid, halved=halved)

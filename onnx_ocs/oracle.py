@@ -4,8 +4,9 @@ The oracle has wide fake-quantizers in place of the translated Q/DQ: in float,
 
     k = clip(round(a / s), -(n_low + 1) * (z - qmin), (n + 1) * (qmax - z)),      a_hat = k * s
 
-with n and n_low per channel.  The reference has no activation quantizer at all (only the saturation that acts as a
-ReLU is kept): what the float model was, as far as the QDQ file tells.
+with n and n_low per channel; for halved channels (OCS) the same with 2 s for s and n = n_low = 0.  The reference has no
+activation quantizer at all (only the saturation that acts as a ReLU is kept): what the float model was, as far as the
+QDQ file tells.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class WideQuantizer:
         copies: upper copies of every channel, (C,).
         copies_low: lower copies of every channel, (C,).
         rank: rank of the tensor, None if unknown.
+        halved: whether a copy doubles its channel's step instead of its levels.
     """
 
     quantizer: Quantizer
@@ -47,6 +49,7 @@ class WideQuantizer:
     copies: Array
     copies_low: Array
     rank: int | None
+    halved: bool = False
 
     def column(self, values: Array) -> Array:
         """Per-channel values in a shape that broadcasts along the channel axis."""
@@ -58,9 +61,19 @@ class WideQuantizer:
             raise ValueError("a per-channel bound needs the tensor's rank")
         return values.reshape(-1, *[1] * (self.rank - 1 - self.axis))
 
+    def step(self) -> Array:
+        """The step of every channel, float32, in a shape that broadcasts."""
+        scale = self.quantizer.scale.astype(np.float32)
+        if scale.size > 1:
+            scale = scale.reshape(self.column(np.arange(scale.size)).shape)
+        return scale * self.column(self.copies + 1).astype(np.float32) if self.halved else scale
+
     def limits(self) -> tuple[Array, Array]:
         """Smallest and largest k = q - zero_point of every channel, int64."""
         q = self.quantizer
+        if self.halved:
+            low, top = q.qmin - q.zero_point, q.qmax - q.zero_point
+            return np.broadcast_to(low, self.copies.shape), np.broadcast_to(top, self.copies.shape)
         top = (self.copies + 1) * (q.qmax - q.zero_point)
         low = (self.copies_low + 1) * (q.zero_point - q.qmin)
         return -np.broadcast_to(low, self.copies.shape), np.broadcast_to(top, self.copies.shape)
@@ -150,8 +163,7 @@ def oracle(model: onnx.ModelProto, wide: Mapping[str, WideQuantizer]) -> tuple[o
     for quantized, w in wide.items():
         q = w.quantizer
         x = e.floats(e.by_output[quantized].inputs[0], q, quantized + "_x")
-        scale = q.scale.astype(np.float32)
-        column = scale if scale.size == 1 else scale.reshape(w.column(np.arange(scale.size)).shape)
+        column = w.step()
         t = e.node("Div", [x, e.constant(column)], quantized + "_over_scale")
         if e.opset >= 11:
             t = e.node("Round", [t], quantized + "_rounded")

@@ -235,7 +235,7 @@ def _translation(
             return
         tensor = before.producer[name].input[0]
         rank = len(shapes[tensor]) if tensor in shapes else None
-        wide[name] = WideQuantizer(q, w.axis, *w.copies(), rank)
+        wide[name] = WideQuantizer(q, w.axis, *w.copies(), rank, w.halved)
     result.translated = len(wide)
     plain = _load(original, "disable_all")
     if isinstance(plain, str):

@@ -18,7 +18,10 @@ from onnx_ocs.constants import fold
 from onnx_ocs.graph import Array, Graph, attribute, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 
-__all__ = ["Bias", "Weight", "coarsen", "coarsened", "edit_weight", "read_bias", "read_weight", "take", "write_bias"]
+__all__ = [
+    "Bias", "Weight", "coarsen", "coarsened", "edit_weight", "read_bias", "read_weight", "scale_channels",
+    "scales_apart", "take", "write_bias",
+]  # fmt: skip
 
 BLOCK = 1 << 18  # bytes of a weight that are worked on at a time: what a cache holds
 
@@ -189,6 +192,51 @@ def take(graph: Graph, node: NodeProto, index: int, axis: int, positions: Array)
     edit_weight(graph, node, index, None, axis, positions)
 
 
+def scales_apart(graph: Graph, node: NodeProto, index: int, axis: int) -> bool:
+    """Whether each channel of a weight can be multiplied with a power of two exactly: in float, or by its own step."""
+    weight = read_weight(graph, node, index)
+    if weight is None:
+        return False
+    integers = False
+    for k, n in enumerate(weight.nodes):
+        if is_op(n, "QuantizeLinear", "DequantizeLinear"):
+            integers = n.op_type == "DequantizeLinear"
+            if weight.parameter_axis(graph, k) != axis % len(weight.shape):
+                return False
+        elif is_op(n, "Clip") and not integers:
+            return False
+    root = graph.constant(weight.root)
+    return integers or (root is not None and root.dtype == np.float32)
+
+
+def scale_channels(graph: Graph, node: NodeProto, index: int, axis: int, factors: Array) -> None:
+    """Multiply the channels of a weight or bias that nobody else reads with powers of two (`scales_apart`).
+
+    Integers stay what they are: their steps are multiplied.
+
+    Args:
+        graph: the graph.
+        node: the reader.
+        index: which of its inputs.
+        axis: the reader's channel axis.
+        factors: one for each channel.
+    """
+    weight = read_weight(graph, node, index)
+    assert weight is not None
+    root = graph.constant(weight.root)
+    if root is not None and root.dtype.kind == "f":
+        shape = [1] * len(weight.shape)
+        shape[axis] = -1
+        edit_weight(graph, node, index, lambda w: w * factors.reshape(shape), axis, np.arange(factors.size))
+        weight = read_weight(graph, node, index)
+        assert weight is not None
+    for k, n in enumerate(weight.nodes):
+        if is_op(n, "QuantizeLinear", "DequantizeLinear") and weight.parameter_axis(graph, k) == axis:
+            scale = graph.constant(n.input[1])
+            assert scale is not None
+            graph.set_input(n, 1, graph.add_initializer(n.input[1], (scale * factors).astype(scale.dtype)))
+
+
 def coarsened(graph: Graph, weight: Weight, factors: Array) -> tuple[int, Array, Array] | None:
     """A weight's integers on coarser steps in some channels.
 
@@ -219,13 +267,7 @@ def coarsen(graph: Graph, node: NodeProto, index: int, factors: Array) -> None:
     assert found is not None
     axis, value, _ = found
     edit_weight(graph, node, index, lambda _: value, axis, np.arange(factors.size))
-    weight = read_weight(graph, node, index)
-    assert weight is not None
-    for k, n in enumerate(weight.nodes):
-        if is_op(n, "QuantizeLinear", "DequantizeLinear") and weight.parameter_axis(graph, k) == axis:
-            scale = graph.constant(n.input[1])
-            assert scale is not None
-            graph.set_input(n, 1, graph.add_initializer(n.input[1], (scale * factors).astype(scale.dtype)))
+    scale_channels(graph, node, index, axis, factors)
 
 
 @dataclass(frozen=True)

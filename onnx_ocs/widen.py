@@ -2,6 +2,7 @@
 
     a_hat = Q(a) + Q(relu(a - X_clip)) + ... + Q(relu(a - n * X_clip))       upper side (OCS+, eq. 6)
           + Q(min(a + X_low, 0)) + ...                                       lower side, late only
+    a_hat = Q(a / 2) + Q(a / 2)                                              halved channels (OCS)
 
 The decisions are applied in one pass over the nodes in topological order.  A tensor that becomes wide is *published*:
 each of its readers is routed (`onnx_ocs.layout`); those that cannot read the copies get the value folded back under
@@ -39,12 +40,14 @@ class Decision:
         mode: "early" or "late".
         copies: copies on the upper side of every channel, int64, shape (C,).
         copies_low: copies on the lower side of every channel, int64, shape (C,).
+        halved: whether a channel and its one copy hold half of the value each.
     """
 
     region: Region
     mode: Literal["early", "late"]
     copies: Array
     copies_low: Array
+    halved: bool = False
 
     @property
     def wide(self) -> Wide:
@@ -54,7 +57,7 @@ class Decision:
         origin, level = arrange(self.copies, self.copies_low, walk.groups)
         if walk.depthwise and len({*self.copies + self.copies_low}) == 1:
             origin, level = arrange(self.copies, self.copies_low, walk.channels)
-        return Wide(walk.axis, origin, level, walk.channels, self.region.quantizer, integer=True)
+        return Wide(walk.axis, origin, level, walk.channels, self.region.quantizer, True, self.halved)
 
 
 @dataclass
@@ -125,9 +128,10 @@ class _Widening:
         decision = self.results[k].decision
         wide = decision.wide
         if k not in self.sources:
-            self.sources[k] = (
-                early.apply(self.graph, decision.region, wide) if decision.mode == "early" else self.late(k)
-            )
+            if decision.mode == "early":
+                self.sources[k] = early.apply(self.graph, decision.region, wide)
+            else:
+                self.sources[k] = self.halves(k) if wide.halved else self.late(k)
         self.graph.set_input(node, 0, self.sources[k])
         self.parameters(node, wide)
         self.publish(node.output[0], wide, frozenset([k]))
@@ -165,6 +169,18 @@ class _Widening:
             index = graph.add_initializer(tensor + "_order", np.argsort(order).astype(np.int64))
             out = graph.add_node("Gather", [out, index], graph.fresh(tensor + "_grouped"), axis=wide.axis)
         return out
+
+    def halves(self, k: int) -> str:
+        """Halves made in float behind the activation: Gather, Mul."""
+        graph, decision = self.graph, self.results[k].decision
+        wide, tensor = decision.wide, decision.region.tensor
+        q = decision.region.quantizer
+        assert q is not None
+        index = graph.add_initializer(tensor + "_channels", wide.origin.astype(np.int64))
+        part = graph.add_node("Gather", [tensor, index], graph.fresh(tensor + "_twice"), axis=wide.axis)
+        factor = self.broadcast((1 / wide.units()[wide.origin]).astype(q.float_dtype), wide, tensor)
+        factors = graph.add_initializer(tensor + "_factor", factor)
+        return graph.add_node("Mul", [part, factors], graph.fresh(tensor + "_halved"))
 
     def broadcast(self, values: Array, wide: Wide, tensor: str) -> Array:
         """Per-channel values in a shape that broadcasts along the channel axis; a scalar where they are all equal."""
@@ -342,6 +358,8 @@ def record_layout(node: NodeProto, original: str, wide: Wide) -> None:
     """Write the layout of what a Q node quantizes into its metadata: the file itself says what was done to it."""
     entry = {"original": original, "axis": wide.axis, "narrow": wide.narrow}
     entry |= {"origin": pack(wide.origin), "level": pack(wide.level)}
+    if wide.halved:
+        entry["halved"] = True
     node.metadata_props.add(key=LAYOUT, value=json.dumps(entry))
 
 
@@ -352,7 +370,8 @@ def read_layouts(model: onnx.ModelProto) -> dict[str, tuple[str, Wide]]:
         for p in n.metadata_props:
             if p.key == LAYOUT:
                 e = json.loads(p.value)
-                wide = Wide(e["axis"], unpack(e["origin"]), unpack(e["level"]), e["narrow"], None, True)
+                halved = bool(e.get("halved", False))
+                wide = Wide(e["axis"], unpack(e["origin"]), unpack(e["level"]), e["narrow"], None, True, halved)
                 found[e["original"]] = (n.output[0], wide)
     return found
 

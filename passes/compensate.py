@@ -42,7 +42,7 @@ SPILL = 4 << 30  # bytes of float activations that are kept in files
 WHY = {
     "no_samples": "branches are fitted on calibration samples: give --calib",
     "few_samples": f"fewer than {FEWEST} calibration samples, or all in one batch",
-    "translated_before": "this file was translated in an earlier run: start from the original, with both passes",
+    "translated_before": "this file was widened in an earlier run: start from the original, with both passes",
     "no_gain": "no branch reduces the error on held-out samples",
     "no_end_gain": "it mends the block, but not the model's output on held-out samples",
     "loses": "all branches together make the model's output on held-out samples worse",
@@ -88,7 +88,7 @@ class Compensate:
         if any(e.get("pass") == self.name for e in history(model)):
             return PassResult(False)
         original = context.original or model
-        if any(e.get("pass") == "translate" for e in history(original)):
+        if any(e.get("pass") in ("translate", "split") for e in history(original)):
             return PassResult(False, notes=[f"compensate: {WHY['translated_before']}"])
         samples = context.samples
         if samples is None:

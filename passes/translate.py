@@ -13,26 +13,26 @@ what an earlier run has rewritten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
 
-from onnx_ocs import early
+from onnx_ocs.entries import entries
 from onnx_ocs.errors import UserError
-from onnx_ocs.graph import Array, Graph, label
+from onnx_ocs.graph import Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
-from onnx_ocs.outliers import Outliers, find_outliers
 from onnx_ocs.planner import early_or_late
 from onnx_ocs.plans import Plan
 from onnx_ocs.quantizer import Refusal
-from onnx_ocs.region import HALF_COPIES, PRINCIPLE, Early, Region, find_regions
+from onnx_ocs.region import PRINCIPLE, Region, find_regions
 from onnx_ocs.rescale import check_rescale, rescale
+from onnx_ocs.selection import Selection, apply
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import fingerprint
-from onnx_ocs.widen import Decision, Widened, widen
+from onnx_ocs.widen import Decision, widen
 
 __all__ = ["Translate"]
 
@@ -67,21 +67,15 @@ class Translate:
         Returns:
             One report entry for each quantized activation.
         """
+        if self.plan is None or history(model):
+            return apply(model, context, self.selection, self)
         graph = Graph(model)
-        if history(model):
-            return PassResult(False, [entry(r, r.refusal) for r in find_regions(graph, {}, "already_translated")])
-        shapes = infer_shapes(model)
-        regions = find_regions(graph, shapes)
-        if self.plan is not None:
-            return self._apply(model, graph, regions, self.plan)
-        outliers = find_outliers(model, graph, regions, self.copies, context)
-        decisions = self.decide(graph, regions, outliers)
-        accepted = [d for d in decisions if isinstance(d, Decision)]
-        if not accepted:
-            return PassResult(False, [entry(r, d) for r, d in zip(regions, decisions, strict=True)])
-        widened = widen(graph, shapes, accepted)
-        graph.commit(lambda node: stamp(node, self.name, self.version))
-        return PassResult(True, entries(regions, decisions, widened))
+        return self._apply(model, graph, find_regions(graph, infer_shapes(model)), self.plan)
+
+    @property
+    def selection(self) -> Selection:
+        """Which channels are widened where there is no plan."""
+        return Selection(self.ratio, self.copies, self.mode)
 
     def _apply(self, model: onnx.ModelProto, graph: Graph, regions: Sequence[Region], plan: Plan) -> PassResult:
         """Apply a plan: first the steps, then the copies, each on a graph read afresh."""
@@ -114,7 +108,7 @@ class Translate:
         widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)])
         fresh.commit(lambda node: stamp(node, self.name, self.version))
         changed = bool(planned.keys() - refused.keys())
-        report = entries(regions, decisions, widened)
+        report = entries(self.name, regions, decisions, widened)
         done = {id(n): p for k, p in planned.items() if k not in refused for n in _carried(regions[k])}
         for k, r in enumerate(regions):
             followed = next((done[id(n)] for n in r.nodes if id(n) in done), None)
@@ -134,141 +128,6 @@ class Translate:
                     report[k] |= {"mode": "rescale", "copies": zeros, "copies_low": zeros, "reason": None}
         return PassResult(changed, report)
 
-    def decide(
-        self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]
-    ) -> list[Decision | Refusal]:
-        """What to do with every region; pure.
-
-        Args:
-            graph: the graph, not edited.
-            regions: its regions.
-            outliers: mass beyond the range, by index of the region.
-
-        Returns:
-            For each region a decision, or why it is left alone.
-        """
-        return [
-            r.refusal if r.refusal is not None else self._decide(graph, r, outliers[k]) for k, r in enumerate(regions)
-        ]
-
-    def _decide(self, graph: Graph, region: Region, outliers: Outliers) -> Decision | Refusal:
-        why: Refusal | None = None
-        assert region.quantizer is not None
-        if region.quantizer.float_dtype != np.float32:  # i * X_clip is held ever less exactly
-            outliers = Outliers(outliers.upper[:, :HALF_COPIES], outliers.lower[:, :HALF_COPIES], outliers.measured)
-        if self.mode != "late":
-            if isinstance(region.early, Early):
-                upper = outliers.upper[:, : min(self.copies, region.early.copies)]
-                chosen = self._select(region, upper, upper[:, :0], even=self.mode == "early")
-                if isinstance(chosen, Refusal):
-                    return chosen
-                decision = Decision(region, "early", *chosen)
-                why = early.check(graph, region, decision.wide)
-                if why is None:
-                    return decision
-            else:
-                why = region.early
-            if self.mode == "early":
-                assert why is not None
-                return Refusal("mode", f"not exact in early mode: {why.message} ({why.code})", why.node)
-        chosen = self._select(region, outliers.upper, outliers.lower, even=False)
-        return chosen if isinstance(chosen, Refusal) else Decision(region, "late", *chosen)
-
-    def _select(self, region: Region, upper: Array, lower: Array, even: bool) -> tuple[Array, Array] | Refusal:
-        """The slots (channel, side, copy) with most mass, ratio * C of them.
-
-        A copy passes on what lies above it, so the i-th copy's mass is that of all slots from the i-th up: with
-        one copy the paper's sum in [X_clip, 2 X_clip], and never more for a later copy than for an earlier one.
-        Grouped readers need the same number in each group; `even` asks that of depthwise ones too (in early mode,
-        where they would lose their integer kernel otherwise), with the ratio rounded to whole copies.
-        """
-        walk = region.walk
-        assert walk is not None
-        at = label(region.nodes[0])
-        channels = walk.channels
-        groups = channels if even and walk.depthwise else walk.groups
-        above = (np.cumsum(m[:, ::-1], axis=1)[:, ::-1] for m in (upper, lower))
-        mass = np.concatenate(list(above), axis=1)
-        slots = mass.shape[1]
-        if not np.any(mass > 0):
-            return Refusal("no_outliers", PRINCIPLE["no_outliers"], at)
-        quota = int(np.floor(self.ratio * channels / groups + 0.5))
-        if quota < 1:
-            return Refusal("ratio", f"ratio {self.ratio:g} of {channels // groups} channels leaves no copy", at)
-        table = mass.reshape(groups, -1)
-        quota = min(quota, table.shape[1])
-        # a stable sort of -mass keeps earlier copies before later ones where masses are equal
-        order = np.argsort(-table, axis=1, kind="stable")[:, :quota]
-        taken = np.zeros(table.shape, bool)
-        np.put_along_axis(taken, order, True, axis=1)
-        if groups == 1:
-            taken &= table > 0
-        taken = taken.reshape(channels, slots)
-        n = upper.shape[1]
-        return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)
-
 
 def _carried(region: Region) -> Sequence[onnx.NodeProto]:
     return () if region.walk is None else region.walk.carried
-
-
-def entries(
-    regions: Sequence[Region], decisions: Sequence[Decision | Refusal | None], widened: Sequence[Widened]
-) -> list[dict[str, Any]]:
-    """The report's entries; a region that only carries another's copies on counts as applied."""
-    own = {id(w.decision): w for w in widened}
-    carried = {t: w for w in widened for t in w.carried}
-    return [
-        entry(r, d, own.get(id(d)) if isinstance(d, Decision) else carried.get(r.tensor))
-        for r, d in zip(regions, decisions, strict=True)
-    ]
-
-
-def entry(region: Region, decision: Decision | Refusal | None, widened: Widened | None = None) -> dict[str, Any]:
-    """The report's entry for one region."""
-    q, walk = region.quantizer, region.walk
-    e: dict[str, Any] = {
-        "status": "refused",
-        "pass": Translate.name,
-        "tensor": region.tensor,
-        "quantizers": list(region.outputs),
-        "axis": None if walk is None else walk.axis,
-        "channels": None if walk is None else walk.channels,
-        "activation": region.activation.kind,
-        "producer": region.activation.producer,
-        "scale_before": None if q is None else q.scale.tolist(),
-        "scale": None if q is None else q.scale.tolist(),
-        "zero_point": None if q is None else q.zero_point.tolist(),
-        "qmin": None if q is None else q.qmin,
-        "qmax": None if q is None else q.qmax,
-        "x_clip": None if q is None else q.x_clip.tolist(),
-        "copies": [],
-        "copies_low": [],
-        "mode": None,
-        "consumers": [] if walk is None else [label(n) for n in walk.weights],
-        "reason": None,
-    }
-    if isinstance(decision, Decision) and widened is not None:
-        e |= {
-            "status": "applied",
-            "copies": decision.copies.tolist(),
-            "copies_low": decision.copies_low.tolist(),
-            "mode": decision.mode,
-            "consumers": widened.consumers,
-        }
-    elif widened is not None:
-        assert widened.decision.region.quantizer is not None
-        _, wide = next(widened.quantized[o] for o in region.outputs if o in widened.quantized)
-        e["scale"] = widened.decision.region.quantizer.scale.tolist()
-        up, low = wide.copies()
-        e |= {
-            "status": "applied",
-            "axis": wide.axis,
-            "channels": wide.narrow,
-            "copies": up.tolist(),
-            "copies_low": low.tolist(),
-            "mode": "carried",
-        }
-    elif isinstance(decision, Refusal):
-        e["reason"] = decision.as_dict()
-    return e

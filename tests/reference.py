@@ -23,7 +23,7 @@ def initializer(model: onnx.ModelProto, name: str) -> Array:
 
 
 def wide_model(model: onnx.ModelProto, regions: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> Any:
-    """The original with wide float quantizers.
+    """The original with wide float quantizers (of the pass `split`: with steps of twice the size).
 
     Args:
         model: the original.
@@ -81,7 +81,11 @@ def wide_model(model: onnx.ModelProto, regions: Sequence[Mapping[str, Any]], ran
             top = ((copies + 1) * (e["qmax"] - z)).reshape(shape)
             bottom = ((low + 1) * (e["qmin"] - z)).reshape(shape)
             now = np.asarray(e["scale"]).astype(scale.dtype)
-            step = const(now.reshape(shape) if now.size > 1 else now)
+            now = now.reshape(shape) if now.size > 1 else now
+            if e["pass"] == "split":
+                top, bottom = (np.broadcast_to(e[k] - z, copies.shape).reshape(shape) for k in ("qmax", "qmin"))
+                now = now * (copies + 1).astype(scale.dtype).reshape(shape)
+            step = const(now)
             x = n.input[0] if scale.dtype == np.float32 else op("Cast", n.input[0], to=TensorProto.FLOAT)
             t = op("Div", x, step)
             t = op("Round", t) if opset >= 11 else op("Sub", op("Add", t, const(np.asarray(MAGIC))), const(MAGIC))

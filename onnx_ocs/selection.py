@@ -1,0 +1,148 @@
+"""The paper's selection: the same share of channels in every tensor, those with most mass beyond the range.
+
+A copy passes on what lies above it, so the i-th copy's mass is that of all slots from the i-th up: with one copy the
+paper's sum in [X_clip, 2 X_clip] (OCS+, section 3), and never more for a later copy than for an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from onnx_ocs import early
+from onnx_ocs.entries import entries, entry
+from onnx_ocs.graph import Array, Graph, label
+from onnx_ocs.manager import Context, Pass, PassResult, history, stamp
+from onnx_ocs.outliers import Outliers, find_outliers
+from onnx_ocs.quantizer import Refusal
+from onnx_ocs.region import HALF_COPIES, PRINCIPLE, Early, Region, find_regions
+from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.widen import Decision, widen
+
+__all__ = ["Selection", "apply"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which channels are widened, and where their copies are made.
+
+    Attributes:
+        ratio: mean number of copies a channel, the paper's k, the same in every tensor.
+        copies: most copies a channel.
+        mode: "early", "late", or "auto": early wherever it is exact.
+        halved: whether a channel and its copy get half of the value each (OCS); then both sides' outliers count.
+    """
+
+    ratio: float
+    copies: int
+    mode: Literal["auto", "early", "late"]
+    halved: bool = False
+
+    def decide(
+        self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]
+    ) -> list[Decision | Refusal]:
+        """What to do with every region; pure.
+
+        Args:
+            graph: the graph, not edited.
+            regions: its regions.
+            outliers: mass beyond the range, by index of the region.
+
+        Returns:
+            For each region a decision, or why it is left alone.
+        """
+        return [
+            r.refusal if r.refusal is not None else self._decide(graph, r, outliers[k]) for k, r in enumerate(regions)
+        ]
+
+    def _decide(self, graph: Graph, region: Region, outliers: Outliers) -> Decision | Refusal:
+        why: Refusal | None = None
+        q, walk = region.quantizer, region.walk
+        assert q is not None and walk is not None
+        upper, lower = outliers.upper, outliers.lower
+        if q.float_dtype != np.float32:  # i * X_clip is held ever less exactly
+            upper, lower = upper[:, :HALF_COPIES], lower[:, :HALF_COPIES]
+        if self.halved:
+            if walk.integers_leave:
+                at = label(region.nodes[0])
+                return Refusal("integers_leave", "somebody else reads the integers, which halving would change", at)
+            upper, lower = upper + lower, lower[:, :0]
+        if self.mode != "late":
+            if isinstance(region.early, Early):
+                first = upper[:, : min(self.copies, region.early.copies)]
+                chosen = self._select(region, first, first[:, :0], even=self.mode == "early")
+                if isinstance(chosen, Refusal):
+                    return chosen
+                decision = Decision(region, "early", *chosen, self.halved)
+                why = early.check(graph, region, decision.wide)
+                if why is None:
+                    return decision
+            else:
+                why = region.early
+            if self.mode == "early":
+                assert why is not None
+                return Refusal("mode", f"not exact in early mode: {why.message} ({why.code})", why.node)
+        chosen = self._select(region, upper, lower, even=False)
+        return chosen if isinstance(chosen, Refusal) else Decision(region, "late", *chosen, self.halved)
+
+    def _select(self, region: Region, upper: Array, lower: Array, even: bool) -> tuple[Array, Array] | Refusal:
+        """The slots (channel, side, copy) with most mass, ratio * C of them.
+
+        Grouped readers need the same number in each group; `even` asks that of depthwise ones too (in early mode,
+        where they would lose their integer kernel otherwise), with the ratio rounded to whole copies.
+        """
+        walk = region.walk
+        assert walk is not None
+        at = label(region.nodes[0])
+        channels = walk.channels
+        groups = channels if even and walk.depthwise else walk.groups
+        above = (np.cumsum(m[:, ::-1], axis=1)[:, ::-1] for m in (upper, lower))
+        mass = np.concatenate(list(above), axis=1)
+        slots = mass.shape[1]
+        if not np.any(mass > 0):
+            return Refusal("no_outliers", PRINCIPLE["no_outliers"], at)
+        quota = int(np.floor(self.ratio * channels / groups + 0.5))
+        if quota < 1:
+            return Refusal("ratio", f"ratio {self.ratio:g} of {channels // groups} channels leaves no copy", at)
+        table = mass.reshape(groups, -1)
+        quota = min(quota, table.shape[1])
+        # a stable sort of -mass keeps earlier copies before later ones where masses are equal
+        order = np.argsort(-table, axis=1, kind="stable")[:, :quota]
+        taken = np.zeros(table.shape, bool)
+        np.put_along_axis(taken, order, True, axis=1)
+        if groups == 1:
+            taken &= table > 0
+        taken = taken.reshape(channels, slots)
+        n = upper.shape[1]
+        return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)
+
+
+def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pass) -> PassResult:
+    """Widen what the selection chooses, in place.
+
+    Args:
+        model: the model.
+        context: with calibration samples the outliers are measured, without they are estimated.
+        selection: which channels.
+        by: the pass that does it; its name and version are written on all that is edited.
+
+    Returns:
+        One report entry for each quantized activation.
+    """
+    graph = Graph(model)
+    if history(model):
+        regions = find_regions(graph, {}, "already_translated")
+        return PassResult(False, [entry(by.name, r, r.refusal) for r in regions])
+    shapes = infer_shapes(model)
+    regions = find_regions(graph, shapes)
+    decisions = selection.decide(graph, regions, find_outliers(model, graph, regions, selection.copies, context))
+    accepted = [d for d in decisions if isinstance(d, Decision)]
+    if not accepted:
+        return PassResult(False, entries(by.name, regions, decisions, ()))
+    widened = widen(graph, shapes, accepted)
+    graph.commit(lambda node: stamp(node, by.name, by.version))
+    return PassResult(True, entries(by.name, regions, decisions, widened))
