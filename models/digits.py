@@ -16,27 +16,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import onnx
-import onnxruntime as ort
-import torch
-from lowbit import quantize
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-Array = npt.NDArray[Any]
+if not __package__:  # run as a script
+    sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
-SEED = 0
+from models.evaluate import measure
+from models.quantizers import find_quantizer
+from models.training import fit, split_digits, write
+from models.zoo import Built, find_network
+from onnx_ocs.errors import UserError
+
 WIDTH = 16
 EPOCHS = 40
-CALIB = 256
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Module:
@@ -101,28 +96,6 @@ class Digits(nn.Module):
         return self.head(self.flatten(self.average(x)))  # type: ignore[no-any-return]
 
 
-def train(images: Array, labels: Array) -> nn.Module:
-    """Train on images shifted by up to one pixel; returns the network with batch norm folded."""
-    torch.manual_seed(SEED)
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    x, y = nn.functional.pad(torch.from_numpy(images), (1, 1, 1, 1)), torch.from_numpy(labels)
-    network, batch = Digits(WIDTH), 64
-    optimizer = torch.optim.Adam(network.parameters())
-    steps = EPOCHS * -(-len(x) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=steps)
-    for _ in range(EPOCHS):
-        for rows in torch.split(torch.randperm(len(x)), batch):
-            top, left = torch.randint(3, (2,)).tolist()
-            logits = network(x[rows, :, top : top + 8, left : left + 8])
-            loss = nn.functional.cross_entropy(logits, y[rows])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-    return fold(network.eval())
-
-
 def fold(module: nn.Module) -> nn.Module:
     """Replace every (Conv2d, BatchNorm2d) pair made by `conv_bn` with one convolution that has a bias."""
     for name, child in module.named_children():
@@ -133,40 +106,11 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
-def export(network: nn.Module, path: Path) -> onnx.ModelProto:
-    """Write the network as ONNX and read it back.
-
-    By torch's older exporter, which has announced its end: the newer one needs a further package.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            network,
-            (torch.zeros(2, 1, 8, 8),),
-            path,
-            input_names=["pixels"],
-            output_names=["logits"],
-            dynamic_axes={"pixels": {0: "N"}, "logits": {0: "N"}},
-            opset_version=17,
-            dynamo=False,
-        )
-    model = onnx.load(path)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def run(model: onnx.ModelProto, pixels: Array) -> Array:
-    """Logits by onnxruntime, with every QuantizeLinear and DequantizeLinear taken at its word (nothing fused)."""
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    logits: Array = session.run(["logits"], {"pixels": pixels})[0]
-    return logits
-
-
-def sqnr_db(reference: Array, output: Array) -> float:
-    """Signal to quantization noise, 10 * log10(sum(ref^2) / sum((ref - out)^2))."""
-    return float(10 * np.log10(np.sum(reference**2) / np.sum((reference - output) ** 2)))
+def build(name: str, folder: Path, seed: int) -> Built:
+    """Train, fold, write; see `models.zoo.Network.build`."""
+    built, split = Built.at(folder, name), split_digits(seed)
+    write(fold(fit(lambda: Digits(WIDTH), split, EPOCHS, seed)), split, built)
+    return built
 
 
 def main() -> int:
@@ -175,28 +119,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER", help="default: models/")
     out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-
-    data = load_digits()
-    images = data.images.astype(np.float32)[:, None]
-    labels = data.target.astype(np.int64)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, labels, test_size=450, stratify=labels, random_state=SEED
-    )
-    calib = {"pixels": train_x[:CALIB]}
-
-    model = export(train(train_x, train_y), out / "digits.fp32.onnx")
-    quantized = quantize(model, calib, act_bits=2)
-    (out / "digits.w8a2.onnx").write_bytes(quantized.SerializeToString(deterministic=True))
-    np.savez_compressed(out / "digits.calib.npz", **calib)
-    np.savez_compressed(out / "digits.test.npz", pixels=test_x, labels=test_y)
-
-    reference, low = run(model, test_x), run(quantized, test_x)
-    accuracy = [float(np.mean(logits.argmax(axis=1) == test_y)) for logits in (reference, low)]
-    print(f"| {len(test_x)} held-out images | top-1 | logits SQNR |")
+    network = find_network("digits")
+    try:
+        built = network.build(out)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    low = out / "digits.w8a2.onnx"
+    find_quantizer("lowbit", act_bits=2)(built.float_model, low, built.calib)
+    models = [built.float_model, low]
+    print("| 450 held-out images | top-1 | logits SQNR |")
     print("|---|---|---|")
-    print(f"| digits.fp32.onnx | {accuracy[0]:.2%} | |")
-    print(f"| digits.w8a2.onnx | {accuracy[1]:.2%} | {sqnr_db(reference, low):.2f} dB |")
+    for path, scores in zip(models, measure(network, built, models), strict=True):
+        sqnr = "" if scores.sqnr_db is None else f"{scores.sqnr_db:.2f} dB"
+        print(f"| {path.name} | {scores.task:.2f}% | {sqnr} |")
     return 0
 
 

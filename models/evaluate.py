@@ -1,44 +1,78 @@
-"""Top-1 accuracy and logits SQNR of digits models on the 450 held-out images.
+"""Task metric, agreement with the float network and SQNR of models of one network, on its test samples.
 
-    python models/evaluate.py MODEL.onnx [...]
+    python models/evaluate.py [--network NAME] [--folder FOLDER] MODEL.onnx [...]
 
-Q/DQ nodes are computed as written (`session.disable_quant_qdq = 1`); the reference is `digits.fp32.onnx`.
+FOLDER holds what `python -m models build NAME` wrote; the default is the digits network beside this script.  Q/DQ nodes
+are computed as written (`session.disable_quant_qdq = 1`).
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
+
+if not __package__:  # run as a script
+    sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+
+from models.metrics import METRICS, Scores, evaluate, first_output
+from models.zoo import Built, Network, find_network
+from onnx_ocs.errors import UserError
+
+__all__ = ["measure", "row"]
 
 HERE = Path(__file__).resolve().parent
 
 
-def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """Run a model on all images."""
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"pixels": pixels})[0], np.float64)
+def measure(network: Network, built: Built, models: list[Path]) -> list[Scores]:
+    """The scores of models of a network, in their order.
+
+    Raises:
+        UserError: the network's files are not there.
+    """
+    if built.test is None or not (built.test.exists() and built.float_model.exists()):
+        folder = built.float_model.parent
+        raise UserError(
+            f"{folder} does not hold the network {network.name}: python -m models build {network.name} --out {folder}"
+        )
+    with np.load(built.test, allow_pickle=False) as z:
+        samples = dict(z)
+    reference = first_output(built.float_model, samples)
+    return [evaluate(path, reference, samples, network.metric) for path in models]
 
 
-def main() -> None:
+def row(network: Network, name: str, scores: Scores) -> str:
+    """One line about one model."""
+    metric = METRICS[network.metric]
+    task = "" if scores.task is None else f"{metric.task} {scores.task:6.2f} %   "
+    sqnr = "identical" if scores.sqnr_db is None else f"{scores.sqnr_db:6.2f} dB"
+    return f"{name:24} {task}{metric.agreement} {scores.agreement:6.2f} %   SQNR {sqnr}"
+
+
+def main() -> int:
     """Print a row for each model."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", type=Path)
-    with np.load(HERE / "digits.test.npz", allow_pickle=False) as z:
-        pixels, labels = z["pixels"], z["labels"]
-    reference = logits(HERE / "digits.fp32.onnx", pixels)
-    for path in parser.parse_args().models:
-        out = logits(path, pixels)
-        noise = float(((reference - out) ** 2).sum())
-        sqnr = f"{10 * np.log10((reference**2).sum() / noise):6.2f} dB" if noise else "identical"
-        top1 = 100 * np.mean(out.argmax(1) == labels)
-        same = 100 * np.mean(out.argmax(1) == reference.argmax(1))
-        print(f"{path.name:24} top-1 {top1:6.2f} %   same answer as float {same:6.2f} %   SQNR {sqnr}")
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("--network", default="digits", metavar="NAME", help="default: digits")
+    parser.add_argument("--folder", type=Path, default=HERE, help="where it was built; default: beside this script")
+    args = parser.parse_args()
+    try:
+        network = find_network(args.network)
+        for path in args.models:
+            if not path.exists():
+                raise UserError(f"there is no file {path}")
+        for path, scores in zip(
+            args.models, measure(network, Built.at(args.folder, network.name), args.models), strict=True
+        ):
+            print(row(network, path.name, scores))
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,8 @@ import pytest
 
 from onnx_ocs import cli
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # `models` is no part of the installed package
+
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:

@@ -1,0 +1,89 @@
+"""`python -m models`: benchmark networks, built from packages or trained here, and quantized.
+
+python -m models list
+python -m models build digits --quantizer lowbit --act-bits 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from models.zoo import NETWORKS, find_network
+from onnx_ocs.errors import UserError
+
+QUANTIZERS = "ort-minmax, ort-entropy, ort-percentile, lowbit"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | build")
+    verbs.add_parser("list", help="the networks: source, licence, metric, what is not installed")
+    build = verbs.add_parser("build", help="write a network, its samples, and quantize it if asked to")
+    build.add_argument("name", metavar="NAME", help="one of those that `list` shows")
+    build.add_argument("--out", type=Path, metavar="FOLDER", help="where to write; default: build/NAME")
+    build.add_argument("--quantizer", metavar="Q", help=f"quantize it too: {QUANTIZERS}")
+    build.add_argument("--weight-bits", type=int, default=8, metavar="B", help="lowbit: 2 to 8, default 8")
+    build.add_argument("--act-bits", type=int, default=8, metavar="B", help="lowbit: 2 to 8, default 8")
+    build.add_argument("--seed", type=int, default=0, help="of training and sampling, default 0")
+    return parser.parse_args(argv)
+
+
+def show() -> None:
+    """Print the registry."""
+    for n in NETWORKS.values():
+        print(f"{n.name:12} {n.title}")
+        print(f"{'':12} source {n.source} · licence {n.licence} · metric {n.metric}")
+        if missing := n.missing():
+            print(f"{'':12} not installed: {' '.join(missing)}")
+
+
+def build(args: argparse.Namespace) -> None:
+    """Build, and quantize; the files are named on stdout, the steps on stderr."""
+    network = find_network(args.name)
+    out: Path = args.out or Path("build") / network.name
+    if args.quantizer is None and (args.weight_bits, args.act_bits) != (8, 8):
+        raise UserError("--weight-bits and --act-bits say how to quantize: add --quantizer lowbit")
+    quantize = None
+    if args.quantizer:
+        from models.quantizers import find_quantizer, label
+
+        quantize = find_quantizer(args.quantizer, args.weight_bits, args.act_bits)
+    print(f"building {network.name}: {network.title}", file=sys.stderr)
+    built = network.build(out, args.seed)
+    from models.evaluate import measure, row  # slow to import
+
+    models = [built.float_model]
+    if quantize:
+        target = out / f"{network.name}.{label(args.quantizer, args.weight_bits, args.act_bits)}.onnx"
+        print(f"quantizing with {args.quantizer}", file=sys.stderr)
+        quantize(built.float_model, target, built.calib)
+        models.append(target)
+    print("measuring", file=sys.stderr)
+    for path, scores in zip(models, measure(network, built, models), strict=True):
+        print(row(network, str(path), scores))
+    print(f"calibration samples: {built.calib}")
+    print(f"test samples: {built.test}")
+
+
+def main() -> int:
+    """Command line: 0 done, 1 the user's mistake in one line."""
+    args = parse()
+    try:
+        if args.verb == "list":
+            show()
+        else:
+            build(args)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

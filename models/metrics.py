@@ -1,0 +1,105 @@
+"""How a network's answers are judged: against labels where there are any, and always against the float network.
+
+    task         what the network is for, on labelled samples, in per cent
+    agreement    how far it answers as the float network does, in per cent; needs no labels
+    SQNR         10 log10(sum(ref^2) / sum((ref - out)^2)) of the first output over all samples, in dB
+
+Models run in onnxruntime with `session.disable_quant_qdq = 1`, so that every Q/DQ node is computed as written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from onnx_ocs.quality import decibels
+
+__all__ = ["METRICS", "Metric", "Scores", "evaluate", "first_output"]
+
+Array = npt.NDArray[Any]
+BATCH = 16  # samples a run
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Two gauges of a first output, both in per cent.
+
+    Attributes:
+        task: what the first figure is called.
+        score: (output, labels) -> figure; None where no labels are to be had.
+        agreement: what the second figure is called.
+        agree: (output, the float network's output) -> figure.
+    """
+
+    task: str
+    score: Callable[[Array, Array], float] | None
+    agreement: str
+    agree: Callable[[Array, Array], float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scores on test samples.
+
+    Attributes:
+        task: in per cent; None without labels.
+        agreement: with the float network, in per cent.
+        sqnr_db: against the float network; None where the outputs are equal.
+    """
+
+    task: float | None
+    agreement: float
+    sqnr_db: float | None
+
+
+def _top1(output: Array, labels: Array) -> float:
+    return 100 * float(np.mean(output.argmax(axis=-1) == labels))
+
+
+def _same_class(output: Array, reference: Array) -> float:
+    return _top1(output, reference.argmax(axis=-1))
+
+
+METRICS = {"top1": Metric("top-1", _top1, "same answer as float", _same_class)}
+
+
+def first_output(model: Path, samples: Mapping[str, Array]) -> Array:
+    """The first output for all samples, Q/DQ as written.
+
+    Args:
+        model: an ONNX file.
+        samples: an array for each input, the samples on the first axis; others are ignored.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = {i.name: samples[i.name] for i in session.get_inputs()}
+    fixed = session.get_inputs()[0].shape[0]
+    step = fixed if isinstance(fixed, int) else BATCH
+    count = len(next(iter(inputs.values())))
+    first = [session.get_outputs()[0].name]
+    parts = [session.run(first, {k: v[i : i + step] for k, v in inputs.items()})[0] for i in range(0, count, step)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def evaluate(model: Path, reference: Array, samples: Mapping[str, Array], metric: str) -> Scores:
+    """Run a model on test samples.
+
+    Args:
+        model: an ONNX file.
+        reference: the float network's first output on the same samples.
+        samples: an array for each input, and `labels` where there are any.
+        metric: one of `METRICS`.
+    """
+    judge, output = METRICS[metric], first_output(model, samples)
+    labels = samples.get("labels")
+    task = judge.score(output, labels) if judge.score and labels is not None else None
+    noise = float(((reference - output) ** 2).sum())
+    return Scores(task, judge.agree(output, reference), decibels(float((reference**2).sum()), noise))
