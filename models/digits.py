@@ -43,10 +43,11 @@ def conv_bn(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Modul
 class Basic(nn.Module):
     """relu(shortcut(x) + conv(relu(conv(x)))), 3x3."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, inside: float) -> None:
         super().__init__()
-        self.first = conv_bn(inputs, outputs, 3)
-        self.second = conv_bn(outputs, outputs, 3)
+        inner = int(inside * outputs)
+        self.first = conv_bn(inputs, inner, 3)
+        self.second = conv_bn(inner, outputs, 3)
         self.shortcut = conv_bn(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.inner, self.outer = nn.ReLU(), nn.ReLU()
 
@@ -59,9 +60,9 @@ class Basic(nn.Module):
 class Inverted(nn.Module):
     """relu(x + project(relu(depthwise(relu(expand(x))))))."""
 
-    def __init__(self, channels: int, expansion: int) -> None:
+    def __init__(self, channels: int, expansion: float) -> None:
         super().__init__()
-        wide = channels * expansion
+        wide = int(channels * expansion)
         self.expand = conv_bn(channels, wide, 1)
         self.depthwise = conv_bn(wide, wide, 3, groups=wide)
         self.project = conv_bn(wide, channels, 1)
@@ -74,17 +75,20 @@ class Inverted(nn.Module):
 
 
 class Digits(nn.Module):
-    """Stem, two residual blocks at 8x8, max pooling, residual and inverted blocks at 4x4, average, linear."""
+    """Stem, two residual blocks at 8x8, max pooling, residual and inverted blocks at 4x4, average, linear.
 
-    def __init__(self, width: int) -> None:
+    `inside` multiplies the channels between a block's layers, where no other block reads them.
+    """
+
+    def __init__(self, width: int, inside: float = 1) -> None:
         super().__init__()
         self.stem = nn.Sequential(conv_bn(1, width, 3), nn.ReLU())
-        self.block1 = Basic(width, width)
-        self.block2 = Basic(width, width)
+        self.block1 = Basic(width, width, inside)
+        self.block2 = Basic(width, width, inside)
         self.pool = nn.MaxPool2d(2)
-        self.block3 = Basic(width, 2 * width)
-        self.block4 = Inverted(2 * width, 2)
-        self.block5 = Basic(2 * width, 2 * width)
+        self.block3 = Basic(width, 2 * width, inside)
+        self.block4 = Inverted(2 * width, 2 * inside)
+        self.block5 = Basic(2 * width, 2 * width, inside)
         self.average = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(2 * width, 10)
@@ -109,7 +113,8 @@ def fold(module: nn.Module) -> nn.Module:
 def build(name: str, folder: Path, seed: int) -> Built:
     """Train, fold, write; see `models.zoo.Network.build`."""
     built, split = Built.at(folder, name), split_digits(seed)
-    write(fold(fit(lambda: Digits(WIDTH), split, EPOCHS, seed)), split, built)
+    inside = 1.5 if name == "digits-wide" else 1
+    write(fold(fit(lambda: Digits(WIDTH, inside), split, EPOCHS, seed)), split, built)
     return built
 
 

@@ -106,6 +106,14 @@ NETWORKS = {
     n.name: n
     for n in (
         Network("digits", "small residual network on handwritten digits", *_DIGITS, "digits", _TRAINING, seeded=True),
+        Network(
+            "digits-wide",
+            "the same with half as many channels more inside its blocks",
+            *_DIGITS,
+            "digits",
+            _TRAINING,
+            seeded=True,
+        ),
     )
 }
 
