@@ -33,7 +33,7 @@ from onnx_ocs.widen import widen
 __all__ = ["PlanOptions", "make_plan"]
 
 Objective = Literal["auto", "sqnr", "kl"]
-FEWEST = 4  # samples that tensors are weighed with
+SCREENED = 2  # samples on which tensors whose step alone could be changed are looked at
 HARMLESS = 5e-3  # share of all tensors' damage below which a step alone is not worth looking at
 HELD_OUT = 256  # most samples on which plans are compared
 HELD_BYTES = 1 << 28
@@ -190,22 +190,34 @@ def _weigh(
 ) -> None:
     """Measure what each tensor's quantizer alone does to the output.
 
-    Tensors whose step alone could be changed are many in some models, and most of them do no harm: those are left out.
+    Tensors whose step alone could be changed are many in some models, and most of them do no harm: a look at few
+    samples tells, and those are left out.
     """
-    wanted = max(FEWEST, min(16, int(WEIGHING_MACS / max(planner.total * len(planner.candidates), 1))))
-    few = _first(feeds, wanted)
-    if divisible and len(few) == 1:
-        few = [{k: v[:wanted] for k, v in few[0].items()}]
-    references = [board.run(f, {}).astype(np.float64) for f in few]
+    if not all(c.shares for c in planner.candidates):
+        first = _first(feeds, 1)[0]
+        look = {k: v[:SCREENED] for k, v in first.items()} if divisible else first
+        _damage(planner, board, [look], "screening tensors", progress)
+        least = HARMLESS * sum(c.damage for c in planner.candidates)
+        planner.candidates = [c for c in planner.candidates if c.shares or c.damage > least]
+    wanted = max(2, min(16, int(WEIGHING_MACS / max(planner.total * len(planner.candidates), 1))))
+    _damage(planner, board, _first(feeds, wanted), "weighing tensors", progress)
+
+
+def _damage(
+    planner: Planner,
+    board: Switchboard,
+    feeds: Sequence[Mapping[str, Array]],
+    what: str,
+    progress: Callable[[str, int, int | None], None],
+) -> None:
+    references = [board.run(f, {}).astype(np.float64) for f in feeds]
     for n, c in enumerate(planner.candidates):
-        progress("weighing tensors", n, len(planner.candidates))
+        progress(what, n, len(planner.candidates))
         q = c.region.quantizer
         assert q is not None
-        outputs = (board.run(f, {c.index: narrow(q)}) for f in few)
+        outputs = (board.run(f, {c.index: narrow(q)}) for f in feeds)
         c.damage = sum(float(((out - ref) ** 2).sum()) for out, ref in zip(outputs, references, strict=True))
-    progress("weighing tensors", len(planner.candidates), len(planner.candidates))
-    least = HARMLESS * sum(c.damage for c in planner.candidates)
-    planner.candidates = [c for c in planner.candidates if c.shares or c.damage > least]
+    progress(what, len(planner.candidates), len(planner.candidates))
 
 
 def _finite(value: float) -> float | None:
