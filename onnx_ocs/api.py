@@ -150,7 +150,7 @@ def inspect(
     loss = None if samples is None else find_loss(proto, graph, regions, shapes, context, price.macs)
     if loss is not None:
         for k, share in loss.alone.items():
-            entries[k]["sqnr_alone_db"] = share.sqnr_db
+            entries[k] |= {"sqnr_alone_db": share.sqnr_db, "share_alone": share.share}
         report["loss"] = _loss_entry(loss, regions)
     elif samples is not None:
         notes.append("what each quantizer costs was not measured: onnxruntime does not run the model switch by switch")

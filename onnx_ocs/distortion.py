@@ -39,6 +39,11 @@ class Readers:
     coherent: Array | None
     gain_mean: Array
 
+    @staticmethod
+    def equal() -> Readers:
+        """For a tensor that no layer with a weight reads: all errors count alike, and channels are not told apart."""
+        return Readers(np.ones(1), None, np.ones(1))
+
 
 def _rows(graph: Graph, node: NodeProto) -> Array | None:
     """A layer's weight as (input channels, output channels of the group, taps), float64."""

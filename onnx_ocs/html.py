@@ -17,6 +17,7 @@ __all__ = ["check_html", "to_html"]
 
 Entry = dict[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
+WORST = 20  # tensors whose loss is shown
 TENSORS = 200  # names in one list
 VERBS = {"inspect": "What could be rewritten", "plan": "Plan", "rewrite": "Rewrite", "verify": "Verification"}
 
@@ -75,7 +76,25 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
         refusals=_refusals(regions),
         tensors=TENSORS,
         cost=_cost(report["cost"]),
+        loss=_loss(report.get("loss"), regions),
     )
+
+
+def _loss(loss: Mapping[str, Any] | None, regions: Sequence[Entry]) -> Entry | None:
+    """What the quantized activations cost at the output: in groups, and the tensors that cost most alone."""
+    if loss is None or loss["sqnr_all_db"] is None:
+        return None
+    beyond = {t["tensor"]: t["code"] for t in loss["unmendable"]}
+    alone = [
+        {**{k: r[k] for k in ("number", "tensor", "sqnr_alone_db", "share_alone")}, "why": beyond.get(r["tensor"])}
+        for r in regions
+        if r.get("share_alone")
+    ]
+    alone.sort(key=lambda a: -a["share_alone"])
+    groups = {"all": "all quantized activations", "mendable": "those that copies or another step can help"}
+    groups |= {"unmendable": "all others"}
+    rows = [(name, loss[f"sqnr_{key}_db"], loss[f"share_{key}"]) for key, name in groups.items()]
+    return {"samples": loss["samples"], "groups": rows, "worst": alone[:WORST], "tensors": len(alone)}
 
 
 def _points(plan: Mapping[str, Any]) -> list[Entry]:

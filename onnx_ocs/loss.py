@@ -18,7 +18,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.manager import Context
 from onnx_ocs.quality import decibels
-from onnx_ocs.region import Region
+from onnx_ocs.region import STEP_ONLY, Region
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.shapes import Shape
 from onnx_ocs.switchboard import Setting, Switchboard, narrow
@@ -71,12 +71,12 @@ def mendable(graph: Graph, regions: Sequence[Region]) -> list[bool]:
 
 
 def _helped(graph: Graph, region: Region) -> bool:
-    walk, q = region.walk, region.quantizer
-    if walk is None or q is None or not walk.weights:
+    q = region.quantizer
+    if q is None or not region.adjustable:
         return False
     if region.refusal is None:
         return True
-    if region.refusal.code not in ("never_clipped", "folded_bound"):
+    if region.refusal.code not in STEP_ONLY:
         return False
     return q.scale.size == 1 and check_rescale(graph, region, q.scale / 2) is None  # a finer step may
 

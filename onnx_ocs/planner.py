@@ -26,7 +26,7 @@ from onnx_ocs.distortion import Readers, Table, readers, tabulate
 from onnx_ocs.graph import Array, Graph, attribute
 from onnx_ocs.plans import PlannedRegion
 from onnx_ocs.quantizer import Quantizer
-from onnx_ocs.region import HALF_COPIES, RELU6, Early, Region
+from onnx_ocs.region import HALF_COPIES, RELU6, STEP_ONLY, Early, Region
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.shapes import Shape
 from onnx_ocs.stats import Statistics, smoothed
@@ -134,18 +134,18 @@ class Planner:
         self.graph, self.regions, self.copies = graph, regions, copies
         self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
         self.total = sum(self.base.values())
-        carried = {id(n) for r in regions if r.walk is not None and r.walk.weights for n in r.walk.carried}
+        carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
         self.candidates: list[Candidate] = []
         self.statistics = statistics
         seen = {k for half in statistics.halves for k, h in half.items() if h.exponent is not None}
         for k, r in enumerate(regions):
-            useful = r.refusal is None or r.refusal.code in ("never_clipped", "folded_bound")
+            useful = r.refusal is None or r.refusal.code in STEP_ONLY
             if not (useful and allowed[k]) or k not in seen or any(id(n) in carried for n in r.nodes):
                 continue
             c = self._candidate(k, r, mode)
             if c is not None:
                 self.candidates.append(c)
-        self.channels = sum(c.region.walk.channels for c in self.candidates if c.region.walk is not None)
+        self.channels = sum(len(c.readers.gain) for c in self.candidates if c.shares)
 
     def _candidate(self, k: int, r: Region, mode: str) -> Candidate | None:
         assert r.walk is not None and r.quantizer is not None
@@ -155,6 +155,8 @@ class Planner:
         bound = RELU6 if r.refusal is not None and r.refusal.code == "folded_bound" else np.inf
         limit = np.inf
         one = np.ones(r.walk.channels, np.int64)
+        if not r.walk.weights:
+            return Candidate(k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {})
         if (
             mode != "late"
             and isinstance(r.early, Early)
@@ -220,6 +222,8 @@ class Planner:
         """Most copies on the upper and the lower side at one step."""
         q = c.region.quantizer
         assert q is not None
+        if not c.shares:
+            return 0, 0
         top = float(q.x_clip.max()) * float(c.steps[step])
         most = self.copies if q.float_dtype == np.float32 else min(self.copies, HALF_COPIES)
         up = most if top > 0 else 0
@@ -233,7 +237,8 @@ class Planner:
     def distortion(self, c: Candidate, step: int, up: Array, low: Array) -> float:
         """J of one choice."""
         t, r = c.tables[step], c.readers
-        rows = np.arange(len(up))
+        rows = np.arange(len(r.gain))
+        up, low = up[rows], low[rows]  # where the step alone is chosen, all channels are one row
         square = t.square[rows, 0, up] + t.square[rows, 1, low]
         m = t.mean[rows, 0, up] + t.mean[rows, 1, low]
         own = (
@@ -362,7 +367,9 @@ class Planner:
                 (q.scale * c.steps[step]).astype(q.float_dtype).astype(np.float64) if c.steps[step] != 1 else q.scale
             )
             if up.any() or low.any() or c.steps[step] != 1:
-                choices[c.index] = Choice(scale, up.astype(np.int64), low.astype(np.int64))
+                assert c.region.walk is not None
+                n = c.region.walk.channels  # where the step alone is chosen, all channels are one row
+                choices[c.index] = Choice(scale, *(np.broadcast_to(v, (n,)).astype(np.int64) for v in (up, low)))
         return choices
 
     def by_mass(self, budget: Budget) -> dict[int, Choice]:

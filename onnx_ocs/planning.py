@@ -33,6 +33,8 @@ from onnx_ocs.widen import widen
 __all__ = ["PlanOptions", "make_plan"]
 
 Objective = Literal["auto", "sqnr", "kl"]
+SCREENED = 2  # samples on which tensors whose step alone could be changed are looked at
+HARMLESS = 5e-3  # share of all tensors' damage below which a step alone is not worth looking at
 HELD_OUT = 256  # most samples on which plans are compared
 HELD_BYTES = 1 << 28
 # Shares of work that do not depend on the machine, so that a plan does not either
@@ -183,19 +185,39 @@ def _weigh(
     planner: Planner,
     board: Switchboard,
     feeds: Sequence[Mapping[str, Array]],
+    divisible: bool,
     progress: Callable[[str, int, int | None], None],
 ) -> None:
-    """Measure what each tensor's quantizer alone does to the output."""
+    """Measure what each tensor's quantizer alone does to the output.
+
+    Tensors whose step alone could be changed are many in some models, and most of them do no harm: a look at few
+    samples tells, and those are left out.
+    """
+    if not all(c.shares for c in planner.candidates):
+        first = _first(feeds, 1)[0]
+        look = {k: v[:SCREENED] for k, v in first.items()} if divisible else first
+        _damage(planner, board, [look], "screening tensors", progress)
+        least = HARMLESS * sum(c.damage for c in planner.candidates)
+        planner.candidates = [c for c in planner.candidates if c.shares or c.damage > least]
     wanted = max(2, min(16, int(WEIGHING_MACS / max(planner.total * len(planner.candidates), 1))))
-    few = _first(feeds, wanted)
-    references = [board.run(f, {}).astype(np.float64) for f in few]
+    _damage(planner, board, _first(feeds, wanted), "weighing tensors", progress)
+
+
+def _damage(
+    planner: Planner,
+    board: Switchboard,
+    feeds: Sequence[Mapping[str, Array]],
+    what: str,
+    progress: Callable[[str, int, int | None], None],
+) -> None:
+    references = [board.run(f, {}).astype(np.float64) for f in feeds]
     for n, c in enumerate(planner.candidates):
-        progress("weighing tensors", n, len(planner.candidates))
+        progress(what, n, len(planner.candidates))
         q = c.region.quantizer
         assert q is not None
-        outputs = (board.run(f, {c.index: narrow(q)}) for f in few)
+        outputs = (board.run(f, {c.index: narrow(q)}) for f in feeds)
         c.damage = sum(float(((out - ref) ** 2).sum()) for out, ref in zip(outputs, references, strict=True))
-    progress("weighing tensors", len(planner.candidates), len(planner.candidates))
+    progress(what, len(planner.candidates), len(planner.candidates))
 
 
 def _finite(value: float) -> float | None:
@@ -308,8 +330,9 @@ def make_plan(
             statistics.save(options.stats)
     board = Switchboard(model, regions, symbolic)
     planner = Planner(
-        graph, regions, shapes, statistics, options.mode, options.copies, [options.allows(r.tensor) for r in regions]
-    )
+        graph, regions, shapes, statistics, options.mode, options.copies,
+        [options.allows(r.tensor) and (options.rescale or bool(r.walk and r.walk.weights)) for r in regions],
+    )  # fmt: skip
     if not planner.candidates:
         none = {"extra_macs": 0.0, "mean_copies": 0.0, "regions": 0, "chosen": "nothing to change"}
         nothing: dict[str, Any] = {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
@@ -318,7 +341,7 @@ def make_plan(
             nothing["target"] = {**options.target.outcome(value), "probes": []}
         return Plan(model_hash, (), none), nothing
     planner.tabulate(options.rescale, LEARNT)
-    _weigh(planner, board, learn, context.progress)
+    _weigh(planner, board, learn, divisible, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
     judge = _Judge(

@@ -134,11 +134,13 @@ class Plan:
             if k is None:
                 raise UserError(f"the plan names the tensor '{p.tensor}', which this model does not quantize that way")
             walk, q = regions[k].walk, regions[k].quantizer
-            if walk is None or q is None or not walk.weights:
+            if walk is None or q is None or not regions[k].adjustable:
                 raise UserError(f"the plan names the tensor '{p.tensor}', which cannot be translated")
             good = p.copies.shape == p.copies_low.shape == (walk.channels,)
             if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in ("early", "late"):
                 raise UserError(f"the plan's copies for '{p.tensor}' do not fit its {walk.channels} channels")
+            if not walk.weights and (p.copies.any() or p.copies_low.any()):
+                raise UserError(f"the plan has copies for '{p.tensor}', which no layer with a weight reads")
             with np.errstate(over="ignore", under="ignore"):
                 held = p.scale.astype(q.float_dtype).astype(np.float64)
             if p.scale.shape != q.scale.shape or not np.all(np.isfinite(held)) or np.any(held <= 0):

@@ -29,7 +29,7 @@ from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
 from onnx_ocs.shapes import Shape
 from onnx_ocs.weights import read_weight
 
-__all__ = ["PRINCIPLE", "RELU6", "Early", "Region", "Walk", "find_regions"]
+__all__ = ["PRINCIPLE", "RELU6", "STEP_ONLY", "Early", "Region", "Walk", "find_regions"]
 
 # Reasons of principle: translation could not help there, or the algebra does not hold.  All others are our limits.
 PRINCIPLE = {
@@ -48,6 +48,7 @@ PRINCIPLE = {
     "excluded": "left out by the plan",
     "already_translated": "an earlier run has been here: start from the original",
 }
+STEP_ONLY = ("never_clipped", "folded_bound", "no_weight_consumer")  # refused, but another step may help
 MOST_CHANNELS = 1 << 20  # a longer axis is none of channels
 RELU6 = 6.0
 HALF_COPIES = 2  # most copies where the float type is not float32
@@ -113,6 +114,13 @@ class Region:
     refusal: Refusal | None = None
     bounds: Interval = (-np.inf, np.inf)
     outputs: tuple[str, ...] = ()
+
+    @property
+    def adjustable(self) -> bool:
+        """Whether anything about it can be changed: copies for layers that repeat a weight, or its step alone."""
+        if self.walk is None or self.quantizer is None:
+            return False
+        return bool(self.walk.weights) or (self.quantizer.scale.size == 1 and bool(self.walk.dequantizers))
 
 
 def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None = None) -> list[Region]:

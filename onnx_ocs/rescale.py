@@ -170,7 +170,7 @@ def rescale_model(model: onnx.ModelProto, scales: Mapping[str, Array]) -> onnx.M
     for region in find_regions(graph, infer_shapes(new)):
         scale = next((scales[o] for o in region.outputs if o in scales), None)
         q = region.quantizer
-        if scale is None or q is None or region.walk is None or not region.walk.weights:
+        if scale is None or q is None or not region.adjustable:
             continue
         if np.array_equal(read_now(graph, region), q.scale):  # not yet changed by the region that carries it
             rescale(graph, region, scale.reshape(q.scale.shape))

@@ -190,15 +190,16 @@ class Statistics:
     """
 
     def __init__(self, model_hash: str, regions: Sequence[Region]) -> None:
-        """Start empty, for the regions whose channels are known."""
+        """Start empty, for the regions that can be changed."""
         self.model_hash = model_hash
         self.counted = [0, 0]
         self.halves: tuple[dict[int, Histogram], dict[int, Histogram]] = ({}, {})
         for k, r in enumerate(regions):
-            if r.walk is not None and r.quantizer is not None and r.walk.weights:
+            if r.walk is not None and r.quantizer is not None and r.adjustable:
                 unsigned = r.bounds[0] >= 0 or bool(np.all(r.quantizer.zero_point == r.quantizer.qmin))
+                channels = r.walk.channels if r.walk.weights else 1  # a step alone is chosen for all of them
                 for half in self.halves:
-                    half[k] = Histogram(r.walk.channels, not unsigned)
+                    half[k] = Histogram(channels, not unsigned)
 
     @property
     def samples(self) -> int:
@@ -237,6 +238,8 @@ class Statistics:
             rows = len(a) if a.ndim else 1
             axis = r.walk.axis % a.ndim
             channels, inner = a.shape[axis], int(np.prod(a.shape[axis + 1 :], dtype=np.int64))
+            if len(h.counts) == 1:
+                channels, inner = 1, a.size
             stride = max(1, a.size // max(1, rows * SAMPLED))
             parts: Iterable[Array]
             if stride > 1:

@@ -177,7 +177,7 @@ def _loss(console: Console, loss: Report) -> None:
     console.print(table)
     if not loss["unmendable"]:
         return
-    table = Table(title="Loss that no translation can mend", title_justify="left")
+    table = Table(title="Loss that neither copies nor another step can mend", title_justify="left")
     for name in ("tensor", "why", "SQNR alone", "share of the squared error"):
         table.add_column(name, justify="left" if name in ("tensor", "why") else "right", overflow="fold")
     shown = [t for t in loss["unmendable"] if (t["share"] or 0.0) >= NOTABLE]
@@ -186,7 +186,7 @@ def _loss(console: Console, loss: Report) -> None:
     if shown:
         console.print(table)
     if rest := len(loss["unmendable"]) - len(shown):
-        console.print(f"{rest} more that no translation can mend cost less than {_percent(NOTABLE)} each.")
+        console.print(f"{rest} more that nothing can mend cost less than {_percent(NOTABLE)} each.")
 
 
 def show_rewrite(console: Console, report: Report) -> None:

@@ -109,6 +109,17 @@ def test_inspect_and_plan(run, tmp_path):
     assert "extra multiply-accumulates (%)" in page.text
 
 
+def test_inspect_says_where_the_loss_comes_from(run, tmp_path):
+    assert run("inspect", DIGITS, "--calib", CALIB, "--html", "i.html", "--report", "i.json")[0] == 0
+    page = check((tmp_path / "i.html").read_text())
+    regions = json.loads((tmp_path / "i.json").read_text())["regions"]
+    worst = sorted(regions, key=lambda r: r["sqnr_alone_db"])
+    section = page.text[page.text.index("Loss at the output") :]
+    places = [section.index(r["tensor"]) for r in worst]
+    assert places == sorted(places) and f"{worst[0]['sqnr_alone_db']:.2f} dB" in section
+    assert f"{100 * worst[0]['share_alone']:.1f} %" in section and "cannot be helped" not in section
+
+
 def test_nothing_to_rewrite(run, tmp_path):
     assert run("rewrite", NOTHING, "o.onnx", "--html", "r.html", "-q")[0] == 0
     page = check((tmp_path / "r.html").read_text())

@@ -1,4 +1,4 @@
-"""What each quantized activation costs at the output, and what of it no translation can mend."""
+"""What each quantized activation costs at the output, and what of it neither copies nor another step can mend."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def measured(model: onnx.ModelProto, feed: dict[str, Array], tmp_path: Path) -> 
 
 
 def ends_quantized() -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A layer between two quantizers, and a quantized output that clips."""
+    """A layer between two quantizers, and a quantized output that clips; its integers are asked for, too."""
     n = Net(Style(), x=(4, 6, 6))
     y = n.conv(n.qdq("x", "mid", 0.8))
-    return n.model(n.qdq(y, "mid", 0.5)), n.feed
+    integers = n.q(y, "mid", 0.5)
+    return n.model(n.dq(integers), (integers, onnx.TensorProto.UINT8)), n.feed
 
 
 def sqnr(ref: Array, out: Array) -> float:
@@ -104,7 +105,7 @@ def test_inspect_says_it(run: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", **feed)
     code, out, err = run("inspect", "in.onnx", "--calib", "c.npz", "--report", "r.json")
     assert (code, err) == (0, "")
-    assert "Loss that no translation can mend" in out and "SQNR alone" in out
+    assert "Loss that neither copies nor another step can mend" in out and "SQNR alone" in out
     report = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
     loss, regions = report["loss"], report["regions"]
     assert [t["tensor"] for t in loss["unmendable"]] == [regions[1]["tensor"]]

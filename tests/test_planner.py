@@ -714,3 +714,26 @@ def test_samples_that_end(folder: Path) -> None:
     made, _ = api.plan(model, samples, PlanOptions(budget=0.2, copies=2), limit=100)
     again, _ = api.plan(model, samples, PlanOptions(budget=0.2, copies=2))
     assert made.to_json() == again.to_json() and made.regions
+
+
+def test_the_step_of_a_tensor_that_no_layer_reads(tmp_path: Path) -> None:
+    """Q and DQ in front of a SiLU too, as quantizers put them there, with a range that is never filled."""
+    n = Net(Style(), x=(4, 8, 8))
+    y = n.conv(n.qdq("x", "mid", 1.0))
+    y = n.qdq(y, "mid", scale=12 * np.abs(n.values(y)).max() / 127)
+    y = n.qdq(n.op("Mul", y, n.op("Sigmoid", y)), "mid", 1.0)
+    model = n.model(n.conv(y))
+    rng = np.random.default_rng(3)
+    np.savez(tmp_path / "c.npz", x=rng.standard_normal((32, 4, 8, 8)).astype(np.float32))
+    result = api.rewrite(model, calib=str(tmp_path / "c.npz"), options=PlanOptions(budget=0.0))
+    report = result.report
+    entry = next(r for r in report["regions"] if r["tensor"].startswith("conv1"))
+    assert (entry["status"], entry["mode"], sum(entry["copies"])) == ("applied", "rescale", 0)
+    assert entry["scale"] < entry["scale_before"] / 4
+    assert report["quality"]["sqnr_after_db"] > report["quality"]["sqnr_before_db"] + 6
+    assert (
+        report["cost"]["macs_after"] == report["cost"]["macs_before"] and report["verification"]["verdict"] == "PASSED"
+    )
+    assert [x.op_type for x in result.model.graph.node] == [x.op_type for x in model.graph.node]
+    fixed = api.rewrite(model, calib=str(tmp_path / "c.npz"), options=PlanOptions(budget=0.0, rescale=False))
+    assert fixed.model.SerializeToString() == model.SerializeToString()
