@@ -66,7 +66,29 @@ def _same_class(output: Array, reference: Array) -> float:
     return _top1(output, reference.argmax(axis=-1))
 
 
-METRICS = {"top1": Metric("top-1", _top1, "same answer as float", _same_class)}
+def _cosines(vectors: Array) -> Array:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def _same_neighbour(vectors: Array, labels: Array) -> float:
+    """Share of samples whose nearest other sample has the same label."""
+    cosines = _cosines(vectors)
+    np.fill_diagonal(cosines, -np.inf)
+    return 100 * float(np.mean(labels[cosines.argmax(axis=1)] == labels))
+
+
+def _rank_correlation(vectors: Array, reference: Array) -> float:
+    """Spearman's correlation of the cosines of all pairs of samples."""
+    pairs = np.triu_indices(len(vectors), 1)
+    ranks = [np.argsort(np.argsort(_cosines(v)[pairs])) for v in (vectors, reference)]
+    return 100 * float(np.corrcoef(*ranks)[0, 1])
+
+
+METRICS = {
+    "top1": Metric("top-1", _top1, "same answer as float", _same_class),
+    "neighbour": Metric("neighbour of the same topic", _same_neighbour, "rank correlation", _rank_correlation),
+}
 
 
 def first_output(model: Path, samples: Mapping[str, Array]) -> Array:

