@@ -20,7 +20,7 @@ from models.zoo import Built
 
 __all__ = ["build"]
 
-EPOCHS = {"convgelu": 30, "vit": 60}
+EPOCHS = {"convgelu": 30, "vit": 90}
 PEAK = {"convgelu": 5e-3, "vit": 2e-3}  # learning rate
 PIXEL = 16.0  # largest value
 
@@ -61,11 +61,11 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patch embedding, class token, learned positions, blocks, norm, linear."""
 
-    def __init__(self, width: int = 48, heads: int = 4, depth: int = 4) -> None:
+    def __init__(self, width: int = 32, heads: int = 4, depth: int = 3) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, 2, stride=2)
-        self.token = nn.Parameter(torch.zeros(1, 1, width))
-        self.places = nn.Parameter(0.02 * torch.randn(1, 17, width))
+        self.token = nn.Parameter(0.5 * torch.randn(1, 1, width))
+        self.places = nn.Parameter(0.5 * torch.randn(1, 17, width))
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
 

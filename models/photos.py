@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = ["PACKAGES", "crops"]
+__all__ = ["crops"]
 
 Array = npt.NDArray[Any]
 
-PACKAGES = ("scikit-image", "scikit-learn", "pillow")
 FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
 CALIB = "astronaut.png brick.png cell.png coffee.png grass.png ihc.png motorcycle_left.png rocket.jpg china.jpg"
 TEST = "camera.png chelsea.png coins.png color.png gravel.png hubble_deep_field.jpg moon.png retina.jpg flower.jpg"

@@ -101,6 +101,8 @@ def _is_installed(requirement: str) -> bool:
 
 _TRAINING = ("torch", "scikit-learn")
 _LITE = "top1", "lite", ("efficientnet-lite-pytorch==0.1.0", "torch", "scikit-learn", "scikit-image", "pillow")
+_OCR = "rapidocr-onnxruntime==1.4.4", "Apache-2.0"
+_OCR_NEEDS = "ppocr", ("matplotlib", "pillow")
 _DIGITS = "trained here", "images CC BY 4.0", "top1"
 
 NETWORKS = {
@@ -132,6 +134,9 @@ NETWORKS = {
             "minilm",
             ("torch", "scikit-learn", "tokenizers"),
         ),
+        Network("ppocr_cls", "PP-OCR v2.0: is a text line upside down", *_OCR, "top1", *_OCR_NEEDS),
+        Network("ppocr_rec", "PP-OCR v4: what a text line says", *_OCR, "characters", *_OCR_NEEDS),
+        Network("ppocr_det", "PP-OCR v4: where text lines are", *_OCR, "lines", *_OCR_NEEDS),
     )
 }
 
