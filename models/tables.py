@@ -204,8 +204,8 @@ widens what the producer can (conv, ReLU, conv; `--mode early`). {RULE} {TRAINED
 def nbc(bench: Bench) -> Table:
     """Compensation, on several quantizers."""
     table = Table("Nonlinear, linear and no compensation", f"Of {DIGITS}. `--passes compensate`, `linear` with")
-    table.what += f""" `--nbc-linear`. Branches are fitted and chosen on 256 calibration images; `gain` is the difference
-to no compensation of the same seed. {TRAINED}"""
+    table.what += f""" `--nbc-linear`. Branches are fitted and chosen on 256 calibration images; `gain` is the
+difference to no compensation of the same seed. {TRAINED}"""
     rewrites = {"plain": plain, "linear": with_passes(Compensate(linear=True)), "NBC": with_passes(Compensate())}
     settings = {
         "onnxruntime, min-max, W8A8": Setting(quantizer="ort-minmax"),
