@@ -37,8 +37,8 @@ RULE = """`gain` is the difference to the plain model of the same seed. Channels
 (`--select mass`: the same share in every tensor, most activation in [X_clip, 2 X_clip]), steps stay as they are, and
 ranges and channels come from 256 calibration images."""
 TRAINED = """`reconstructed`: before the rewrite, weights, biases and steps were trained on the calibration images to
-answer as the float network does (`--quantizer reconstructed`, 500 steps); without it 2-bit weights destroy this network.
-Nothing is trained after the rewrite, but where it is said."""
+answer as the float network does (`--quantizer reconstructed`, 500 steps); without it 2-bit weights destroy this
+network. Nothing is trained after the rewrite, but where it is said."""
 APART = """the paper's networks are ImageNet's, re-optimised by 20,000 iterations of NWQ; here one of 47,530 parameters
 tells ten digits apart. One image is 0.22 points."""
 PACKAGES = ("onnx-ocs", "onnx", "onnxruntime", "numpy", "torch", "scikit-learn")
