@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
             raise UserError(f"{option} {bits}: choose 2 to 8")
         if name in ORT and bits != 8:
             raise UserError(f"{option} {bits}: {name} makes 8 bits only; choose lowbit")
+    if name == "reconstructed" and find_spec("torch") is None:
+        raise UserError("the quantizer 'reconstructed' trains with torch: pip install torch")
 
     def quantize(float_model: Path, out: Path, calib: Path) -> None:
         """Quantize a file."""

@@ -64,11 +64,11 @@ OPS: dict[str, Callable[..., Tensor]] = {
 
 
 class _Trainable:
-    """A QDQ graph in torch: weights and biases in float behind their grids, activation steps as logarithms."""
+    """A QDQ graph in torch: weights and biases in float behind their grids, activation steps by what they grow."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = Graph(model)
-        self.steps: dict[str, Tensor] = {}  # logarithms, by the constant that holds the step
+        self.change: dict[str, Tensor] = {}  # logarithm of what a step grows by, by the constant that holds the step
         self.latent: dict[str, Tensor] = {}  # by the DQ's output; weights and biases in float
         self.grids: dict[str, Quantizer] = {}  # by the Q's or the DQ's output
         self.constants: dict[str, Tensor] = {}
@@ -79,7 +79,7 @@ class _Trainable:
                 q = read_quantizer(self.graph, n)
                 assert isinstance(q, Quantizer)
                 self.grids[n.output[0]] = q
-                self.steps[n.input[1]] = torch.tensor(float(np.log(q.scale)), requires_grad=True)
+                self.change[n.input[1]] = torch.zeros((), requires_grad=True)
             elif not is_op(n, "DequantizeLinear", "Clip", *OPS):
                 raise UserError(f"reconstruction does not know the operator {n.op_type}")
         for name in self.graph.initializers:
@@ -110,7 +110,7 @@ class _Trainable:
             if out in self.latent:
                 known[out] = self._on_grid(out)
             elif is_op(n, "QuantizeLinear"):
-                q, step = self.grids[out], self.steps[n.input[1]].exp()
+                q, step = self.grids[out], self._step(n.input[1])
                 low, high = (int(v - q.zero_point.flat[0]) for v in (q.qmin, q.qmax))
                 held[out] = _rounded((known[n.input[0]] / step).clamp(low, high)) * step
             elif is_op(n, "Clip") and n.input[0] in held:
@@ -120,6 +120,10 @@ class _Trainable:
             else:
                 known[out] = OPS[n.op_type](n, *(known[t] for t in n.input if t))
         return known[self.graph.model.graph.output[0].name]  # type: ignore[no-any-return]
+
+    def _step(self, name: str) -> Tensor:
+        """An activation's step, in the shape in which it is stored."""
+        return self.constants[name] * self.change[name].exp()
 
     def _on_grid(self, name: str) -> Tensor:
         """A weight on its grid; a bias as it is, as its grid is fine."""
@@ -139,8 +143,8 @@ class _Trainable:
     def written(self) -> onnx.ModelProto:
         """The model with the trained integers and steps."""
         model, new = self.graph.model, {}
-        for name, log in self.steps.items():
-            new[name] = np.asarray(np.exp(log.item()), np.float32).reshape(np.shape(self.graph.constant(name)))
+        for name in self.change:
+            new[name] = self._step(name).detach().numpy()
         for n in self.graph.nodes:
             if is_op(n, "Conv", "Gemm"):
                 new |= self._layer(n, new)
@@ -181,7 +185,7 @@ def reconstruct(model: onnx.ModelProto, float_model: Path, samples: Mapping[str,
     wanted = torch.from_numpy(first_output(float_model, samples).astype(np.float32)).log_softmax(1)
     feed = {k: torch.from_numpy(v) for k, v in samples.items()}
     net = _Trainable(model)
-    optimizer = torch.optim.Adam([*net.latent.values(), *net.steps.values()], lr=RATE)
+    optimizer = torch.optim.Adam([*net.latent.values(), *net.change.values()], lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(wanted), (BATCH,))
