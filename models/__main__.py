@@ -13,7 +13,7 @@ from pathlib import Path
 from models.zoo import NETWORKS, find_network
 from onnx_ocs.errors import UserError
 
-QUANTIZERS = "ort-minmax, ort-entropy, ort-percentile, lowbit"
+QUANTIZERS = "ort-minmax, ort-entropy, ort-percentile, lowbit, reconstructed"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,8 +33,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     table.add_argument("--budget", type=float, default=0.1, metavar="F", help="share of extra MACs, default 0.1")
     for verb in (build, table):
         verb.add_argument("--out", type=Path, metavar="FOLDER", help="where to write; default: build/NAME")
-        verb.add_argument("--weight-bits", type=int, default=8, metavar="B", help="lowbit: 2 to 8, default 8")
-        verb.add_argument("--act-bits", type=int, default=8, metavar="B", help="lowbit: 2 to 8, default 8")
+        verb.add_argument(
+            "--weight-bits", type=int, default=8, metavar="B", help="lowbit, reconstructed: 2 to 8, default 8"
+        )
+        verb.add_argument(
+            "--act-bits", type=int, default=8, metavar="B", help="lowbit, reconstructed: 2 to 8, default 8"
+        )
         verb.add_argument("--seed", type=int, default=0, help="of training and sampling, default 0")
     return parser.parse_args(argv)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from models import papers
 from models.bench import APART, RULE, Bench, Rewrite, Setting, Table, column, plain, with_passes
 from models.quantizers import read_samples
 from onnx_ocs.cost import cost, layer_macs
@@ -25,11 +26,6 @@ __all__ = ["flops_bit", "table", "times"]
 K = 0.2
 BATCH = 64  # samples a run
 ROUNDS = 60  # of which the fastest tenth's last counts: others share the machine
-PAPER = """| W4A4 MobileNet-V2, k = 0.2 | top-1 | time a sample | parameters | FLOPs*bit |
-|---|---|---|---|---|
-| NWQ | 69.14 | 0.16 ms | 3.51 M | 6.36 G |
-| OCS on NWQ | 68.90 | 0.17 ms (x 1.06) | 3.75 M (x 1.07) | 6.95 G (x 1.09) |
-| OCS+ on NWQ | 70.10 | 0.17 ms (x 1.06) | 3.75 M (x 1.07) | 6.95 G (x 1.09) |"""
 
 
 def flops_bit(model: onnx.ModelProto, weight_bits: int, edge_bits: int = 8) -> int:
@@ -71,7 +67,7 @@ def table(bench: Bench) -> Table:
     """The table, on the digits network."""
     made = Table("What it costs at k = 0.2 (OCS+, table 7)", RULE)
     made.what += " The copies are made by the producers (`--mode early`), as the paper's are: no node is added."
-    made.paper = PAPER
+    made.paper = papers.COST
     made.apart = f"{APART} The paper does not say what its milliseconds were taken on."
     rewrites: dict[str, Rewrite] = {"plain": plain}
     rewrites |= {

@@ -3,6 +3,7 @@
 ort-minmax, ort-entropy, ort-percentile    onnxruntime's quantize_static: QDQ, 8-bit activations (uint8) calibrated
                                            that way (percentile: 99.9), int8 weights with a scale per channel
 lowbit                                     models/lowbit.py: QCDQ, 2 to 8 bits, scales of least squared error
+reconstructed                              the same, then trained to answer as the float network (models/reconstruct.py)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ Quantizer = Callable[[Path, Path, Path], None]
 BATCH = 8  # most calibration samples a run
 PERCENTILE = 99.9
 ORT = {"ort-minmax": "MinMax", "ort-entropy": "Entropy", "ort-percentile": "Percentile"}
-QUANTIZERS = (*ORT, "lowbit")
+QUANTIZERS = (*ORT, "lowbit", "reconstructed")
 
 
 def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quantizer:
@@ -49,6 +51,8 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
             raise UserError(f"{option} {bits}: choose 2 to 8")
         if name in ORT and bits != 8:
             raise UserError(f"{option} {bits}: {name} makes 8 bits only; choose lowbit")
+    if name == "reconstructed" and find_spec("torch") is None:
+        raise UserError("the quantizer 'reconstructed' trains with torch: pip install torch")
 
     def quantize(float_model: Path, out: Path, calib: Path) -> None:
         """Quantize a file."""
@@ -61,6 +65,10 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
                 from models import lowbit
 
                 low = lowbit.quantize(model, samples, act_bits, weight_bits)
+                if name == "reconstructed":
+                    from models.reconstruct import reconstruct  # torch, which lowbit does without
+
+                    reconstruct(low, float_model, samples)
                 out.write_bytes(low.SerializeToString(deterministic=True))
         except ValueError as e:
             raise UserError(f"{name} does not quantize {float_model.name}: {e}") from None
@@ -70,7 +78,8 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
 
 def label(name: str, weight_bits: int = 8, act_bits: int = 8) -> str:
     """What stands in a quantized file's name: `w8a4`, or the name of onnxruntime's calibrator."""
-    return name if name in ORT else f"w{weight_bits}a{act_bits}"
+    bits = f"w{weight_bits}a{act_bits}"
+    return name if name in ORT else bits if name == "lowbit" else f"{bits}.{name}"
 
 
 def read_samples(model: onnx.ModelProto, archive: Path) -> dict[str, Array]:

@@ -42,7 +42,10 @@ def test_a_table_is_written_as_it_is_printed(folder: Path, tmp_path: Path, capsy
     assert main(["cost", "--seeds", "1", "--folder", str(folder), "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "cost.md").read_text(encoding="utf-8") == text
-    assert "\n    python -m models.tables cost --seeds 1\n" in text and "onnxruntime" in text.splitlines()[-1]
+    assert (
+        "\n    python -m models.tables cost --seeds 1\n" in text
+        and "onnxruntime 1." in text[text.index("Versions: ") :]
+    )
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     base, ocs, plus = (next(r for r in rows if r[0] == n) for n in ("plain", "OCS, k = 0.2", "OCS+, k = 0.2"))
     low = folder / "digits-0" / "digits.w4a4.onnx"
@@ -97,6 +100,6 @@ def test_gains_are_paired_by_seed() -> None:
 def test_markdown() -> None:
     table = Table("A title", "What.", [("Of it", ["a", "b"], [("1", "2")])], ["seen"], "| p |", "why.")
     text = table.markdown("python -m models.tables x", Bench(seeds=3))
-    assert "# A title\n\n    python -m models.tables x\n\nWhat.\nMean ± standard deviation over 3 seeds" in text
+    assert "# A title\n\n    python -m models.tables x\n\nWhat. Mean ± standard deviation over 3 seeds" in text
     assert "Of it:\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nWhat is seen:\n\n- seen\n" in text
     assert "\n| p |\n\nNot comparable: why.\n\nVersions: python 3." in text
