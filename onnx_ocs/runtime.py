@@ -53,7 +53,8 @@ def _serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[by
     long as the session.
     """
     outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
-    if not outside and model.ByteSize() < PROTOBUF_LIMIT // 2:
+    large = tensors.inline_size(model) >= PROTOBUF_LIMIT // 2
+    if not outside and not large:
         return model.SerializeToString(), []
     new = onnx.ModelProto()
     new.CopyFrom(model)
@@ -65,7 +66,6 @@ def _serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[by
     given: list[Any] = []
     initializers = list(new.graph.initializer)  # held, or their identities would not last
     main = {id(t) for t in initializers}
-    large = new.ByteSize() >= PROTOBUF_LIMIT // 2
     for t in tensors.all_tensors(new):
         external = tensors.is_external(t)
         near = external and not tensors.is_taken(t) and tensors.reference(t)[tensors.FOLDER] == folder
@@ -99,7 +99,7 @@ class Session:
         self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
     ) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
-        options = _options(level, fusion, tensors.total_size(model))
+        options = _options(level, fusion, tensors.rough_size(model, SMALL))
         if threads is not None:
             options.intra_op_num_threads = threads
         data, self._kept = _serialized(model, options)
@@ -206,10 +206,11 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
     None when it does not load the model, or could not write it out: it is larger than protobuf allows.
     """
-    if tensors.total_size(model) > PROTOBUF_LIMIT // 2:
+    size = tensors.rough_size(model, SMALL)
+    if size > PROTOBUF_LIMIT // 2:
         return None
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-        options = _options("enable_all", True, model.ByteSize())
+        options = _options("enable_all", True, size)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
             data, _kept = _serialized(model, options)
