@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ INTEGER_KERNELS = frozenset({
 SMALL = 200_000  # bytes of a model that one thread runs fastest
 LARGE = 1 << 28  # bytes of a model from which memory counts more than time
 PROTOBUF_LIMIT = 1 << 31
+UNREAD = "weights"  # file to which onnxruntime writes the weights of a graph that is asked for
 
 
 def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
@@ -202,16 +205,14 @@ def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The graph that onnxruntime really runs at ENABLE_ALL.
-
-    None when it does not load the model, or could not write it out: it is larger than protobuf allows.
-    """
-    size = tensors.rough_size(model, SMALL)
-    if size > PROTOBUF_LIMIT // 2:
-        return None
+    """The graph that onnxruntime really runs at ENABLE_ALL, without its weights; None when it does not load the model."""
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-        options = _options("enable_all", True, size)
+        options = _options("enable_all", True, tensors.rough_size(model, SMALL))
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", UNREAD)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        with suppress(OSError):  # nobody reads the weights; without links they are written, and removed
+            Path(folder, UNREAD).symlink_to(os.devnull)
         try:
             data, _kept = _serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
