@@ -65,7 +65,7 @@ def fold(n: NodeProto, args: list[Array | None]) -> Array | None:
             y = x.astype(np.float32)
             if np.any(z):
                 y -= np.float32(z)
-            return np.multiply(y, scale, out=y, dtype=np.float32)
+            return np.asarray(np.multiply(y, scale, out=y, dtype=np.float32))
         if op == "DequantizeLinear":
             return np.asarray((x.astype(np.float64) - z) * scale, scale.dtype)
         output = attribute(n, "output_dtype", 0)

@@ -229,10 +229,10 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
     if op == "Clip" and n.input[1:2] and (lo := graph.constant(n.input[1])) is not None and np.all(lo == 0):
         return _rectified(x) if lo.dtype.kind == "f" else x
     if op in ("Add", "Sub", "Mul") and len(n.input) == 2:
-        c = next((c for t in n.input if (c := graph.constant(t)) is not None), None)
+        constant = next((c for t in n.input if (c := graph.constant(t)) is not None), None)
         size = max(v.size for m in got if m is not None for v in m)
-        if c is not None:
-            v = _match(c.astype(np.float64).reshape(-1), size) if c.size else np.zeros(size)
+        if constant is not None:
+            v = _match(constant.astype(np.float64).reshape(-1), size) if constant.size else np.zeros(size)
             return (x[0] * v, x[1] * v**2) if op == "Mul" else (x[0] + (v if op == "Add" else -v), x[1])
         a, b = (m if m is not None else (np.zeros(()), np.ones(())) for m in got)
         a, b = ((_match(m[0], size), _match(m[1], size)) for m in (a, b))

@@ -205,7 +205,7 @@ def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The graph that onnxruntime really runs at ENABLE_ALL, without its weights; None when it does not load the model."""
+    """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
         options = _options("enable_all", True, tensors.rough_size(model, SMALL))
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
