@@ -215,10 +215,10 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
         x = _rectified(x) if np.all(q.zero_point == q.qmin) else x
         low, top = -float(q.x_low.max()), float(q.x_clip.max())
         return np.clip(x[0], low, top), np.minimum(x[1], ((top - low) / 2) ** 2)  # no more spread than the range
-    if (gamma := _scale(graph, n)) is not None:
+    if (norm := _scale(graph, n)) is not None:
         beta = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
-        mean = np.zeros(gamma.size) if beta is None else beta.astype(np.float64).reshape(-1)
-        return mean, gamma.reshape(-1).astype(np.float64) ** 2
+        mean = np.zeros(norm.size) if beta is None else beta.astype(np.float64).reshape(-1)
+        return mean, norm.reshape(-1).astype(np.float64) ** 2
     if x is None:
         dq = read_quantizer(graph, n) if is_op(n, "DequantizeLinear") else None
         return _range(dq) if isinstance(dq, Quantizer) else None
