@@ -22,16 +22,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | build | table")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | build | rewrite")
     verbs.add_parser("list", help="the networks: source, licence, metric, what is not installed")
     build = verbs.add_parser("build", help="write a network, its samples, and quantize it if asked to")
     build.add_argument("name", metavar="NAME", help="one of those that `list` shows")
     build.add_argument("--quantizer", metavar="Q", help=f"quantize it too: {QUANTIZERS}")
-    table = verbs.add_parser("table", help="build, quantize, rewrite and measure: a row for each network")
-    table.add_argument("names", nargs="+", metavar="NAME", help="those that `list` shows")
-    table.add_argument("--quantizer", metavar="Q", default="lowbit", help=f"{QUANTIZERS}; default lowbit")
-    table.add_argument("--budget", type=float, default=0.1, metavar="F", help="share of extra MACs, default 0.1")
-    for verb in (build, table):
+    rewrite = verbs.add_parser("rewrite", help="build, quantize, rewrite and measure: a row for each network")
+    rewrite.add_argument("names", nargs="+", metavar="NAME", help="those that `list` shows")
+    rewrite.add_argument("--quantizer", metavar="Q", default="lowbit", help=f"{QUANTIZERS}; default lowbit")
+    rewrite.add_argument("--budget", type=float, default=0.1, metavar="F", help="share of extra MACs, default 0.1")
+    for verb in (build, rewrite):
         verb.add_argument("--out", type=Path, metavar="FOLDER", help="where to write; default: build/NAME")
         verb.add_argument(
             "--weight-bits", type=int, default=8, metavar="B", help="lowbit, reconstructed: 2 to 8, default 8"
@@ -80,9 +80,9 @@ def build(args: argparse.Namespace) -> None:
     print(f"test samples: {built.test}")
 
 
-def table(args: argparse.Namespace) -> None:
+def rewrite(args: argparse.Namespace) -> None:
     """Print the table, a row as soon as it is known."""
-    from models.table import HEADER, row  # slow to import
+    from models.rewriting import HEADER, row  # slow to import
 
     networks = [find_network(name) for name in args.names]
     print(HEADER)
@@ -99,7 +99,7 @@ def main() -> int:
         if args.verb == "list":
             show()
         else:
-            (build if args.verb == "build" else table)(args)
+            (build if args.verb == "build" else rewrite)(args)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

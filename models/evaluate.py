@@ -17,7 +17,7 @@ import numpy as np
 if not __package__:  # run as a script
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
-from models.metrics import METRICS, Scores, first_output, score
+from models.metrics import METRICS, Scores, evaluate, first_output, score
 from models.zoo import Built, Network, find_network
 from onnx_ocs.errors import UserError
 
@@ -40,8 +40,8 @@ def measure(network: Network, built: Built, models: list[Path]) -> list[Scores]:
     with np.load(built.test, allow_pickle=False) as z:
         samples = dict(z)
     reference = first_output(built.float_model, samples)
-    outputs = (reference if path == built.float_model else first_output(path, samples) for path in models)
-    return [score(output, reference, samples.get("labels"), network.metric) for output in outputs]
+    itself = score(reference, reference, samples.get("labels"), network.metric)
+    return [itself if p == built.float_model else evaluate(p, reference, samples, network.metric) for p in models]
 
 
 def row(network: Network, name: str, scores: Scores) -> str:

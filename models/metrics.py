@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 from onnx_ocs.quality import decibels
 
-__all__ = ["METRICS", "Metric", "Scores", "first_output", "score"]
+__all__ = ["METRICS", "Metric", "Scores", "evaluate", "first_output", "score"]
 
 Array = npt.NDArray[Any]
 BATCH = 16  # samples a run
@@ -169,3 +169,15 @@ def score(output: Array, reference: Array, labels: Array | None, metric: str) ->
     task = judge.score(output, labels) if judge.score and labels is not None else None
     noise = float(((reference - output) ** 2).sum())
     return Scores(task, judge.agree(output, reference), decibels(float((reference**2).sum()), noise))
+
+
+def evaluate(model: Path, reference: Array, samples: Mapping[str, Array], metric: str) -> Scores:
+    """Run a model on test samples and judge it.
+
+    Args:
+        model: an ONNX file.
+        reference: the float network's first output on the same samples.
+        samples: an array for each input, and `labels` where there are any.
+        metric: one of `METRICS`.
+    """
+    return score(first_output(model, samples), reference, samples.get("labels"), metric)

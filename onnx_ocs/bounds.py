@@ -8,6 +8,7 @@ taken as unbounded.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from onnx import NodeProto
@@ -32,16 +33,8 @@ def _product(a: Interval, b: Interval) -> Interval:
     return min(ends), max(ends)
 
 
-def _node(graph: Graph, n: NodeProto, get: dict[str, Interval]) -> Interval:
+def _node(graph: Graph, n: NodeProto, arg: Callable[[int], Interval]) -> Interval:
     """Interval of a node's outputs from those of its inputs."""
-
-    def arg(k: int) -> Interval:
-        if k >= len(n.input) or not n.input[k]:
-            return ANY
-        if n.input[k] not in get:
-            get[n.input[k]] = graph.extent(n.input[k]) or ANY
-        return get[n.input[k]]
-
     op = n.op_type
     if op in KEEP or (op in ("Resize", "Upsample") and attribute(n, "mode", b"nearest") == b"nearest"):
         return arg(0)
@@ -100,26 +93,51 @@ def clip_bounds(graph: Graph, node: NodeProto) -> Interval:
     return ends[0], ends[1]
 
 
-def value_bounds(graph: Graph) -> dict[str, Interval]:
-    """Interval of every float tensor of the main graph (missing: nothing is known)."""
-    get: dict[str, Interval] = {}
-    for n in graph.nodes:
-        if n.domain not in ("", "ai.onnx", "com.microsoft"):
+def _output(graph: Graph, n: NodeProto, arg: Callable[[int], Interval]) -> Interval:
+    if is_op(n, "DequantizeLinear"):
+        q = read_quantizer(graph, n)
+        source = graph.producer.get(n.input[0])
+        if not isinstance(q, Quantizer):
+            return ANY
+        lo, hi = q.qmin, q.qmax
+        if is_op(source, "Clip") and source is not None:
+            lo, hi = integer_clip(graph, source, q) or (lo, hi)
+        return float(((lo - q.zero_point) * q.scale).min()), float(((hi - q.zero_point) * q.scale).max())
+    if n.domain not in ("", "ai.onnx", "com.microsoft") or is_op(n, "QuantizeLinear") or graph.opset < 1:
+        return ANY
+    found = _node(graph, n, arg)
+    return ANY if any(math.isnan(v) for v in found) else found
+
+
+def value_bounds(graph: Graph, wanted: Iterable[str]) -> dict[str, Interval]:
+    """Intervals of float tensors of the main graph; only what they depend on is looked at.
+
+    Args:
+        graph: the graph.
+        wanted: names of tensors.
+
+    Returns:
+        The interval of each, infinite where nothing is known (and those of others on the way).
+    """
+    known: dict[str, Interval] = {}
+    stack = list(wanted)
+    while stack:
+        tensor = stack[-1]
+        if tensor in known:
+            stack.pop()
             continue
-        if is_op(n, "DequantizeLinear"):
-            q = read_quantizer(graph, n)
-            source = graph.producer.get(n.input[0])
-            if not isinstance(q, Quantizer):
-                continue
-            lo, hi = q.qmin, q.qmax
-            if is_op(source, "Clip") and source is not None:
-                lo, hi = integer_clip(graph, source, q) or (lo, hi)
-            z = q.zero_point
-            get[n.output[0]] = float(((lo - z) * q.scale).min()), float(((hi - z) * q.scale).max())
-            continue
-        if is_op(n, "QuantizeLinear") or not n.output or graph.opset < 1:
-            continue
-        interval = _node(graph, n, get)
-        if interval != ANY and not any(math.isnan(v) for v in interval):
-            get.update((o, interval) for o in n.output if o)
-    return get
+        missing: list[str] = []
+        n = graph.producer.get(tensor)
+
+        def arg(k: int, n: NodeProto | None = n, missing: list[str] = missing) -> Interval:
+            if n is None or k >= len(n.input) or not n.input[k]:
+                return ANY
+            if n.input[k] not in known:
+                missing.append(n.input[k])
+            return known.get(n.input[k], ANY)
+
+        found = ANY if n is None else _output(graph, n, arg)
+        if not missing:
+            known[tensor] = (graph.extent(tensor) or ANY) if found == ANY else found
+        stack += missing
+    return known

@@ -12,7 +12,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -33,7 +33,12 @@ __all__ = ["calibrate"]
 
 
 def calibrate(
-    model: onnx.ModelProto, regions: Sequence[Region], context: Context, model_hash: str, jobs: int = 1
+    model: onnx.ModelProto,
+    regions: Sequence[Region],
+    context: Context,
+    model_hash: str,
+    jobs: int = 1,
+    steps: Collection[int] = (),
 ) -> Statistics:
     """One streaming pass over the samples; the result does not depend on the number of processes.
 
@@ -43,16 +48,17 @@ def calibrate(
         context: the samples, and whom to tell about progress.
         model_hash: what the statistics are tied to.
         jobs: processes that count.
+        steps: indices of regions that no layer with a weight reads and that are counted all the same.
 
     Raises:
         UserError: the model does not run on the samples, or a process was killed.
     """
-    statistics = Statistics(model_hash, regions)
+    statistics = Statistics(model_hash, regions, steps)
     if context.samples is None or not statistics.regions:
         return statistics
     jobs = min(jobs, -(-context.total() // BATCH))
     if jobs > 1:
-        _count_in_processes(model, context, statistics, jobs)
+        _count_in_processes(model, context, statistics, steps, jobs)
         return statistics
     wanted = [regions[k] for k in statistics.regions]
     for turn, batch in enumerate(stream(model, regions, wanted, context)):
@@ -60,13 +66,15 @@ def calibrate(
     return statistics
 
 
-def _count_in_processes(model: onnx.ModelProto, context: Context, statistics: Statistics, jobs: int) -> None:
+def _count_in_processes(
+    model: onnx.ModelProto, context: Context, statistics: Statistics, steps: Collection[int], jobs: int
+) -> None:
     assert context.samples is not None
     total, done = context.total(), 0
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
-        with _workers(path, statistics.model_hash, jobs) as busy:
+        with _workers((path, statistics.model_hash, steps), jobs) as busy:
             batches = enumerate(context.samples.batches(BATCH, context.limit))
             ahead = next(batches, None)  # read while the workers count
             while busy:
@@ -99,7 +107,7 @@ def _receive(connection: Connection, process: Any) -> Any:
 
 
 @contextmanager
-def _workers(path: Path, model_hash: str, jobs: int) -> Iterator[dict[Connection, Any]]:
+def _workers(task: tuple[Path, str, Collection[int]], jobs: int) -> Iterator[dict[Connection, Any]]:
     """Processes by their connections; none is left when this is over, whatever happens."""
     context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's locked thread pools
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -108,7 +116,7 @@ def _workers(path: Path, model_hash: str, jobs: int) -> Iterator[dict[Connection
         with _no_interrupts():  # inherited: Ctrl-C is for this process alone, which ends the others
             for _ in range(jobs):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, path, model_hash, threads), daemon=True)
+                process = context.Process(target=_work, args=(theirs, *task, threads), daemon=True)
                 process.start()
                 theirs.close()
                 started[ours] = process
@@ -132,12 +140,12 @@ def _no_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(connection: Connection, path: Path, model_hash: str, threads: int) -> None:
+def _work(connection: Connection, path: Path, model_hash: str, steps: Collection[int], threads: int) -> None:
     """A worker: says how many samples it has counted, is given the next batch, and at last its statistics are taken."""
     try:
         model = load_model(path)
         regions = find_regions(Graph(model), infer_shapes(model))
-        statistics = Statistics(model_hash, regions)
+        statistics = Statistics(model_hash, regions, steps)
         activations = Activations(model, regions, [regions[k] for k in statistics.regions], threads)
         connection.send(0)
         while (task := connection.recv()) is not None:

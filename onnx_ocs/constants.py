@@ -62,8 +62,10 @@ def fold(n: NodeProto, args: list[Array | None]) -> Array | None:
         scale = scale if scale.size > 1 else scale.reshape(())
         if op == "DequantizeLinear" and x.dtype.itemsize <= 2 and scale.dtype == np.float32:
             # exact up to the product, whose one rounding is that of float32
-            shifted = x.astype(np.float32)
-            return np.multiply(shifted - np.float32(z) if np.any(z) else shifted, scale, dtype=np.float32)
+            y = x.astype(np.float32)
+            if np.any(z):
+                y -= np.float32(z)
+            return np.asarray(np.multiply(y, scale, out=y, dtype=np.float32))
         if op == "DequantizeLinear":
             return np.asarray((x.astype(np.float64) - z) * scale, scale.dtype)
         output = attribute(n, "output_dtype", 0)

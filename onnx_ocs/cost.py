@@ -28,7 +28,7 @@ class Cost:
         bytes: size of the serialized model and its side files.
         nodes: nodes of the main graph.
         integer_kernels: layers that onnxruntime runs with integer kernels at ENABLE_ALL; None if it does not load the
-            model, or the model is too large to be written out optimized.
+            model.
     """
 
     macs: int

@@ -27,6 +27,7 @@ __all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "me
 
 ONNX_DOMAINS = ("", "ai.onnx")
 QDQ_DOMAINS = ("", "ai.onnx", "com.microsoft")
+GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 REMEMBERED = 1 << 16  # bytes up to which a side file's values are kept once they were read
 FOLDABLE = frozenset({
     "Identity", "Cast", "CastLike", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "QuantizeLinear",
@@ -46,23 +47,26 @@ def label(node: NodeProto) -> str:
     return str(node.name or next((o for o in node.output if o), node.op_type))
 
 
-def _subgraphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
+def _subgraphs(node: NodeProto) -> Sequence[onnx.GraphProto]:
     """The node's subgraphs and all that are nested in them."""
-    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    stack = [a for a in node.attribute if a.type in kinds]
+    stack = [a for a in node.attribute if a.type in GRAPHS]
+    found: list[onnx.GraphProto] = []
     while stack:
         a = stack.pop()
         for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
-            yield g
-            stack += [b for n in g.node for b in n.attribute if b.type in kinds]
+            found.append(g)
+            stack += [b for n in g.node for b in n.attribute if b.type in GRAPHS]
+    return found
 
 
-def _outer_names(node: NodeProto) -> Iterator[str]:
+def _outer_names(node: NodeProto) -> Sequence[str]:
     """Names that the node's subgraphs mention (a superset of the outer tensors that they read)."""
+    found: list[str] = []
     for g in _subgraphs(node):
-        yield from (o.name for o in g.output)
+        found += (o.name for o in g.output)
         for n in g.node:
-            yield from n.input
+            found += n.input
+    return found
 
 
 def mentioned(node: NodeProto) -> Iterator[str]:
@@ -91,9 +95,12 @@ def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:
         for o in n.output:
             if o and producer.setdefault(o, k) != k:
                 raise UserError(f"the tensor '{o}' is written by two nodes: this is not a valid ONNX graph")
+    before = [{producer[t] for t in (*n.input, *_outer_names(n)) if t in producer} for n in nodes]
+    if all(max(p, default=-1) < k for k, p in enumerate(before)):
+        return list(nodes)
     waiting, readers = [0] * len(nodes), defaultdict(list)
     for k, n in enumerate(nodes):
-        for p in {producer[t] for t in (*n.input, *_outer_names(n)) if t in producer} - {k}:
+        for p in before[k] - {k}:
             waiting[k] += 1
             readers[p].append(k)
         if any(t in n.output for t in n.input if t):
@@ -120,12 +127,13 @@ class Graph:
         model: the model; changed by :meth:`commit` only (but nodes' inputs are edited in place).
         nodes: the nodes in topological order.
         producer: tensor name -> the node that writes it.
-        initializers: tensor name -> its TensorProto.
+        initializers: tensor name -> its TensorProto (see `initializer`).
         inputs: names of the graph inputs that are not initializers.
         outputs: names of the graph outputs.
         opset: version of the ai.onnx operator set.
         touched: nodes added or edited since, by id; the pass manager writes provenance on them.
-        memo: quantizers that have been read, by id of the node; forgotten when the node is edited.
+        memo: what has been read off nodes, by id of the node (and input); forgotten with every edit.
+        grids: quantizers that have been read, by the names of their parameters and their attributes.
         reshaped: tensors whose shape an edit changed; their value_info is dropped by :meth:`commit`.
     """
 
@@ -148,10 +156,12 @@ class Graph:
             self._index(n)
         self._written = set(self.producer)
         self._constants: dict[str, Array | None] = {}
+        self._arrays: dict[str, Array] = {}  # constants that were added, and are not yet bytes
         self._added: list[NodeProto] = []
         self.touched: dict[int, NodeProto] = {}
         self.reshaped: set[str] = set()
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[Any, Any] = {}
+        self.grids: dict[Any, Any] = {}
         # What nobody read from the start is the user's, and stays; inputs with a default keep their initializer.
         read = self._readers.keys() | self._captured.keys() | self.outputs
         self._idle = (self.initializers.keys() - read) | {i.name for i in g.input}
@@ -176,6 +186,11 @@ class Graph:
         """Nodes that read the tensor as an input, each once."""
         found = self._readers.get(tensor)
         return list(found.values()) if found else []
+
+    def initializer(self, name: str) -> TensorProto:
+        """An initializer with its values; `initializers` holds only what those are like that were added as arrays."""
+        value = self._arrays.get(name)
+        return self.initializers[name] if value is None else numpy_helper.from_array(value, name)
 
     def captured(self, tensor: str) -> list[NodeProto]:
         """Nodes whose subgraphs mention the tensor."""
@@ -208,8 +223,14 @@ class Graph:
         return None if value is None else value.shape
 
     def is_constant(self, tensor: str) -> bool:
-        """Whether `constant` gives a value; what lies in side files is not read for that."""
-        if tensor in self._constants or not self.is_outside(tensor):
+        """Whether `constant` gives a value; weights behind a DequantizeLinear or in side files are not read."""
+        if tensor in self.initializers:
+            return True
+        n = self.producer.get(tensor)
+        if n is None:
+            return False
+        dequantized = is_op(n, "DequantizeLinear") and n.input[0] in self.initializers
+        if tensor in self._constants or not (dequantized or self.is_outside(tensor)):
             return self.constant(tensor) is not None
         while tensor not in self.initializers:
             n = self.producer[tensor]
@@ -219,6 +240,11 @@ class Graph:
                 scale = self.constant(n.input[1]) if len(n.input) > 1 else None
                 if scale is None or scale.ndim > 1 or attribute(n, "block_size", 0):
                     return False
+                stored = self.initializers.get(n.input[0])
+                if stored is not None and scale.size > 1:
+                    axis = int(attribute(n, "axis", 1))
+                    if not -len(stored.dims) <= axis < len(stored.dims) or stored.dims[axis] != scale.size:
+                        return False
             tensor = n.input[0]
         return True
 
@@ -288,13 +314,15 @@ class Graph:
         return candidate
 
     def add_initializer(self, name: str, value: Array | TensorProto) -> str:
-        """Add a constant under a fresh name and return that name."""
+        """Add a constant under a fresh name and return that name; an array must not change any more."""
         name = self.fresh(name)
         if isinstance(value, TensorProto):
             value.name = name
-        else:
-            value = numpy_helper.from_array(np.asarray(value, order="C"), name)
-        self.initializers[name] = value
+            self.initializers[name] = value
+        else:  # it becomes bytes where it is to lie in the end
+            value = self._constants[name] = self._arrays[name] = np.asarray(value, order="C")
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
 
     def add_node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
@@ -324,7 +352,7 @@ class Graph:
 
     def set_input(self, node: NodeProto, index: int, tensor: str) -> None:
         """Let a node read another tensor at one input."""
-        self.memo.pop(id(node), None)
+        self.memo.clear()
         self.touched[id(node)] = node
         old = node.input[index] if index < len(node.input) else ""
         while len(node.input) <= index:
@@ -337,6 +365,7 @@ class Graph:
 
     def rename_output(self, tensor: str, name: str) -> None:
         """Let the producer of a tensor write it under another name (its readers are not moved)."""
+        self.memo.clear()
         node = self.producer.pop(tensor)
         self.touched[id(node)] = node
         node.output[list(node.output).index(tensor)] = name
@@ -366,13 +395,20 @@ class Graph:
                 used.update(n.input)
                 used.update(_outer_names(n))
         nodes = alive[::-1]
-        before = [t for t in g.initializer if t.name in used or t.name in self._idle]
         known = {t.name for t in g.initializer}
-        new = [t for name, t in self.initializers.items() if name not in known and name in used]
-        if len(before) < len(known):
-            del g.initializer[:]
-            g.initializer.extend(before)
-        g.initializer.extend(new)
+        unread = known - used - self._idle
+        if unread:  # sorted to the end and cut off: no other weight is copied
+            g.initializer.sort(key=lambda t: t.name in unread)
+            del g.initializer[len(g.initializer) - sum(t.name in unread for t in g.initializer) :]
+        for name, t in self.initializers.items():
+            if name not in used or name in known:
+                continue
+            value, new = self._arrays.get(name), g.initializer.add()
+            if value is not None and value.dtype.kind in "fiub":
+                new.CopyFrom(t)
+                new.raw_data = numpy_helper.tobytes_little_endian(value)
+            else:  # as it is, or several to a byte
+                new.CopyFrom(self.initializer(name))
         del g.node[:]
         g.node.extend(nodes)
         written = {o for n in nodes for o in n.output}

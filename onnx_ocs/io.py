@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from google.protobuf.message import DecodeError
 
 from onnx_ocs import sidefiles, tensors
 from onnx_ocs.errors import UserError
+from onnx_ocs.message import pieces
 
 __all__ = ["check_writable", "load_model", "save_model", "stage", "write_bytes", "write_text"]
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
+LARGE = 1 << 24  # bytes of weights from which a model is written piece by piece
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
@@ -79,8 +82,8 @@ def check_writable(path: str | Path, source: str | Path | None = None) -> None:
         raise UserError(f"{path}: the folder cannot be written: {e.strerror}") from None
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file atomically.
+def write_bytes(path: str | Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file atomically, as a whole or piece by piece.
 
     Raises:
         UserError: it cannot be written; what was there before is untouched.
@@ -92,7 +95,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written: {e.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as f:
-            f.write(data)
+            f.writelines([data] if isinstance(data, bytes) else data)
             f.flush()
             os.fsync(f.fileno())
         sidefiles.open_up(Path(name))
@@ -122,7 +125,8 @@ def save_model(model: onnx.ModelProto, path: str | Path, source: str | Path | No
     """
     staged = stage(model, path, source)
     if staged is None:
-        write_bytes(path, model.SerializeToString())
+        large = tensors.inline_size(model) > LARGE
+        write_bytes(path, pieces(model) if large else model.SerializeToString())
         return
     with closing(staged):
         staged.publish(write_bytes)

@@ -113,7 +113,11 @@ def find_outliers(
 # ---- estimated ------------------------------------------------------------------------------------------------------
 
 Moments = tuple[Array, Array]  # mean and variance, each (C,) or ()
-_cdf = np.frompyfunc(lambda t: 0.5 * math.erfc(-t / math.sqrt(2)), 1, 1)
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _cdf(t: Array) -> Array:
+    return np.asarray(0.5 * np.asarray(_erfc(-t / math.sqrt(2)), np.float64))
 
 
 def _pdf(t: Array) -> Array:
@@ -124,7 +128,7 @@ def _tail_mass(mean: Array, std: Array, lo: Array, hi: Array) -> Array:
     """Integral of a * N(a; mean, std) over [lo, hi]."""
     a, b = (lo - mean) / std, (hi - mean) / std
     # erfc keeps its relative precision in the upper tail: Phi(b) - Phi(a) = Q(a) - Q(b)
-    inside = _cdf(-a).astype(np.float64) - _cdf(-b).astype(np.float64)
+    inside = _cdf(-a) - _cdf(-b)
     return np.asarray(np.maximum(mean * inside + std * (_pdf(a) - _pdf(b)), 0.0))
 
 
@@ -133,8 +137,8 @@ def _rectified(m: Moments) -> Moments:
     mean, std = np.asarray(m[0], np.float64), np.sqrt(np.maximum(m[1], 1e-24))
     t = mean / std
     p, d = _cdf(t), _pdf(t)
-    first = mean * np.asarray(p, np.float64) + std * d
-    second = (mean**2 + std**2) * np.asarray(p, np.float64) + mean * std * d
+    first = mean * p + std * d
+    second = (mean**2 + std**2) * p + mean * std * d
     return first, np.maximum(second - first**2, 0.0)
 
 
@@ -163,7 +167,10 @@ def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
         w = w.astype(np.float32, copy=False)
         square = w * w
         if node.op_type == "Conv":
-            sums, squares = (v.reshape(*w.shape[:2], -1).sum(2) for v in (w, square))
+            single = w.size == w.shape[0] * w.shape[1]  # a sum over one element, which numpy is slow at
+            sums, squares = (
+                v.reshape(w.shape[:2]) if single else v.reshape(*w.shape[:2], -1).sum(2) for v in (w, square)
+            )
             if groups > 1:
                 inputs = np.arange(n).reshape(groups, -1).repeat(shape[0] // groups, axis=0)[outs, ins]
                 mean[outs] += (sums * first[inputs]).sum(1)
@@ -190,6 +197,11 @@ def _range(q: Quantizer) -> Moments:
     return np.asarray(float((q.x_clip - q.x_low).mean()) / 2), np.asarray((half / 3) ** 2)
 
 
+def _scale(graph: Graph, n: NodeProto) -> Array | None:
+    """The constant scale of a LayerNormalization, which says all about its output."""
+    return graph.constant(n.input[1]) if n.op_type == "LayerNormalization" and len(n.input) > 1 else None
+
+
 def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | None:
     got = [known.get(t) for t in n.input]
     x = next((m for m in got if m is not None), None)
@@ -203,6 +215,10 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
         x = _rectified(x) if np.all(q.zero_point == q.qmin) else x
         low, top = -float(q.x_low.max()), float(q.x_clip.max())
         return np.clip(x[0], low, top), np.minimum(x[1], ((top - low) / 2) ** 2)  # no more spread than the range
+    if (norm := _scale(graph, n)) is not None:
+        beta = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
+        mean = np.zeros(norm.size) if beta is None else beta.astype(np.float64).reshape(-1)
+        return mean, norm.reshape(-1).astype(np.float64) ** 2
     if x is None:
         dq = read_quantizer(graph, n) if is_op(n, "DequantizeLinear") else None
         return _range(dq) if isinstance(dq, Quantizer) else None
@@ -213,10 +229,10 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
     if op == "Clip" and n.input[1:2] and (lo := graph.constant(n.input[1])) is not None and np.all(lo == 0):
         return _rectified(x) if lo.dtype.kind == "f" else x
     if op in ("Add", "Sub", "Mul") and len(n.input) == 2:
-        c = next((c for t in n.input if (c := graph.constant(t)) is not None), None)
+        constant = next((c for t in n.input if (c := graph.constant(t)) is not None), None)
         size = max(v.size for m in got if m is not None for v in m)
-        if c is not None:
-            v = _match(c.astype(np.float64).reshape(-1), size) if c.size else np.zeros(size)
+        if constant is not None:
+            v = _match(constant.astype(np.float64).reshape(-1), size) if constant.size else np.zeros(size)
             return (x[0] * v, x[1] * v**2) if op == "Mul" else (x[0] + (v if op == "Add" else -v), x[1])
         a, b = (m if m is not None else (np.zeros(()), np.ones(())) for m in got)
         a, b = ((_match(m[0], size), _match(m[1], size)) for m in (a, b))
@@ -230,11 +246,6 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
             return x
         g = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + attribute(n, "epsilon", 1e-5))
         return (_match(x[0], g.size) - mean) * g + beta, _match(x[1], g.size) * g**2
-    if op == "LayerNormalization" and len(n.input) > 1 and (gamma := graph.constant(n.input[1])) is not None:
-        beta = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
-        return np.zeros(gamma.size) if beta is None else beta.astype(np.float64).reshape(-1), gamma.reshape(-1).astype(
-            np.float64
-        ) ** 2
     if op == "Concat" and all(m is not None for m in got):
         return tuple(np.concatenate([np.atleast_1d(m[k]) for m in got if m is not None]) for k in (0, 1))  # type: ignore[return-value]
     return x
@@ -251,7 +262,7 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
 
     Args:
         graph: the graph.
-        regions: regions with a walk.
+        regions: the regions; those that are refused are passed over.
         copies: most copies a channel.
 
     Returns:
@@ -259,16 +270,22 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
     """
     floats = {i.name for i in graph.model.graph.input if i.type.tensor_type.elem_type in FLOATS}
     known: dict[str, Moments] = {t: (np.zeros(()), np.ones(())) for t in graph.inputs & floats}
-    for n in graph.nodes:
-        if n.output and not graph.is_constant(n.output[0]) and not is_op(n, "Shape"):
+    open_to_translation = {k: r for k, r in enumerate(regions) if r.walk is not None and r.refusal is None}
+    wanted = {t for r in open_to_translation.values() for t in (r.tensor, r.activation.source)}
+    steps: list[NodeProto] = []
+    for n in reversed(graph.nodes):
+        if not wanted.isdisjoint(n.output) and not is_op(n, "Shape"):
+            steps.append(n)
+            wanted.update(n.input if _scale(graph, n) is None else ())
+    for n in reversed(steps):
+        if n.output and not graph.is_constant(n.output[0]):
             m = _step(graph, n, known)
             if m is not None:
                 known.update((o, m) for o in n.output if o)
     result = {}
-    for k, region in enumerate(regions):
+    for k, region in open_to_translation.items():
         walk, q = region.walk, region.quantizer
-        if walk is None or q is None:
-            continue
+        assert walk is not None and q is not None
         top, low = np.broadcast_to(q.x_clip, (walk.channels,)), np.broadcast_to(q.x_low, (walk.channels,))
         upper, lower = np.zeros((walk.channels, copies)), np.zeros((walk.channels, copies))
         source = graph.producer.get(region.tensor)
@@ -279,9 +296,9 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
             m = _range(q) if m is None else m
             mean, std = _match(np.asarray(m[0]), walk.channels), np.sqrt(_match(np.asarray(m[1]), walk.channels))
             std = np.maximum(std, 1e-12)
-            for i in range(copies):
-                upper[:, i] = _tail_mass(mean, std, (i + 1) * top, (i + 2) * top)
-                lower[:, i] = _tail_mass(-mean, std, (i + 1) * low, (i + 2) * low)
+            for side, bound, sign in ((upper, top, 1), (lower, low, -1)):
+                for i in range(copies if np.any(bound > 0) else 0):
+                    side[:, i] = _tail_mass(sign * mean, std, (i + 1) * bound, (i + 2) * bound)
             if region.bounds[1] < np.inf:
                 upper[(np.arange(1, copies + 1) * top[:, None]) >= region.bounds[1]] = 0
             if region.bounds[0] > -np.inf:

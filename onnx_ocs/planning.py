@@ -22,7 +22,7 @@ from onnx_ocs.manager import Context
 from onnx_ocs.planner import Budget, Choice, Planner, early_or_late
 from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality
-from onnx_ocs.region import find_regions
+from onnx_ocs.region import Region, find_regions
 from onnx_ocs.runtime import Session
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import Statistics, fingerprint
@@ -181,43 +181,55 @@ def _log_softmax(x: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
+def _harmful(
+    board: Switchboard,
+    regions: Sequence[Region],
+    feed: Mapping[str, Array],
+    progress: Callable[[str, int, int | None], None],
+) -> list[int]:
+    """The tensors that no layer with a weight reads, and whose quantizers cost the output something each.
+
+    Such tensors are many in some models, and a finer step helps few of them: a look at few samples tells which.
+    """
+    narrows = {k: narrow(r.quantizer) for k, r in enumerate(regions) if r.quantizer is not None and r.adjustable}
+    steps = [k for k in narrows if (walk := regions[k].walk) is not None and not walk.weights]
+    if not steps:
+        return []
+    damages = _damages(board, [{k: s} for k, s in narrows.items()], [feed], "screening tensors", progress)
+    damage = dict(zip(narrows, damages, strict=True))
+    return [k for k in steps if damage[k] > HARMLESS * sum(damages)]
+
+
 def _weigh(
     planner: Planner,
     board: Switchboard,
     feeds: Sequence[Mapping[str, Array]],
-    divisible: bool,
     progress: Callable[[str, int, int | None], None],
 ) -> None:
-    """Measure what each tensor's quantizer alone does to the output.
-
-    Tensors whose step alone could be changed are many in some models, and most of them do no harm: a look at few
-    samples tells, and those are left out.
-    """
-    if not all(c.shares for c in planner.candidates):
-        first = _first(feeds, 1)[0]
-        look = {k: v[:SCREENED] for k, v in first.items()} if divisible else first
-        _damage(planner, board, [look], "screening tensors", progress)
-        least = HARMLESS * sum(c.damage for c in planner.candidates)
-        planner.candidates = [c for c in planner.candidates if c.shares or c.damage > least]
+    """Measure what each tensor's quantizer alone does to the output."""
     wanted = max(2, min(16, int(WEIGHING_MACS / max(planner.total * len(planner.candidates), 1))))
-    _damage(planner, board, _first(feeds, wanted), "weighing tensors", progress)
+    alone = [{c.index: narrow(q)} for c in planner.candidates if (q := c.region.quantizer) is not None]
+    damages = _damages(board, alone, _first(feeds, wanted), "weighing tensors", progress)
+    for c, damage in zip(planner.candidates, damages, strict=True):
+        c.damage = damage
 
 
-def _damage(
-    planner: Planner,
+def _damages(
     board: Switchboard,
+    trials: Sequence[Mapping[int, Setting]],
     feeds: Sequence[Mapping[str, Array]],
     what: str,
     progress: Callable[[str, int, int | None], None],
-) -> None:
+) -> list[float]:
+    """Squared error at the output of each trial."""
     references = [board.run(f, {}).astype(np.float64) for f in feeds]
-    for n, c in enumerate(planner.candidates):
-        progress(what, n, len(planner.candidates))
-        q = c.region.quantizer
-        assert q is not None
-        outputs = (board.run(f, {c.index: narrow(q)}) for f in feeds)
-        c.damage = sum(float(((out - ref) ** 2).sum()) for out, ref in zip(outputs, references, strict=True))
-    progress(what, len(planner.candidates), len(planner.candidates))
+    found = []
+    for n, trial in enumerate(trials):
+        progress(what, n, len(trials))
+        outputs = (board.run(f, trial) for f in feeds)
+        found.append(sum(float(((out - ref) ** 2).sum()) for out, ref in zip(outputs, references, strict=True)))
+    progress(what, len(trials), len(trials))
+    return found
 
 
 def _finite(value: float) -> float | None:
@@ -322,17 +334,20 @@ def make_plan(
     }
     shapes = infer_shapes(model, one)
     model_hash = fingerprint(model)
+    board = Switchboard(model, regions, symbolic)
     if options.stats is not None and options.stats.exists():
         statistics = Statistics.load(options.stats, model_hash, regions)
     else:
-        statistics = calibrate(model, regions, context, model_hash, options.jobs)
+        few = {k: v[:SCREENED] for k, v in learn[0].items()} if divisible else learn[0]
+        steps = _harmful(board, regions, few, context.progress) if options.rescale else []
+        statistics = calibrate(model, regions, context, model_hash, options.jobs, steps)
         if options.stats is not None:
             statistics.save(options.stats)
-    board = Switchboard(model, regions, symbolic)
     planner = Planner(
-        graph, regions, shapes, statistics, options.mode, options.copies,
-        [options.allows(r.tensor) and (options.rescale or bool(r.walk and r.walk.weights)) for r in regions],
-    )  # fmt: skip
+        graph, regions, shapes, statistics, options.mode, options.copies, [options.allows(r.tensor) for r in regions]
+    )
+    if not options.rescale:
+        planner.candidates = [c for c in planner.candidates if c.shares]
     if not planner.candidates:
         none = {"extra_macs": 0.0, "mean_copies": 0.0, "regions": 0, "chosen": "nothing to change"}
         nothing: dict[str, Any] = {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
@@ -341,7 +356,7 @@ def make_plan(
             nothing["target"] = {**options.target.outcome(value), "probes": []}
         return Plan(model_hash, (), none), nothing
     planner.tabulate(options.rescale, LEARNT)
-    _weigh(planner, board, learn, divisible, context.progress)
+    _weigh(planner, board, learn, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
     judge = _Judge(

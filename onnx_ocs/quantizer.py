@@ -86,6 +86,17 @@ class Quantizer:
 
 
 def _parameters(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
+    key = tuple(node.input[1:3]), *(attribute(node, a) for a in ("axis", "block_size", "output_dtype"))
+    if key not in graph.grids:
+        found = _grid(graph, node)
+        if isinstance(found, Refusal):
+            return found
+        graph.grids[key] = found
+    known: Quantizer = graph.grids[key]
+    return known
+
+
+def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
     scale = graph.constant(node.input[1]) if len(node.input) > 1 else None
     has_zero = len(node.input) > 2 and node.input[2] != ""
     zero = graph.constant(node.input[2]) if has_zero else None

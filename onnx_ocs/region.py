@@ -164,7 +164,7 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
         for q, _ in found
         if isinstance(q, Quantizer) and _implicit(graph, t, q)
     ]
-    bounds = value_bounds(graph)
+    bounds = value_bounds(graph, grouped)
     relu6 = bool(implicit) and RELU6 * (1 - 1e-3) <= max(implicit) <= RELU6 * (1 + 1e-6)
     return [
         _region(graph, t, q, tuple(nodes), shapes, bounds, relu6) for t, found in grouped.items() for q, nodes in found
@@ -260,6 +260,8 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
         walk = _walk(graph, region, axis, channels, shapes)
         if best is None or len(walk.weights) > len(best.weights):
             best = walk
+        if walk.weights and not walk.folded:  # all readers are layers, or lead to some
+            break
     at = label(region.nodes[0])
     if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):
         return Refusal(

@@ -44,7 +44,7 @@ def piece(
             needed.append(n)
             used.update(mentioned(n))
     g.node.extend(reversed(needed))
-    g.initializer.extend(graph.initializers[t] for t in sorted(used & graph.initializers.keys()))
+    g.initializer.extend(graph.initializer(t) for t in sorted(used & graph.initializers.keys()))
     g.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in used)
     for name, value in fed.items():
         if name in used:

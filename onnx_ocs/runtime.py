@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ INTEGER_KERNELS = frozenset({
 SMALL = 200_000  # bytes of a model that one thread runs fastest
 LARGE = 1 << 28  # bytes of a model from which memory counts more than time
 PROTOBUF_LIMIT = 1 << 31
+UNREAD = "weights"  # file to which onnxruntime writes the weights of a graph that is asked for
 
 
 def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
@@ -53,7 +56,8 @@ def _serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[by
     long as the session.
     """
     outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
-    if not outside and model.ByteSize() < PROTOBUF_LIMIT // 2:
+    large = tensors.inline_size(model) >= PROTOBUF_LIMIT // 2
+    if not outside and not large:
         return model.SerializeToString(), []
     new = onnx.ModelProto()
     new.CopyFrom(model)
@@ -65,7 +69,6 @@ def _serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[by
     given: list[Any] = []
     initializers = list(new.graph.initializer)  # held, or their identities would not last
     main = {id(t) for t in initializers}
-    large = new.ByteSize() >= PROTOBUF_LIMIT // 2
     for t in tensors.all_tensors(new):
         external = tensors.is_external(t)
         near = external and not tensors.is_taken(t) and tensors.reference(t)[tensors.FOLDER] == folder
@@ -99,7 +102,7 @@ class Session:
         self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
     ) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
-        options = _options(level, fusion, tensors.total_size(model))
+        options = _options(level, fusion, tensors.rough_size(model, SMALL))
         if threads is not None:
             options.intra_op_num_threads = threads
         data, self._kept = _serialized(model, options)
@@ -202,15 +205,14 @@ def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The graph that onnxruntime really runs at ENABLE_ALL.
-
-    None when it does not load the model, or could not write it out: it is larger than protobuf allows.
-    """
-    if tensors.total_size(model) > PROTOBUF_LIMIT // 2:
-        return None
+    """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-        options = _options("enable_all", True, model.ByteSize())
+        options = _options("enable_all", True, tensors.rough_size(model, SMALL))
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", UNREAD)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        with suppress(OSError):  # nobody reads the weights; without links they are written, and removed
+            Path(folder, UNREAD).symlink_to(os.devnull)
         try:
             data, _kept = _serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -189,15 +189,21 @@ class Statistics:
         counted: number of samples in each half.
     """
 
-    def __init__(self, model_hash: str, regions: Sequence[Region]) -> None:
-        """Start empty, for the regions that can be changed."""
+    def __init__(self, model_hash: str, regions: Sequence[Region], steps: Collection[int] = ()) -> None:
+        """Start empty.
+
+        Args:
+            model_hash: `fingerprint` of the model.
+            regions: its regions; those that a layer with a weight reads are counted by channel.
+            steps: indices of others, whose step alone may change: all their channels are counted together.
+        """
         self.model_hash = model_hash
         self.counted = [0, 0]
         self.halves: tuple[dict[int, Histogram], dict[int, Histogram]] = ({}, {})
         for k, r in enumerate(regions):
-            if r.walk is not None and r.quantizer is not None and r.adjustable:
+            if r.walk is not None and r.quantizer is not None and (r.walk.weights or k in steps):
                 unsigned = r.bounds[0] >= 0 or bool(np.all(r.quantizer.zero_point == r.quantizer.qmin))
-                channels = r.walk.channels if r.walk.weights else 1  # a step alone is chosen for all of them
+                channels = r.walk.channels if r.walk.weights else 1
                 for half in self.halves:
                     half[k] = Histogram(channels, not unsigned)
 
@@ -295,9 +301,9 @@ class Statistics:
         Raises:
             UserError: not such a file, or of another model.
         """
-        new = Statistics(model_hash, regions)
         try:
             with np.load(path, allow_pickle=False) as z:
+                new = Statistics(model_hash, regions, [k for k in range(len(regions)) if f"counts_0_{k}" in z])
                 if bytes(z["model"]).decode() != model_hash:
                     raise UserError(f"{path}: these statistics belong to another model: calibrate again")
                 new.counted = [int(n) for n in z["samples"]]

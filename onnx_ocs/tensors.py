@@ -24,11 +24,12 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnx_ocs.constants import Array
 from onnx_ocs.errors import UserError
+from onnx_ocs.message import copy_fields
 
 __all__ = [
-    "FOLDER", "INLINE", "PRIVATE", "TYPED", "all_tensors", "arrays", "attach", "blocks", "exceeds", "inlined",
-    "is_alone", "is_external", "is_taken", "pack", "refer", "reference", "source", "stored_size", "take", "total_size",
-    "unpack", "values", "without_side_files",
+    "FOLDER", "INLINE", "PRIVATE", "TYPED", "all_tensors", "arrays", "attach", "blocks", "exceeds", "inline_size",
+    "inlined", "is_alone", "is_external", "is_taken", "pack", "refer", "reference", "rough_size", "source",
+    "stored_size", "take", "total_size", "unpack", "values", "without_side_files",
 ]  # fmt: skip
 
 PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leave the process
@@ -42,7 +43,7 @@ GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 def pack(values: Array) -> str:
     """Integers as text."""
-    return base64.b64encode(zlib.compress(np.asarray(values, "<i4").tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(np.asarray(values, "<i4").tobytes(), 4)).decode()
 
 
 def unpack(text: str) -> Array:
@@ -99,15 +100,26 @@ def source(t: TensorProto) -> Path:
     return Path(entries[FOLDER], entries["location"])
 
 
+def inline_size(model: onnx.ModelProto) -> int:
+    """Bytes of the tensors that lie in the model itself."""
+    return sum(stored_size(t) for t in all_tensors(model) if not is_external(t))
+
+
 def exceeds(model: onnx.ModelProto, limit: int) -> bool:
     """Whether the serialized model is larger; it is serialized only where the weights alone do not decide."""
-    rough = sum(stored_size(t) for t in all_tensors(model) if not is_external(t))
+    rough = inline_size(model)
     return rough * 4 >= limit and (rough >= limit or int(model.ByteSize()) >= limit)
 
 
 def total_size(model: onnx.ModelProto) -> int:
     """Bytes of a model and of what it refers to in side files."""
     return int(model.ByteSize()) + sum(stored_size(t) for t in all_tensors(model) if is_external(t))
+
+
+def rough_size(model: onnx.ModelProto, exact: int) -> int:
+    """As `total_size`, which has to serialize; of the tensors alone where these have more than `exact` bytes."""
+    rough = sum(stored_size(t) for t in all_tensors(model))
+    return rough if rough > exact else total_size(model)
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
@@ -360,17 +372,8 @@ def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20
         return model
     weights = list(model.graph.initializer)
     new = onnx.ModelProto()
-    for part in (model, model.graph):  # all but the weights, which would only be copied to be dropped
-        into = new if part is model else new.graph
-        for f, value in part.ListFields():
-            if f.name in ("graph", "initializer"):
-                continue
-            if f.is_repeated:
-                getattr(into, f.name).extend(value)
-            elif f.message_type is not None:
-                getattr(into, f.name).CopyFrom(value)
-            else:
-                setattr(into, f.name, value)
+    copy_fields(model, new, lambda f: f.name != "graph")
+    copy_fields(model.graph, new.graph, lambda f: f.name != "initializer")
     known = {i.name for i in new.graph.input}
     for t in weights:
         if stored_size(t) <= INLINE:

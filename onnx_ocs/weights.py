@@ -98,6 +98,14 @@ class Weight:
 
 def read_weight(graph: Graph, node: NodeProto, index: int) -> Weight | None:
     """The constant weight at one input of a node; None when it is not constant or of a form that we cannot edit."""
+    key = id(node), index
+    if key not in graph.memo:
+        graph.memo[key] = _read(graph, node, index)
+    found: Weight | None = graph.memo[key]
+    return found
+
+
+def _read(graph: Graph, node: NodeProto, index: int) -> Weight | None:
     if len(node.input) <= index or not node.input[index]:
         return None
     tensor = node.input[index]

@@ -182,7 +182,7 @@ def collect(model: onnx.ModelProto, *feeds: dict[str, Array]) -> Statistics:
     regions = regions_of(model)
     tensors = [r.tensor for r in regions]
     session = Session(expose(reference(model, regions), tensors))
-    statistics = Statistics(fingerprint(model), regions)
+    statistics = Statistics(fingerprint(model), regions, [k for k, r in enumerate(regions) if r.adjustable])
     for turn, f in enumerate(feeds):
         got = session.run(f, [t for t in tensors if t not in f])
         statistics.add(regions, {**f, **got}, turn)

@@ -4,8 +4,9 @@
 
 Every tool reads the file and writes one: `rewrite` without calibration and verification (load, match, decide, rewrite,
 check, save), `onnxslim.slim`, `onnxsim.simplify`.  They do not do the same; the table says what a graph pass over
-the file costs.  Runs are interleaved, each in a process of its own without the imports; medians are printed, and ratios
-to `rewrite`, which depend less on the machine.  Without files, on the synthetic models.
+the file costs.  Runs are interleaved, each in a process of its own without the imports; the table has medians of wall
+time, and their ratios to `rewrite` in wall time and in CPU time, which other work on the machine disturbs less.
+Without files, on the synthetic models.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ def work(source, out):
 }
 TIMED = """
 import sys, time
-start = time.perf_counter()
+start = time.perf_counter(), time.process_time()
 work(sys.argv[1], sys.argv[2])
-print("seconds", time.perf_counter() - start)
+print("seconds", time.perf_counter() - start[0], time.process_time() - start[1])
 """
 
 
@@ -109,14 +110,14 @@ def transformer(layers: int = 12, width: int = 768) -> onnx.ModelProto:
     return helper.make_model(g, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def seconds(tool: str, source: Path, out: Path) -> float | None:
-    """One run in a process of its own; None when it failed."""
+def seconds(tool: str, source: Path, out: Path) -> list[float] | None:
+    """Wall and CPU time of one run in a process of its own; None when it failed."""
     done = subprocess.run([sys.executable, "-c", WORK[tool] + TIMED, source, out], capture_output=True, text=True)
     line = next((x for x in reversed(done.stdout.splitlines()) if x.startswith("seconds ")), None)
     if done.returncode or line is None:
         print(f"{tool} failed on {source.name}: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}")
         return None
-    return float(line.split()[1])
+    return [float(x) for x in line.split()[1:]]
 
 
 def main() -> None:
@@ -135,22 +136,23 @@ def main() -> None:
             paths.append(Path(folder) / "residual.onnx")
             onnx.save(synthetic(a.nodes), paths[-1])
         print(
-            f"{'model':24} {'nodes':>7} {'MB':>7}" + "".join(f" {t + ' s':>12}" for t in WORK) + "   ratio to rewrite"
+            f"{'model':24} {'nodes':>7} {'MB':>7}"
+            + "".join(f" {t + ' s':>12}" for t in WORK)
+            + "   ratio to rewrite (CPU time)"
         )
         for path in paths:
-            times: dict[str, list[float]] = {t: [] for t in WORK}
+            times: dict[str, list[list[float]]] = {t: [] for t in WORK}
             for _ in range(a.runs):
                 for tool, found in times.items():
                     s = seconds(tool, path, Path(folder) / "out.onnx")
                     if s is not None:
                         found.append(s)
-            median = {t: float(np.median(v)) if v else float("nan") for t, v in times.items()}
+            median = {t: np.median(v, axis=0) if v else np.full(2, np.nan) for t, v in times.items()}
             nodes = len(onnx.load(path, load_external_data=False).graph.node)
             row = f"{path.name:24} {nodes:7} {path.stat().st_size / 1e6:7.1f}"
-            row += "".join(f" {v:12.3f}" for v in median.values())
-            print(
-                row + "   " + ", ".join(f"{t} {v / median['rewrite']:.1f}" for t, v in median.items() if t != "rewrite")
-            )
+            row += "".join(f" {v[0]:12.3f}" for v in median.values())
+            ratios = {t: v / median["rewrite"] for t, v in median.items() if t != "rewrite"}
+            print(row + "   " + ", ".join(f"{t} {v[0]:.2f} ({v[1]:.2f})" for t, v in ratios.items()))
 
 
 if __name__ == "__main__":
