@@ -28,7 +28,7 @@ from onnx_ocs.planning import PlanOptions
 from onnx_ocs.version import package_version
 
 __all__ = [
-    "APART", "DIGITS", "RULE", "TRAINED", "Bench", "Rewrite", "Setting", "Subject", "Table", "by_setting", "column",
+    "APART", "DIGITS", "RULE", "UNTRAINED", "Bench", "Rewrite", "Setting", "Subject", "Table", "by_setting", "column",
     "gains", "plain", "planned", "reconstructed", "spread", "tasks", "with_passes",
 ]  # fmt: skip
 
@@ -36,9 +36,7 @@ DIGITS = "the digits network (models/README.md; 8 bits at its two ends), 450 tes
 RULE = """`gain` is the difference to the plain model of the same seed. Channels are chosen by the paper's rule
 (`--select mass`: the same share in every tensor, most activation in [X_clip, 2 X_clip]), steps stay as they are, and
 ranges and channels come from 256 calibration images."""
-TRAINED = """`reconstructed`: before the rewrite, weights, biases and steps were trained on the calibration images to
-answer as the float network does (`--quantizer reconstructed`, 500 steps); without it 2-bit weights destroy this
-network. Nothing is trained after the rewrite, but where it is said."""
+UNTRAINED = "Nothing is trained or reconstructed, before or after, and without that 2-bit weights destroy this network."
 APART = """the paper's networks are ImageNet's, re-optimised by 20,000 iterations of NWQ; here one of 47,530 parameters
 tells ten digits apart. One image is 0.22 points."""
 PACKAGES = ("onnx-ocs", "onnx", "onnxruntime", "numpy", "torch", "scikit-learn")

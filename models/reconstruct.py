@@ -29,7 +29,7 @@ from onnx_ocs.quantizer import Quantizer, read_quantizer
 __all__ = ["reconstruct"]
 
 Array = npt.NDArray[Any]
-STEPS, BATCH, RATE = 500, 32, 1e-3
+STEPS, BATCH, RATE = 300, 32, 1e-3
 
 
 def _rounded(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     ocs      OCS against OCS+ (OCS+, tables 5 and 6)          gelu    networks with GELU (table 3's shape)
     k        gain against the ratio k (table 9)               saved   extra channels or saved outliers (table 8)
     cost     time, parameters, FLOPs*bit (table 7)            nbc     nonlinear, linear and no compensation
-    bits     4, 3 and 2 bits (table 2's shape)
+    bits     4, 3 and 2 bits (table 2's shape)                trained ocs and k after reconstruction (tables 6, 9)
 
 Prints a markdown table and writes it to models/results/NAME.md.  Networks are built at the first run and kept in
 build/tables; one takes half a minute to a minute.
@@ -25,7 +25,7 @@ from models.bench import (
     APART,
     DIGITS,
     RULE,
-    TRAINED,
+    UNTRAINED,
     Bench,
     Rewrite,
     Setting,
@@ -49,7 +49,11 @@ __all__ = ["TABLES", "main"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LOW = Setting(weight_bits=2, act_bits=2)
-TRAINED_LOW = replace(LOW, quantizer="reconstructed")
+TRAINED = replace(LOW, quantizer="reconstructed")
+STEPS = (0.3, 0.5, 0.7, 1.0)
+EXPECTED = """`paper's structures`: where the producer makes the copies (conv, ReLU, conv; `--mode early`); `all
+tensors`: all that a layer reads, residual sums too. The paper expects OCS at k = 0.5 at or below the plain model (here:
+no more than a standard error above it), and OCS+ above it."""
 PLANNED = "`planned`: `rewrite --ratio K` with calibration data, which chooses steps and copies of the whole model."
 Scored = Mapping[str, Sequence[Scores]]
 
@@ -88,47 +92,68 @@ def halves_and_copies(where: str, scores: Scored) -> list[str]:
 
 def ocs(bench: Bench) -> Table:
     """OCS against OCS+."""
-    table = Table("OCS against OCS+ (OCS+, tables 5 and 6)", f"Of {DIGITS}. {RULE} {TRAINED}")
-    table.what += """ `paper's structures`: where the producer makes the copies (conv, ReLU, conv; `--mode early`); `all
-tensors`: all that a layer reads, residual sums too. The paper expects OCS at k = 0.5 at or below the plain model (here:
-no more than a standard error above it), and OCS+ above it."""
-    for setting in (TRAINED_LOW, LOW, Setting(weight_bits=4, act_bits=2), Setting(act_bits=2)):
-        columns = {}
-        for where, mode in (("paper's structures", "early"), ("all tensors", "auto")):
-            rewrites: dict[str, Rewrite] = {"plain": plain}
-            for k in (0.05, 0.1, 0.5):
-                rewrites[f"OCS, k = {k}"] = with_passes(Split(k, mode))  # type: ignore[arg-type]
-                rewrites[f"OCS+, k = {k}"] = with_passes(Translate(k, 1, mode))  # type: ignore[arg-type]
-            scores = bench.scores(setting, rewrites)
-            columns[where] = column(scores, "plain")
-            table.findings += halves_and_copies(f"{setting.bits}, {where}", scores)
-        table.parts.append((setting.bits, *by_setting(columns)))
+    table = Table("OCS against OCS+ (OCS+, tables 5 and 6)", f"Of {DIGITS}. {RULE} {UNTRAINED}")
+    table.what += f" {EXPECTED} W2A2 after reconstruction: `python -m models.tables trained`."
+    for setting in (LOW, Setting(weight_bits=4, act_bits=2), Setting(act_bits=2)):
+        both(table, bench, setting)
+    table.paper, table.apart = papers.OCS, APART
+    return table
+
+
+def both(table: Table, bench: Bench, setting: Setting) -> None:
+    """OCS and OCS+ at three ratios, where the producer makes the copies and everywhere."""
+    columns = {}
+    for where, mode in (("paper's structures", "early"), ("all tensors", "auto")):
+        rewrites: dict[str, Rewrite] = {"plain": plain}
+        for k in (0.05, 0.1, 0.5):
+            rewrites[f"OCS, k = {k}"] = with_passes(Split(k, mode))  # type: ignore[arg-type]
+            rewrites[f"OCS+, k = {k}"] = with_passes(Translate(k, 1, mode))  # type: ignore[arg-type]
+        scores = bench.scores(setting, rewrites)
+        columns[where] = column(scores, "plain")
+        table.findings += halves_and_copies(f"{setting.bits}, {where}", scores)
+    table.parts.append((setting.bits, *by_setting(columns)))
+
+
+def trained(bench: Bench) -> Table:
+    """The same after reconstruction, as the paper's networks are."""
+    table = Table("OCS against OCS+ on a reconstructed W2A2 network (OCS+, tables 6 and 9)", f"Of {DIGITS}. {RULE}")
+    table.what += f""" Weights, biases and activation steps were trained on these images, without labels, to answer as
+the float network does (models/reconstruct.py). {EXPECTED} It expects accuracy to grow with k."""
+    both(table, bench, TRAINED)
+    rewrites = {"plain": plain} | {f"OCS+, k = {k}": with_passes(Translate(k)) for k in STEPS}
+    scores = bench.scores(TRAINED, rewrites)
+    table.parts.append((f"{TRAINED.bits}, all tensors, against k", *by_setting({"W2A2": column(scores, "plain")})))
+    table.findings.append(growing(TRAINED.bits, scores, "OCS+, "))
     rewrites = {"plain": reconstructed(plain), "OCS, k = 0.5": reconstructed(with_passes(Split(0.5, "early")))}
     rewrites["OCS+, k = 0.5"] = reconstructed(with_passes(Translate(0.5, 1, "early")))
     scores = bench.scores(LOW, rewrites)
     caption = "W2A2, first rewritten, then reconstructed (the paper's order and structures; copies' weights train too)"
     table.parts.append((caption, *by_setting({"W2A2": column(scores, "plain")})))
     table.findings += halves_and_copies("W2A2, rewritten, then reconstructed", scores)
-    table.paper, table.apart = papers.OCS, APART
+    table.paper, table.apart = f"{papers.OCS}\n\n{papers.RATIO}", APART
     return table
+
+
+def growing(where: str, scores: Scored, name: str = "") -> str:
+    """Whether accuracy grows with k."""
+    found = [tasks(scores[row]) for row in ("plain", *(f"{name}k = {k}" for k in STEPS))]
+    changes = [np.subtract(b, a) for a, b in pairwise(found)]
+    row = ", ".join(f"{np.mean(f):.2f}" for f in found)
+    grows = all(np.mean(c) >= -error(list(c)) for c in changes)
+    return said(f"{where}, the paper's rule: {row} % with k = 0, {str(STEPS)[1:-1]}", grows)
 
 
 def ratios(bench: Bench) -> Table:
     """Gain against k."""
-    table = Table("Gain against the ratio k (OCS+, table 9)", f"Of {DIGITS}. {RULE} {TRAINED} {PLANNED}")
+    table = Table("Gain against the ratio k (OCS+, table 9)", f"Of {DIGITS}. {RULE} {UNTRAINED} {PLANNED}")
     table.what += " The paper expects accuracy to grow with k (here: no step down by more than a standard error)."
-    steps = (0.3, 0.5, 0.7, 1.0)
-    rewrites = {"plain": plain} | {f"k = {k}": with_passes(Translate(k)) for k in steps}
-    rewrites |= {f"k = {k}, planned": planned(PlanOptions(budget=None, ratio=k)) for k in steps}
+    rewrites = {"plain": plain} | {f"k = {k}": with_passes(Translate(k)) for k in STEPS}
+    rewrites |= {f"k = {k}, planned": planned(PlanOptions(budget=None, ratio=k)) for k in STEPS}
     columns = {}
-    for setting in (TRAINED_LOW, LOW, Setting(act_bits=2)):
+    for setting in (LOW, Setting(weight_bits=4, act_bits=2), Setting(act_bits=2)):
         scores = bench.scores(setting, rewrites)
         columns[setting.bits] = column(scores, "plain")
-        found = [tasks(scores[name]) for name in ("plain", *(f"k = {k}" for k in steps))]
-        changes = [np.subtract(b, a) for a, b in pairwise(found)]
-        row = ", ".join(f"{np.mean(f):.2f}" for f in found)
-        grows = all(np.mean(c) >= -error(list(c)) for c in changes)
-        table.findings.append(said(f"{setting.bits}, the paper's rule: {row} % with k = 0, {str(steps)[1:-1]}", grows))
+        table.findings.append(growing(setting.bits, scores))
     table.parts.append(("", *by_setting(columns)))
     table.paper, table.apart = papers.RATIO, APART
     return table
@@ -136,12 +161,14 @@ def ratios(bench: Bench) -> Table:
 
 def bits(bench: Bench) -> Table:
     """Several widths."""
-    table = Table("With and without OCS+ at 4, 3 and 2 bits (OCS+, table 2's shape)", f"Of {DIGITS}. {RULE} {TRAINED}")
+    table = Table(
+        "With and without OCS+ at 4, 3 and 2 bits (OCS+, table 2's shape)", f"Of {DIGITS}. {RULE} {UNTRAINED}"
+    )
     table.what += f" {PLANNED} Float: {spread(tasks(bench.float_scores('digits')))} %."
     rewrites = {"plain": plain, "OCS+, k = 0.5": with_passes(Translate(0.5))}
     rewrites["OCS+, k = 0.5, planned"] = planned(PlanOptions(budget=None, ratio=0.5))
     columns = {}
-    for setting in (*(Setting(weight_bits=w, act_bits=w) for w in (4, 3, 2)), TRAINED_LOW):
+    for setting in (Setting(weight_bits=w, act_bits=w) for w in (4, 3, 2)):
         scores = bench.scores(setting, rewrites)
         columns[setting.bits] = column(scores, "plain")
         what = f"{setting.bits}: OCS+ {gained(scores, 'OCS+, k = 0.5')}"
@@ -183,8 +210,8 @@ def saved(bench: Bench) -> Table:
         "Extra channels, or saved outliers? (OCS+, table 8's question)", f"Of {DIGITS}, and of the same network"
     )
     table.what += f""" trained with half as many channels more between the layers of its blocks (`digits-wide`). OCS+
-widens what the producer can (conv, ReLU, conv; `--mode early`). {RULE} {TRAINED}"""
-    settings = (TRAINED_LOW, LOW, Setting(weight_bits=4, act_bits=2), Setting(act_bits=2))
+widens what the producer can (conv, ReLU, conv; `--mode early`). {RULE} {UNTRAINED}"""
+    settings = (LOW, Setting(weight_bits=4, act_bits=2), Setting(act_bits=2))
     titles = ("original", "channels increased, trained", "OCS+, k = 0.5, on the original")
     rows = [[t, spread(tasks(bench.float_scores(n)))] for t, n in zip(titles, ("digits", "digits-wide"), strict=False)]
     rows.append([titles[2], ""])
@@ -204,8 +231,8 @@ widens what the producer can (conv, ReLU, conv; `--mode early`). {RULE} {TRAINED
 def nbc(bench: Bench) -> Table:
     """Compensation, on several quantizers."""
     table = Table("Nonlinear, linear and no compensation", f"Of {DIGITS}. `--passes compensate`, `linear` with")
-    table.what += f""" `--nbc-linear`. Branches are fitted and chosen on 256 calibration images; `gain` is the
-difference to no compensation of the same seed. {TRAINED}"""
+    table.what += """ `--nbc-linear`. Branches are fitted and chosen on 256 calibration images; `gain` is the
+difference to no compensation of the same seed."""
     rewrites = {"plain": plain, "linear": with_passes(Compensate(linear=True)), "NBC": with_passes(Compensate())}
     settings = {
         "onnxruntime, min-max, W8A8": Setting(quantizer="ort-minmax"),
@@ -214,7 +241,6 @@ difference to no compensation of the same seed. {TRAINED}"""
         "least squares, W4A4": Setting(weight_bits=4, act_bits=4),
         "least squares, W8A2": Setting(act_bits=2),
         "least squares, W2A2": LOW,
-        "reconstructed, W2A2": TRAINED_LOW,
     }
     header = ["quantizer", "none: top-1, %", "SQNR, dB"]
     header += [f"{name}: {c}" for name in ("linear", "NBC") for c in ("top-1, %", "gain", "SQNR, dB")]
@@ -229,7 +255,8 @@ difference to no compensation of the same seed. {TRAINED}"""
 
 
 TABLES: dict[str, Callable[[Bench], Table]] = {
-    "ocs": ocs, "k": ratios, "cost": price.table, "bits": bits, "gelu": gelu, "saved": saved, "nbc": nbc,
+    "ocs": ocs, "trained": trained, "k": ratios, "cost": price.table, "bits": bits, "gelu": gelu, "saved": saved,
+    "nbc": nbc,
 }  # fmt: skip
 
 
