@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 from onnx_ocs.quality import decibels
 
-__all__ = ["METRICS", "Metric", "Scores", "evaluate", "first_output", "score"]
+__all__ = ["METRICS", "Metric", "Scores", "edit_distance", "evaluate", "first_output", "read_line", "score"]
 
 Array = npt.NDArray[Any]
 BATCH = 16  # samples a run
