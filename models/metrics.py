@@ -152,6 +152,7 @@ def first_output(model: Path, samples: Mapping[str, Array]) -> Array:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may share the machine
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = {i.name: samples[i.name] for i in session.get_inputs()}
     fixed = session.get_inputs()[0].shape[0]
