@@ -423,8 +423,8 @@ def rewrite(
 
     options = None
     targets = target_sqnr, target_agreement
-    limits = ratio, budget, *targets, copies, select, rescale, stats, jobs, include, exclude
-    limits = *limits, None if align == 1 else align
+    steered = None if align == 1 else align
+    limits = ratio, budget, *targets, copies, steered, select, rescale, stats, jobs, include, exclude
     if plan_file is not None and any(v is not None for v in limits):
         raise UserError("--plan says all that is to be done: leave the options that make a plan")
     names = [p.strip() for p in passes.split(",") if p.strip()]

@@ -131,14 +131,12 @@ class Selection:
         np.put_along_axis(taken, order, True, axis=1)
         if groups == 1:
             taken &= table > 0
-            if (
-                self.align > 1
-            ):  # filled up with the next best; a further copy above holds nothing where it is not needed
+            if self.align > 1:  # filled up with the next best: copies that hold nothing do no harm
                 free = np.arange(slots) < upper.shape[1]
                 score = np.where((mass > 0) | free, mass, -1.0)
                 count = aligned(int(taken.sum()), channels, self.align, int((score >= 0).sum()))
-                taken = np.zeros(mass.size, bool)
-                taken[np.argsort(-score, axis=None, kind="stable")[:count]] = True
+                taken.reshape(-1)[:] = False
+                taken.reshape(-1)[np.argsort(-score, axis=None, kind="stable")[:count]] = True
                 if not count:
                     return Refusal(
                         "ratio", f"no number of copies makes {channels} channels a multiple of {self.align}", at
