@@ -188,7 +188,9 @@ def _histograms(
     probe = onnx.ModelProto.FromString(model.SerializeToString())
     known = {value.name for value in (*probe.graph.input, *probe.graph.output)}
     probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors if name not in known)
-    session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may share the machine
+    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
     samples = min(len(array) for array in calib.values())
 

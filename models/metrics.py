@@ -20,10 +20,11 @@ import onnxruntime as ort
 
 from onnx_ocs.quality import decibels
 
-__all__ = ["METRICS", "Metric", "Scores", "evaluate", "first_output", "score"]
+__all__ = ["METRICS", "Metric", "Scores", "edit_distance", "evaluate", "first_output", "read_line", "score"]
 
 Array = npt.NDArray[Any]
 BATCH = 16  # samples a run
+SPEECH = 0.5  # from this probability on somebody speaks
 TEXT = 0.3  # from this value on a detector's map says text
 
 
@@ -128,10 +129,15 @@ def _overlap(output: Array, reference: Array) -> float:
     return 100 * float((a & b).sum() / max((a | b).sum(), 1))
 
 
+def _same_decision(output: Array, reference: Array) -> float:
+    return 100 * float(np.mean((output > SPEECH) == (reference > SPEECH)))
+
+
 METRICS = {
     "top1": Metric("top-1", _top1, "same answer as float", _same_class),
     "neighbour": Metric("neighbour of the same topic", _same_neighbour, "rank correlation", _rank_correlation),
     "characters": Metric("characters read", _characters, "same line as float", _same_line),
+    "speech": Metric("windows", None, "same decision as float", _same_decision),
     "lines": Metric("lines found", _lines_found, "overlap with float", _overlap),
 }
 
@@ -146,6 +152,7 @@ def first_output(model: Path, samples: Mapping[str, Array]) -> Array:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may share the machine
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = {i.name: samples[i.name] for i in session.get_inputs()}
     fixed = session.get_inputs()[0].shape[0]

@@ -159,11 +159,6 @@ def quark_adaround(float_model: Path, out: Path, calib: Path) -> None:
     _quark(float_model, out, calib, "AdaRound")
 
 
-def quark_adaquant(float_model: Path, out: Path, calib: Path) -> None:
-    """AMD Quark with AdaQuant, which also trains biases."""
-    _quark(float_model, out, calib, "AdaQuant")
-
-
 def _neural_compressor(float_model: Path, out: Path, calib: Path, **recipes: Any) -> None:
     import onnx
     from neural_compressor import PostTrainingQuantConfig, quantization
@@ -211,7 +206,6 @@ PEERS = {
     "Quark, percentile": Peer("amd-quark", "quark", quark),
     "Quark, equalization and bias correction": Peer("amd-quark", "quark", quark_cle),
     "Quark, AdaRound": Peer("amd-quark", "quark", quark_adaround),
-    "Quark, AdaQuant": Peer("amd-quark", "quark", quark_adaquant),
     "Neural Compressor, min-max": Peer("neural-compressor", "neural_compressor", neural_compressor),
     "onnxruntime, SmoothQuant": Peer("onnxruntime", "neural_compressor", onnxruntime_smooth),
 }

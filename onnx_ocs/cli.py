@@ -157,6 +157,16 @@ Copies = Annotated[
         rich_help_panel="Translation",
     ),
 ]
+Align = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Make as many copies that the channels of a tensor are a multiple of N, as some hardware wants them.",
+        rich_help_panel="Translation",
+    ),
+]
 ModeOption = Annotated[
     Mode,
     typer.Option(
@@ -315,6 +325,7 @@ def inspect(
     limit: Limit = None,
     ratio: Ratio = None,
     copies: Copies = None,
+    align: Align = 1,
     mode: ModeOption = Mode.auto,
     report: Report = None,
     html: Html = None,
@@ -333,7 +344,7 @@ def inspect(
     from onnx_ocs.passes import Translate
 
     with _progress(False) as progress:
-        translate = Translate(ratio=0.5 if ratio is None else ratio, copies=copies or 1, mode=mode.value)
+        translate = Translate(0.5 if ratio is None else ratio, copies or 1, mode.value, align)
         result = api.inspect(model, calib, float_model, [translate], seed, limit, progress)
     table.show_inspection(_console(), result)
     _write_report(report, result)
@@ -372,6 +383,7 @@ def rewrite(
     target_sqnr: TargetSqnr = None,
     target_agreement: TargetAgreement = None,
     copies: Copies = None,
+    align: Align = 1,
     select: SelectOption = None,
     rescale: Rescale = None,
     mode: ModeOption = Mode.auto,
@@ -411,7 +423,8 @@ def rewrite(
 
     options = None
     targets = target_sqnr, target_agreement
-    limits = ratio, budget, *targets, copies, select, rescale, stats, jobs, include, exclude
+    steered = None if align == 1 else align
+    limits = ratio, budget, *targets, copies, steered, select, rescale, stats, jobs, include, exclude
     if plan_file is not None and any(v is not None for v in limits):
         raise UserError("--plan says all that is to be done: leave the options that make a plan")
     names = [p.strip() for p in passes.split(",") if p.strip()]
@@ -421,9 +434,22 @@ def rewrite(
         )
     if plan_file is None and "split" not in names:
         options = _plan_options(
-            calib, ratio, budget, targets, copies, select, rescale, mode, objective, include, exclude, stats, jobs
+            calib,
+            ratio,
+            budget,
+            targets,
+            copies,
+            align,
+            select,
+            rescale,
+            mode,
+            objective,
+            include,
+            exclude,
+            stats,
+            jobs,
         )
-    given_options: dict[str, Any] = {"ratio": 0.5 if ratio is None else ratio, "copies": copies or 1}
+    given_options: dict[str, Any] = {"ratio": 0.5 if ratio is None else ratio, "copies": copies or 1, "align": align}
     given_options |= {"mode": mode.value, "budget": nbc_budget, "linear": nbc_linear}
     if nbc_form:
         given_options["forms"] = tuple(f.value.replace("-", " ") for f in nbc_form)
@@ -473,6 +499,7 @@ def _plan_options(
     budget: float | None,
     targets: tuple[float | None, float | None],
     copies: int | None,
+    align: int,
     select: Select | None,
     rescale: bool | None,
     mode: Mode,
@@ -520,6 +547,7 @@ def _plan_options(
         ratio=ratio,
         target=target,
         copies=copies or 15,
+        align=align,
         rescale=rescale is not False,
         mode=mode.value,
         objective=objective.value,
@@ -542,6 +570,7 @@ def plan(
     target_sqnr: TargetSqnr = None,
     target_agreement: TargetAgreement = None,
     copies: Copies = None,
+    align: Align = 1,
     rescale: Rescale = None,
     mode: ModeOption = Mode.auto,
     objective: ObjectiveOption = Objective.auto,
@@ -574,6 +603,7 @@ def plan(
         budget,
         (target_sqnr, target_agreement),
         copies,
+        align,
         Select.error,
         rescale,
         mode,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ def fold(n: NodeProto, args: list[Array | None]) -> Array | None:
     return None
 
 
+@lru_cache
 def integer_range(dtype: Any) -> tuple[int, int]:
     """Smallest and largest value of an integer dtype, the 2- and 4-bit ones of ml_dtypes included."""
     dtype = np.dtype(dtype)

@@ -186,6 +186,7 @@ class Fitting:
         last: dict[str, float] = {t: k for k, n in enumerate(nodes) for t in mentioned(n)}
         last |= dict.fromkeys(graph.outputs, np.inf)
         menus = [m for m in self.open if wanted is None or m.block.output in wanted]
+        menus.sort(key=lambda m: place[m.block.output])  # an earlier pass may have moved what was side by side
         for m in menus:  # a block's input lives until the block is fitted
             if m.block.input is not None:
                 last[m.block.input] = max(last.get(m.block.input, 0), place[m.block.output] + 1.0)

@@ -50,6 +50,8 @@ def label(node: NodeProto) -> str:
 def _subgraphs(node: NodeProto) -> Sequence[onnx.GraphProto]:
     """The node's subgraphs and all that are nested in them."""
     stack = [a for a in node.attribute if a.type in GRAPHS]
+    if not stack:
+        return ()
     found: list[onnx.GraphProto] = []
     while stack:
         a = stack.pop()
@@ -61,8 +63,11 @@ def _subgraphs(node: NodeProto) -> Sequence[onnx.GraphProto]:
 
 def _outer_names(node: NodeProto) -> Sequence[str]:
     """Names that the node's subgraphs mention (a superset of the outer tensors that they read)."""
+    graphs = _subgraphs(node)
+    if not graphs:
+        return ()
     found: list[str] = []
-    for g in _subgraphs(node):
+    for g in graphs:
         found += (o.name for o in g.output)
         for n in g.node:
             found += n.input
@@ -95,9 +100,10 @@ def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:
         for o in n.output:
             if o and producer.setdefault(o, k) != k:
                 raise UserError(f"the tensor '{o}' is written by two nodes: this is not a valid ONNX graph")
-    before = [{producer[t] for t in (*n.input, *_outer_names(n)) if t in producer} for n in nodes]
-    if all(max(p, default=-1) < k for k, p in enumerate(before)):
+    reads = [[*n.input, *_outer_names(n)] for n in nodes]
+    if all(producer.get(t, -1) < k for k, names in enumerate(reads) for t in names):
         return list(nodes)
+    before = [{producer[t] for t in names if t in producer} for names in reads]
     waiting, readers = [0] * len(nodes), defaultdict(list)
     for k, n in enumerate(nodes):
         for p in before[k] - {k}:
@@ -171,13 +177,15 @@ class Graph:
         for o in n.output:
             if o:
                 self.producer[o] = n
-        for t in dict.fromkeys(n.input):
+        for t in n.input:
             if t:
                 self._readers[t][id(n)] = n
-        for t in dict.fromkeys(_outer_names(n)):
-            if t:
-                self._captured[t].append(n)
-        self._taken.update(n.input, n.output, _inner_names(n))
+        self._taken.update(n.input, n.output)
+        if _subgraphs(n):
+            self._taken.update(_inner_names(n))
+            for t in dict.fromkeys(_outer_names(n)):
+                if t:
+                    self._captured[t].append(n)
         self._names.add(n.name)
 
     # ---- reading ----------------------------------------------------------------------------------------------------

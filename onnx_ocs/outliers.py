@@ -217,8 +217,8 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
         return np.clip(x[0], low, top), np.minimum(x[1], ((top - low) / 2) ** 2)  # no more spread than the range
     if (norm := _scale(graph, n)) is not None:
         beta = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
-        mean = np.zeros(norm.size) if beta is None else beta.astype(np.float64).reshape(-1)
-        return mean, norm.reshape(-1).astype(np.float64) ** 2
+        center: Array = np.zeros(norm.size) if beta is None else beta.astype(np.float64).reshape(-1)
+        return center, norm.reshape(-1).astype(np.float64) ** 2
     if x is None:
         dq = read_quantizer(graph, n) if is_op(n, "DequantizeLinear") else None
         return _range(dq) if isinstance(dq, Quantizer) else None

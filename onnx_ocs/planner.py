@@ -28,6 +28,7 @@ from onnx_ocs.plans import PlannedRegion
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import HALF_COPIES, RELU6, STEP_ONLY, Early, Region
 from onnx_ocs.rescale import check_rescale
+from onnx_ocs.selection import aligned
 from onnx_ocs.shapes import Shape
 from onnx_ocs.stats import Statistics, smoothed
 from onnx_ocs.switchboard import Setting, narrow
@@ -119,6 +120,7 @@ class Planner:
         mode: str,
         copies: int,
         allowed: Sequence[bool],
+        align: int = 1,
     ) -> None:
         """Collect the candidates.
 
@@ -130,8 +132,9 @@ class Planner:
             mode: "auto", "early" or "late".
             copies: most copies a channel.
             allowed: for each region whether the user lets it be changed.
+            align: what the number of a tensor's channels, copies included, is to be a multiple of.
         """
-        self.graph, self.regions, self.copies = graph, regions, copies
+        self.graph, self.regions, self.copies, self.align = graph, regions, copies, align
         self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
         self.total = sum(self.base.values())
         carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
@@ -309,8 +312,21 @@ class Planner:
             loss = c.bases[s] - ((sums[-1] - sums[first]) - (t * taken if taken else 0.0))
             if loss < best * (1 - 1e-9):
                 best, chosen = loss, s
-        counts = (c.savings[chosen] > t).sum(2)
+        counts = self._aligned(c, chosen, c.savings[chosen] > t).sum(2)
         return chosen, counts[:, 0], counts[:, 1]
+
+    def _aligned(self, c: Candidate, step: int, taken: Array) -> Array:
+        """Copies (C, 2, N) filled up with the next best to a multiple; `allocate` makes them fit the budget."""
+        if self.align == 1 or c.uniform or not taken.any():
+            return taken
+        room = np.zeros(taken.shape, bool)
+        for side, most in enumerate(c.rooms[step]):
+            room[:, side, : max(min(most, self.most), 0)] = True
+        score = np.where(room, c.savings[step], -1.0)
+        count = aligned(int(taken.sum()), len(taken), self.align, int(room.sum()))
+        filled = np.zeros(taken.size, bool)
+        filled[np.argsort(-score, axis=None, kind="stable")[:count]] = True
+        return filled.reshape(taken.shape)
 
     def spend(self, choices: Mapping[int, Choice]) -> tuple[float, float]:
         """What choices cost: share of extra MACs, and mean copies a channel over all candidates."""
@@ -390,6 +406,10 @@ class Planner:
                 elif room > 0:
                     chosen[np.argsort(-mass, kind="stable")[:n]] = 1
                     chosen[mass <= 0] = 0
+                    if self.align > 1 and chosen.any():
+                        n = aligned(int(chosen.sum()), len(chosen), self.align, len(chosen))
+                        chosen[:] = 0
+                        chosen[np.argsort(-mass, kind="stable")[:n]] = 1
                 if chosen.any() and c.region.quantizer is not None:
                     choices[c.index] = Choice(c.region.quantizer.scale, chosen, np.zeros_like(chosen))
             if self._within(choices, budget):

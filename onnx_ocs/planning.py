@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -59,6 +59,7 @@ class PlanOptions:
         target: the quality to reach at the least cost; `budget` or `ratio` is then the most that may be spent, and
             the unit that is counted in.
         copies: most copies a channel.
+        align: what the number of a tensor's channels, copies included, is to be a multiple of.
         rescale: whether steps may be re-chosen.
         mode: where the copies are made.
         objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
@@ -75,6 +76,7 @@ class PlanOptions:
     ratio: float | None = None
     target: Target | None = None
     copies: int = 15
+    align: int = 1
     rescale: bool = True
     mode: Literal["auto", "early", "late"] = "auto"
     objective: Objective = "auto"
@@ -163,15 +165,20 @@ class _Judge:
         value = {"sqnr": error, "kl": kl}.get(self.objective, float(np.sqrt(error * kl)))
         return value, float(sqnr)
 
-    def halves(self, settings: Mapping[int, Setting]) -> tuple[float, ...]:
-        """The objective on both halves of the feeds (on all, where there is but one)."""
+    def halves(self, settings: Mapping[int, Setting]) -> Iterator[float]:
+        """The objective on both halves of the feeds (on all, where there is but one), computed when it is asked for."""
         parts = (slice(0, None, 2), slice(1, None, 2)) if len(self.feeds) > 1 else (EVERYTHING,)
-        return tuple(self(settings, part)[0] for part in parts)
+        return (self(settings, part)[0] for part in parts)
 
 
-def _better(new: tuple[float, ...], old: tuple[float, ...]) -> bool:
-    """Whether a plan is better than another on both halves of the samples: one alone may be luck."""
-    return all(n < o * (1 - NOTICEABLE) for n, o in zip(new, old, strict=True))
+def _better(new: Iterable[float], old: Iterable[float]) -> tuple[float, ...] | None:
+    """A plan's halves where it is better than another on both (one alone may be luck); None where it is not."""
+    found = []
+    for n, o in zip(new, old, strict=True):
+        if not n < o * (1 - NOTICEABLE):
+            return None
+        found.append(n)
+    return tuple(found)
 
 
 def _log_softmax(x: Array) -> Array:
@@ -283,12 +290,12 @@ def _roll_back(
 ) -> tuple[dict[int, Choice], list[int]]:
     """Leave out, one by one, the regions without which the held-out objective is better."""
     kept, dropped = dict(choices), []
-    now = judge.halves(planner.settings(kept))
+    now = tuple(judge.halves(planner.settings(kept)))
     for n, k in enumerate(list(choices)):
         progress("checking regions", n, len(choices))
         trial = {i: c for i, c in kept.items() if i != k}
-        then = judge.halves(planner.settings(trial))
-        if _better(then, now):
+        then = _better(judge.halves(planner.settings(trial)), now)
+        if then is not None:
             kept, now = trial, then
             dropped.append(k)
     progress("checking regions", len(choices), len(choices))
@@ -344,8 +351,9 @@ def make_plan(
         if options.stats is not None:
             statistics.save(options.stats)
     planner = Planner(
-        graph, regions, shapes, statistics, options.mode, options.copies, [options.allows(r.tensor) for r in regions]
-    )
+        graph, regions, shapes, statistics, options.mode, options.copies,
+        [options.allows(r.tensor) for r in regions], options.align,
+    )  # fmt: skip
     if not options.rescale:
         planner.candidates = [c for c in planner.candidates if c.shares]
     if not planner.candidates:

@@ -122,7 +122,7 @@ def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
         zero = zero.reshape(scale.shape if zero.size == scale.size else ())
     z = np.zeros((), np.int64) if zero is None else zero.astype(np.int64)
     s = scale.astype(np.float64)
-    if not np.all(np.isfinite(s)) or np.any(s <= 0):
+    if not 0 < s.min(initial=1) <= s.max(initial=1) < np.inf:
         return Refusal("bad_scale", "the scale is zero, negative or not finite", label(node))
     return Quantizer(s, np.broadcast_to(z, s.shape), axis, dtype, scale.dtype, qmin, qmax)
 

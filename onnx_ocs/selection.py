@@ -23,7 +23,20 @@ from onnx_ocs.region import HALF_COPIES, PRINCIPLE, Early, Region, find_regions
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.widen import Decision, widen
 
-__all__ = ["Selection", "apply"]
+__all__ = ["Selection", "aligned", "apply"]
+
+
+def aligned(copies: int, channels: int, align: int, most: int) -> int:
+    """How many copies to make so that all channels together are a multiple: the next number up, else down.
+
+    Args:
+        copies: how many are wanted.
+        channels: how many channels there are.
+        align: what the sum of both is to be a multiple of.
+        most: how many copies can be made.
+    """
+    up = copies + -(channels + copies) % align
+    return max(up - align * max(0, -(-(up - most) // align)), 0)
 
 
 @dataclass(frozen=True)
@@ -35,12 +48,14 @@ class Selection:
         copies: most copies a channel.
         mode: "early", "late", or "auto": early wherever it is exact.
         halved: whether a channel and its copy get half of the value each (OCS); then both sides' outliers count.
+        align: what the number of a tensor's channels, copies included, is to be a multiple of.
     """
 
     ratio: float
     copies: int
     mode: Literal["auto", "early", "late"]
     halved: bool = False
+    align: int = 1
 
     def decide(
         self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]
@@ -116,6 +131,16 @@ class Selection:
         np.put_along_axis(taken, order, True, axis=1)
         if groups == 1:
             taken &= table > 0
+            if self.align > 1:  # filled up with the next best: copies that hold nothing do no harm
+                free = np.arange(slots) < upper.shape[1]
+                score = np.where((mass > 0) | free, mass, -1.0)
+                count = aligned(int(taken.sum()), channels, self.align, int((score >= 0).sum()))
+                taken.reshape(-1)[:] = False
+                taken.reshape(-1)[np.argsort(-score, axis=None, kind="stable")[:count]] = True
+                if not count:
+                    return Refusal(
+                        "ratio", f"no number of copies makes {channels} channels a multiple of {self.align}", at
+                    )
         taken = taken.reshape(channels, slots)
         n = upper.shape[1]
         return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)

@@ -46,12 +46,14 @@ class Translate:
         copies: most copies a channel.
         mode: "early" (the producer makes the copies), "late" (made in float behind the activation), or "auto": early
             wherever it is exact, late elsewhere.
-        plan: apply this plan instead; `ratio`, `copies` and `mode` are then not used.
+        align: what the number of a tensor's channels, copies included, is to be a multiple of.
+        plan: apply this plan instead; the other options are then not used.
     """
 
     ratio: float = 0.5
     copies: int = 1
     mode: Literal["auto", "early", "late"] = "auto"
+    align: int = 1
     plan: Plan | None = None
 
     name: ClassVar[str] = "translate"
@@ -75,7 +77,7 @@ class Translate:
     @property
     def selection(self) -> Selection:
         """Which channels are widened where there is no plan."""
-        return Selection(self.ratio, self.copies, self.mode)
+        return Selection(self.ratio, self.copies, self.mode, align=self.align)
 
     def _apply(self, model: onnx.ModelProto, graph: Graph, regions: Sequence[Region], plan: Plan) -> PassResult:
         """Apply a plan: first the steps, then the copies, each on a graph read afresh."""

@@ -26,7 +26,7 @@ from onnx_ocs.branch_check import check_branches
 from onnx_ocs.calibration import open_samples, random_samples
 from onnx_ocs.cost import cost
 from onnx_ocs.graph import Graph
-from onnx_ocs.manager import history
+from onnx_ocs.manager import Context, history
 from onnx_ocs.oracle import reference
 from onnx_ocs.passes import Compensate, Translate
 from onnx_ocs.quality import compare
@@ -98,6 +98,27 @@ def test_gain_of_a_zoo_network(coarse: Any) -> None:
     assert after > before + 0.5 and applied(result)
     for e in applied(result):
         assert e["sqnr_after_db"] > e["sqnr_before_db"]
+
+
+def test_layers_side_by_side_in_another_order() -> None:
+    """An earlier pass sorts the nodes again, and may put the later of two parallel layers first."""
+    model = resnet(Style(bits=3, dtype="int8")).model("gemm1")
+    samples = inputs(model, 64)
+    moved = copy.deepcopy(model)
+    writers = {o: n for n in moved.graph.node for o in n.output}
+    needed, stack = set[str](), [writers["sum2"].input[1]]  # the projection beside the block
+    while stack:
+        if (n := writers.get(stack.pop())) is not None and not needed.issuperset(n.output):
+            needed.update(n.output)
+            stack += n.input
+    nodes = sorted(moved.graph.node, key=lambda n: needed.isdisjoint(n.output))
+    assert [n.output[0] for n in nodes] != [n.output[0] for n in model.graph.node]
+    del moved.graph.node[:]
+    moved.graph.node.extend(nodes)
+    result = Compensate(budget=1.0).run(moved, Context(open_samples(samples, model), original=model))
+    assert any(e["status"] == "applied" for e in result.compensations)
+    assert all(e["reason"] is None or e["reason"]["code"] == "no_end_gain" for e in result.compensations)
+    onnx.checker.check_model(moved, full_check=True)
 
 
 def test_nothing_but_nodes_is_added(digits: api.RewriteResult, coarse: Any) -> None:

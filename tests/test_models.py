@@ -12,10 +12,12 @@ import numpy as np
 import onnx
 import pytest
 
+import onnx_ocs
 from models import __main__ as command
 from models.evaluate import measure
-from models.metrics import METRICS, first_output
+from models.metrics import METRICS, edit_distance, first_output, read_line
 from models.quantizers import QUANTIZERS, find_quantizer, label, read_samples
+from models.text import sentences
 from models.zoo import NETWORKS, Built, Network, find_network
 from onnx_ocs.errors import UserError
 
@@ -147,3 +149,117 @@ def test_evaluate_elsewhere(tmp_path):
     done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"python -m models build digits --out {tmp_path}" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gelus", "layers"), [("convgelu", 5, 6), ("vit", 3, 14)])
+def test_networks_with_gelu(name, gelus, layers, tmp_path, monkeypatch):
+    """At both opsets the quantized tensors behind a GELU are found; the same seed gives the same bytes."""
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    from models import gelu
+
+    monkeypatch.setitem(gelu.EPOCHS, name, 2)
+    built = [find_network(name).build(tmp_path / str(k), seed) for k, seed in enumerate((0, 0))]
+    assert built[0].float_model.read_bytes() == built[1].float_model.read_bytes()
+    (scores,) = measure(find_network(name), built[0], [built[0].float_model])
+    assert scores.task > 15  # two epochs: better than chance
+    for source, op in ((built[0].float_model, "Erf"), (tmp_path / "0" / f"{name}.opset20.onnx", "Gelu")):
+        float_model = onnx.load(source)
+        assert sum(n.op_type == op for n in float_model.graph.node) == gelus
+        low = tmp_path / f"{op}.onnx"
+        find_quantizer("lowbit", act_bits=4)(source, low, built[0].calib)
+        regions = onnx_ocs.inspect(low, calib=built[0].calib)["regions"]
+        assert len(regions) == layers
+        behind = [r for r in regions if "gelu" in r["tensor"].lower() or re.match(r"/\d+/(Mul_1|MaxPool)", r["tensor"])]
+        assert len(behind) >= gelus - 1
+        assert {(r["status"], r["mode"]) for r in behind} == {("candidate", "late")}
+
+
+def test_text_metrics():
+    """Strings of classes, boxes and masks with known answers."""
+    one_hot = np.eye(4)[[[0, 1, 1, 0, 1, 2, 3, 0]]]
+    assert read_line(one_hot[0]) == [1, 1, 2, 3]
+    assert [edit_distance(a, b) for a, b in (("", "abc"), ("abc", "abc"), ("kitten", "sitting"))] == [3, 0, 3]
+    characters = METRICS["characters"]
+    assert characters.score(one_hot, np.array([[1, 1, 2, 3, 0, 0]])) == 100
+    assert characters.score(one_hot, np.array([[1, 2, 2, 2, 0, 0]])) == 50
+    assert characters.agree(one_hot, one_hot) == 100 and characters.agree(one_hot, one_hot[:, ::-1]) == 0
+
+    plane, boxes = np.zeros((1, 1, 20, 20)), np.array([[[2, 2, 10, 6], [2, 12, 10, 16], [-1, -1, -1, -1]]])
+    plane[0, 0, 3:5, 2:9] = 1
+    assert METRICS["lines"].score(plane, boxes) == 50
+    assert METRICS["lines"].agree(plane, plane) == 100
+    assert METRICS["lines"].agree(plane * 0.2, plane) == 0
+
+
+def test_neighbours():
+    angles, labels = np.array([0.0, 0.1, 1.5, 1.6, 3.0, 0.2]), np.array([0, 0, 1, 1, 2, 2])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    metric = METRICS["neighbour"]
+    assert metric.score(vectors, labels) == pytest.approx(100 * 4 / 6)
+    assert metric.agree(vectors, 3 * vectors) == pytest.approx(100)
+    assert metric.agree(vectors, vectors[::-1]) < 60
+
+
+def test_rendered_lines():
+    """The seed decides what is drawn, and ink lies where the boxes say."""
+    pytest.importorskip("matplotlib")
+    from models.lines import page, picture, words
+
+    rng = np.random.default_rng
+    assert words("one two three four five six", rng(0), 9) in ("one two", "two three", "three", "four five")
+    a, b, c = (np.asarray(picture("some words", rng(k))) for k in (1, 1, 2))
+    assert np.array_equal(a, b) and a.shape != c.shape
+    image, boxes = page(["Some words on a page.", "And some more of them."] * 4, (320, 240), rng(0))
+    pixels = np.asarray(image, float).mean(axis=2)
+    assert len(boxes) >= 3
+    ink = np.abs(pixels - np.median(pixels)) > 60
+    inside = np.zeros_like(ink)
+    for left, top, right, bottom in boxes:
+        assert ink[top:bottom, left:right].any()
+        inside[top - 2 : bottom + 2, left - 2 : right + 2] = True
+    assert ink[inside].sum() > 0.98 * ink.sum()
+
+
+def test_sentences():
+    """Same seed, same text; each topic gives as many."""
+    texts, topics = sentences(0)
+    assert (texts, topics) == sentences(0) != sentences(1)
+    assert len(set(texts)) == len(texts) > 100
+    assert set(np.unique(topics, return_counts=True)[1]) == {6}
+
+
+@pytest.mark.slow
+def test_pretrained(tmp_path):
+    """Where the package is installed: it reads, quantized too, and onnx_ocs finds what to widen."""
+    network = find_network("ppocr_cls")
+    if network.missing():
+        pytest.skip(f"not installed: {network.missing()}")
+    built = network.build(tmp_path)
+    low = tmp_path / "low.onnx"
+    find_quantizer("lowbit")(built.float_model, low, built.calib)
+    scores = measure(network, built, [built.float_model, low])
+    assert min(s.task for s in scores) > 90
+    assert sum(r["status"] == "candidate" for r in onnx_ocs.inspect(low)["regions"]) > 40
+
+
+@pytest.mark.slow
+def test_rewriting(cli, tmp_path, monkeypatch):
+    """A row of the table, on the committed network."""
+
+    def build(_self: Network, folder: Path, _seed: int) -> Built:
+        folder.mkdir()
+        for path in (DIGITS.float_model, DIGITS.calib, DIGITS.test):
+            shutil.copy(path, folder)
+        return Built.at(folder, "digits")
+
+    monkeypatch.setattr(Network, "build", build)
+    code, out, _ = cli("rewrite", "digits", "--act-bits", 2, "--budget", 0.1, "--out", tmp_path / "new")
+    row = out.splitlines()[-1]
+    assert code == 0 and re.search(
+        r"\| digits, w8a2 \| 0\.2 MB, top-1 98\.67 % \| 94\.00 % · .* \| PASSED, \d+ s \|", row
+    )
+    before, after = (float(v) for v in re.findall(r"([\d.]+) dB", row))
+    assert after > before + 0.5
+    assert 0 < float(re.search(r"\+([\d.]+) %", row)[1]) <= 10

@@ -41,6 +41,18 @@ def test_pipeline(tmp_path):
     assert run("pipeline.py", tmp_path, "--gate", 60).returncode == 1
 
 
+@pytest.mark.slow
+def test_pipeline_with_nncf(tmp_path):
+    """The same behind another quantizer, where that is installed."""
+    for package in ("torch", "sklearn", "nncf"):
+        pytest.importorskip(package)
+    done = run("pipeline.py", tmp_path, "--gate", 1, "--quantizer", "nncf")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert onnx.load(tmp_path / "int8.onnx").graph.node != onnx.load(tmp_path / "wide.onnx").graph.node
+    again = onnx_ocs.verify(tmp_path / "int8.onnx", tmp_path / "wide.onnx")
+    assert again["verification"]["verdict"] == "PASSED"
+
+
 def test_picture(tmp_path):
     """The committed picture and a fresh one say the same, up to what the planner finds on this machine."""
     done = run("picture.py", "--out", tmp_path / "p.svg")

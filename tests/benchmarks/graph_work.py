@@ -55,7 +55,7 @@ def synthetic(nodes: int) -> onnx.ModelProto:
         a = quantized(add("Relu", [conv(t, f"c{k}a")], f"r{k}a"))
         total = add("Add", [conv(a, f"c{k}b"), t], f"add{k}")
         t, k = quantized(add("Relu", [total], f"r{k}b")), k + 1
-    g.output.append(helper.make_tensor_value_info(t, TensorProto.FLOAT, None))
+    g.output.append(helper.make_tensor_value_info(t, TensorProto.FLOAT, [1, 8, 8, 8]))
     return helper.make_model(g, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
