@@ -227,10 +227,9 @@ class Planner:
         """Most copies on the upper and the lower side at one step."""
         q = c.region.quantizer
         assert q is not None
-        if not c.shares:
-            return 0, 0
         top = float(q.x_clip.max()) * float(c.steps[step])
         most = self.copies if q.float_dtype == np.float32 else min(self.copies, HALF_COPIES)
+        most = most if c.shares else 0
         up = most if top > 0 else 0
         if c.limit < np.inf:
             up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0

@@ -103,7 +103,7 @@ class Region:
         refusal: why nothing can be done; None if it can be translated.
         bounds: interval that the float values cannot leave.
         outputs: what `nodes` write in the original model.
-        gate: whether it stands for the Clip(x + 3, 0, 6) of a HardSwish in small operators.
+        folded: whether its saturation stands for a ReLU6, or for the Clip(x + 3, 0, 6) of a HardSwish.
     """
 
     tensor: str
@@ -115,13 +115,12 @@ class Region:
     refusal: Refusal | None = None
     bounds: Interval = (-np.inf, np.inf)
     outputs: tuple[str, ...] = ()
-    gate: bool = False
+    folded: bool = False
 
     @property
     def ceiling(self) -> float:
         """The bound of a Clip that was folded into the quantizer: the float model has no larger values."""
-        folded = self.gate or (self.refusal is not None and self.refusal.code == "folded_bound")
-        return RELU6 if folded else np.inf
+        return RELU6 if self.folded else np.inf
 
     @property
     def adjustable(self) -> bool:
@@ -207,14 +206,16 @@ def _region(
         return Region(tensor, nodes, None, activation, refusal=q, outputs=outputs)
     lo, hi = bounds.get(tensor, (-np.inf, np.inf))
     interval = (max(lo, LEAST.get(activation.kind, -np.inf)), hi)
-    known = Region(tensor, nodes, q, activation, bounds=interval, outputs=outputs, gate=_is_gate(graph, tensor, q))
+    relu6 = relu6 and _implicit(graph, tensor, q)
+    folded = relu6 or _is_gate(graph, tensor, q)
+    known = Region(tensor, nodes, q, activation, bounds=interval, outputs=outputs, folded=folded)
     walk = _best_walk(graph, known, shapes)
     if isinstance(walk, Refusal):
         return replace(known, refusal=walk)
     shape = shapes.get(tensor)
     rank = None if shape is None else len(shape)
     early = find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank)
-    refusal = _nothing_to_save(known, walk, relu6 and _implicit(graph, tensor, q))
+    refusal = _nothing_to_save(known, walk, relu6)
     return replace(known, walk=walk, early=early, refusal=refusal)
 
 
