@@ -46,6 +46,7 @@ Array = npt.NDArray[Any]
 
 HERE = Path(__file__).resolve().parent
 CHAINS = ("", "translate", "translate,compensate")
+SAME = "left as it is"
 ROUNDS = 300  # timed runs of each model, in turns
 HEADER = "| quantizer | followed by | {} | SQNR | MACs | integer kernels | latency | verified |"
 
@@ -200,7 +201,7 @@ class _Judge:
         scores = evaluate(path, self.reference, self.samples, self.task.metric)
         cost = report["cost"]
         extra = cost["macs_after"] / cost["macs_before"] - 1
-        latency = self._latency(path, before) if chain else None
+        latency = self._latency(path, before) if chain and verdict != SAME else None
         kernels = cost["integer_kernels_after"]
         return Row(quantizer, chain, "", scores.task, scores.sqnr_db, extra, kernels, latency, verdict)
 
@@ -248,7 +249,7 @@ def _rows(
                     plan, _ = onnx_ocs.plan(path, str(task.calib), options, task.float_model)
                 passes = [Translate(plan=plan), Compensate(budget=task.budget)][: 1 + chain.count(",")]
                 done = onnx_ocs.rewrite(path, target, str(task.calib), task.float_model, passes)
-                verdict = done.report["verification"]["verdict"] if done.changed else "left as it is"
+                verdict = done.report["verification"]["verdict"] if done.changed else SAME
                 rows.append(judge.row(title, chain, target, path, done.report, verdict))
         except VerificationError as e:
             rows.append(Row(title, chain, f"not verified, nothing was written: {e.args[0]}"))
