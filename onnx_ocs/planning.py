@@ -45,6 +45,7 @@ FEW = 2  # copies a channel, as an alternative to as many as allowed
 LEARNT = 0  # the half of the samples that plans are made from; they are judged on the other
 EVERYTHING, SOME = slice(None), slice(0, None, 3)  # of the feeds that plans are judged on
 WORTH = 1e-2  # relative improvement of the objective below which a plan is not worth its cost
+WORTH_DB = 0.05  # the same for the output's SQNR
 AS_IT_IS = "the model as it is"
 NOTICEABLE = 1e-3  # relative improvement of the objective that is more than noise
 
@@ -179,6 +180,14 @@ def _better(new: Iterable[float], old: Iterable[float]) -> tuple[float, ...] | N
             return None
         found.append(n)
     return tuple(found)
+
+
+def _worth(before: tuple[float, float], after: tuple[float, float], objective: str) -> bool:
+    """Whether a plan's objective and SQNR are worth its cost.
+
+    Where two models hardly disagree, half of next to no divergence is no reason to give up SQNR.
+    """
+    return after[0] <= before[0] * (1 - WORTH) and (objective == "kl" or after[1] >= before[1] + WORTH_DB)
 
 
 def _log_softmax(x: Array) -> Array:
@@ -407,7 +416,9 @@ def make_plan(
 
         name, choices, dropped = _reach(planner, judge, options, context, price, quality, found)
         unseen = after = judge(planner.settings(choices))
-    if options.target is None and max(after[0], unseen[0]) > before[0] * (1 - WORTH):
+    if options.target is None and not (
+        _worth(before, after, judge.objective) and _worth(before, unseen, judge.objective)
+    ):
         name, choices, after = AS_IT_IS, {}, before
     found |= {"chosen": name, "after": after, "unseen": unseen, "rolled_back": [regions[k].tensor for k in dropped]}
     if budgets:  # these, too, are judged on samples that they are not made from
