@@ -178,9 +178,10 @@ def compare(
     """
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / "task.txt"
-    if stamp.exists() and stamp.read_text(encoding="utf-8") != task.fingerprint():
+    if not stamp.exists():
+        stamp.write_text(task.fingerprint(), encoding="utf-8")
+    elif stamp.read_text(encoding="utf-8") != task.fingerprint():
         raise UserError(f"{folder} holds the comparison of other files or options: choose another folder")
-    stamp.write_text(task.fingerprint(), encoding="utf-8")
     with np.load(task.test, allow_pickle=False) as archive:
         samples = dict(archive)
     judge = _Judge(task, first_output(task.float_model, samples), samples)

@@ -55,6 +55,26 @@ def _steady(graph: Graph) -> list[NodeProto]:
     return found
 
 
+def _in_turn(nodes: Sequence[NodeProto], ends: Iterable[str]) -> list[NodeProto]:
+    """Nodes in an order in which the given tensors are finished one after the other.
+
+    An earlier pass may have put what was side by side the other way round, and what a block starts from (copies that
+    are folded back for other readers) behind the block's end.
+    """
+    writer = {o: k for k, n in enumerate(nodes) for o in n.output if o}
+    order: dict[int, None] = {}
+    for tensor in ends:
+        stack, found = [tensor], set[int]()
+        while stack:
+            k = writer.get(stack.pop())
+            if k is not None and k not in order and k not in found:
+                found.add(k)
+                stack += mentioned(nodes[k])
+        order.update(dict.fromkeys(sorted(found)))
+    order.update(dict.fromkeys(range(len(nodes))))
+    return [nodes[k] for k in order]
+
+
 class Fitting:
     """Branches for one model.
 
@@ -181,12 +201,12 @@ class Fitting:
         graph = Graph(work)
         steady = _steady(graph)
         always = {id(n) for n in steady}
-        nodes = [n for n in graph.nodes if id(n) not in always]
+        rest = [n for n in graph.nodes if id(n) not in always]
+        nodes = _in_turn(rest, [m.block.output for m in self.open])
         place = {o: k for k, n in enumerate(nodes) for o in n.output}
         last: dict[str, float] = {t: k for k, n in enumerate(nodes) for t in mentioned(n)}
         last |= dict.fromkeys(graph.outputs, np.inf)
         menus = [m for m in self.open if wanted is None or m.block.output in wanted]
-        menus.sort(key=lambda m: place[m.block.output])  # an earlier pass may have moved what was side by side
         for m in menus:  # a block's input lives until the block is fitted
             if m.block.input is not None:
                 last[m.block.input] = max(last.get(m.block.input, 0), place[m.block.output] + 1.0)

@@ -26,7 +26,7 @@ from onnx_ocs.layout import Wide
 from onnx_ocs.manager import Context
 from onnx_ocs.quality import decibels
 from onnx_ocs.quantizer import Quantizer
-from onnx_ocs.region import RELU6, Region, find_regions
+from onnx_ocs.region import Region, find_regions
 from onnx_ocs.rescale import read_scales, rescale_model
 from onnx_ocs.runtime import Session, as_bytes, expose
 from onnx_ocs.shapes import infer_shapes
@@ -95,8 +95,8 @@ class _Tally:
         assert q is not None
         if np.all(q.zero_point == q.qmin) and self.region.bounds[0] < 0:
             a = np.maximum(a, 0)
-        folded = self.region.refusal is not None and self.region.refusal.code == "folded_bound"
-        return np.minimum(a, np.float32(RELU6)) if folded else a
+        ceiling = self.region.ceiling
+        return np.minimum(a, np.float32(ceiling)) if np.isfinite(ceiling) else a
 
     def add(self, a: Array, held: Mapping[str, Array]) -> None:
         """Count values, (C, n), and what the quantized models hold in their place."""

@@ -22,7 +22,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_ocs.graph import Array, Graph, is_op
 from onnx_ocs.quantizer import Quantizer, integer_clip, read_quantizer
-from onnx_ocs.region import RELU6, Region
+from onnx_ocs.region import Region
 
 __all__ = ["Editor", "WideQuantizer", "oracle", "reference"]
 
@@ -183,7 +183,7 @@ def oracle(model: onnx.ModelProto, wide: Mapping[str, WideQuantizer]) -> tuple[o
 def reference(model: onnx.ModelProto, regions: Sequence[Region]) -> onnx.ModelProto:
     """The model without activation quantizers: the stand-in for the float model.
 
-    A Q with zero_point == qmin keeps its lower saturation (it may be a folded ReLU), one with a folded ReLU6 its bound.
+    A Q with zero_point == qmin keeps its lower saturation (it may be a folded ReLU), one with a folded Clip its bound.
     """
     e = Editor(model)
     for region in regions:
@@ -194,8 +194,8 @@ def reference(model: onnx.ModelProto, regions: Sequence[Region]) -> onnx.ModelPr
             value = e.by_output[name].inputs[0]
             if np.all(q.zero_point == q.qmin) and region.bounds[0] < 0:
                 value = e.node("Relu", [value], name + "_floor")
-            if region.refusal is not None and region.refusal.code == "folded_bound":
-                bound = e.constant(np.asarray(RELU6, q.float_dtype))
+            if np.isfinite(region.ceiling):
+                bound = e.constant(np.asarray(region.ceiling, q.float_dtype))
                 value = e.node("Min", [value, bound], name + "_bound")
             e.replace(name, q, value)
     return e.export()

@@ -26,7 +26,7 @@ from onnx_ocs.distortion import Readers, Table, readers, tabulate
 from onnx_ocs.graph import Array, Graph, attribute
 from onnx_ocs.plans import PlannedRegion
 from onnx_ocs.quantizer import Quantizer
-from onnx_ocs.region import HALF_COPIES, RELU6, STEP_ONLY, Early, Region
+from onnx_ocs.region import HALF_COPIES, STEP_ONLY, Early, Region
 from onnx_ocs.rescale import check_rescale
 from onnx_ocs.selection import aligned
 from onnx_ocs.shapes import Shape
@@ -155,11 +155,13 @@ class Planner:
         shares = {id(n): self._share(r, n) for n in r.walk.weights}
         macs = sum(self.base[n] * share for n, share in shares.items())
         top = float(r.quantizer.x_clip.max())
-        bound = RELU6 if r.refusal is not None and r.refusal.code == "folded_bound" else np.inf
+        bound = r.ceiling
         limit = np.inf
         one = np.ones(r.walk.channels, np.int64)
         if not r.walk.weights:
-            return Candidate(k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {})
+            return Candidate(
+                k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, limit=bound, bound=bound
+            )
         if (
             mode != "late"
             and isinstance(r.early, Early)
@@ -225,10 +227,9 @@ class Planner:
         """Most copies on the upper and the lower side at one step."""
         q = c.region.quantizer
         assert q is not None
-        if not c.shares:
-            return 0, 0
         top = float(q.x_clip.max()) * float(c.steps[step])
         most = self.copies if q.float_dtype == np.float32 else min(self.copies, HALF_COPIES)
+        most = most if c.shares else 0
         up = most if top > 0 else 0
         if c.limit < np.inf:
             up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0

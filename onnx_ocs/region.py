@@ -103,6 +103,7 @@ class Region:
         refusal: why nothing can be done; None if it can be translated.
         bounds: interval that the float values cannot leave.
         outputs: what `nodes` write in the original model.
+        folded: whether its saturation stands for a ReLU6, or for the Clip(x + 3, 0, 6) of a HardSwish.
     """
 
     tensor: str
@@ -114,6 +115,12 @@ class Region:
     refusal: Refusal | None = None
     bounds: Interval = (-np.inf, np.inf)
     outputs: tuple[str, ...] = ()
+    folded: bool = False
+
+    @property
+    def ceiling(self) -> float:
+        """The bound of a Clip that was folded into the quantizer: the float model has no larger values."""
+        return RELU6 if self.folded else np.inf
 
     @property
     def adjustable(self) -> bool:
@@ -176,6 +183,15 @@ def _implicit(graph: Graph, tensor: str, q: Quantizer) -> bool:
     return bool(np.all(q.zero_point == q.qmin)) and is_op(graph.producer.get(tensor), "Conv", "ConvTranspose", "Gemm")
 
 
+def _is_gate(graph: Graph, tensor: str, q: Quantizer) -> bool:
+    """Whether the quantizer saturates x + 3 at 0 and 6, where a Clip was removed because it does (onnxruntime)."""
+    n = graph.producer.get(tensor)
+    if n is None or not is_op(n, "Add") or float(q.x_clip.max()) > RELU6 * (1 + 1e-6) or np.any(q.zero_point != q.qmin):
+        return False
+    constants = [v for v in (graph.constant(t) for t in n.input) if v is not None and v.size == 1]
+    return len(constants) == 1 and abs(float(constants[0].reshape(())) - RELU6 / 2) < 1e-2
+
+
 def _region(
     graph: Graph,
     tensor: str,
@@ -190,14 +206,16 @@ def _region(
         return Region(tensor, nodes, None, activation, refusal=q, outputs=outputs)
     lo, hi = bounds.get(tensor, (-np.inf, np.inf))
     interval = (max(lo, LEAST.get(activation.kind, -np.inf)), hi)
-    known = Region(tensor, nodes, q, activation, bounds=interval, outputs=outputs)
+    relu6 = relu6 and _implicit(graph, tensor, q)
+    folded = relu6 or _is_gate(graph, tensor, q)
+    known = Region(tensor, nodes, q, activation, bounds=interval, outputs=outputs, folded=folded)
     walk = _best_walk(graph, known, shapes)
     if isinstance(walk, Refusal):
         return replace(known, refusal=walk)
     shape = shapes.get(tensor)
     rank = None if shape is None else len(shape)
     early = find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank)
-    refusal = _nothing_to_save(known, walk, relu6 and _implicit(graph, tensor, q))
+    refusal = _nothing_to_save(known, walk, relu6)
     return replace(known, walk=walk, early=early, refusal=refusal)
 
 

@@ -19,7 +19,7 @@ import onnx
 from onnx_ocs import tensors
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array
-from onnx_ocs.region import RELU6, Region
+from onnx_ocs.region import Region
 
 __all__ = ["Histogram", "Statistics", "fingerprint", "smoothed"]
 
@@ -259,8 +259,8 @@ class Statistics:
             else:
                 parts = [np.moveaxis(a, axis, 0).reshape(channels, -1)[:, turn % stride :: stride]]
             for part in parts:
-                if r.refusal is not None and r.refusal.code == "folded_bound":
-                    part = np.minimum(part, RELU6)
+                if np.isfinite(r.ceiling):
+                    part = np.minimum(part, r.ceiling)
                 h.add(part.astype(np.float32, copy=False))
 
     def merge(self, other: Statistics) -> None:

@@ -20,7 +20,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array
 from onnx_ocs.oracle import MAGIC, Editor
 from onnx_ocs.quantizer import Quantizer
-from onnx_ocs.region import RELU6, Region
+from onnx_ocs.region import Region
 from onnx_ocs.runtime import Session
 
 __all__ = ["Setting", "Switchboard", "narrow"]
@@ -82,8 +82,8 @@ class Switchboard:
                 value = e.by_output[name].inputs[0]
                 if np.all(q.zero_point == q.qmin) and r.bounds[0] < 0:
                     value = e.node("Relu", [value], name + "_floor")
-                if r.refusal is not None and r.refusal.code == "folded_bound":
-                    value = e.node("Min", [value, e.constant(np.asarray(RELU6, q.float_dtype))], name + "_bound")
+                if np.isfinite(r.ceiling):
+                    value = e.node("Min", [value, e.constant(np.asarray(r.ceiling, q.float_dtype))], name + "_bound")
                 if name not in carried:  # a quantizer on the grid of one upstream changes nothing
                     value = self._switch(e, k, name, value, q)
                 e.replace(name, q, value)

@@ -737,3 +737,18 @@ def test_the_step_of_a_tensor_that_no_layer_reads(tmp_path: Path) -> None:
     assert [x.op_type for x in result.model.graph.node] == [x.op_type for x in model.graph.node]
     fixed = api.rewrite(model, calib=str(tmp_path / "c.npz"), options=PlanOptions(budget=0.0, rescale=False))
     assert fixed.model.SerializeToString() == model.SerializeToString()
+
+
+def test_a_step_does_not_lift_a_folded_bound(tmp_path: Path) -> None:
+    """x * Clip(x + 3, 0, 6) / 6 without its Clip: a quantizer that reached beyond 6 would compute something else."""
+    n = Net(Style(), x=(4, 8, 8))
+    x = n.op("Mul", n.conv(n.qdq("x", "mid", 1.0)), n.const("ten", 10.0))
+    base = n.qdq(x, "mid", 1.0)
+    plus = n.op("Add", base, n.const("three", 3.0))
+    hard = n.op("Div", n.op("Mul", base, n.qdq(plus, scale=4.7 / 255)), n.const("six", 6.0))
+    model = n.model(n.conv(n.qdq(hard, "mid", 1.0)))
+    rng = np.random.default_rng(4)
+    np.savez(tmp_path / "c.npz", x=rng.standard_normal((32, 4, 8, 8)).astype(np.float32))
+    made = api.plan(model, str(tmp_path / "c.npz"), PlanOptions(budget=0.0))[0]
+    steps = {r.tensor: float(r.scale) for r in made.regions}
+    assert 4.7 / 255 < steps[plus] <= 6 / 255 * (1 + 1e-6)

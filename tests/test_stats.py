@@ -189,6 +189,25 @@ def collect(model: onnx.ModelProto, *feeds: dict[str, Array]) -> Statistics:
     return statistics
 
 
+@pytest.mark.parametrize(
+    ("added", "top", "gate"), [(3.0, 6.0, True), (3.0, 5.9, True), (3.0, 7.0, False), (4.0, 6.0, False)]
+)
+def test_a_folded_hard_swish_keeps_its_bound(added: float, top: float, gate: bool) -> None:
+    """x * Clip(x + 3, 0, 6) / 6, where the quantizer saturates in place of the Clip, which is gone."""
+    n = zoo.Net(zoo.Style(), image=(4, 6, 6))
+    x = n.op("Mul", n.conv("image"), n.const("ten", 10.0))
+    base = n.qdq(x, zero="mid")
+    plus = n.op("Add", base, n.const("added", added))
+    hard = n.op("Div", n.op("Mul", base, n.qdq(plus, scale=top / 255)), n.const("six", 6.0))
+    model = n.model(n.conv(n.qdq(hard, zero="mid")))
+    regions = regions_of(model)
+    assert {r.tensor: r.ceiling for r in regions} == {x: np.inf, plus: 6.0 if gate else np.inf, hard: np.inf}
+    got = Session(expose(reference(model, regions), [x, hard])).run(n.feed)
+    assert got[x].max() > 6
+    bound = 6 if gate else np.inf
+    np.testing.assert_allclose(got[hard], got[x] * np.clip(got[x] + added, 0, bound) / 6, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["residual", "conv_relu_conv", "matmul_gelu", "depthwise_per_channel", "float16"])
 def test_statistics_hold_the_tensors_in_front_of_the_quantizers(name: str) -> None:
     """Along the channel axis, whatever the layout, and unsigned where zero_point == qmin."""
