@@ -145,10 +145,9 @@ def growing(where: str, scores: Scored, name: str = "") -> str:
 
 def ratios(bench: Bench) -> Table:
     """Gain against k."""
-    table = Table("Gain against the ratio k (OCS+, table 9)", f"Of {DIGITS}. {RULE} {UNTRAINED} {PLANNED}")
+    table = Table("Gain against the ratio k (OCS+, table 9)", f"Of {DIGITS}. {RULE} {UNTRAINED}")
     table.what += " The paper expects accuracy to grow with k (here: no step down by more than a standard error)."
     rewrites = {"plain": plain} | {f"k = {k}": with_passes(Translate(k)) for k in STEPS}
-    rewrites |= {f"k = {k}, planned": planned(PlanOptions(budget=None, ratio=k)) for k in STEPS}
     columns = {}
     for setting in (LOW, Setting(weight_bits=4, act_bits=2), Setting(act_bits=2)):
         scores = bench.scores(setting, rewrites)
