@@ -70,7 +70,7 @@ def _same_class(output: Array, reference: Array) -> float:
 
 def _cosines(vectors: Array) -> Array:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit @ unit.T
+    return np.asarray(unit @ unit.T)
 
 
 def _same_neighbour(vectors: Array, labels: Array) -> float:
@@ -83,8 +83,8 @@ def _same_neighbour(vectors: Array, labels: Array) -> float:
 def _rank_correlation(vectors: Array, reference: Array) -> float:
     """Spearman's correlation of the cosines of all pairs of samples."""
     pairs = np.triu_indices(len(vectors), 1)
-    ranks = [np.argsort(np.argsort(_cosines(v)[pairs])) for v in (vectors, reference)]
-    return 100 * float(np.corrcoef(*ranks)[0, 1])
+    one, other = (np.argsort(np.argsort(_cosines(v)[pairs])) for v in (vectors, reference))
+    return 100 * float(np.corrcoef(one, other)[0, 1])
 
 
 def read_line(probabilities: Array) -> list[int]:

@@ -72,7 +72,7 @@ def voice(length: int, rng: np.random.Generator) -> Array:
     out, start = np.zeros(length), 0
     while start < length:
         n = min(int(RATE * rng.uniform(0.08, 0.3)), length - start)
-        pitch = np.linspace(*rng.uniform(90, 250) * rng.uniform(0.85, 1.15, 2), n)
+        pitch = rng.uniform(90, 250) * np.linspace(rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.15), n)
         source = np.diff(np.floor(np.cumsum(pitch) / RATE), prepend=0.0) + 0.02 * rng.standard_normal(n)
         for centre, width in zip(FORMANTS[rng.integers(len(FORMANTS))], BANDWIDTHS, strict=True):
             radius = np.exp(-np.pi * width / RATE)
@@ -96,7 +96,7 @@ def second(kind: int, rng: np.random.Generator) -> Array:
     sound[: int(length * max(rng.uniform(-0.5, 0.5), 0))] = 0
     sound += 10 ** rng.uniform(-4, -2.5) * rng.standard_normal(length)
     places = STEP * np.arange(WINDOWS)[:, None] + np.arange(BEFORE + STEP)
-    return sound[places].astype(np.float32)
+    return np.asarray(sound[places], np.float32)
 
 
 def build(name: str, folder: Path, seed: int) -> Built:
