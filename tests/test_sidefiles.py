@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from onnx_ocs import api, io, runtime, sidefiles, tensors
+from onnx_ocs import api, io, runtime, sidefiles, tensors, verification
 from onnx_ocs.errors import UserError
 from onnx_ocs.manager import Context, run_passes
 from onnx_ocs.passes import Translate
@@ -359,3 +359,14 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
     io.save_model(model, tmp_path / "new.onnx", source)
     new = outputs(tmp_path / "new.onnx")
     assert all(np.array_equal(a, old) or np.array_equal(a, new) for a in answers)
+
+
+def test_large_models_are_verified_on_one_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = external(tmp_path / "in")
+    small = api.rewrite(source, tmp_path / "small.onnx").verification
+    monkeypatch.setattr(verification, "LARGE", 1000)
+    large = api.rewrite(source, tmp_path / "large.onnx").verification
+    assert small is not None and large is not None
+    assert small.verdict == large.verdict == "PASSED"
+    assert 0 < large.exact.values < small.exact.values / 2
+    assert any("one sample" in n for n in large.notes) and not any("one sample" in n for n in small.notes)

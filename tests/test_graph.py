@@ -1,0 +1,67 @@
+"""The index over a graph: constants, what is added to it, and what is left of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_ocs.bounds import value_bounds
+from onnx_ocs.graph import Graph
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.onnx"))[::2], ids=lambda p: p.stem)
+def test_constants_are_known_without_their_values(path: Path) -> None:
+    model = onnx.load(path)
+    names = [o for n in model.graph.node for o in n.output if o]
+    looked, evaluated = Graph(model), Graph(model)
+    found = {t: looked.is_constant(t) for t in names}
+    assert found == {t: evaluated.constant(t) is not None for t in names}
+
+
+def chain() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Mul", ["x", "a"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["y"]),
+        helper.make_node("Relu", ["y"], ["r"]),
+        helper.make_node("Clip", ["r", "lo", "hi"], ["c"]),
+    ]
+    constants = {"a": 2.0, "b": 1.0, "lo": -1.0, "hi": 6.0}
+    g = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()],
+    )
+    return helper.make_model(g, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_bounds_of_what_is_asked() -> None:
+    known = value_bounds(Graph(chain()), ["c"])
+    assert known["c"] == (0.0, 6.0) and known["r"] == (0.0, np.inf)
+    assert "c" not in value_bounds(Graph(chain()), ["y"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_, ml_dtypes.int4, ml_dtypes.bfloat16])
+def test_added_arrays_arrive(dtype: type) -> None:
+    model = chain()
+    graph = Graph(model)
+    value = np.asarray([[1, 0, 1], [0, 1, 1]]).astype(dtype)
+    name = graph.add_initializer("new", value)
+    assert np.array_equal(graph.constant(name), value)
+    assert graph.constant_shape(name) == (2, 3)
+    graph.add_node("Identity", [name], "copy")
+    graph.set_input(graph.producer["m"], 1, "copy")
+    unread = graph.add_initializer("unread", value)
+    graph.commit()
+    stored = {t.name: t for t in model.graph.initializer}
+    assert list(stored) == ["b", "lo", "hi", name]  # in their old order; `a` has lost its reader
+    assert unread not in stored
+    assert np.array_equal(numpy_helper.to_array(stored[name]), value)
