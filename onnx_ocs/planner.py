@@ -39,7 +39,8 @@ __all__ = ["Budget", "Candidate", "Choice", "Planner"]
 
 STEPS = 24  # steps that are tried for a region
 HIGHEST = 1e38  # price at which nothing is bought (float32 holds it)
-COARSER = 1.3  # the largest, against the old one
+COARSER = 1.3  # the largest of them, against the old one
+COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # and more, for ranges that clip a lot with many steps to spare
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,10 @@ class Planner:
 
     def _factors(self, region: Region, q: Quantizer) -> Array:
         """Steps that may be chosen, as factors of the old one: finer ones as far as the readers' biases allow."""
-        factors = np.geomspace(COARSER, 1 / (self.copies + 1), STEPS)
-        if q.scale.size > 1 or check_rescale(self.graph, region, q.scale * factors[0]) is not None:
+        if q.scale.size > 1 or check_rescale(self.graph, region, q.scale * COARSER) is not None:
             return np.ones(0)
-        if check_rescale(self.graph, region, q.scale * factors[-1]) is None:
+        factors = np.append(COARSE, np.geomspace(COARSER, 1 / (self.copies + 1), STEPS))
+        if all(check_rescale(self.graph, region, q.scale * f) is None for f in factors[[0, -1]]):
             return factors
         return np.asarray([f for f in factors if check_rescale(self.graph, region, q.scale * f) is None])
 
