@@ -35,12 +35,12 @@ from onnx_ocs.switchboard import Setting, narrow
 from onnx_ocs.weights import read_weight
 from onnx_ocs.widen import Decision
 
-__all__ = ["Budget", "Candidate", "Choice", "Planner"]
+__all__ = ["COARSE", "COARSER", "Budget", "Candidate", "Choice", "Planner"]
 
 STEPS = 24  # steps that are tried for a region
 HIGHEST = 1e38  # price at which nothing is bought (float32 holds it)
 COARSER = 1.3  # the largest of them, against the old one
-COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # and more, for ranges that clip a lot with many steps to spare
+COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # beyond, on trial: for ranges that clip a lot and have many steps to spare
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class Planner:
             align: what the number of a tensor's channels, copies included, is to be a multiple of.
         """
         self.graph, self.regions, self.copies, self.align = graph, regions, copies, align
+        self.coarsest = COARSER  # largest factor by which a step may grow
         self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
         self.total = sum(self.base.values())
         carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
@@ -307,7 +308,7 @@ class Planner:
         t = min(price * c.macs / c.weight, HIGHEST) if c.weight > 0 else HIGHEST
         best, chosen = np.inf, int(np.flatnonzero(c.steps == 1)[0])
         for s, (ordered, sums) in enumerate(zip(c.sorted, c.sums, strict=True)):
-            if c.steps[s] != 1 and (not rescale or c.rooms[s][0] < 0):
+            if c.steps[s] != 1 and (not rescale or c.rooms[s][0] < 0 or c.steps[s] > self.coarsest):
                 continue
             first = int(np.searchsorted(ordered, t, side="right"))
             taken = len(ordered) - first

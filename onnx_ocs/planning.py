@@ -19,7 +19,7 @@ from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.manager import Context
-from onnx_ocs.planner import Budget, Choice, Planner, early_or_late
+from onnx_ocs.planner import COARSE, COARSER, Budget, Choice, Planner, early_or_late
 from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality
 from onnx_ocs.region import Region, find_regions
@@ -455,15 +455,17 @@ def _best(
     log_to: dict[str, Any],
 ) -> _Made:
     """The best of the paper's selection, the same step, and re-chosen steps, measured; leaves the planner set to it."""
-    best: tuple[float, _Made, int, float] | None = None
+    best: tuple[float, _Made, int, float, float] | None = None
     many, few = options.copies, min(FEW, options.copies)
-    # most copies, exponent, whether steps are re-chosen, share of the budget that is spent
-    trials: list[tuple[int, float, bool, float]] = [(many, 1.0, False, 1.0), (many, 0.35, False, 1.0)]
+    # most copies, exponent, whether steps are re-chosen, share of the budget that is spent, the coarsest step
+    trials: list[tuple[int, float, bool, float, float]] = [(many, e, False, 1.0, COARSER) for e in (1.0, 0.35)]
     if options.rescale:
-        trials += [(most, e, True, 1.0) for most in sorted({few, many}) for e in EXPONENTS]
-        trials += [(many, 1.0, True, 0.5), (many, 1.0, True, 0.0)]
-    for n, (most, exponent, rescale, share) in enumerate([(0, 1.0, False, 1.0), *trials]):
+        trials += [(most, e, True, 1.0, COARSER) for most in sorted({few, many}) for e in EXPONENTS]
+        trials += [(many, 1.0, True, 0.5, COARSER), (many, 1.0, True, 0.0, COARSER)]
+        trials += [(many, 1.0, True, 1.0, COARSE[0]), (many, 1.0, True, 0.0, COARSE[0])]
+    for n, (most, exponent, rescale, share, coarsest) in enumerate([(0, 1.0, False, 1.0, COARSER), *trials]):
         progress("comparing plans", n, len(trials) + 1)
+        planner.coarsest = coarsest
         if most == 0:
             name, how = "mass, same step", planner.by_mass
         else:
@@ -473,16 +475,18 @@ def _best(
             step = "step re-chosen" if rescale else "same step"
             name = f"error^{exponent:g}, up to {most} copies, {step}"
             name += "" if share == 1 else f", {share:.0%} of the budget"
+            name += "" if coarsest == COARSER else f", up to {coarsest:g} times coarser"
             how = partial(planner.allocate, rescale=rescale)
         made = _Made(name, how(budget.times(share)), how)
         value, sqnr = judge(planner.settings(made.choices))
         log_to[name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(made.choices)}
         if best is None or value < best[0]:
-            best = value, made, most or options.copies, exponent
+            best = value, made, most or options.copies, exponent, coarsest
     progress("comparing plans", len(trials) + 1, len(trials) + 1)
     assert best is not None
     planner.prepare(best[2])
     planner.weigh(best[3])
+    planner.coarsest = best[4]
     return best[1]
 
 
