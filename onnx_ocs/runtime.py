@@ -17,7 +17,10 @@ from onnx import TensorProto, helper
 from onnx_ocs import tensors
 from onnx_ocs.graph import Array
 
-__all__ = ["LEVELS", "Session", "as_bytes", "cut", "expose", "integer_kernels", "kernel_outputs", "optimized"]
+__all__ = [
+    "LEVELS", "Session", "as_bytes", "attempt", "attempt_run", "cut", "expose", "integer_kernels", "kernel_outputs",
+    "optimized",
+]  # fmt: skip
 
 LEVELS = {
     "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -116,6 +119,22 @@ class Session:
         if not names:  # onnxruntime takes that for all
             return {}
         return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+
+
+def attempt(model: onnx.ModelProto, level: str) -> Session | str:
+    """A session, or why there is none."""
+    try:
+        return Session(model, level)
+    except Exception as e:  # onnxruntime raises many kinds; the message is the finding
+        return str(e).splitlines()[0][:300]
+
+
+def attempt_run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array] | str:
+    """What a session computes, or why it does not."""
+    try:
+        return session.run(feed)
+    except Exception as e:
+        return str(e).splitlines()[0][:300]
 
 
 def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
