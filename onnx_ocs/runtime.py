@@ -46,6 +46,8 @@ def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
     options.log_severity_level = 4
     # many short-lived sessions: threads that spin would take the time of the next one
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # MatMulNBits rounds its activation once more by default, which shows only where the original does not clip
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not fusion:
         # onnxruntime quantizes float weights behind a DequantizeLinear silently, from ENABLE_BASIC on
         options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -149,12 +151,16 @@ def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     return new
 
 
-def cut(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, str]]:
+def cut(
+    model: onnx.ModelProto, tensors: Mapping[str, Array], shapes: Mapping[str, Sequence[int | str | None]] | None = None
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     """A copy of the model cut at the given tensors: each is fed from outside, and what is computed for it comes out.
 
     Args:
         model: the model.
         tensors: name -> an example value (its dtype and shape declare the new graph input).
+        shapes: what is known of the tensors' shapes in the whole model, to be declared instead: onnxruntime's
+            optimizer does more where shapes are fixed.
 
     Returns:
         The cut model, and the name under which each computed tensor comes out.
@@ -175,7 +181,8 @@ def cut(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> tuple[onnx.Mode
     for name, value in tensors.items():
         if name in computed:
             element = helper.np_dtype_to_tensor_dtype(value.dtype)
-            g.input.append(helper.make_tensor_value_info(name, element, list(value.shape)))
+            known = value.shape if shapes is None else shapes.get(name, [None] * value.ndim)
+            g.input.append(helper.make_tensor_value_info(name, element, list(known)))
             g.output.append(onnx.ValueInfoProto(name=computed[name]))
             if name in outputs:  # a graph output cannot also be an input: the computed value is compared anyway
                 for k, o in enumerate(g.output):

@@ -53,14 +53,44 @@ def test_what_clipping_hid_is_not_held_against_the_rewrite() -> None:
     found = api.rewrite(model, calib={"x": x}, passes=[Translate(2.0, 2)]).report["verification"]
     assert found["verdict"] == "PASSED"
     assert found["oracle"]["original_between_levels"]["mismatch_fraction"] == 0
-    assert any("in the oracle" in note for note in found["notes"])
+    assert found["levels"][1]["mismatch_fraction"] == 0
 
 
-def test_more_than_the_oracle_shows_is_too_much() -> None:
+def test_more_than_the_original_shows_is_too_much() -> None:
     def differing(share: float, steps: int = 1) -> Difference:
         return Difference(values=1000, mismatches=int(1000 * share), max_steps=steps)
 
-    assert not excess(differing(0.02), [differing(0.0), differing(0.03)])
-    assert excess(differing(0.02), [differing(0.0)])
-    assert excess(differing(0.2), [differing(0.0), differing(0.03)])
-    assert excess(differing(0.0, steps=4), [differing(0.0), differing(0.03)])
+    assert not excess(differing(0.02), differing(0.03))
+    assert excess(differing(0.02), differing(0.0))
+    assert excess(differing(0.2), differing(0.03))
+    assert excess(differing(0.0, steps=4), differing(0.03))
+
+
+def test_layers_know_no_more_of_their_shapes_than_the_model() -> None:
+    """Where shapes are fixed, onnxruntime makes a Gemm of this MatMul and Add, and rounds its bias to large steps."""
+    rng = np.random.default_rng(0)
+    g = helper.make_graph(
+        [],
+        "coarse",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 2])],
+    )
+
+    def add(op: str, inputs: list[str], out: str) -> str:
+        g.node.append(helper.make_node(op, inputs, [out]))
+        return out
+
+    constants = {
+        "s": np.float32(1), "z": np.uint8(8), "w": np.asarray([[-1, -3], [-3, -3]], np.int8), "ws": np.float32(0.25),
+        "wz": np.int8(0), "b": np.asarray([-0.903, -0.703], np.float32), "s2": np.float32(1 / 128), "z2": np.uint8(0),
+        "w2": np.asarray([[-2, 1], [2, -2]], np.int8),
+    }  # fmt: skip
+    g.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    a = add("DequantizeLinear", [add("QuantizeLinear", ["x", "s", "z"], "q"), "s", "z"], "d")
+    a = add("Add", [add("MatMul", [a, add("DequantizeLinear", ["w", "ws", "wz"], "wd")], "m"), "b"], "a")
+    a = add("DequantizeLinear", [add("QuantizeLinear", [a, "s2", "z2"], "q2"), "s2", "z2"], "d2")
+    add("MatMul", [a, add("DequantizeLinear", ["w2", "ws", "wz"], "w2d")], "y")
+    model = helper.make_model(g, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    x = -8 * rng.random((20, 3, 2)).astype(np.float32)
+    found = api.rewrite(model, calib={"x": x}, passes=[Translate(2.0, 1)])
+    assert found.changed and found.report["verification"]["verdict"] == "PASSED"
