@@ -96,6 +96,7 @@ class Editor:
         while any(n.startswith(self.token) for n in names):
             self.token += "_"
         self.dropped: set[int] = set()
+        self.replaced: list[gs.Node] = []  # what integers flowed through, from the quantizers on
 
     def node(self, op: str, inputs: list[gs.Tensor], name: str, **attrs: object) -> gs.Variable:
         """Add a node with one output; its name is made unique."""
@@ -116,6 +117,7 @@ class Editor:
     def replace(self, quantized: str, q: Quantizer, value: gs.Tensor) -> None:
         """Let the float `value` flow where the integers of one Q flowed, up to and in place of the DQs' outputs."""
         stack: list[tuple[gs.Tensor, gs.Tensor]] = [(self.by_output[quantized].outputs[0], value)]
+        self.replaced.append(self.by_output[quantized])
         while stack:
             integers, floats = stack.pop()
             for n in list(integers.outputs):
@@ -135,13 +137,20 @@ class Editor:
                     self.count += 1
                     self.graph.nodes.append(gs.Node("Identity", f"{self.token}/{self.count}", {}, [floats], [out]))
                 elif is_op(proto, "Clip") and integer_clip(self.facts, proto, q) == (q.qmin, q.qmax):
+                    self.replaced.append(n)
                     stack.append((n.outputs[0], floats))
                 elif n.op in MOVES:
+                    self.replaced.append(n)
                     moved = self.node(n.op, [floats, *n.inputs[1:]], name + "_oracle", **n.attrs)
                     stack.append((n.outputs[0], moved))
 
     def export(self) -> onnx.ModelProto:
         """The edited model."""
+        wanted = {t.name for t in self.graph.outputs}
+        for n in reversed(self.replaced):  # integers that nobody reads would be computed, and keep layers from fusing
+            if not any(id(r) not in self.dropped for o in n.outputs for r in o.outputs):
+                if wanted.isdisjoint(o.name for o in n.outputs):
+                    self.dropped.add(id(n))
         self.graph.nodes = [n for n in self.graph.nodes if id(n) not in self.dropped]
         new: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         new.ir_version = self.facts.model.ir_version

@@ -26,6 +26,9 @@ from onnx_ocs.runtime import Session
 __all__ = ["Setting", "Switchboard", "narrow"]
 
 
+BYTE = 255  # steps of a byte
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
     """Parameters of one switched quantizer.
@@ -46,6 +49,57 @@ def narrow(q: Quantizer) -> Setting:
     return Setting(
         q.scale, np.asarray(q.qmin - q.zero_point, np.float64), np.asarray(q.qmax - q.zero_point, np.float64)
     )
+
+
+def _bounded(e: Editor, name: str, q: Quantizer, r: Region) -> gs.Tensor:
+    """What a quantizer reads, with the bounds that hold whatever its step: the activation that was folded into it."""
+    value = e.by_output[name].inputs[0]
+    floor = bool(np.all(q.zero_point == q.qmin)) and r.bounds[0] < 0
+    if not np.isfinite(r.ceiling):
+        return e.node("Relu", [value], name + "_floor") if floor else value
+    top = e.constant(np.asarray(r.ceiling, q.float_dtype))
+    if not floor:
+        return e.node("Min", [value, top], name + "_bound")
+    if e.opset < 11:
+        return e.node("Min", [e.node("Relu", [value], name + "_floor"), top], name + "_bound")
+    return e.node("Clip", [value, e.constant(np.zeros((), q.float_dtype)), top], name + "_bound")
+
+
+def _is_byte(q: Quantizer) -> bool:
+    """Whether a quantizer uses all steps of a byte, on one grid."""
+    return q.qmax - q.qmin == BYTE and q.scale.size == 1
+
+
+def _bytes(e: Editor, name: str, x: gs.Tensor, scale: gs.Tensor, zero: gs.Tensor) -> list[gs.Node]:
+    """A quantizer without copies: two operators that onnxruntime has fast kernels for."""
+    integers, out = gs.Variable(f"{name}_integers"), gs.Variable(f"{name}_byte", np.float32, None)
+    domain = None if e.opset >= 10 else "com.microsoft"
+    return [
+        gs.Node("QuantizeLinear", f"{name}_to_byte", {}, [x, scale, zero], [integers], domain=domain),
+        gs.Node("DequantizeLinear", f"{name}_from_byte", {}, [integers, scale, zero], [out], domain=domain),
+    ]
+
+
+def _steps(e: Editor, name: str, x: gs.Tensor, scale: gs.Tensor, low: gs.Tensor, high: gs.Tensor) -> list[gs.Node]:
+    """Any quantizer, of any number of steps in each channel."""
+    t = [gs.Variable(f"{name}_t{i}") for i in range(5)]
+    out = gs.Variable(f"{name}_stepped", np.float32, None)
+    magic = e.constant(np.asarray(MAGIC, np.float32))
+    rounding = (
+        [gs.Node("Round", f"{name}_round", {}, [t[0]], [t[1]])]
+        if e.opset >= 11
+        else [
+            gs.Node("Add", f"{name}_magic", {}, [t[0], magic], [t[4]]),
+            gs.Node("Sub", f"{name}_round", {}, [t[4], magic], [t[1]]),
+        ]
+    )
+    return [
+        gs.Node("Div", f"{name}_div", {}, [x, scale], [t[0]]),
+        *rounding,
+        gs.Node("Min", f"{name}_min", {}, [t[1], high], [t[2]]),
+        gs.Node("Max", f"{name}_max", {}, [t[2], low], [t[3]]),
+        gs.Node("Mul", f"{name}_mul", {}, [t[3], scale], [out]),
+    ]
 
 
 class Switchboard:
@@ -79,11 +133,7 @@ class Switchboard:
                 axis = axis - len(shape) if shape is not None else None
             self._columns[k] = 0 if axis is None else -1 - axis  # axes behind the channel's
             for name in r.outputs:
-                value = e.by_output[name].inputs[0]
-                if np.all(q.zero_point == q.qmin) and r.bounds[0] < 0:
-                    value = e.node("Relu", [value], name + "_floor")
-                if np.isfinite(r.ceiling):
-                    value = e.node("Min", [value, e.constant(np.asarray(r.ceiling, q.float_dtype))], name + "_bound")
+                value = _bounded(e, name, q, r)
                 if name not in carried:  # a quantizer on the grid of one upstream changes nothing
                     value = self._switch(e, k, name, value, q)
                 e.replace(name, q, value)
@@ -95,45 +145,29 @@ class Switchboard:
             ) from None
 
     def _switch(self, e: Editor, k: int, name: str, value: gs.Tensor, q: Quantizer) -> gs.Tensor:
-        known = {t.name for t in e.graph.inputs}
-        inputs = []
-        for part, dtype in (("on", np.bool_), ("scale", np.float32), ("low", np.float32), ("high", np.float32)):
+        known = {t.name: t for t in e.graph.inputs}
+
+        def parameter(part: str, dtype: type[np.generic], shape: tuple[int, ...] | None = ()) -> gs.Tensor:
             label = f"ocs_{part}_{k}"
-            if label in known:
-                inputs.append(next(t for t in e.graph.inputs if t.name == label))
-            else:
-                inputs.append(gs.Variable(label, dtype, () if part == "on" else None))
-                e.graph.inputs.append(inputs[-1])
-        on, scale, low, high = inputs
+            if label not in known:
+                known[label] = gs.Variable(label, dtype, shape)
+                e.graph.inputs.append(known[label])
+            return known[label]
+
+        def branch(kind: str, nodes: list[gs.Node]) -> gs.Graph:
+            return gs.Graph(nodes, outputs=nodes[-1].outputs, opset=e.opset, name=f"{name}_{kind}")
+
+        on = parameter("on", np.bool_)
+        scale, low, high = (parameter(part, np.float32, None) for part in ("scale", "low", "high"))
         x = e.floats(value, q, name + "_float")
-        out = [gs.Variable(f"{name}_switched_{b}", np.float32, None) for b in ("then", "else")]
-        t = [gs.Variable(f"{name}_t{i}") for i in range(5)]
-        magic = e.constant(np.asarray(MAGIC, np.float32))
-        rounding = (
-            [gs.Node("Round", f"{name}_round", {}, [t[0]], [t[1]])]
-            if e.opset >= 11
-            else [
-                gs.Node("Add", f"{name}_magic", {}, [t[0], magic], [t[4]]),
-                gs.Node("Sub", f"{name}_round", {}, [t[4], magic], [t[1]]),
-            ]
-        )
-        then = [
-            gs.Node("Div", f"{name}_div", {}, [x, scale], [t[0]]),
-            *rounding,
-            gs.Node("Min", f"{name}_min", {}, [t[1], high], [t[2]]),
-            gs.Node("Max", f"{name}_max", {}, [t[2], low], [t[3]]),
-            gs.Node("Mul", f"{name}_mul", {}, [t[3], scale], [out[0]]),
-        ]
-        branches = {
-            "then_branch": gs.Graph(then, outputs=[out[0]], opset=e.opset, name=f"{name}_on"),
-            "else_branch": gs.Graph(
-                [gs.Node("Identity", f"{name}_off", {}, [x], [out[1]])],
-                outputs=[out[1]],
-                opset=e.opset,
-                name=f"{name}_off",
-            ),
-        }
-        result = e.node("If", [on], name + "_switched", **branches)
+        switched = branch("on", _steps(e, name, x, scale, low, high))
+        if _is_byte(q):
+            byte = branch("byte", _bytes(e, name, x, scale, parameter("zero", np.uint8)))
+            out = gs.Variable(f"{name}_either", np.float32, None)
+            inner = {"then_branch": byte, "else_branch": switched}
+            switched = branch("how", [gs.Node("If", f"{name}_how", inner, [parameter("byte", np.bool_)], [out])])
+        off = gs.Node("Identity", f"{name}_off", {}, [x], [gs.Variable(f"{name}_as_it_is", np.float32, None)])
+        result = e.node("If", [on], name + "_switched", then_branch=switched, else_branch=branch("off", [off]))
         if q.float_dtype == np.float32:
             return result
         return e.node("Cast", [result], name + "_half", to=int(onnx.helper.np_dtype_to_tensor_dtype(q.float_dtype)))
@@ -143,10 +177,12 @@ class Switchboard:
         full: dict[str, Array] = dict(feed)
         for k, behind in self._columns.items():
             s = settings.get(k)
-            parts = (np.ones(1), np.zeros(1), np.zeros(1)) if s is None else (s.scale, s.low, s.high)
-            full[f"ocs_on_{k}"] = np.asarray(s is not None)
-            for part, values in zip(("scale", "low", "high"), parts, strict=True):
-                v = np.asarray(values, np.float32)
+            scale, low, high = (np.ones(1), np.zeros(1), np.zeros(1)) if s is None else (s.scale, s.low, s.high)
+            byte = all(np.all(v == v.flat[0]) for v in (scale, low, high)) and high.flat[0] - low.flat[0] == BYTE
+            full |= {f"ocs_on_{k}": np.asarray(s is not None), f"ocs_byte_{k}": np.asarray(byte)}
+            full[f"ocs_zero_{k}"] = np.asarray(-low.flat[0] if byte else 0, np.uint8)
+            for part, values in (("scale", scale), ("low", low), ("high", high)):
+                v = np.asarray(values.flat[:1] if byte else values, np.float32)
                 full[f"ocs_{part}_{k}"] = v.reshape(-1, *[1] * behind) if v.size > 1 else v.reshape(1)
         full = {n: v for n, v in full.items() if n in self._session.inputs}
         return np.asarray(self._session.run(full, self.outputs[:1])[self.outputs[0]])

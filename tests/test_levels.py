@@ -81,7 +81,8 @@ def test_layers_know_no_more_of_their_shapes_than_the_model() -> None:
         return out
 
     constants = {
-        "s": np.float32(1), "z": np.asarray(15, ml_dtypes.uint4), "w": np.asarray([[-1, -3], [-3, -3]], np.int8), "ws": np.float32(0.25),
+        "s": np.float32(1), "z": np.asarray(15, ml_dtypes.uint4),
+        "w": np.asarray([[-1, -3], [-3, -3]], np.int8), "ws": np.float32(0.25),
         "wz": np.int8(0), "b": np.asarray([-0.903, -0.703], np.float32), "s2": np.float32(1 / 128), "z2": np.uint8(0),
         "w2": np.asarray([[-2, 1], [2, -2]], np.int8),
     }  # fmt: skip
