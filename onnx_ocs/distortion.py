@@ -140,22 +140,26 @@ def tabulate(h: Histogram, counts: Array, scale: float, low: int, high: int, cop
     turn = (np.arange(BINS) * 0.6180339887498949 % 1.0)[:, None]
     v = edges[:, None] + width * ((np.arange(POINTS) + turn) % POINTS) / POINTS
     steps = np.rint(v / scale)
-    square, mean = np.zeros((BINS, 2, copies + 1)), np.zeros((BINS, 2, copies + 1))
-    for side, room in enumerate((high, low)):
-        mine = edges >= 0 if side == 0 else edges < 0
-        most = (np.arange(copies + 1) + 1) * room
-        x, k = (np.abs(t[mine])[:, None, :] for t in (v, steps))
-        error = x - np.minimum(k, most[:, None]) * scale  # (bins, copies, points)
-        if 2 * scale < width:  # finer than a bin resolves: rounding errors are uniform in [-s/2, s/2]
-            inside = k <= most[:, None]
-            squared, error = np.where(inside, scale * scale / 12, error**2), np.where(inside, 0.0, error)
-        else:
-            squared = error**2
-        square[mine, side] = squared.mean(2)
-        mean[mine, side] = error.mean(2) * (1 if side == 0 else -1)
     total = np.maximum(h.zeros + counts.sum(1), 1)[:, None]
-    shape = (len(counts), 2, copies + 1)
-    return Table(
-        (counts @ square.reshape(BINS, -1) / total).reshape(shape),
-        (counts @ mean.reshape(BINS, -1) / total).reshape(shape),
-    )
+    square, mean = (np.zeros((len(counts), 2, copies + 1)) for _ in range(2))
+    positive = int(np.searchsorted(edges, 0.0))
+    for side, (room, mine) in enumerate(((high, slice(positive, BINS)), (low, slice(positive)))):
+        if mine.stop == 0:
+            continue
+        most = (np.arange(copies + 1) + 1) * room
+        x, k = np.abs(v[mine]), np.abs(steps[mine])  # (bins, points)
+        if 2 * scale < width:  # finer than a bin resolves: rounding errors are uniform in [-s/2, s/2]
+            rounded, inside = 0.0 * x, np.full(x.shape, scale * scale / 12)
+        else:
+            rounded = x - k * scale
+            inside = rounded**2
+        squares = np.repeat(inside.mean(1)[:, None], copies + 1, 1)  # (bins, copies)
+        means = np.repeat(rounded.mean(1)[:, None], copies + 1, 1)
+        clipped = np.nonzero(k.max(1)[:, None] > most)  # most bins are not, by most copies
+        x, k, most = x[clipped[0]], k[clipped[0]], most[clipped[1], None]
+        error = np.where(k > most, x - most * scale, rounded[clipped[0]])
+        squares[clipped] = np.where(k > most, error**2, inside[clipped[0]]).mean(1)
+        means[clipped] = error.mean(1)
+        square[:, side] = counts[:, mine] @ squares / total
+        mean[:, side] = counts[:, mine] @ means / (total if side == 0 else -total)
+    return Table(square, mean)

@@ -148,9 +148,9 @@ class Editor:
         """The edited model."""
         wanted = {t.name for t in self.graph.outputs}
         for n in reversed(self.replaced):  # integers that nobody reads would be computed, and keep layers from fusing
-            if not any(id(r) not in self.dropped for o in n.outputs for r in o.outputs):
-                if wanted.isdisjoint(o.name for o in n.outputs):
-                    self.dropped.add(id(n))
+            read = any(id(r) not in self.dropped for o in n.outputs for r in o.outputs)
+            if not read and wanted.isdisjoint(o.name for o in n.outputs):
+                self.dropped.add(id(n))
         self.graph.nodes = [n for n in self.graph.nodes if id(n) not in self.dropped]
         new: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         new.ir_version = self.facts.model.ir_version

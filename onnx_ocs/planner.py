@@ -310,7 +310,7 @@ class Planner:
         for s, (ordered, sums) in enumerate(zip(c.sorted, c.sums, strict=True)):
             if c.steps[s] != 1 and (not rescale or c.rooms[s][0] < 0 or c.steps[s] > self.coarsest):
                 continue
-            first = int(np.searchsorted(ordered, t, side="right"))
+            first = int(ordered.searchsorted(t, side="right"))
             taken = len(ordered) - first
             loss = c.bases[s] - ((sums[-1] - sums[first]) - (t * taken if taken else 0.0))
             if loss < best * (1 - 1e-9):
@@ -394,13 +394,14 @@ class Planner:
     def by_mass(self, budget: Budget) -> dict[int, Choice]:
         """The paper's selection at the same cost: the same share of channels everywhere, by mass in [X, 2 X]."""
         best: dict[int, Choice] = {}
+        masses = {c.index: self._mass(c) for c in self.candidates}
         low, high = 0.0, 1.0
         for _ in range(20):
             k = (low + high) / 2
             choices = {}
             for c in self.candidates:
                 assert c.region.walk is not None
-                mass = self._mass(c)
+                mass = masses[c.index]
                 room = c.rooms[int(np.flatnonzero(c.steps == 1)[0])][0]
                 n = int(k * c.region.walk.channels + 0.5)
                 chosen = np.zeros(c.region.walk.channels, np.int64)
