@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +19,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnx_ocs.errors import PassError, UserError, VerificationError
+from onnx_ocs.options import (
+    Align,
+    BudgetOption,
+    Calib,
+    Copies,
+    Exclude,
+    Float,
+    Form,
+    Html,
+    In,
+    Include,
+    Jobs,
+    Limit,
+    Mode,
+    ModeOption,
+    Objective,
+    ObjectiveOption,
+    Quiet,
+    Ratio,
+    Report,
+    Rescale,
+    Seed,
+    Select,
+    SelectOption,
+    Stats,
+    TargetAgreement,
+    TargetSqnr,
+)  # fmt: skip
+from onnx_ocs.outputs import check_outputs, write_outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,193 +63,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Mode(StrEnum):
-    """Where the copies are made."""
-
-    auto = "auto"
-    early = "early"
-    late = "late"
-
-
-class Select(StrEnum):
-    """How copies are spread."""
-
-    mass = "mass"
-    error = "error"
-
-
-class Form(StrEnum):
-    """What a branch's weights look like."""
-
-    diagonal = "diagonal"
-    low_rank = "low-rank"
-    dense = "dense"
-
-
-class Objective(StrEnum):
-    """What decides between plans."""
-
-    auto = "auto"
-    sqnr = "sqnr"
-    kl = "kl"
-
-
-In = Annotated[Path, typer.Argument(metavar="IN", help="A quantized (QDQ) ONNX model.", show_default=False)]
-Calib = Annotated[
-    str | None,
-    typer.Option(
-        "--calib",
-        metavar="SRC",
-        help="Calibration samples: an .npz (keys are input names, first axis is the sample), a folder of .npz or of "
-        "test_data_set_*, or package.module:function (which runs your code).",
-        rich_help_panel="Data",
-    ),
-]
-Float = Annotated[
-    Path | None,
-    typer.Option("--float", metavar="FP.onnx", help="The float model, as the reference.", rich_help_panel="Data"),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        "--samples",
-        metavar="N",
-        min=1,
-        help="Use at most so many samples.",
-        show_default="all",
-        rich_help_panel="Data",
-    ),
-]
-Report = Annotated[
-    Path | None, typer.Option("--report", metavar="R.json", help="Write the JSON report.", rich_help_panel="Output")
-]
-Html = Annotated[
-    Path | None,
-    typer.Option(
-        "--html", metavar="R.html", help="Write the report as one HTML page (extra: report).", rich_help_panel="Output"
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.", rich_help_panel="Output")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Output")]
-Ratio = Annotated[
-    float | None,
-    typer.Option(
-        metavar="K",
-        min=0.0,
-        max=32.0,
-        help="Mean number of copies a channel, the paper's k.",
-        show_default="0.5 for mass; error: see --budget",
-        rich_help_panel="Translation",
-    ),
-]
-BudgetOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="F",
-        min=0.0,
-        max=32.0,
-        help="Share of extra MACs over the whole model, such as 0.1 for 10 %.",
-        show_default="0.1 with --calib",
-        rich_help_panel="Translation",
-    ),
-]
-TargetSqnr = Annotated[
-    float | None,
-    typer.Option(
-        metavar="DB",
-        help="Find the cheapest plan whose output SQNR on the calibration samples is at least this; --budget (then "
-        "1.0) or --ratio is the most that may be spent. Exit code 3 where nothing reaches it: the best is written.",
-        rich_help_panel="Translation",
-    ),
-]
-TargetAgreement = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        min=0.0,
-        max=1.0,
-        help="The same for the share of calibration samples with the reference's answer (0..1).",
-        rich_help_panel="Translation",
-    ),
-]
-Copies = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        max=31,
-        help="Most copies a channel.",
-        show_default="mass: 1, error: 15",
-        rich_help_panel="Translation",
-    ),
-]
-Align = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        min=1,
-        max=1024,
-        help="Make as many copies that the channels of a tensor are a multiple of N, as some hardware wants them.",
-        rich_help_panel="Translation",
-    ),
-]
-ModeOption = Annotated[
-    Mode,
-    typer.Option(
-        help="early: the producer makes the copies (exact behind ReLU); late: made in float behind any activation; "
-        "auto: early wherever it is exact.",
-        rich_help_panel="Translation",
-    ),
-]
-SelectOption = Annotated[
-    Select | None,
-    typer.Option(
-        help="mass: the same share of channels in every tensor, those with the largest sum of activations in "
-        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error.",
-        show_default="error with --calib, mass without",
-        rich_help_panel="Translation",
-    ),
-]
-Rescale = Annotated[
-    bool | None,
-    typer.Option(
-        "--rescale/--no-rescale",
-        help="Whether steps may be re-chosen for the wider range.",
-        show_default="rescale with --select error",
-        rich_help_panel="Translation",
-    ),
-]
-ObjectiveOption = Annotated[
-    Objective,
-    typer.Option(
-        help="What decides between plans: sqnr, divergence of class scores (kl), or auto: both for scores.",
-        rich_help_panel="Translation",
-    ),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option("--include", metavar="GLOB", help="Change only tensors of this name.", rich_help_panel="Translation"),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Leave tensors of this name.", rich_help_panel="Translation"),
-]
-Stats = Annotated[
-    Path | None,
-    typer.Option("--stats", metavar="FILE.npz", help="Keep calibration statistics here.", rich_help_panel="Data"),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=256,
-        help="Processes that calibrate; the result is the same.",
-        show_default="1",
-        rich_help_panel="Data",
-    ),
-]
 
 
 def _version(show: bool) -> None:
@@ -281,42 +122,6 @@ def _console() -> Console:
     )
 
 
-def _write_report(path: Path | None, report: dict[str, Any]) -> None:
-    if path is not None:
-        from onnx_ocs.io import write_text
-        from onnx_ocs.report import to_json
-
-        write_text(path, to_json(report))
-
-
-def _check_report(path: Path | None, *others: Path | str | None, option: str = "--report") -> None:
-    """Fail early when the report cannot be written, or would overwrite another file of this call."""
-    if path is not None:
-        from onnx_ocs.io import check_writable
-
-        check_writable(path)
-        for other in others:
-            if other is not None and Path(other).resolve() == path.resolve():
-                raise UserError(f"{option} {path} is the same file as {other}: give the report another name")
-
-
-def _check_html(path: Path | None, *others: Path | str | None) -> None:
-    """Fail early when there can be no HTML report."""
-    if path is not None:
-        from onnx_ocs.html import check_html
-
-        check_html()
-        _check_report(path, *others, option="--html")
-
-
-def _write_html(path: Path | None, report: dict[str, Any], title: str) -> None:
-    if path is not None:
-        from onnx_ocs.html import to_html
-        from onnx_ocs.io import write_text
-
-        write_text(path, to_html(report, title))
-
-
 @app.command()
 def inspect(
     model: In,
@@ -338,8 +143,7 @@ def inspect(
     onnx-ocs inspect model.onnx --calib samples.npz --float float.onnx --html report.html
     ```
     """
-    _check_report(report, model, calib, float_model)
-    _check_html(html, model, calib, float_model, report)
+    check_outputs({"--report": report, "--html": html}, model, calib, float_model)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
 
@@ -347,8 +151,7 @@ def inspect(
         translate = Translate(0.5 if ratio is None else ratio, copies or 1, mode.value, align)
         result = api.inspect(model, calib, float_model, [translate], seed, limit, progress)
     table.show_inspection(_console(), result)
-    _write_report(report, result)
-    _write_html(html, result, model.name)
+    write_outputs(report, html, result, model.name)
 
 
 @app.command()
@@ -415,8 +218,7 @@ def rewrite(
     ```
     """
     start = time.perf_counter()
-    _check_report(report, model, output, calib, float_model, plan_file, stats)
-    _check_html(html, model, output, calib, float_model, plan_file, stats, report)
+    check_outputs({"--report": report, "--html": html}, model, output, calib, float_model, plan_file, stats)
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
     from onnx_ocs.plans import Plan
@@ -472,12 +274,10 @@ def rewrite(
                 progress=progress,
             )
     except VerificationError as e:
-        _write_report(report, e.args[1])
-        _write_html(html, e.args[1], f"{model.name} → {output.name}")
+        write_outputs(report, html, e.args[1], f"{model.name} → {output.name}")
         typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
         raise typer.Exit(2) from None
-    _write_report(report, result.report)
-    _write_html(html, result.report, f"{model.name} → {output.name}")
+    write_outputs(report, html, result.report, f"{model.name} → {output.name}")
     if not quiet:
         table.show_rewrite(_console(), result.report)
         if "target" in result.report:
@@ -592,27 +392,14 @@ def plan(
     onnx-ocs plan in.onnx -o plan.json --calib samples.npz --sweep 0.05,0.1,0.2,0.4 --html plan.html
     ```
     """
-    _check_report(output, model, calib, float_model, stats)
-    _check_html(html, output, model, calib, float_model, stats)
+    check_outputs({"-o": output, "--html": html}, model, calib, float_model, stats)
     from onnx_ocs import api, table
     from onnx_ocs.io import write_text
 
     options = _plan_options(
-        calib,
-        ratio,
-        budget,
-        (target_sqnr, target_agreement),
-        copies,
-        align,
-        Select.error,
-        rescale,
-        mode,
-        objective,
-        include,
-        exclude,
-        stats,
-        jobs,
-    )
+        calib, ratio, budget, (target_sqnr, target_agreement), copies, align, Select.error, rescale, mode, objective,
+        include, exclude, stats, jobs,
+    )  # fmt: skip
     try:
         budgets = [float(b) for b in sweep.split(",")] if sweep else []
         if not all(0 <= b <= 32 for b in budgets):
@@ -626,7 +413,7 @@ def plan(
         from onnx_ocs.report import assemble
 
         shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
-        _write_html(html, {**assemble("plan", seed), **shown}, model.name)
+        write_outputs(None, html, {**assemble("plan", seed), **shown}, model.name)
     table.show_plan(_console(), made.predicted, found)
     if "target" in found:
         table.show_target(_console(), found["target"])
@@ -653,13 +440,11 @@ def verify(
     ```
     """
     start = time.perf_counter()
-    _check_report(report, original, rewritten, calib, float_model)
-    _check_html(html, original, rewritten, calib, float_model, report)
+    check_outputs({"--report": report, "--html": html}, original, rewritten, calib, float_model)
     from onnx_ocs import api, table
 
     result = api.verify(original, rewritten, calib, float_model, seed, limit)
-    _write_report(report, result)
-    _write_html(html, result, f"{original.name} → {rewritten.name}")
+    write_outputs(report, html, result, f"{original.name} → {rewritten.name}")
     if not quiet:
         table.show_rewrite(_console(), result)
     table.show_verdict(_console(), table.verdict(result, True, True, time.perf_counter() - start))
