@@ -24,7 +24,7 @@ from models.zoo import Built, find_network
 from onnx_ocs import api
 from onnx_ocs.calibration import open_samples
 from onnx_ocs.manager import Context, Pass, run_passes
-from onnx_ocs.planning import PlanOptions
+from onnx_ocs.plan_options import PlanOptions
 from onnx_ocs.version import package_version
 
 __all__ = [

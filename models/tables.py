@@ -43,7 +43,7 @@ from models.bench import (
 from models.metrics import Scores
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Split, Translate
-from onnx_ocs.planning import PlanOptions
+from onnx_ocs.plan_options import PlanOptions
 
 __all__ = ["TABLES", "main"]
 

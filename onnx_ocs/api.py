@@ -24,7 +24,8 @@ from onnx_ocs.oracle import reference
 from onnx_ocs.outliers import find_outliers
 from onnx_ocs.passes.compensate import branch_entry
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.planning import PlanOptions, make_plan
+from onnx_ocs.plan_options import PlanOptions
+from onnx_ocs.planning import make_plan
 from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality, compare
 from onnx_ocs.region import Region, find_regions

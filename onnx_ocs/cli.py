@@ -52,7 +52,7 @@ from onnx_ocs.outputs import check_outputs, write_outputs
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onnx_ocs.planning import PlanOptions
+    from onnx_ocs.plan_options import PlanOptions
 
 __all__ = ["app", "main"]
 
@@ -336,7 +336,7 @@ def _plan_options(
         return None
     if calib is None:
         raise UserError("--select error needs --calib: the plan is measured on samples")
-    from onnx_ocs.planning import PlanOptions
+    from onnx_ocs.plan_options import PlanOptions
     from onnx_ocs.target import Target
 
     target = None if sqnr is None else Target("sqnr", sqnr)

@@ -24,7 +24,7 @@ from onnx_ocs.collect import calibrate
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph
 from onnx_ocs.manager import Context
-from onnx_ocs.planning import PlanOptions
+from onnx_ocs.plan_options import PlanOptions
 from onnx_ocs.region import find_regions
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import Statistics, fingerprint

@@ -19,7 +19,7 @@ from zoo import Net, Style
 from onnx_ocs import api, runtime
 from onnx_ocs.calibration import open_samples
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.planning import PlanOptions
+from onnx_ocs.plan_options import PlanOptions
 from onnx_ocs.plans import Plan
 from onnx_ocs.stats import fingerprint
 

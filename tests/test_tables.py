@@ -18,7 +18,7 @@ from models.tables import TABLES, main
 from models.zoo import find_network
 from onnx_ocs.cost import cost
 from onnx_ocs.passes import Split, Translate
-from onnx_ocs.planning import PlanOptions
+from onnx_ocs.plan_options import PlanOptions
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 

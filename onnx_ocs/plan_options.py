@@ -1,0 +1,56 @@
+"""What the planner is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from onnx_ocs.target import Target
+
+__all__ = ["Objective", "PlanOptions"]
+
+Objective = Literal["auto", "sqnr", "kl"]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the planner is asked for.
+
+    Attributes:
+        budget: share of extra MACs; None if `ratio` is given, or if only a target limits the cost.
+        ratio: mean copies a channel; None if `budget` is given.
+        target: the quality to reach at the least cost; `budget` or `ratio` is then the most that may be spent, and
+            the unit that is counted in.
+        copies: most copies a channel.
+        align: what the number of a tensor's channels, copies included, is to be a multiple of.
+        rescale: whether steps may be re-chosen.
+        mode: where the copies are made.
+        objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
+            "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
+            and one that wins by either alone tends to lose by the other.
+        include: only tensors that match one of these globs.
+        exclude: no tensor that matches one of these.
+        stats: file that keeps the statistics.
+        jobs: processes that calibrate; the plan does not depend on it.  They are spawned, so a script that asks for
+            more than one must keep its own work under `if __name__ == "__main__":`.
+    """
+
+    budget: float | None = 0.1
+    ratio: float | None = None
+    target: Target | None = None
+    copies: int = 15
+    align: int = 1
+    rescale: bool = True
+    mode: Literal["auto", "early", "late"] = "auto"
+    objective: Objective = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    stats: Path | None = None
+    jobs: int = 1
+
+    def allows(self, tensor: str) -> bool:
+        """Whether the user lets a tensor be changed."""
+        wanted = not self.include or any(fnmatch(tensor, g) for g in self.include)
+        return wanted and not any(fnmatch(tensor, g) for g in self.exclude)
