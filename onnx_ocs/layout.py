@@ -105,14 +105,14 @@ def weight_axis(graph: Graph, node: NodeProto, index: int, wide_axis: int, rank:
     if index != 0:
         return None
     weight = read_weight(graph, node, 1)
-    if weight is None:
+    if weight is None or len(weight.shape) < 2:
         return None
     if is_op(node, "Conv", "ConvTranspose"):
         return (1 if node.op_type == "Conv" else 0) if wide_axis == 1 else None
     if is_op(node, "Gemm"):
         axis = 0 if attribute(node, "transA", 0) else 1
         return (1 if attribute(node, "transB", 0) else 0) if wide_axis in (axis, axis - 2) else None
-    if is_op(node, "MatMul") and len(weight.shape) >= 2:
+    if is_op(node, "MatMul"):
         last = wide_axis == -1 or (rank is not None and wide_axis == rank - 1)
         return len(weight.shape) - 2 if last else None
     return None

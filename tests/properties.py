@@ -72,10 +72,15 @@ def check(
     try:
         result = api.rewrite(model, passes=[Translate(ratio, copies, mode)], verify=verify)
     except VerificationError as e:
+        failures = e.args[1]["verification"]["failures"]
+        if any("No Op registered for Round" in f for f in failures):
+            # its optimizer rounds a float bias with an operator that the model's opset does not have
+            assert model.opset_import[0].version < 11
+            return "refused, onnxruntime's optimizer makes an invalid graph of it"
         # onnxruntime quantizes float weights behind a DequantizeLinear by itself at ORT_ENABLE_ALL, and other ones
         # than in the original: the verification refuses that, rightly
         assert any(t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1 for t in model.graph.initializer)
-        assert all(f.startswith("at ORT_ENABLE_ALL") for f in e.args[1]["verification"]["failures"])
+        assert all(f.startswith("at ORT_ENABLE_ALL") for f in failures)
         return "refused, onnxruntime quantizes float weights"
     if not result.changed:
         return "nothing to rewrite"

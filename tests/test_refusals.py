@@ -164,6 +164,17 @@ def test_refused(code: str) -> None:
     assert number in e["reason"]["message"] and len(e["reason"]["message"]) > 15
 
 
+def test_a_layer_with_a_vector_for_a_weight_is_left_alone() -> None:
+    """No valid model has one, but damaged files do."""
+    model, _ = build("conv_relu_conv")
+    weight = {t.name: t for t in model.graph.initializer}
+    layers = [n for n in model.graph.node if n.op_type == "Conv"]
+    last = next(n for n in model.graph.node if n.output[0] == layers[-1].input[1])
+    t = weight[last.input[0]]
+    t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).reshape(-1), t.name))
+    assert rewrite(model, verify=False).report["regions"][-1]["status"] == "refused"
+
+
 def test_already_translated() -> None:
     model, _ = build("conv_relu_conv")
     new = rewrite(model, verify=False).model
