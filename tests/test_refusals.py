@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from zoo import Net, Style, build, image
+from zoo import Net, Style, build, conv_relu_conv, image
 
 from onnx_ocs import early
 from onnx_ocs.api import inspect, rewrite
@@ -166,7 +166,8 @@ def test_refused(code: str) -> None:
 
 def test_a_layer_with_a_vector_for_a_weight_is_left_alone() -> None:
     """No valid model has one, but damaged files do."""
-    model, _ = build("conv_relu_conv")
+    net, outputs = conv_relu_conv(Style(per_channel=False))
+    model = net.model(*outputs)
     weight = {t.name: t for t in model.graph.initializer}
     layers = [n for n in model.graph.node if n.op_type == "Conv"]
     last = next(n for n in model.graph.node if n.output[0] == layers[-1].input[1])
