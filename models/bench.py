@@ -221,7 +221,7 @@ class Table:
 
     title: str
     what: str
-    parts: list[tuple[str, Sequence[str], list[Sequence[str]]]] = field(default_factory=list)
+    parts: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     paper: str = ""
     apart: str = ""

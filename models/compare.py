@@ -31,10 +31,12 @@ import numpy.typing as npt
 import onnx
 
 import onnx_ocs
+from models.commandline import exit_code
 from models.metrics import METRICS, evaluate, first_output
 from models.peers import PEERS
 from models.quantizers import find_quantizer
 from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.manager import Pass
 from onnx_ocs.passes import Compensate, Translate
 from onnx_ocs.plans import Plan
 from onnx_ocs.runtime import Session
@@ -247,7 +249,8 @@ def _rows(
                 if plan is None:
                     options = onnx_ocs.PlanOptions(budget=task.budget)
                     plan, _ = onnx_ocs.plan(path, str(task.calib), options, task.float_model)
-                passes = [Translate(plan=plan), Compensate(budget=task.budget)][: 1 + chain.count(",")]
+                passes: list[Pass] = [Translate(plan=plan)]
+                passes += [Compensate(budget=task.budget)] * chain.count(",")
                 done = onnx_ocs.rewrite(path, target, str(task.calib), task.float_model, passes)
                 verdict = done.report["verification"]["verdict"] if done.changed else SAME
                 rows.append(judge.row(title, chain, target, path, done.report, verdict))
@@ -285,8 +288,26 @@ def _value(row: Row) -> float:
     return np.inf if row.sqnr_db is None else row.sqnr_db
 
 
+def show(args: argparse.Namespace) -> None:
+    """Compare what the command line asks for, and print the table."""
+    pythons = dict(p.partition("=")[::2] for p in args.python)
+    names = [n for n in quantizers(pythons) if not args.only or any(p.lower() in n.lower() for p in args.only)]
+    for path in (args.float_model, args.calib, args.test):
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+    if not names:
+        raise UserError(f"no quantizer's name has {' or '.join(args.only)}: {'; '.join(quantizers({}))}")
+    modules = sorted({p.module for p in PEERS.values()})
+    if unknown := sorted(set(pythons) - set(modules)):
+        raise UserError(f"--python {unknown[0]}: choose from {', '.join(modules)}")
+    task = Task(args.float_model, args.calib, args.test, args.metric, args.budget)
+    with tempfile.TemporaryDirectory(prefix="compare_") as scratch:
+        rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[1:])))
+    print(table(rows, task))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Command line: 0 done, 1 the user's mistake in one line."""
+    """Command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m models.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -301,25 +322,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--python", action="append", default=[], metavar="MODULE=INTERPRETER", help="who has it")
     parser.add_argument("--folder", type=Path, help="keep files and figures; what is there is not done again")
     args = parser.parse_args(argv)
-    pythons = dict(p.partition("=")[::2] for p in args.python)
-    names = [n for n in quantizers(pythons) if not args.only or any(p.lower() in n.lower() for p in args.only)]
-    try:
-        for path in (args.float_model, args.calib, args.test):
-            if not path.is_file():
-                raise UserError(f"there is no file {path}")
-        if not names:
-            raise UserError(f"no quantizer's name has {' or '.join(args.only)}: {'; '.join(quantizers({}))}")
-        modules = sorted({p.module for p in PEERS.values()})
-        if unknown := sorted(set(pythons) - set(modules)):
-            raise UserError(f"--python {unknown[0]}: choose from {', '.join(modules)}")
-        task = Task(args.float_model, args.calib, args.test, args.metric, args.budget)
-        with tempfile.TemporaryDirectory(prefix="compare_") as scratch:
-            rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[1:])))
-        print(table(rows, task))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: show(args))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ OPSET = 17
 def convert(source: Path, target: Path, height: int, width: int) -> list[str]:
     """Bring a file of the package to what quantizers and onnx_ocs read; returns the characters that it knows."""
     model = onnx.load(source)
-    characters = {p.key: p.value for p in model.metadata_props}.get("character", "").splitlines()
+    properties: dict[str, str] = {p.key: p.value for p in model.metadata_props}
+    characters = properties.get("character", "").splitlines()
     known = [n for n in model.graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]
     for node in known:
         node.attribute[0].t.name = node.output[0]
@@ -133,5 +134,8 @@ def build(name: str, folder: Path, seed: int) -> Built:
             x, labels = readable(texts, rng, size, characters)
         else:
             x, labels = pages(own, count, rng, size)
-        np.savez_compressed(path, x=x, **({"labels": labels} if test else {}))
+        if test:
+            np.savez_compressed(path, x=x, labels=labels)
+        else:
+            np.savez_compressed(path, x=x)
     return built

@@ -40,6 +40,7 @@ from models.bench import (
     tasks,
     with_passes,
 )  # fmt: skip
+from models.commandline import exit_code
 from models.metrics import Scores
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Split, Translate
@@ -259,8 +260,22 @@ TABLES: dict[str, Callable[[Bench], Table]] = {
 }  # fmt: skip
 
 
+def write(name: str, bench: Bench, command: str, folder: Path) -> None:
+    """Make a table, write it to a folder and print it.
+
+    Raises:
+        UserError: there are no seeds, or a network cannot be built.
+    """
+    if bench.seeds < 1:
+        raise UserError(f"--seeds {bench.seeds}: choose at least 1")
+    text = TABLES[name](bench).markdown(command, bench)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Command line: 0 done, 1 the user's mistake in one line."""
+    """Command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m models.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -270,19 +285,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/tables"), help="where networks are kept")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results; default: models/results")
     args = parser.parse_args(argv)
-    bench = Bench(args.folder, args.seeds)
     seeds = "" if args.seeds == parser.get_default("seeds") else f" --seeds {args.seeds}"
-    try:
-        if args.seeds < 1:
-            raise UserError(f"--seeds {args.seeds}: choose at least 1")
-        text = TABLES[args.name](bench).markdown(f"python -m models.tables {args.name}{seeds}", bench)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.name}.md").write_text(text, encoding="utf-8")
-    print(text, end="")
-    return 0
+    command = f"python -m models.tables {args.name}{seeds}"
+    return exit_code(lambda: write(args.name, Bench(args.folder, args.seeds), command, args.out))
 
 
 if __name__ == "__main__":
