@@ -60,7 +60,7 @@ class Task:
     Attributes:
         float_model: the float network.
         calib: `.npz`, an array for each input.
-        test: the same for other samples, and `labels`.
+        test: the same for other samples, and `labels` where there are any.
         metric: one of `models.metrics.METRICS`.
         budget: extra MACs for copies, and again for branches, as a share of the network's.
     """
@@ -70,6 +70,11 @@ class Task:
     test: Path
     metric: str = "top1"
     budget: float = 0.1
+
+    def figure(self) -> str:
+        """What the first figure is called: the metric, or without labels how far the float network's answer is kept."""
+        with np.load(self.test, allow_pickle=False) as archive:
+            return METRICS[self.metric].task if "labels" in archive else METRICS[self.metric].agreement
 
     def fingerprint(self) -> str:
         """A digest of all that the figures depend on, but for versions."""
@@ -87,7 +92,7 @@ class Row:
         quantizer: its name and version.
         chain: the passes that followed; "" for none.
         said: why there are no figures; "" where there are.
-        task: the metric in per cent.
+        task: the metric in per cent, or without labels the agreement with the float network.
         sqnr_db: of the first output against the float network.
         macs: extra multiply-accumulates as a share of the quantized model's.
         kernels: layers that onnxruntime runs with integer kernels.
@@ -205,7 +210,8 @@ class _Judge:
         extra = cost["macs_after"] / cost["macs_before"] - 1
         latency = self._latency(path, before) if chain and verdict != SAME else None
         kernels = cost["integer_kernels_after"]
-        return Row(quantizer, chain, "", scores.task, scores.sqnr_db, extra, kernels, latency, verdict)
+        figure = scores.agreement if scores.task is None else scores.task
+        return Row(quantizer, chain, "", figure, scores.sqnr_db, extra, kernels, latency, verdict)
 
     def _latency(self, path: Path, before: Path) -> float | None:
         """Median time of single-sample runs, in turns with the quantized model; None where one does not load."""
@@ -267,7 +273,7 @@ def _rows(
 
 def table(rows: Sequence[Row], task: Task) -> str:
     """Markdown: the table, what got worse, and the best pair."""
-    lines = [HEADER.format(METRICS[task.metric].task), "|---|---|---|---|---|---|---|---|", *(r.line() for r in rows)]
+    lines = [HEADER.format(task.figure()), "|---|---|---|---|---|---|---|---|", *(r.line() for r in rows)]
     pairs = [(b, r) for b in rows for r in rows if not b.chain and r.chain and b.quantizer == r.quantizer]
     pairs = [(b, r) for b, r in pairs if not b.said and not r.said]
     worse = [
@@ -314,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("float_model", type=Path, metavar="FLOAT.onnx")
     parser.add_argument("calib", type=Path, metavar="CALIB.npz", help="an array for each input, samples first")
-    parser.add_argument("test", type=Path, metavar="TEST.npz", help="the same for other samples, and `labels`")
+    parser.add_argument("test", type=Path, metavar="TEST.npz", help="the same for other samples, and `labels` if any")
     parser.add_argument("--budget", type=float, default=0.1, help="extra MACs of each pass, default 0.1")
     parser.add_argument("--metric", choices=sorted(METRICS), default="top1", help="default top1")
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="quantizers whose name has it")

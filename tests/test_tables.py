@@ -55,7 +55,7 @@ def test_a_table_is_written_as_it_is_printed(folder: Path, tmp_path: Path, capsy
 
 
 def test_the_seed_and_the_network_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(TABLES) == {"ocs", "trained", "k", "cost", "bits", "gelu", "saved", "nbc"}
+    assert set(TABLES) == {"ocs", "trained", "k", "cost", "bits", "gelu", "saved", "nbc", "detect"}
     with pytest.raises(SystemExit):
         main(["table5"])
     assert "table5" in capsys.readouterr().err
