@@ -200,6 +200,7 @@ def detect(bench: Bench) -> Table:
         "least squares": [Setting("ppocr_det", act_bits=bits) for bits in (5, 4)],
         "onnxruntime": [Setting("ppocr_det", quantizer=f"ort-{ranges}") for ranges in ("percentile", "minmax")],
     }
+    reference = spread(tasks(bench.float_scores("ppocr_det")))
     for quantizer, those in settings.items():
         columns = {}
         for setting in those:
@@ -207,7 +208,7 @@ def detect(bench: Bench) -> Table:
             scores = bench.scores(setting, rewrites | (plans if quantizer == "least squares" else {}))
             columns[name] = column(scores, "plain")
             table.findings += halves_and_copies(f"{quantizer}, {name}", scores)
-        table.parts.append((f"{quantizer}; F-measure in %", *by_setting(columns, metric="F")))
+        table.parts.append((f"F-measure, {quantizer} (float: {reference} %)", *by_setting(columns, metric="F, %")))
     table.paper = papers.DETECTION
     table.apart = """the paper's detectors find the objects of MS COCO, are re-optimised by NWQ, and their heads stay in
 float; this one finds lines of print on rendered pages, nothing is reconstructed, and its head is quantized."""
