@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from models.commandline import exit_code
 from models.zoo import NETWORKS, find_network
 from onnx_ocs.errors import UserError
 
@@ -43,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def show() -> None:
+def show(_args: argparse.Namespace) -> None:
     """Print the registry."""
     for n in NETWORKS.values():
         print(f"{n.name:12} {n.title}")
@@ -93,17 +95,10 @@ def rewrite(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Command line: 0 done, 1 the user's mistake in one line."""
+    """Command line."""
     args = parse()
-    try:
-        if args.verb == "list":
-            show()
-        else:
-            (build if args.verb == "build" else rewrite)(args)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
+    verbs: dict[str, Callable[[argparse.Namespace], None]] = {"list": show, "build": build, "rewrite": rewrite}
+    return exit_code(lambda: verbs[args.verb](args))
 
 
 if __name__ == "__main__":

@@ -217,19 +217,21 @@ class Table:
         findings: what is seen, each a sentence made from the figures above.
         paper: the paper's figures as a markdown table, with its caption.
         apart: why the two are not comparable.
+        drawn: what the seed decides.
     """
 
     title: str
     what: str
-    parts: list[tuple[str, Sequence[str], list[Sequence[str]]]] = field(default_factory=list)
+    parts: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     paper: str = ""
     apart: str = ""
+    drawn: str = "weights, order and split of the data"
 
     def markdown(self, command: str, bench: Bench) -> str:
         """The file's text."""
         versions = ", ".join(f"{p} {package_version(p)}" for p in PACKAGES)
-        seeds = f"Mean ± standard deviation over {bench.seeds} seeds (weights, order and split of the data)."
+        seeds = f"Mean ± standard deviation over {bench.seeds} seeds ({self.drawn})."
         lines = [f"# {self.title}", "", f"    {command}", "", *wrap(f"{self.what} {seeds}")]
         for caption, header, rows in self.parts:
             lines += ["", *([f"{caption}:", ""] if caption else []), f"| {' | '.join(header)} |"]

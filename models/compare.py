@@ -31,10 +31,12 @@ import numpy.typing as npt
 import onnx
 
 import onnx_ocs
+from models.commandline import exit_code
 from models.metrics import METRICS, evaluate, first_output
 from models.peers import PEERS
 from models.quantizers import find_quantizer
 from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.manager import Pass
 from onnx_ocs.passes import Compensate, Translate
 from onnx_ocs.plans import Plan
 from onnx_ocs.runtime import Session
@@ -58,7 +60,7 @@ class Task:
     Attributes:
         float_model: the float network.
         calib: `.npz`, an array for each input.
-        test: the same for other samples, and `labels`.
+        test: the same for other samples, and `labels` where there are any.
         metric: one of `models.metrics.METRICS`.
         budget: extra MACs for copies, and again for branches, as a share of the network's.
     """
@@ -68,6 +70,11 @@ class Task:
     test: Path
     metric: str = "top1"
     budget: float = 0.1
+
+    def figure(self) -> str:
+        """What the first figure is called: the metric, or without labels how far the float network's answer is kept."""
+        with np.load(self.test, allow_pickle=False) as archive:
+            return METRICS[self.metric].task if "labels" in archive else METRICS[self.metric].agreement
 
     def fingerprint(self) -> str:
         """A digest of all that the figures depend on, but for versions."""
@@ -85,7 +92,7 @@ class Row:
         quantizer: its name and version.
         chain: the passes that followed; "" for none.
         said: why there are no figures; "" where there are.
-        task: the metric in per cent.
+        task: the metric in per cent, or without labels the agreement with the float network.
         sqnr_db: of the first output against the float network.
         macs: extra multiply-accumulates as a share of the quantized model's.
         kernels: layers that onnxruntime runs with integer kernels.
@@ -203,7 +210,8 @@ class _Judge:
         extra = cost["macs_after"] / cost["macs_before"] - 1
         latency = self._latency(path, before) if chain and verdict != SAME else None
         kernels = cost["integer_kernels_after"]
-        return Row(quantizer, chain, "", scores.task, scores.sqnr_db, extra, kernels, latency, verdict)
+        figure = scores.agreement if scores.task is None else scores.task
+        return Row(quantizer, chain, "", figure, scores.sqnr_db, extra, kernels, latency, verdict)
 
     def _latency(self, path: Path, before: Path) -> float | None:
         """Median time of single-sample runs, in turns with the quantized model; None where one does not load."""
@@ -247,7 +255,8 @@ def _rows(
                 if plan is None:
                     options = onnx_ocs.PlanOptions(budget=task.budget)
                     plan, _ = onnx_ocs.plan(path, str(task.calib), options, task.float_model)
-                passes = [Translate(plan=plan), Compensate(budget=task.budget)][: 1 + chain.count(",")]
+                passes: list[Pass] = [Translate(plan=plan)]
+                passes += [Compensate(budget=task.budget)] * chain.count(",")
                 done = onnx_ocs.rewrite(path, target, str(task.calib), task.float_model, passes)
                 verdict = done.report["verification"]["verdict"] if done.changed else SAME
                 rows.append(judge.row(title, chain, target, path, done.report, verdict))
@@ -264,7 +273,7 @@ def _rows(
 
 def table(rows: Sequence[Row], task: Task) -> str:
     """Markdown: the table, what got worse, and the best pair."""
-    lines = [HEADER.format(METRICS[task.metric].task), "|---|---|---|---|---|---|---|---|", *(r.line() for r in rows)]
+    lines = [HEADER.format(task.figure()), "|---|---|---|---|---|---|---|---|", *(r.line() for r in rows)]
     pairs = [(b, r) for b in rows for r in rows if not b.chain and r.chain and b.quantizer == r.quantizer]
     pairs = [(b, r) for b, r in pairs if not b.said and not r.said]
     worse = [
@@ -285,15 +294,33 @@ def _value(row: Row) -> float:
     return np.inf if row.sqnr_db is None else row.sqnr_db
 
 
+def show(args: argparse.Namespace) -> None:
+    """Compare what the command line asks for, and print the table."""
+    pythons = dict(p.partition("=")[::2] for p in args.python)
+    names = [n for n in quantizers(pythons) if not args.only or any(p.lower() in n.lower() for p in args.only)]
+    for path in (args.float_model, args.calib, args.test):
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+    if not names:
+        raise UserError(f"no quantizer's name has {' or '.join(args.only)}: {'; '.join(quantizers({}))}")
+    modules = sorted({p.module for p in PEERS.values()})
+    if unknown := sorted(set(pythons) - set(modules)):
+        raise UserError(f"--python {unknown[0]}: choose from {', '.join(modules)}")
+    task = Task(args.float_model, args.calib, args.test, args.metric, args.budget)
+    with tempfile.TemporaryDirectory(prefix="compare_") as scratch:
+        rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[1:])))
+    print(table(rows, task))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Command line: 0 done, 1 the user's mistake in one line."""
+    """Command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m models.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("float_model", type=Path, metavar="FLOAT.onnx")
     parser.add_argument("calib", type=Path, metavar="CALIB.npz", help="an array for each input, samples first")
-    parser.add_argument("test", type=Path, metavar="TEST.npz", help="the same for other samples, and `labels`")
+    parser.add_argument("test", type=Path, metavar="TEST.npz", help="the same for other samples, and `labels` if any")
     parser.add_argument("--budget", type=float, default=0.1, help="extra MACs of each pass, default 0.1")
     parser.add_argument("--metric", choices=sorted(METRICS), default="top1", help="default top1")
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="quantizers whose name has it")
@@ -301,25 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--python", action="append", default=[], metavar="MODULE=INTERPRETER", help="who has it")
     parser.add_argument("--folder", type=Path, help="keep files and figures; what is there is not done again")
     args = parser.parse_args(argv)
-    pythons = dict(p.partition("=")[::2] for p in args.python)
-    names = [n for n in quantizers(pythons) if not args.only or any(p.lower() in n.lower() for p in args.only)]
-    try:
-        for path in (args.float_model, args.calib, args.test):
-            if not path.is_file():
-                raise UserError(f"there is no file {path}")
-        if not names:
-            raise UserError(f"no quantizer's name has {' or '.join(args.only)}: {'; '.join(quantizers({}))}")
-        modules = sorted({p.module for p in PEERS.values()})
-        if unknown := sorted(set(pythons) - set(modules)):
-            raise UserError(f"--python {unknown[0]}: choose from {', '.join(modules)}")
-        task = Task(args.float_model, args.calib, args.test, args.metric, args.budget)
-        with tempfile.TemporaryDirectory(prefix="compare_") as scratch:
-            rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[1:])))
-        print(table(rows, task))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: show(args))
 
 
 if __name__ == "__main__":

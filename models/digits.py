@@ -24,11 +24,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 if not __package__:  # run as a script
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
+from models.commandline import exit_code
 from models.evaluate import measure
 from models.quantizers import find_quantizer
 from models.training import fit, split_digits, write
 from models.zoo import Built, find_network
-from onnx_ocs.errors import UserError
 
 WIDTH = 16
 EPOCHS = 40
@@ -54,7 +54,7 @@ class Basic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H, W]."""
         y: Tensor = self.second(self.inner(self.first(x)))
-        return self.outer(y + self.shortcut(x))  # type: ignore[no-any-return]
+        return self.outer(y + self.shortcut(x))
 
 
 class Inverted(nn.Module):
@@ -71,7 +71,7 @@ class Inverted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] -> the same."""
         y: Tensor = self.project(self.relu2(self.depthwise(self.relu1(self.expand(x)))))
-        return self.outer(y + x)  # type: ignore[no-any-return]
+        return self.outer(y + x)
 
 
 class Digits(nn.Module):
@@ -97,7 +97,7 @@ class Digits(nn.Module):
         """[N, 1, 8, 8] -> logits [N, 10]."""
         x = self.block2(self.block1(self.stem(pixels)))
         x = self.block5(self.block4(self.block3(self.pool(x))))
-        return self.head(self.flatten(self.average(x)))  # type: ignore[no-any-return]
+        return self.head(self.flatten(self.average(x)))
 
 
 def fold(module: nn.Module) -> nn.Module:
@@ -118,18 +118,10 @@ def build(name: str, folder: Path, seed: int) -> Built:
     return built
 
 
-def main() -> int:
-    """Command line."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER", help="default: models/")
-    out: Path = parser.parse_args().out
+def show(out: Path) -> None:
+    """Build, quantize and measure."""
     network = find_network("digits")
-    try:
-        built = network.build(out)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
+    built = network.build(out)
     low = out / "digits.w8a2.onnx"
     find_quantizer("lowbit", act_bits=2)(built.float_model, low, built.calib)
     models = [built.float_model, low]
@@ -138,7 +130,15 @@ def main() -> int:
     for path, scores in zip(models, measure(network, built, models), strict=True):
         sqnr = "" if scores.sqnr_db is None else f"{scores.sqnr_db:.2f} dB"
         print(f"| {path.name} | {scores.task:.2f}% | {sqnr} |")
-    return 0
+
+
+def main() -> int:
+    """Command line."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER", help="default: models/")
+    args = parser.parse_args()
+    return exit_code(lambda: show(args.out))
 
 
 if __name__ == "__main__":

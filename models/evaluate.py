@@ -17,6 +17,7 @@ import numpy as np
 if not __package__:  # run as a script
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
+from models.commandline import exit_code
 from models.metrics import METRICS, Scores, evaluate, first_output, score
 from models.zoo import Built, Network, find_network
 from onnx_ocs.errors import UserError
@@ -52,27 +53,29 @@ def row(network: Network, name: str, scores: Scores) -> str:
     return f"{name:24} {task}{metric.agreement} {scores.agreement:6.2f} %   SQNR {sqnr}"
 
 
+def show(name: str, folder: Path, models: list[Path]) -> None:
+    """Print a row for each model.
+
+    Raises:
+        UserError: there is no such network, or it is not in the folder, or a file is not there.
+    """
+    network = find_network(name)
+    for path in models:
+        if not path.exists():
+            raise UserError(f"there is no file {path}")
+    for path, scores in zip(models, measure(network, Built.at(folder, name), models), strict=True):
+        print(row(network, path.name, scores))
+
+
 def main() -> int:
-    """Print a row for each model."""
+    """Command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx")
     parser.add_argument("--network", default="digits", metavar="NAME", help="default: digits")
     parser.add_argument("--folder", type=Path, default=HERE, help="where it was built; default: beside this script")
     args = parser.parse_args()
-    try:
-        network = find_network(args.network)
-        for path in args.models:
-            if not path.exists():
-                raise UserError(f"there is no file {path}")
-        for path, scores in zip(
-            args.models, measure(network, Built.at(args.folder, network.name), args.models), strict=True
-        ):
-            print(row(network, path.name, scores))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: show(args.network, args.folder, args.models))
 
 
 if __name__ == "__main__":

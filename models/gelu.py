@@ -55,7 +55,7 @@ class Block(nn.Module):
         weights = (query @ key.transpose(-2, -1) * self.size**-0.5).softmax(dim=-1)
         mixed = (weights @ value).transpose(1, 2).reshape(-1, tokens, self.heads * self.size)
         x = x + self.project(mixed)
-        return x + self.down(self.gelu(self.up(self.norm2(x))))  # type: ignore[no-any-return]
+        return x + self.down(self.gelu(self.up(self.norm2(x))))
 
 
 class VisionTransformer(nn.Module):
@@ -73,7 +73,7 @@ class VisionTransformer(nn.Module):
         """[N, 1, 8, 8] -> logits [N, 10]."""
         patches = self.patches(pixels / PIXEL).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(pixels.shape[0], -1, -1), patches], dim=1) + self.places
-        return self.head(self.norm(self.blocks(x))[:, 0])  # type: ignore[no-any-return]
+        return self.head(self.norm(self.blocks(x))[:, 0])
 
 
 MAKE = {"convgelu": conv_gelu, "vit": VisionTransformer}

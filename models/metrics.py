@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from models.detection import TEXT, f_measure
 from onnx_ocs.quality import decibels
 
 __all__ = ["METRICS", "Metric", "Scores", "edit_distance", "evaluate", "first_output", "read_line", "score"]
@@ -25,7 +26,6 @@ __all__ = ["METRICS", "Metric", "Scores", "edit_distance", "evaluate", "first_ou
 Array = npt.NDArray[Any]
 BATCH = 16  # samples a run
 SPEECH = 0.5  # from this probability on somebody speaks
-TEXT = 0.3  # from this value on a detector's map says text
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,6 @@ def _same_line(output: Array, reference: Array) -> float:
     return 100 * float(np.mean([read_line(a) == read_line(b) for a, b in zip(output, reference, strict=True)]))
 
 
-def _lines_found(output: Array, labels: Array) -> float:
-    """Share of boxes (left, top, right, bottom; filled up with -1) whose middle line is text for two thirds or more."""
-    found = []
-    for plane, boxes in zip(output[:, 0] > TEXT, labels, strict=True):
-        for left, top, right, bottom in boxes[boxes[:, 0] >= 0]:
-            found.append(plane[(top + bottom) // 2, left:right].mean() >= 2 / 3)
-    return 100 * float(np.mean(found))
-
-
 def _overlap(output: Array, reference: Array) -> float:
     """Intersection over union of what either calls text."""
     a, b = output > TEXT, reference > TEXT
@@ -138,7 +129,7 @@ METRICS = {
     "neighbour": Metric("neighbour of the same topic", _same_neighbour, "rank correlation", _rank_correlation),
     "characters": Metric("characters read", _characters, "same line as float", _same_line),
     "speech": Metric("windows", None, "same decision as float", _same_decision),
-    "lines": Metric("lines found", _lines_found, "overlap with float", _overlap),
+    "lines": Metric("F-measure", f_measure, "overlap with float", _overlap),
 }
 
 

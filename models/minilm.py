@@ -45,7 +45,7 @@ class Attention(nn.Module):
         query, key, value = (self.self[k](x).reshape(shape).transpose(1, 2) for k in ("query", "key", "value"))
         weights = (query @ key.transpose(-2, -1) / (WIDTH // HEADS) ** 0.5 + away).softmax(dim=-1)
         mixed = (weights @ value).transpose(1, 2).reshape(-1, TOKENS, WIDTH)
-        return self.output["LayerNorm"](x + self.output["dense"](mixed))  # type: ignore[no-any-return]
+        return self.output["LayerNorm"](x + self.output["dense"](mixed))
 
 
 class Layer(nn.Module):
@@ -61,7 +61,7 @@ class Layer(nn.Module):
         """[N, tokens, width] -> the same."""
         x = self.attention(x, away)
         inner = nn.functional.gelu(self.intermediate["dense"](x))
-        return self.output["LayerNorm"](x + self.output["dense"](inner))  # type: ignore[no-any-return]
+        return self.output["LayerNorm"](x + self.output["dense"](inner))
 
 
 class Encoder(nn.Module):
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         for layer in self.encoder["layer"]:
             x = layer(x, away)
         mean = (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-        return mean / mean.norm(dim=1, keepdim=True)  # type: ignore[no-any-return]
+        return mean / mean.norm(dim=1, keepdim=True)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

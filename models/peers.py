@@ -181,7 +181,7 @@ def onnxruntime_smooth(float_model: Path, out: Path, calib: Path) -> None:
     """The SmoothQuant option of onnxruntime, which needs neural-compressor, and min-max."""
     from onnxruntime import quantization as ortq
 
-    class Source(Reader, ortq.CalibrationDataReader):  # type: ignore[misc]
+    class Source(Reader, ortq.CalibrationDataReader):
         """What onnxruntime checks for."""
 
     ortq.quantize_static(

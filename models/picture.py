@@ -42,7 +42,7 @@ def main() -> int:
     )
     entry = next(r for r in result.report["regions"] if r["tensor"] == TENSOR)
     with figure(900, 300) as drawing:
-        left, right = drawing.subfigures(1, 2, wspace=0.06)
+        left, right = drawing.subfigures(1, 2, wspace=0.06, squeeze=False)[0]
         axes = left.subplots()
         a = np.linspace(0, 8, 801)
         clipped, wide = np.clip(np.rint(a), 0, 3), np.clip(np.rint(a), 0, 6)

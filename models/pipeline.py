@@ -33,7 +33,7 @@ from onnx_ocs.report import to_json
 Array = npt.NDArray[Any]
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]
+class Reader(CalibrationDataReader):
     """Calibration images in batches; the same reader serves the quantizer and the rewriter."""
 
     def __init__(self, images: Array) -> None:
@@ -59,7 +59,7 @@ def train(images: Array, labels: Array) -> nn.Module:
         for rows in torch.split(torch.randperm(len(x)), 64):
             loss = nn.functional.cross_entropy(network(x[rows]), y[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     return network.eval()
 

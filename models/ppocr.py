@@ -2,7 +2,7 @@
 
     ppocr_cls    `x` [N, 3, 48, 192], BGR, value / 127.5 - 1, to probabilities [N, 2]: upright, turned by 180 degrees
     ppocr_rec    `x` [N, 3, 48, 320], the same, to probabilities [N, 40, 6625] of characters; 0 is none (CTC)
-    ppocr_det    `x` [N, 3, 480, 640], the same, to a map [N, 1, 480, 640] of how likely there is text
+    ppocr_det    `x` [N, 3, 320, 480], the same, to a map [N, 1, 320, 480] of how likely there is text
 
 The lines are rendered (`models.lines`) from sentences of Python's manual; the labels are what was rendered.  The files
 of the package are brought to opset 17, with fixed picture sizes and batch norm folded.
@@ -34,9 +34,9 @@ Array = npt.NDArray[Any]
 FILES = {
     "ppocr_cls": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", 48, 192),
     "ppocr_rec": ("ch_PP-OCRv4_rec_infer.onnx", 48, 320),
-    "ppocr_det": ("ch_PP-OCRv4_det_infer.onnx", 480, 640),
+    "ppocr_det": ("ch_PP-OCRv4_det_infer.onnx", 320, 480),
 }
-COUNTS = {"ppocr_cls": (48, 192), "ppocr_rec": (48, 128), "ppocr_det": (16, 24)}  # calibration, test
+COUNTS = {"ppocr_cls": (48, 192), "ppocr_rec": (48, 128), "ppocr_det": (8, 48)}  # calibration, test
 LONGEST = 24  # characters in a line
 OPSET = 17
 
@@ -44,7 +44,8 @@ OPSET = 17
 def convert(source: Path, target: Path, height: int, width: int) -> list[str]:
     """Bring a file of the package to what quantizers and onnx_ocs read; returns the characters that it knows."""
     model = onnx.load(source)
-    characters = {p.key: p.value for p in model.metadata_props}.get("character", "").splitlines()
+    properties: dict[str, str] = {p.key: p.value for p in model.metadata_props}
+    characters = properties.get("character", "").splitlines()
     known = [n for n in model.graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]
     for node in known:
         node.attribute[0].t.name = node.output[0]
@@ -133,5 +134,8 @@ def build(name: str, folder: Path, seed: int) -> Built:
             x, labels = readable(texts, rng, size, characters)
         else:
             x, labels = pages(own, count, rng, size)
-        np.savez_compressed(path, x=x, **({"labels": labels} if test else {}))
+        if test:
+            np.savez_compressed(path, x=x, labels=labels)
+        else:
+            np.savez_compressed(path, x=x)
     return built

@@ -99,7 +99,7 @@ def read_samples(model: onnx.ModelProto, archive: Path) -> dict[str, Array]:
 def _onnxruntime(float_model: Path, out: Path, samples: dict[str, Array], method: str) -> None:
     from onnxruntime import quantization as ortq  # slow to import
 
-    class Reader(ortq.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(ortq.CalibrationDataReader):
         """The samples in batches."""
 
         def __init__(self) -> None:

@@ -34,7 +34,7 @@ STEPS, BATCH, RATE = 300, 32, 1e-3
 
 def _rounded(x: Tensor) -> Tensor:
     """Nearest integers, with the gradient of the identity."""
-    return x + (x.round() - x).detach()  # type: ignore[no-any-return]
+    return x + (x.round() - x).detach()
 
 
 def _conv(n: NodeProto, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -119,7 +119,7 @@ class _Trainable:
                 known[out] = held[n.input[0]]
             else:
                 known[out] = OPS[n.op_type](n, *(known[t] for t in n.input if t))
-        return known[self.graph.model.graph.output[0].name]  # type: ignore[no-any-return]
+        return known[self.graph.model.graph.output[0].name]
 
     def _step(self, name: str) -> Tensor:
         """An activation's step, in the shape in which it is stored."""
@@ -138,7 +138,7 @@ class _Trainable:
         value = self.graph.constant(self.graph.producer[name].input[0])
         assert value is not None
         bits = int(np.abs(value.astype(np.int64)).max(initial=1)).bit_length()
-        return -(2**bits - 1)
+        return 1 - (1 << bits)
 
     def written(self) -> onnx.ModelProto:
         """The model with the trained integers and steps."""
@@ -192,7 +192,7 @@ def reconstruct(model: onnx.ModelProto, float_model: Path, samples: Mapping[str,
         got = net.run({k: v[rows] for k, v in feed.items()}).log_softmax(1)
         loss = functional.kl_div(got, wanted[rows], log_target=True, reduction="batchmean")
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
     net.written()

@@ -69,7 +69,7 @@ def fit(make: Callable[[], nn.Module], split: Split, epochs: int, seed: int, pea
             logits = network(x[rows, :, top : top + 8, left : left + 8])
             loss = nn.functional.cross_entropy(logits, y[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     return network.eval()

@@ -144,7 +144,7 @@ NETWORKS = {
         ),
         Network("ppocr_cls", "PP-OCR v2.0: is a text line upside down", *_OCR, "top1", *_OCR_NEEDS),
         Network("ppocr_rec", "PP-OCR v4: what a text line says", *_OCR, "characters", *_OCR_NEEDS),
-        Network("ppocr_det", "PP-OCR v4: where text lines are", *_OCR, "lines", *_OCR_NEEDS),
+        Network("ppocr_det", "PP-OCR v4: where text lines are", *_OCR, "lines", "ppocr", (*_OCR_NEEDS[1], "scipy")),
         Network(
             "silero", "Silero VAD: does somebody speak", "silero-vad==6.2.3", "MIT", "speech", "silero", ("scipy",)
         ),

@@ -311,11 +311,12 @@ class Bias:
                 return np.asarray(self.value[positions].astype(np.float64) - shift, self.value.dtype)
         assert self.scale is not None
         scale = np.broadcast_to(self.scale, self.value.shape)[positions]
-        new = self.value[positions].astype(np.int64) - np.rint(shift / scale).astype(np.int64)
+        with np.errstate(over="ignore"):  # by a step next to nothing
+            new = self.value[positions].astype(np.float64) - np.rint(shift / scale)  # exact where it fits
         lo, hi = integer_range(self.value.dtype)
-        if new.min(initial=0) < lo or new.max(initial=0) > hi:
+        if not (new.min(initial=0) >= lo and new.max(initial=0) <= hi):
             worst = new[np.abs(new).argmax()]
-            return f"the shifted bias {worst} does not fit {self.value.dtype.name}"
+            return f"the shifted bias {worst:.0f} does not fit {self.value.dtype.name}"
         return np.asarray(new, self.value.dtype)
 
 

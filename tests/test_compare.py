@@ -79,6 +79,19 @@ def test_nothing_is_done_twice(
     assert "other files or options" in capsys.readouterr().err
 
 
+def test_without_labels(calib: Path, tmp_path: Path) -> None:
+    """The answers of the float network take their place, and the column says so."""
+    with np.load(TEST) as z:
+        samples = {"pixels": z["pixels"]}
+    np.savez(tmp_path / "test.npz", **samples)
+    task = Task(FLOAT, calib, tmp_path / "test.npz")
+    (row,) = module.compare(task, tmp_path / "folder", [NAME], {}, ("",))
+    path = tmp_path / "folder" / "onnxruntime_percentile_99.9.onnx"
+    assert row.task == evaluate(path, first_output(FLOAT, samples), samples, "top1").agreement
+    assert "| same answer as float | SQNR |" in table([row], task)
+    assert "| top-1 | SQNR |" in table([row], Task(FLOAT, calib, TEST))
+
+
 def test_not_installed(calib: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda _name: None)
     assert main([str(FLOAT), str(calib), str(TEST), "--only", "NNCF, fast"]) == 0

@@ -177,7 +177,7 @@ def test_networks_with_gelu(name, gelus, layers, tmp_path, monkeypatch):
 
 
 def test_text_metrics():
-    """Strings of classes, boxes and masks with known answers."""
+    """Strings of classes with known answers."""
     one_hot = np.eye(4)[[[0, 1, 1, 0, 1, 2, 3, 0]]]
     assert read_line(one_hot[0]) == [1, 1, 2, 3]
     assert [edit_distance(a, b) for a, b in (("", "abc"), ("abc", "abc"), ("kitten", "sitting"))] == [3, 0, 3]
@@ -186,11 +186,27 @@ def test_text_metrics():
     assert characters.score(one_hot, np.array([[1, 2, 2, 2, 0, 0]])) == 50
     assert characters.agree(one_hot, one_hot) == 100 and characters.agree(one_hot, one_hot[:, ::-1]) == 0
 
-    plane, boxes = np.zeros((1, 1, 20, 20)), np.array([[[2, 2, 10, 6], [2, 12, 10, 16], [-1, -1, -1, -1]]])
-    plane[0, 0, 3:5, 2:9] = 1
-    assert METRICS["lines"].score(plane, boxes) == 50
-    assert METRICS["lines"].agree(plane, plane) == 100
-    assert METRICS["lines"].agree(plane * 0.2, plane) == 0
+
+def test_detection():
+    """A page of two lines, maps that show one, both, something else too, and one blob."""
+    pytest.importorskip("scipy")
+    from models.detection import lines
+
+    metric, maps = METRICS["lines"], np.zeros((4, 1, 40, 60))
+    labels = np.array([[[5, 4, 45, 14], [5, 24, 45, 34], [-1, -1, -1, -1]]])
+    maps[:, 0, 7:11, 8:42] = 0.9
+    maps[1:, 0, 27:31, 8:42] = 0.9
+    maps[2, 0, 20:38, 52:58] = 0.9
+    maps[3, 0, 7:31, 8:42] = 0.9
+    assert [metric.score(maps[k : k + 1], labels) for k in range(4)] == pytest.approx([200 / 3, 100, 80, 0])
+    left, top, right, bottom = lines(maps[0, 0])[0]
+    assert (left, top) == pytest.approx((8 - 1.6 * 136 / 76, 7 - 1.6 * 136 / 76))
+    assert (right - 42, bottom - 11) == pytest.approx((8 - left, 7 - top))
+    assert metric.score(maps[1:2] * 0.5, labels) == 0  # above TEXT, below LINE
+    assert metric.score(np.concatenate([maps[:1], maps[1:2]]), np.concatenate([labels, labels])) == pytest.approx(
+        600 / 7
+    )
+    assert metric.agree(maps, maps) == 100 and metric.agree(maps * 0.2, maps) == 0
 
 
 def test_neighbours():

@@ -329,6 +329,7 @@ NOT_EARLY: dict[str, tuple[str, Callable[[], Built], str]] = {
     "no_add": ("early_bias", no_add, "no bias"),
     "overflow": ("early_bias_range", integer_bias(1 / 3e9), "does not fit int32"),
     "overflow_int8": ("early_bias_range", integer_bias(1 / 200, np.int8), "does not fit int8"),
+    "overflow_int64": ("early_bias_range", integer_bias(1e-30), "does not fit int32"),
     "step": ("early_bias_step", integer_bias(0.3), "quantization steps"),
     "float16": ("early_bias_step", lambda: relu_conv(Style(half=True, opset=19)), "float16"),
 }
@@ -345,6 +346,7 @@ def all_copies(region: Region, levels: int = 1) -> Wide:
     return Decision(region, "early", copies, 0 * copies).wide
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("case", NOT_EARLY)
 def test_not_early(case: str) -> None:
     code, make, number = NOT_EARLY[case]

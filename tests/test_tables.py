@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
-from models.bench import Bench, Setting, Subject, Table, column, plain, planned, spread, with_passes
+from models.bench import Bench, Rewrite, Setting, Subject, Table, column, plain, planned, spread, with_passes
 from models.evaluate import measure
 from models.metrics import Scores
 from models.price import flops_bit
@@ -54,8 +55,31 @@ def test_a_table_is_written_as_it_is_printed(folder: Path, tmp_path: Path, capsy
     assert ocs[6:] == plus[6:] and float(plus[1]) - float(base[1]) == pytest.approx(float(plus[2]), abs=0.011)
 
 
+class Told(Bench):
+    """Scores by what a rewrite is called, the same two seeds everywhere."""
+
+    def scores(self, setting: Setting, rewrites: Mapping[str, Rewrite]) -> dict[str, list[Scores]]:
+        gain = {"plain": 0.0, "OCS, k = 0.5": -2.0, "OCS+, k = 0.5": 3.0}
+        return {n: [Scores(v + gain.get(n, 5.0), 90.0, v / 10) for v in (80.0, 82.0)] for n in rewrites}
+
+    def float_scores(self, network: str) -> list[Scores]:
+        return [Scores(99.0, 100.0, None)] * 2
+
+
+def test_detection_table() -> None:
+    """Everything that was scored is shown, with the paper's figures and what sets them apart."""
+    text = TABLES["detect"](Told(seeds=2)).markdown("python -m models.tables detect --seeds 2", Told(seeds=2))
+    assert "over 2 seeds (what is on the pages)" in text.replace("\n", " ") and "99.00 ± 0.00" in text
+    planned_row = next(line for line in text.splitlines() if line.startswith("| OCS+, k = 0.5, planned |"))
+    assert planned_row.count("86.00 ± 1.41 | +5.00 ± 0.00") == 2
+    for name in ("W8A5", "W8A4", "ort-percentile", "ort-minmax"):
+        assert f"{name}: F, %" in text
+        assert f"{name}, k = 0.5: OCS -2.00 points (standard error 0.00), +0.00 dB: as the paper says." in text
+    assert "| 25.01 | 23.92 | 22.95 | 16.21 |" in text and "Not comparable:" in text
+
+
 def test_the_seed_and_the_network_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(TABLES) == {"ocs", "trained", "k", "cost", "bits", "gelu", "saved", "nbc"}
+    assert set(TABLES) == {"ocs", "trained", "k", "cost", "bits", "gelu", "saved", "nbc", "detect"}
     with pytest.raises(SystemExit):
         main(["table5"])
     assert "table5" in capsys.readouterr().err

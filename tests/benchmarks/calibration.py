@@ -10,7 +10,6 @@ and on one that is busy the CPU's are the steadier.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from arguments import parser
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -70,13 +70,7 @@ def theirs(model: Path, samples: Path, limit: int, method: CalibrationMethod) ->
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("quantized", type=Path)
-    p.add_argument("float_model", type=Path)
-    p.add_argument("samples", type=Path)
-    p.add_argument("--limit", "--samples", dest="limit", type=int, default=64)
-    p.add_argument("--runs", type=int, default=2)
-    a = p.parse_args()
+    a = parser(__doc__, runs=2).parse_args()
     tasks: dict[str, Callable[[], int]] = {"onnx_ocs": lambda: ours(a.quantized, a.samples, a.limit)}
     for name, method in METHODS.items():
         tasks[name] = lambda m=method: theirs(a.float_model, a.samples, a.limit, m)

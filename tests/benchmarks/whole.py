@@ -19,6 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from arguments import parser
 
 
 def rewrite(a: argparse.Namespace, out: Path) -> dict[str, float]:
@@ -62,13 +63,8 @@ def quantize(a: argparse.Namespace, out: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("quantized", type=Path)
-    p.add_argument("float_model", type=Path)
-    p.add_argument("samples", type=Path)
-    p.add_argument("--limit", "--samples", dest="limit", type=int, default=64)
+    p = parser(__doc__, runs=1)
     p.add_argument("--budget", type=float, default=0.1)
-    p.add_argument("--runs", type=int, default=1)
     p.add_argument("--one", help=argparse.SUPPRESS)
     a = p.parse_args()
     tasks = {"quantize_static": quantize, "rewrite": rewrite}
