@@ -228,7 +228,9 @@ class Fitting:
                 )
                 for i, s in states
             )
-            learn(m, seen, len(self.held_out), self.forms, self.linear, like)
+            # groups are kernels: a matrix has no axis to slide them along, and its dense form is cheap
+            forms = [f for f in self.forms if f != "grouped" or self.ranks[b.output] > 2]
+            learn(m, seen, len(self.held_out), forms, self.linear, like)
             m.chosen = m.best(price if like is None else 0.0)
             m.why = "" if m.chosen is not None else "no_gain"
             start, pending = stop, []
