@@ -16,11 +16,12 @@ from onnx_ocs.blocks import Block
 from onnx_ocs.graph import Array
 from onnx_ocs.regression import Branch, Candidate, Moments, blt, branch, candidates, lowered, thinned
 
-__all__ = ["Menu", "Observed", "Offer", "learn", "surely"]
+__all__ = ["Menu", "Observed", "Offer", "learn"]
 
 FACTORS = (0.0, 0.1, 1.0)  # a and b, against one over the standard deviation of what is transformed
 POSITIONS = 8192  # held-out positions on which the final choice is made
-ROWS = 1 << 15  # positions of one batch that enter the equations: more only cost time
+ROWS = 1 << 17  # positions that enter the equations, over all batches: more only cost time
+FEWEST = 1 << 11  # of one batch, however many there are
 WIDEST = 2048  # regressors of one block
 GAIN = 0.02  # least relative reduction of the held-out error
 SURE = 2.0  # standard errors by which the mean reduction over held-out samples must exceed 0
@@ -87,28 +88,28 @@ def _rows(a: Array, axis: int, rows: Array) -> Array:
     return np.asarray(a[np.unravel_index(rows, a.shape[:-1])], np.float64)
 
 
-def surely(before: Sequence[float], after: Sequence[float], least: float, sure: float) -> bool:
-    """Whether an error is reduced on held-out samples, by more than a share and than their differences explain.
-
-    Args:
-        before: error of every sample without the change.
-        after: the same with it.
-        least: relative reduction of the sum that must be exceeded.
-        sure: standard errors by which the mean reduction must exceed 0.
-    """
+def _surely(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the errors of held-out samples are reduced, by more than a share and than their differences explain."""
     gain = np.asarray(before) - np.asarray(after)
-    doubt = sure * float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else 0.0
-    return bool(gain.sum() > least * sum(before) and gain.mean() > doubt)
+    doubt = SURE * float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else 0.0
+    return bool(gain.sum() > GAIN * sum(before) and gain.mean() > doubt)
 
 
 def learn(
-    menu: Menu, batches: Iterable[Observed], held: int, forms: Sequence[str], linear: bool, like: Branch | None
+    menu: Menu,
+    batches: Iterable[Observed],
+    count: int,
+    held: int,
+    forms: Sequence[str],
+    linear: bool,
+    like: Branch | None,
 ) -> None:
     """Sum up a block's equations over all batches, and make its offers.
 
     Args:
         menu: the block's menu; its offers and errors are set.
         batches: what is seen at the block, batch by batch.
+        count: how many there are.
         held: how many of them are held out.
         forms: which forms are candidates besides a bias.
         linear: whether only a = b = 0 is tried.
@@ -116,7 +117,7 @@ def learn(
     """
     b = menu.block
     factors = FACTORS[:1] if linear else FACTORS
-    share = max(POSITIONS // max(held, 1), 1)
+    share, most = max(POSITIONS // max(held, 1), 1), max(ROWS // max(count, 1), FEWEST)
     equations: list[tuple[list[float], Moments, Moments]] = []
     reach = [0.0, 0.0]
     kept: list[list[Array]] = []
@@ -128,8 +129,8 @@ def learn(
         total = seen.truth.size // b.channels
         cells = cells or max(total // max(len(seen.truth), 1), 1)
         rows = np.arange(total)
-        if total > ROWS:
-            rows = np.sort(np.random.default_rng(k).choice(total, ROWS, replace=False))
+        if total > most:
+            rows = np.sort(np.random.default_rng(k).choice(total, most, replace=False))
         truth, *inputs = (_rows(t, b.axis, rows) for t in tensors)
         whole = np.logical_and.reduce([np.isfinite(v).all(1) for v in (truth, *inputs)])
         number = samples + rows // cells
@@ -180,7 +181,7 @@ def _offer(
 
     def offer(b: Branch, left: tuple[float, ...]) -> None:
         wanted = b.kind[0] in ("bias", *forms) if like is None else b.kind == like.kind and b.which == like.which
-        if wanted and surely(menu.before, left, GAIN, SURE):  # another than wanted could cost more than reckoned with
+        if wanted and _surely(menu.before, left):  # another than wanted could cost more than reckoned with
             menu.offers[b.kind] = Offer(b, b.macs * cells, left)
 
     menu.before, menu.signal = errors(None), float((truth * truth).sum())

@@ -265,7 +265,7 @@ def learned(y: np.ndarray, truth: np.ndarray, batches: int = 8, linear: bool = F
     menu = Menu(Block("layer", "y", 1, y.shape[1]))
     parts = zip(np.array_split(y, batches), np.array_split(truth, batches), strict=True)
     seen = (Observed(k % 4 == 3, p, None, t) for k, (p, t) in enumerate(parts))
-    learn(menu, seen, batches // 4, ("diagonal", "grouped", "low rank", "dense"), linear, None)
+    learn(menu, seen, batches, batches // 4, ("diagonal", "grouped", "low rank", "dense"), linear, None)
     return menu
 
 
