@@ -23,12 +23,12 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph, label
 from onnx_ocs.regression import Branch
 
-__all__ = ["RECORD", "Inserted", "digest", "insert", "rank_of", "read_branches", "remove", "strip"]
+__all__ = ["RECORD", "Inserted", "digest", "groups_of", "insert", "rank_of", "read_branches", "remove", "strip"]
 
 RECORD = "onnx_ocs.branch"
 KEYS = frozenset({
-    "output", "before", "after", "regressors", "form", "rank", "alpha", "beta", "low", "high", "reach", "strides",
-    "axis", "weights", "back", "bias",
+    "output", "before", "after", "regressors", "form", "rank", "groups", "alpha", "beta", "low", "high", "reach",
+    "strides", "axis", "weights", "back", "bias",
 })  # fmt: skip
 
 
@@ -54,6 +54,7 @@ class Inserted:
 class _Builder:
     def __init__(self, graph: Graph, stem: str, rank: int, axis: int) -> None:
         self.graph, self.stem, self.rank, self.axis = graph, stem, rank, axis
+        self.last = axis == rank - 1
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         return self.graph.add_node(op, inputs, self.graph.fresh(f"{self.stem}_{name}"), **attributes)
@@ -88,20 +89,28 @@ class _Builder:
         return values.reshape(-1, *[1] * (self.rank - 1 - self.axis))
 
     def weight(self, w: Array, name: str) -> str:
-        """A weight (C_in, C_out), as a 1x1 kernel unless the channels are last; a diagonal (C,) as a column."""
+        """A branch's weight as its operator takes it; a kernel of size 1, except what is diagonal or a MatMul's."""
         if w.ndim == 1:
             return self.constant(self.column(w), name)
-        if self.axis == self.rank - 1:
+        if w.ndim == 2 and self.last:
             return self.constant(w, name)
-        return self.constant(w.T.reshape(w.shape[1], w.shape[0], *[1] * (self.rank - 2)), name)
+        w = np.swapaxes(w, -1, -2)
+        return self.constant(w.reshape(-1, w.shape[-1], *[1] * (self.rank - 2)), name)
 
-    def apply(self, x: str, weight: str, diagonal: bool, name: str) -> str:
+    def apply(self, x: str, w: Array, weight: str, name: str) -> str:
         """Multiply with a weight along the channels."""
-        if diagonal:
+        if w.ndim == 1:
             return self.node("Mul", [x, weight], name)
-        if self.axis == self.rank - 1:
+        if w.ndim == 2 and self.last:
             return self.node("MatMul", [x, weight], name)
-        return self.node("Conv", [x, weight], name, kernel_shape=[1] * (self.rank - 2))
+        groups = {"group": len(w)} if w.ndim == 3 else {}
+        kernel = [1] * (self.rank - 2)
+        if not self.last:
+            return self.node("Conv", [x, weight], name, kernel_shape=kernel, **groups)
+        inner = list(range(1, self.rank - 1))  # a grouped Conv between two Transposes is far cheaper than small MatMuls
+        x = self.node("Transpose", [x], name + "_first", perm=[0, self.rank - 1, *inner])
+        x = self.node("Conv", [x, weight], name + "_grouped", kernel_shape=kernel, **groups)
+        return self.node("Transpose", [x], name, perm=[0, *(a + 1 for a in inner), 1])
 
     def thin(self, x: str, strides: Sequence[int], name: str) -> str:
         """Every strides-th position."""
@@ -144,22 +153,23 @@ def insert(graph: Graph, block: Block, branch: Branch, regressors: Sequence[str]
         x = b.thin(before if own else tensor, ones if own else block.strides, f"thin{k}")
         x = b.blt(b.clip(x, -branch.reach[k], branch.reach[k], f"bounded{k}"), branch.alphas[k], f"in{k}")
         names["weights"].append(b.weight(w, f"weight{k}"))
-        x = b.apply(x, names["weights"][k], w.ndim == 1, f"layer{k}")
+        x = b.apply(x, w, names["weights"][k], f"layer{k}")
         total = x if total is None else b.node("Add", [total, x], f"sum{k}")
     names["bias"] = b.constant(b.column(branch.bias), "bias")
     correction = names["bias"]
     if total is not None:
         if branch.back is not None:
             names["back"] = b.weight(branch.back, "back")
-            total = b.apply(total, names["back"], False, "layer_back")
+            total = b.apply(total, branch.back, names["back"], "layer_back")
         total = b.node("Add", [total, names["bias"]], "prediction")
         correction = b.inverse(b.clip(total, branch.low, branch.high, "clipped"), branch.beta)
     graph.add_node("Add", [before, correction], after)
     entry: dict[str, Any] = {
         "output": y, "before": before, "after": after,
         "regressors": [before if t == y else t for t in regressors], "form": branch.form,
-        "rank": rank_of(branch), "alpha": list(branch.alphas), "beta": branch.beta, "low": branch.low,
-        "high": branch.high, "reach": list(branch.reach), "strides": list(block.strides), "axis": block.axis, **names,
+        "rank": rank_of(branch), "groups": groups_of(branch), "alpha": list(branch.alphas), "beta": branch.beta,
+        "low": branch.low, "high": branch.high, "reach": list(branch.reach), "strides": list(block.strides),
+        "axis": block.axis, **names,
     }  # fmt: skip
     entry["digest"] = digest(entry, graph)
     graph.producer[after].metadata_props.add(key=RECORD, value=json.dumps(entry))
@@ -185,8 +195,13 @@ def digest(entry: Mapping[str, Any], graph: Graph) -> str:
     return h.hexdigest()
 
 
+def groups_of(branch: Branch) -> int:
+    """In how many groups of channels a branch's weights fall: 1 when dense, all channels when diagonal."""
+    return next((1 if w.ndim == 2 else len(w) for w in branch.weights), 1)
+
+
 def rank_of(branch: Branch) -> int:
-    """Rank of a branch's weights: 0 for a bias, the number of channels for a diagonal or dense one."""
+    """Rank of a branch's weights: 0 for a bias, that of its basis when low, the number of channels for all others."""
     if not branch.weights:
         return 0
     return len(branch.back) if branch.back is not None else branch.bias.size

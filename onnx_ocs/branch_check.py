@@ -37,20 +37,24 @@ def _expected(e: Mapping[str, Any], constant: Mapping[str, Array], values: Mappi
         if name != e["before"]:
             x = thinned(x, e["strides"])
         x = blt(np.clip(x, -e["reach"][k], e["reach"][k]), e["alpha"][k])
-        total = total + _times(x, constant[e["weights"][k]], axis, e["form"] == "diagonal")
+        total = total + _times(x, constant[e["weights"][k]], axis, e["form"])
     if e["back"] is not None:
-        total = _times(np.asarray(total), constant[e["back"]], axis, False)
+        total = _times(np.asarray(total), constant[e["back"]], axis, e["form"])
     z = np.clip(total + constant[e["bias"]].astype(np.float64), e["low"], e["high"])
     return np.asarray(y + inverse_blt(z, e["beta"]))
 
 
-def _times(x: Array, w: Array, axis: int, diagonal: bool) -> Array:
+def _times(x: Array, w: Array, axis: int, form: str) -> Array:
     w = w.astype(np.float64)
-    if diagonal:
+    if form == "diagonal":
         return np.asarray(x * w)
-    if axis == x.ndim - 1:
+    if axis == x.ndim - 1 and form != "grouped":
         return np.asarray(x @ w)
-    return np.moveaxis(np.tensordot(x, w.reshape(w.shape[0], w.shape[1]), axes=([axis], [1])), -1, axis)
+    w = w.reshape(w.shape[:2])
+    x = np.moveaxis(x, axis, -1)
+    groups = x.shape[-1] // w.shape[1]
+    parts = zip(np.split(x, groups, axis=-1), np.split(w, groups), strict=True)
+    return np.moveaxis(np.concatenate([p @ q.T for p, q in parts], axis=-1), -1, axis)
 
 
 def check_branches(model: onnx.ModelProto, samples: Samples, limit: int, seed: int) -> list[str]:

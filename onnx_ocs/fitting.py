@@ -20,7 +20,7 @@ from onnx_ocs.blocks import Block
 from onnx_ocs.branch import insert, remove
 from onnx_ocs.calibration import Samples
 from onnx_ocs.graph import Array, Graph, mentioned
-from onnx_ocs.offers import Menu, Observed, learn, surely
+from onnx_ocs.offers import Menu, Observed, learn
 from onnx_ocs.regression import Branch
 from onnx_ocs.relay import Relay, save
 from onnx_ocs.runtime import Session, expose
@@ -29,8 +29,7 @@ __all__ = ["Fitting"]
 
 HELD = 4  # every HELD-th batch is held out
 RANDOM = ("Random", "Multinomial", "Bernoulli")
-PROBED = 8  # held-out batches on which the model's output is looked at
-LIKELY = 1.0  # standard errors by which the model's output must get better, where what stands behind adds noise
+PROBED = 16  # held-out batches on which the model's output is looked at
 LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
 
 Progress = Callable[[str, int, int | None], None]
@@ -211,7 +210,7 @@ class Fitting:
             if m.block.input is not None:
                 last[m.block.input] = max(last.get(m.block.input, 0), place[m.block.output] + 1.0)
         relay = Relay((f for k, f in enumerate(feeds) if k < self.batches), self.folder)
-        now_error: list[float] | None = None
+        now_error: float | None = None
         alive, names, pending, start = set(graph.inputs), dict[str, str](), list[NodeProto](), 0
         for k, m in enumerate(menus):
             self.progress("fitting branches", k, len(menus))
@@ -228,7 +227,9 @@ class Fitting:
                 )
                 for i, s in states
             )
-            learn(m, seen, len(self.held_out), self.forms, self.linear, like)
+            # groups are kernels: a matrix has no axis to slide them along, and its dense form is cheap
+            forms = [f for f in self.forms if f != "grouped" or self.ranks[b.output] > 2]
+            learn(m, seen, self.batches, len(self.held_out), forms, self.linear, like)
             m.chosen = m.best(price if like is None else 0.0)
             m.why = "" if m.chosen is not None else "no_gain"
             start, pending = stop, []
@@ -242,7 +243,7 @@ class Fitting:
                 pending = graph.added[count:]
                 if now.before == b.output and now_error is not None:
                     then = self._at_output(relay, graph, [*steady, *pending, *nodes[stop:]])
-                    if not surely(now_error, then, 0.0, LIKELY):
+                    if not then < now_error:
                         remove(graph, now)
                         m.chosen, m.why, pending = None, "no_end_gain", []
                         continue
@@ -256,10 +257,9 @@ class Fitting:
         self.progress("fitting branches", len(menus), len(menus))
         return graph
 
-    def _at_output(self, relay: Relay, graph: Graph, nodes: Sequence[NodeProto]) -> list[float]:
-        """Squared error of the model's output on held-out samples, from the last cut on; one number a sample."""
-        found: list[float] = []
+    def _at_output(self, relay: Relay, graph: Graph, nodes: Sequence[NodeProto]) -> float:
+        """Squared error of the model's output on held-out samples, from the last cut on."""
+        error = 0.0
         for k, out in relay.peek(graph, nodes, self.output, self.held_out[:PROBED]):
-            left = (np.asarray(out, np.float64) - self._target(k, self.output)) ** 2
-            found += left.reshape(len(left), -1).sum(1).tolist()
-        return found
+            error += float(((np.asarray(out, np.float64) - self._target(k, self.output)) ** 2).sum())
+        return error

@@ -1,7 +1,8 @@
 """What a block could get: sum up its normal equations over the samples, and choose the best branch of each form.
 
-All forms, regressors, ridges and alphas are compared in closed form on the held-out samples' equations; the best of
-each form then exactly, with its bounds and every beta, on held-out positions.
+Forms of full rank, regressors, ridges and alphas are compared in closed form on the held-out samples' equations; the
+best of each form then exactly, with its bounds and every beta, on held-out positions, and with the best dense one its
+lower ranks.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx_ocs.blocks import Block
-from onnx_ocs.branch import rank_of
 from onnx_ocs.graph import Array
-from onnx_ocs.regression import Branch, Candidate, Moments, blt, branch, candidates, thinned
+from onnx_ocs.regression import Branch, Candidate, Moments, blt, branch, candidates, lowered, thinned
 
-__all__ = ["Menu", "Observed", "Offer", "learn", "surely"]
+__all__ = ["Menu", "Observed", "Offer", "learn"]
 
 FACTORS = (0.0, 0.1, 1.0)  # a and b, against one over the standard deviation of what is transformed
 POSITIONS = 8192  # held-out positions on which the final choice is made
-ROWS = 1 << 15  # positions of one batch that enter the equations: more only cost time
+ROWS = 1 << 17  # positions that enter the equations, over all batches: more only cost time
+FEWEST = 1 << 11  # of one batch, however many there are
 WIDEST = 2048  # regressors of one block
 GAIN = 0.02  # least relative reduction of the held-out error
 SURE = 2.0  # standard errors by which the mean reduction over held-out samples must exceed 0
@@ -43,7 +44,7 @@ class Menu:
         block: the block.
         before: error without a branch, on every held-out sample.
         signal: sum of squares of the float model's values there.
-        offers: by form and rank, those that reduce the error for sure.
+        offers: by form, and rank or number of groups; those that reduce the error for sure.
         chosen: the one that it got.
         why: code of the reason when it got none.
     """
@@ -81,60 +82,64 @@ class Observed:
     truth: Array
 
 
-def _rows(a: Array, axis: int) -> Array:
-    """(P, C) float64."""
-    return np.moveaxis(a, axis, -1).reshape(-1, a.shape[axis]).astype(np.float64)
+def _rows(a: Array, axis: int, rows: Array) -> Array:
+    """Some positions, (P, C) float64."""
+    a = np.moveaxis(a, axis, -1)
+    return np.asarray(a[np.unravel_index(rows, a.shape[:-1])], np.float64)
 
 
-def surely(before: Sequence[float], after: Sequence[float], least: float, sure: float) -> bool:
-    """Whether an error is reduced on held-out samples, by more than a share and than their differences explain.
-
-    Args:
-        before: error of every sample without the change.
-        after: the same with it.
-        least: relative reduction of the sum that must be exceeded.
-        sure: standard errors by which the mean reduction must exceed 0.
-    """
+def _surely(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the errors of held-out samples are reduced, by more than a share and than their differences explain."""
     gain = np.asarray(before) - np.asarray(after)
-    doubt = sure * float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else 0.0
-    return bool(gain.sum() > least * sum(before) and gain.mean() > doubt)
+    doubt = SURE * float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else 0.0
+    return bool(gain.sum() > GAIN * sum(before) and gain.mean() > doubt)
 
 
 def learn(
-    menu: Menu, batches: Iterable[Observed], held: int, forms: Sequence[str], linear: bool, like: Branch | None
+    menu: Menu,
+    batches: Iterable[Observed],
+    count: int,
+    held: int,
+    forms: Sequence[str],
+    linear: bool,
+    like: Branch | None,
 ) -> None:
     """Sum up a block's equations over all batches, and make its offers.
 
     Args:
         menu: the block's menu; its offers and errors are set.
         batches: what is seen at the block, batch by batch.
+        count: how many there are.
         held: how many of them are held out.
         forms: which forms are candidates besides a bias.
         linear: whether only a = b = 0 is tried.
-        like: only an offer of this branch's form, rank and regressors is made; None for all.
+        like: only an offer of this branch's kind and regressors is made; None for all.
     """
     b = menu.block
     factors = FACTORS[:1] if linear else FACTORS
-    share = max(POSITIONS // max(held, 1), 1)
+    share, most = max(POSITIONS // max(held, 1), 1), max(ROWS // max(count, 1), FEWEST)
     equations: list[tuple[list[float], Moments, Moments]] = []
     reach = [0.0, 0.0]
     kept: list[list[Array]] = []
     cells = samples = 0
     for k, seen in enumerate(batches):
-        inputs = [_rows(seen.output, b.axis)]
+        tensors = [seen.truth, seen.output]
         if seen.source is not None and b.channels + b.input_channels <= WIDEST:
-            inputs.append(_rows(thinned(seen.source, b.strides), b.axis))
-        truth = _rows(seen.truth, b.axis)
-        cells = cells or max(len(truth) // max(len(seen.output), 1), 1)
-        number = samples + np.arange(len(truth)) // cells
-        samples += -(-len(truth) // cells)
-        whole = np.isfinite(truth).all(1) & np.logical_and.reduce([np.isfinite(i).all(1) for i in inputs])
-        step = max(1, len(truth) // ROWS)
-        rows = np.flatnonzero(whole)[k % step :: step]
-        inputs, truth, number = [i[rows] for i in inputs], truth[rows], number[rows]
-        target = truth - inputs[0]
+            tensors.append(thinned(seen.source, b.strides))
+        total = seen.truth.size // b.channels
+        cells = cells or max(total // max(len(seen.truth), 1), 1)
+        rows = np.arange(total)
+        if total > most:
+            rows = np.sort(np.random.default_rng(k).choice(total, most, replace=False))
+        truth, *inputs = (_rows(t, b.axis, rows) for t in tensors)
+        whole = np.logical_and.reduce([np.isfinite(v).all(1) for v in (truth, *inputs)])
+        number = samples + rows // cells
+        samples += -(-total // cells)
+        if not whole.all():
+            truth, number, inputs = truth[whole], number[whole], [i[whole] for i in inputs]
         if not len(truth):
             continue
+        target = truth - inputs[0]
         if not equations:
             sizes = [i.shape[1] for i in inputs]
             spread = [float(i.std()) or 1.0 for i in inputs]
@@ -146,11 +151,12 @@ def learn(
         if seen.held:
             some = slice(None, None, max(1, len(truth) // share))
             kept.append([*(i[some] for i in inputs), target[some], truth[some], number[some]])
+            inputs = [np.clip(i, -r, r) for i, r in zip(inputs, reach, strict=False)]
         else:
             reach = [max(r, float(np.abs(i).max())) for r, i in zip(reach, inputs, strict=False)]
+        targets = [blt(target, beta) for beta in betas]
         for alphas, fit, test in equations:
-            bounded = [np.clip(i, -r, r) for i, r in zip(inputs, reach, strict=False)] if seen.held else inputs
-            (test if seen.held else fit).add([blt(i, a) for i, a in zip(bounded, alphas, strict=True)], target)
+            (test if seen.held else fit).add([blt(i, a) for i, a in zip(inputs, alphas, strict=True)], targets)
     menu.offers = {}
     if kept and equations and equations[0][1].count:
         _offer(menu, equations, reach, kept, cells, forms, like)
@@ -165,25 +171,32 @@ def _offer(
     forms: Sequence[str],
     like: Branch | None,
 ) -> None:
-    """The best branch of each form and rank, those that gain on the held-out samples."""
+    """The best branch of each kind, those that gain on the held-out samples."""
     *inputs, target, truth, number = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     sample = np.unique(number, return_inverse=True)[1]
 
-    def errors(left: Array) -> tuple[float, ...]:
-        return tuple(np.bincount(sample, (left * left).sum(1)).tolist())
+    def errors(b: Branch | None) -> tuple[float, ...]:
+        left = target if b is None else target - b.predict([inputs[i] for i in b.which])
+        return tuple(np.bincount(sample, np.einsum("pc,pc->p", left, left)).tolist())
 
-    menu.before, menu.signal = errors(target), float((truth * truth).sum())
+    def offer(b: Branch, left: tuple[float, ...]) -> None:
+        wanted = b.kind[0] in ("bias", *forms) if like is None else b.kind == like.kind and b.which == like.which
+        if wanted and _surely(menu.before, left):  # another than wanted could cost more than reckoned with
+            menu.offers[b.kind] = Offer(b, b.macs * cells, left)
+
+    menu.before, menu.signal = errors(None), float((truth * truth).sum())
+    forms = forms if like is None else (like.form,)
     best: dict[tuple[str, int], tuple[Candidate, Moments, list[float]]] = {}
     for alphas, fit, test in equations:
-        for c in candidates(fit, test, forms):
-            key = c.form, menu.block.channels if c.rank is None else c.rank
-            if like is not None and (*key, c.which) != (like.form, rank_of(like), like.which):
-                continue  # another one could cost more than was reckoned with
+        for c in candidates(fit, test, forms, None if like is None else like.which):
+            key = c.form, c.groups
             if key not in best or c.error < best[key][0].error:
                 best[key] = c, fit, alphas
-    for key, (c, fit, alphas) in best.items():
+    for c, fit, alphas in best.values():
         tried = [branch(c, fit, k, alphas, reach) for k in range(len(fit.betas))]
-        left = [errors(target - t.predict([inputs[i] for i in t.which])) for t in tried]
+        left = [errors(b) for b in tried]
         k = min(range(len(tried)), key=lambda i: sum(left[i]))
-        if surely(menu.before, left[k], GAIN, SURE):
-            menu.offers[key] = Offer(tried[k], tried[k].macs * cells, left[k])
+        offer(tried[k], left[k])
+        if c.form == "dense" and "low rank" in forms:
+            for b in lowered(tried[k], fit):
+                offer(b, errors(b))

@@ -34,6 +34,7 @@ class Form(StrEnum):
     """What a branch's weights look like."""
 
     diagonal = "diagonal"
+    grouped = "grouped"
     low_rank = "low-rank"
     dense = "dense"
 

@@ -14,27 +14,29 @@ was fitted on.  Everything is float64 here; the model computes in its own type.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_ocs.graph import Array
 
-__all__ = ["Branch", "Candidate", "Moments", "blt", "branch", "candidates", "inverse_blt", "thinned"]
+__all__ = ["Branch", "Candidate", "Moments", "blt", "branch", "candidates", "inverse_blt", "lowered", "thinned"]
 
 RIDGES = (1e-5, 1e-3, 1e-2, 1e-1)  # against the mean of the regressors' second moments
 TINY = 1e-9  # keeps equations solvable where a channel never varies
+GROUPED = (8, 32)  # grouped: channels of one group
 RANKS = (16, 8, 4)  # low rank: channels divided by these
+TRIED = 32  # channels of a group on which the ridge is chosen
 
 
 def blt(x: Array, alpha: float) -> Array:
     """The bipolar logarithmic transform; the identity for alpha = 0."""
-    return x if alpha == 0 else np.sign(x) * np.log1p(alpha * np.abs(x))
+    return x if alpha == 0 else np.copysign(np.log1p(alpha * np.abs(x)), x)
 
 
 def inverse_blt(z: Array, alpha: float) -> Array:
     """Its inverse."""
-    return z if alpha == 0 else np.sign(z) * np.expm1(np.abs(z)) / alpha
+    return z if alpha == 0 else np.copysign(np.expm1(np.abs(z)) / alpha, z)
 
 
 def thinned(x: Array, strides: Sequence[int]) -> Array:
@@ -51,11 +53,12 @@ class Branch:
     """A fitted branch.
 
     Attributes:
-        form: "bias", "diagonal", "low rank" or "dense".
+        form: "bias", "diagonal", "grouped", "low rank" or "dense".
         which: indices of its regressors.
         alphas: a of every regressor (0: linear).
         beta: b of the prediction.
-        weights: for every regressor (C_in, C), or (C,) when diagonal; or (C_in, r) when of low rank; none for a bias.
+        weights: for every regressor (C_in, C); (C,) when diagonal; (G, C_in / G, C / G) when grouped; (C_in, r) when
+            of low rank; none for a bias.
         back: (r, C) for low rank.
         bias: c, (C,).
         low, high: bounds of the prediction in the transformed domain.
@@ -78,7 +81,7 @@ class Branch:
         z = np.broadcast_to(self.bias, (len(inputs[0]) if inputs else 1, self.bias.size))
         for x, a, w, reach in zip(inputs, self.alphas, self.weights, self.reach, strict=True):
             f = blt(np.clip(x, -reach, reach), a)
-            part = f * w if w.ndim == 1 else f @ w
+            part = f * w if w.ndim == 1 else f @ w if w.ndim == 2 else _by_group(f, w)
             z = z + (part if self.back is None else part @ self.back)
         return inverse_blt(np.clip(z, self.low, self.high), self.beta)
 
@@ -86,6 +89,19 @@ class Branch:
     def macs(self) -> int:
         """Multiply-accumulates for one position."""
         return sum(w.size for w in self.weights) + (0 if self.back is None else self.back.size)
+
+    @property
+    def kind(self) -> tuple[str, int]:
+        """Its form, and what tells branches of one form apart: the rank, or the number of groups."""
+        if not self.weights:
+            return self.form, 0
+        w = self.weights[0]
+        return self.form, len(self.back) if self.back is not None else 1 if w.ndim == 2 else len(w)
+
+
+def _by_group(x: Array, w: Array) -> Array:
+    """Adjacent channels of x (P, C_in) times their group's weights (G, C_in / G, C / G); (P, C)."""
+    return np.moveaxis(np.moveaxis(x.reshape(len(x), *w.shape[:2]), 1, 0) @ w, 0, 1).reshape(len(x), -1)
 
 
 class Moments:
@@ -110,22 +126,53 @@ class Moments:
         self.ranges = np.tile([np.inf, -np.inf], (len(betas), 1))
         self.square, self.count = 0.0, 0
 
-    def add(self, features: Sequence[Array], target: Array) -> None:
-        """Sum up positions: features (P, C_i) already transformed, target (P, C)."""
-        targets = [blt(target, b) for b in self.betas]
-        f = np.concatenate([np.ones((len(target), 1)), *features], axis=1)
+    def add(self, features: Sequence[Array], targets: Sequence[Array]) -> None:
+        """Sum up positions: features (P, C_i), already transformed, and BLT_b(t), (P, C), for every b."""
+        f = np.concatenate([np.ones((len(targets[0]), 1)), *features], axis=1)
         product = f.T @ np.concatenate([f, *targets], axis=1)  # one product: each costs a round of BLAS threads
-        d, c = self.gram.shape[0], target.shape[1]
+        d, c = self.gram.shape[0], targets[0].shape[1]
         self.gram += product[:, :d]
         self.cross += np.moveaxis(product[:, d:].reshape(d, len(targets), c), 1, 0)
         self.ranges[:, 0] = np.minimum(self.ranges[:, 0], [t.min() for t in targets])
         self.ranges[:, 1] = np.maximum(self.ranges[:, 1], [t.max() for t in targets])
-        self.square += float((target * target).sum())
-        self.count += len(target)
+        self.square += float((targets[0] * targets[0]).sum())
+        self.count += len(f)
 
-    def error(self, w: Array) -> float:
-        """Sum of squared errors that linear weights (D, C) would leave on these samples."""
-        return float(self.square - 2 * np.sum(w * self.cross[0]) + np.sum(w * (self.gram @ w)))
+
+class _System:
+    """The equations of some regressors; channels see those of their own group only.
+
+    Attributes:
+        gram: for every group, of the constant and its channels of each regressor, (G, d, d).
+        cross: with the group's targets, (B, G, d, C / G).
+    """
+
+    def __init__(self, m: Moments, which: Sequence[int], groups: int = 1) -> None:
+        starts = np.cumsum((1, *m.sizes))
+        parts = [(starts[k] + np.arange(m.sizes[k])).reshape(groups, -1) for k in which]
+        rows = np.concatenate([np.zeros((groups, 1), int), *parts], axis=1)
+        columns = np.arange(m.cross.shape[2]).reshape(groups, -1)
+        self.gram = m.gram[rows[:, :, None], rows[:, None, :]]
+        self.cross = m.cross[:, rows[:, :, None], columns[:, None, :]]
+        self.square, self.count = m.square, m.count
+
+    def solve(self, ridge: float, beta: int = 0, some: slice = slice(None)) -> Array:
+        """Ridge regression (the constant is not shrunk) for some targets of every group; (G, d, C / G)."""
+        diagonal = np.einsum("gii->gi", self.gram)[:, 1:]
+        scale = diagonal.mean() / self.count if diagonal.size else 0.0
+        strength = np.full(self.gram.shape[1], (ridge + TINY) * scale + TINY)
+        strength[0] = 0.0
+        left, right = self.gram / self.count + np.diag(strength), self.cross[beta][:, :, some] / self.count
+        return np.asarray(np.linalg.solve(left, right))
+
+    def error(self, w: Array, some: slice = slice(None)) -> float:
+        """Sum of squared errors that linear weights leave, up to a constant if only some targets are looked at."""
+        return float(self.square + np.sum(w * (self.gram @ w - 2 * self.cross[0][:, :, some])))
+
+    def ridge(self, held: _System) -> float:
+        """The ridge that is best on held-out samples, judged by some targets of every group."""
+        some = slice(None, None, -(-self.cross.shape[3] // TRIED))
+        return min(RIDGES, key=lambda r: held.error(self.solve(r, 0, some), some))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,94 +182,51 @@ class Candidate:
     Attributes:
         form: see `Branch`.
         which: which regressors it uses.
+        groups: number of groups of channels that do not see each other; 1 when dense, all when diagonal.
         ridge: strength of the ridge.
-        weight: (D, C), rows of regressors that are not used are 0.
-        basis: (C, r) when of low rank: `weight` is `weight @ basis @ basis.T`.
         error: sum of squared errors on held-out samples, before any clipping.
     """
 
     form: str
     which: tuple[int, ...]
+    groups: int
     ridge: float
-    weight: Array
-    basis: Array | None
     error: float
 
-    @property
-    def rank(self) -> int | None:
-        """Rank of the weights: 0 for a bias, None when it is full."""
-        return 0 if self.form == "bias" else None if self.basis is None else self.basis.shape[1]
+
+def _groupings(sizes: Sequence[int], channels: int, forms: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The forms, low rank aside, that these regressors allow, and their numbers of groups."""
+    if "diagonal" in forms and all(s == channels for s in sizes):
+        yield "diagonal", channels
+    if "grouped" in forms:
+        for size in GROUPED:
+            groups = channels // size
+            if groups > 1 and all(s % groups == 0 for s in (channels, *sizes)) and channels == groups * size:
+                yield "grouped", groups
+    if "dense" in forms or "low rank" in forms:  # the latter is made from the former
+        yield "dense", 1
 
 
-def _solve(m: Moments, which: Sequence[int], ridge: float, beta: int = 0) -> Array:
-    """Ridge regression on some of the regressors (the constant is not shrunk); (D, C) with zeros elsewhere."""
-    starts = np.cumsum((1, *m.sizes))
-    rows = np.concatenate([[0], *(starts[k] + np.arange(m.sizes[k]) for k in which)]).astype(int)
-    g = m.gram[np.ix_(rows, rows)] / m.count
-    scale = np.diag(g)[1:].mean() if len(rows) > 1 else 0.0
-    strength = np.full(len(rows), (ridge + TINY) * scale + TINY)
-    strength[0] = 0.0
-    w = np.zeros(m.cross.shape[1:])
-    w[rows] = np.linalg.solve(g + np.diag(strength), m.cross[beta][rows] / m.count)
-    return w
-
-
-def _diagonal(m: Moments, which: Sequence[int], ridge: float, beta: int = 0) -> Array | None:
-    """Every channel from its own value in each regressor; None where the channels do not correspond."""
-    channels = m.cross.shape[2]
-    if any(m.sizes[k] != channels for k in which):
-        return None
-    starts = np.cumsum((1, *m.sizes))
-    each = np.arange(channels)
-    rows = np.stack([np.zeros(channels, int), *(starts[k] + each for k in which)], axis=1)
-    g = m.gram[rows[:, :, None], rows[:, None, :]] / m.count
-    strength = (ridge + TINY) * np.einsum("cii->ci", g)[:, 1:].mean() + TINY
-    eye = np.eye(rows.shape[1])
-    eye[0, 0] = 0.0
-    w = np.zeros(m.cross.shape[1:])
-    right = m.cross[beta][rows, each[:, None]] / m.count
-    w[rows, each[:, None]] = np.linalg.solve(g + strength * eye, right[:, :, None])[:, :, 0]
-    return w
-
-
-def _principal(m: Moments, w: Array, rank: int) -> Array:
-    """Directions (C, rank) in which a prediction varies most: reduced-rank regression."""
-    return np.asarray(np.linalg.eigh(w.T @ m.gram @ w)[1][:, -rank:])
-
-
-def candidates(fit: Moments, held: Moments, forms: Sequence[str]) -> Iterator[Candidate]:
-    """All linear ways to compensate from one set of moments, each with the ridge that is best on the held-out ones.
+def candidates(
+    fit: Moments, held: Moments, forms: Sequence[str], only: tuple[int, ...] | None = None
+) -> Iterator[Candidate]:
+    """All linear ways of full rank to compensate from one set of moments, each with its best ridge.
 
     Args:
         fit: of the samples that are fitted.
-        held: of others.
-        forms: which forms are wanted.
+        held: of others, on which the ridge is chosen.
+        forms: which forms are wanted; for those of low rank, the dense ones.
+        only: the only regressors to use; None for each alone and all together.
     """
     channels = fit.cross.shape[2]
-    mean = _solve(fit, (), 0.0)
-    yield Candidate("bias", (), 0.0, mean, None, held.error(mean))
+    mean = _System(fit, ()).solve(0.0)
+    yield Candidate("bias", (), 1, 0.0, _System(held, ()).error(mean))
     everything = tuple(range(len(fit.sizes)))
-    for which in dict.fromkeys([*((k,) for k in everything), everything]):
-        if "diagonal" in forms:
-            tried = [(r, w) for r in RIDGES if (w := _diagonal(fit, which, r)) is not None]
-            if tried:
-                ridge, w = min(tried, key=lambda t: held.error(t[1]))
-                yield Candidate("diagonal", which, ridge, w, None, held.error(w))
-        if not {"dense", "low rank"} & set(forms):
-            continue
-        ridge, w = min(((r, _solve(fit, which, r)) for r in RIDGES), key=lambda t: held.error(t[1]))
-        if "dense" in forms:
-            yield Candidate("dense", which, ridge, w, None, held.error(w))
-        width = sum(fit.sizes[k] for k in which)
-        ranks = {channels // part for part in RANKS} if "low rank" in forms else set()
-        ranks = {r for r in ranks if r > 0 and r * (width + channels) < width * channels}
-        if ranks:
-            vectors = _principal(fit, w, max(ranks))
-        for rank in sorted(ranks):
-            basis = vectors[:, -rank:]
-            low = w @ basis @ basis.T
-            low[0] = w[0]
-            yield Candidate("low rank", which, ridge, low, basis, held.error(low))
+    for which in dict.fromkeys([*((k,) for k in everything), everything] if only is None else [only]):
+        for form, groups in _groupings([fit.sizes[k] for k in which], channels, forms) if which else ():
+            fitted, tested = _System(fit, which, groups), _System(held, which, groups)
+            ridge = fitted.ridge(tested)
+            yield Candidate(form, which, groups, ridge, tested.error(fitted.solve(ridge)))
 
 
 def branch(c: Candidate, m: Moments, beta: int, alphas: Sequence[float], reach: Sequence[float]) -> Branch:
@@ -231,27 +235,47 @@ def branch(c: Candidate, m: Moments, beta: int, alphas: Sequence[float], reach: 
     Args:
         c: the candidate.
         m: the moments that it was fitted on.
-        beta: index of the right-hand side; other than 0, the weights are fitted anew for it.
+        beta: index of the right-hand side.
         alphas: of all regressors.
         reach: largest absolute values of all regressors.
     """
-    w, basis = c.weight, c.basis
-    if beta:
-        found = _diagonal(m, c.which, c.ridge, beta) if c.form == "diagonal" else _solve(m, c.which, c.ridge, beta)
-        assert found is not None
-        w = found
-        basis = None if basis is None else _principal(m, w, basis.shape[1])
-    starts = np.cumsum((1, *m.sizes))
-    parts = [w[starts[k] : starts[k] + m.sizes[k]] for k in c.which]
-    if c.form == "diagonal":
-        parts = [np.diag(p).copy() for p in parts]
-    if basis is not None:
-        parts = [p @ basis for p in parts]
+    w = _System(m, c.which, c.groups).solve(c.ridge, beta)
     low, high = m.ranges[beta]
     if c.form == "bias":  # a constant, whatever domain it comes from
         low, high = m.ranges[0]
-        return Branch(c.form, (), (), 0.0, (), None, inverse_blt(w[0], m.betas[beta]), float(low), float(high), ())
+        return Branch(c.form, (), (), 0.0, (), None, inverse_blt(w[0, 0], m.betas[beta]), float(low), float(high), ())
+    widths = [m.sizes[k] // c.groups for k in c.which]
+    parts: list[Array] = np.split(w[:, 1:], np.cumsum(widths)[:-1], axis=1)
+    if c.groups == 1:
+        parts = [p[0] for p in parts]
+    elif c.form == "diagonal":
+        parts = [p[:, 0, 0] for p in parts]
     return Branch(
-        c.form, c.which, tuple(alphas[k] for k in c.which), m.betas[beta], tuple(parts),
-        None if basis is None else basis.T, w[0], float(low), float(high), tuple(reach[k] for k in c.which),
+        c.form, c.which, tuple(alphas[k] for k in c.which), m.betas[beta], tuple(parts), None, w[:, 0].ravel(),
+        float(low), float(high), tuple(reach[k] for k in c.which),
     )  # fmt: skip
+
+
+def lowered(dense: Branch, m: Moments) -> Iterator[Branch]:
+    """A dense branch at lower ranks: what it predicts in the directions in which that varies most.
+
+    That is reduced-rank regression.
+
+    Args:
+        dense: the branch.
+        m: the moments that it was fitted on.
+    """
+    channels, width = dense.bias.size, sum(len(w) for w in dense.weights)
+    ranks = {channels // part for part in RANKS}
+    ranks = {r for r in ranks if r > 0 and r * (width + channels) < width * channels}
+    if not ranks:
+        return
+    gram = _System(m, dense.which).gram[0]
+    mean = gram[0, 1:] / m.count
+    w = np.concatenate(dense.weights)
+    vectors = np.linalg.eigh(w.T @ (gram[1:, 1:] - np.outer(mean, gram[0, 1:])) @ w)[1]
+    for r in sorted(ranks):
+        basis = vectors[:, -r:]
+        bias = dense.bias + mean @ (w - w @ basis @ basis.T)  # what the other directions predict on average
+        parts = tuple(p @ basis for p in dense.weights)
+        yield replace(dense, form="low rank", weights=parts, back=basis.T, bias=bias)

@@ -4,9 +4,9 @@
 
 W is fitted in closed form on calibration samples so that y' comes close to what the float model has there; x is the
 block's input, its output before the correction, or both.  Linear compensation ("Quantization without Tears") is the
-limit a, b -> 0 and a candidate for every block, as are a mere bias, a diagonal, a low-rank and a dense W.  Blocks are
-fitted one after the other, each on the model that the ones before have already mended, and every choice is made on
-samples that the fit has not seen: a block that does not gain there gets no branch.
+limit a, b -> 0 and a candidate for every block, as are a mere bias, a diagonal, a grouped, a low-rank and a dense W.
+Blocks are fitted one after the other, each on the model that the ones before have already mended, and every choice is
+made on samples that the fit has not seen: a block that does not gain there gets no branch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import onnx
 
 from onnx_ocs.activations import BATCH
 from onnx_ocs.blocks import Block, find_blocks
-from onnx_ocs.branch import Inserted, rank_of
+from onnx_ocs.branch import Inserted, groups_of, rank_of
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.fitting import Fitting
@@ -66,7 +66,7 @@ class Compensate:
     """
 
     budget: float = 0.1
-    forms: tuple[str, ...] = ("diagonal", "low rank", "dense")
+    forms: tuple[str, ...] = ("diagonal", "grouped", "low rank", "dense")
     linear: bool = False
 
     name: ClassVar[str] = "compensate"
@@ -173,7 +173,7 @@ def branch_entry(b: Inserted) -> dict[str, Any]:
     return {
         "status": "applied", "block": b.output, "kind": None, "input": None, "output": b.output,
         "form": e["form"], "regressors": list(b.regressors), "alpha": max(e["alpha"], default=0.0), "beta": e["beta"],
-        "rank": e["rank"], "sqnr_before_db": None, "sqnr_after_db": None, "reason": None,
+        "rank": e["rank"], "groups": e["groups"], "sqnr_before_db": None, "sqnr_after_db": None, "reason": None,
     }  # fmt: skip
 
 
@@ -193,6 +193,7 @@ def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
         "alpha": None,
         "beta": None,
         "rank": None,
+        "groups": None,
         "macs": 0,
         "sqnr_before_db": decibels(m.signal, sum(m.before)),
         "sqnr_after_db": decibels(m.signal, sum(m.before)),
@@ -206,6 +207,7 @@ def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
         "alpha": max(c.branch.alphas, default=0.0),
         "beta": c.branch.beta,
         "rank": rank_of(c.branch),
+        "groups": groups_of(c.branch),
         "macs": c.macs,
         "sqnr_after_db": decibels(m.signal, sum(c.errors)),
     }

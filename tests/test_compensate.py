@@ -182,6 +182,8 @@ def some_branch(form: str, which: tuple[int, ...], sizes: tuple[int, int], nonli
         weights: tuple[np.ndarray, ...] = ()
     elif form == "diagonal":
         weights = tuple(rng.standard_normal(c) for _ in which)
+    elif form == "grouped":
+        weights = tuple(rng.standard_normal((GROUPS, sizes[k] // GROUPS, c // GROUPS)) for k in which)
     elif form == "low rank":
         weights, back = tuple(rng.standard_normal((sizes[k], rank)) for k in which), rng.standard_normal((rank, c))
     else:
@@ -212,6 +214,14 @@ def token_net(style: Style) -> tuple[onnx.ModelProto, Block]:
     return n.model(n.matmul(n.qdq(y, "mid"), 4)), Block("layer", y, 2, 8, a, (1,), 8)
 
 
+def plane_net(style: Style) -> tuple[onnx.ModelProto, Block]:
+    """4D, channels last."""
+    n = Net(style, x=(3, 4, 12))
+    a = n.matmul(n.qdq("x", "mid"), 8)
+    y = n.matmul(n.qdq(a, "mid"), 8)
+    return n.model(n.matmul(n.qdq(y, "mid"), 4)), Block("layer", y, 3, 8, a, (1, 1), 8)
+
+
 def matrix_net(style: Style) -> tuple[onnx.ModelProto, Block]:
     """2D; the output is a graph output."""
     n = Net(style, x=(12,))
@@ -232,10 +242,11 @@ def captured_net(style: Style) -> tuple[onnx.ModelProto, Block]:
     return n.model(n.op("Add", n.conv(n.qdq(y, "mid"), 8), z), z), Block("layer", y, 1, 8, "conv1", (1,), 8)
 
 
-NETS = [image_net, token_net, matrix_net, captured_net]
+NETS = [image_net, token_net, plane_net, matrix_net, captured_net]
 STYLES = [Style(opset=10, per_channel=False), Style(opset=13), Style(opset=21)]
-FORMS = [("bias", ()), ("diagonal", (0,)), ("diagonal", (0, 1)), ("low rank", (0,)), ("low rank", (0, 1)),
-         ("dense", (0,)), ("dense", (1,)), ("dense", (0, 1))]  # fmt: skip
+FORMS = [("bias", ()), ("diagonal", (0,)), ("diagonal", (0, 1)), ("grouped", (0,)), ("grouped", (0, 1)),
+         ("low rank", (0,)), ("low rank", (0, 1)), ("dense", (0,)), ("dense", (1,)), ("dense", (0, 1))]  # fmt: skip
+GROUPS = 4
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda s: f"opset{s.opset}")
@@ -254,6 +265,8 @@ def test_what_branches_compute(net: Callable[[Style], tuple[onnx.ModelProto, Blo
     values = dict(zip(names, zoo.execute(plain, feed), strict=True))
     y, x = values[watch[0]], values[watch[1]]
     for (form, which), nonlinear in [(f, k) for f in FORMS for k in (False, True)]:
+        if form == "grouped" and y.ndim == 2:
+            continue
         branch = some_branch(form, which, (8, 8), nonlinear)
         new = onnx.ModelProto()
         new.CopyFrom(model)
@@ -266,6 +279,10 @@ def test_what_branches_compute(net: Callable[[Style], tuple[onnx.ModelProto, Blo
         rows = [np.moveaxis(v, block.axis, -1).reshape(-1, 8).astype(np.float64) for v in (y, thin)]
         added = branch.predict([rows[k] for k in which])
         moved = np.moveaxis(y, block.axis, -1)
+        assert done.entry["groups"] == {"diagonal": 8, "grouped": GROUPS}.get(form, 1)
+        if form == "grouped":
+            kernels = [n for n in new.graph.node if n.op_type == "Conv" and "_nbc_" in n.output[0]]
+            assert [helper.get_node_attr_value(n, "group") for n in kernels] == [GROUPS] * len(which)
         expected = np.moveaxis(np.broadcast_to(added, (moved.size // 8, 8)).reshape(moved.shape), -1, block.axis) + y
         asked = copy.deepcopy(new)
         if done.after not in {o.name for o in new.graph.output}:
@@ -391,6 +408,33 @@ def test_forms_and_linear() -> None:
     assert {e["form"] for e in applied(result)} <= {"bias", "low rank"} and applied(result)
     assert all(e["alpha"] == 0 and e["beta"] == 0 for e in applied(result))
     assert not {"Log", "Exp"} & {n.op_type for n in result.model.graph.node}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["images", "tokens"])
+def test_grouped_branches(last: bool) -> None:
+    """Groups of 8 channels, behind a layer of 16, in images and in tokens: offered, verified, shown, and taken out."""
+    n = Net(Style(bits=3), x=(12, 16) if last else (3, 8, 8))
+    layer = n.matmul if last else n.conv
+    h = layer(n.qdq("x", "mid", 0.4), 16)
+    y = n.op("Add", layer(n.qdq(h, "mid", 0.4), 16), h, out="sum")
+    model = n.model((layer(n.qdq(y, "mid", 0.4), 16), onnx.TensorProto.FLOAT))
+    result = api.rewrite(model, calib=inputs(model, 128), passes=[Compensate(budget=1.0, forms=("grouped",))])
+    assert ("grouped", 2) in {(e["form"], e["groups"]) for e in applied(result)}
+    assert {e["form"] for e in applied(result)} <= {"grouped", "bias"}
+    assert result.verification is not None and result.verification.verdict == "PASSED"
+    before, after = held_out(model, result.model, inputs(model, 64, seed=1))
+    assert after > before
+    shown = api.inspect(result.model)["compensations"]
+    assert [(e["form"], e["groups"]) for e in shown] == [(e["form"], e["groups"]) for e in applied(result)]
+    feed = inputs(model, 2, seed=3)
+    for a, b in zip(zoo.execute(strip(result.model), feed), zoo.execute(model, feed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_no_groups_in_matrices() -> None:
+    result = api.rewrite(DIGITS, calib=CALIB, limit=96, passes=[Compensate(forms=("grouped",))], verify=False)
+    heads = [e for e in applied(result) if e["kind"] == "head"]
+    assert all(e["form"] == "bias" for e in heads)
 
 
 def test_processes_agree(tmp_path: Path) -> None:

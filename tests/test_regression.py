@@ -7,7 +7,19 @@ import pytest
 
 from onnx_ocs.blocks import Block
 from onnx_ocs.offers import Menu, Observed, learn
-from onnx_ocs.regression import RIDGES, TINY, Branch, Moments, blt, branch, candidates, inverse_blt
+from onnx_ocs.regression import (
+    GROUPED,
+    RIDGES,
+    TINY,
+    Branch,
+    Moments,
+    _System,
+    blt,
+    branch,
+    candidates,
+    inverse_blt,
+    lowered,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -17,7 +29,7 @@ def moments(inputs: list[np.ndarray], target: np.ndarray, betas: tuple[float, ..
     m = Moments([i.shape[1] for i in inputs], target.shape[1], betas)
     cuts = np.cumsum(np.arange(1, parts)) * len(target) // sum(range(1, parts + 1))
     for *xs, t in zip(*(np.split(a, cuts) for a in (*inputs, target)), strict=True):
-        m.add(xs, t)
+        m.add(xs, [blt(t, b) for b in betas])
     return m
 
 
@@ -56,7 +68,7 @@ def test_moments_are_sums() -> None:
         np.testing.assert_allclose(m.ranges[k], [blt(target, b).min(), blt(target, b).max()])
     assert m.count == len(target) and np.isclose(m.square, (target**2).sum())
     w = RNG.standard_normal(m.cross[0].shape)
-    assert np.isclose(m.error(w), ((target - f @ w) ** 2).sum())
+    assert np.isclose(_System(m, (0, 1)).error(w[None]), ((target - f @ w) ** 2).sum())
 
 
 @pytest.mark.parametrize("beta", [0, 1], ids=["linear", "bipolar"])
@@ -81,7 +93,7 @@ def test_bias_is_the_mean() -> None:
     m = moments(inputs, target)
     (c,) = candidates(m, m, [])
     b = branch(c, m, 0, (0.0, 0.0), (1.0, 1.0))
-    assert (c.form, c.rank, b.macs, b.weights) == ("bias", 0, 0, ())
+    assert (c.form, b.kind, b.macs, b.weights) == ("bias", ("bias", 0), 0, ())
     np.testing.assert_allclose(b.predict([]), target.mean(0)[None])
     m = moments(inputs, target, (0.0, 0.5))
     b = branch(next(candidates(m, m, [])), m, 1, (0.0, 0.0), (1.0, 1.0))
@@ -110,26 +122,77 @@ def test_diagonal_needs_equal_channels() -> None:
     assert {c.which for c in candidates(m, m, ["diagonal"]) if c.form == "diagonal"} == {(0,)}
 
 
+@pytest.mark.parametrize("beta", [0, 1], ids=["linear", "bipolar"])
+@pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["output", "input", "both"])
+def test_groups_are_regressions_of_their_own(which: tuple[int, ...], beta: int) -> None:
+    """Each group of the output sees its own group of every regressor, and the closed form is that of least squares."""
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((700, 64)), rng.standard_normal((700, 32))
+    weights = [rng.standard_normal((n, 64)) / 8 for n in (64, 32)]
+    target = x @ weights[0] + y @ weights[1] + 0.3
+    m = moments([x, y], target, (0.0, 0.4))
+    found = {c.groups: c for c in candidates(m, m, ["grouped"]) if c.form == "grouped" and c.which == which}
+    assert found.keys() == {64 // size for size in GROUPED}
+    for groups, c in found.items():
+        b = branch(c, m, beta, (0.0, 0.0), (9.0, 9.0))
+        assert b.kind == ("grouped", groups) and b.macs == sum((64, 32)[k] for k in which) * 64 // groups
+        expected = []
+        for g in range(groups):
+            f = np.concatenate([np.ones((700, 1)), *(np.split((x, y)[k], groups, 1)[g] for k in which)], 1)
+            t = blt(np.split(target, groups, 1)[g], m.betas[beta])
+            expected.append(f @ np.linalg.lstsq(f, t, rcond=None)[0])
+        z = np.clip(np.concatenate(expected, 1), b.low, b.high)
+        np.testing.assert_allclose(b.predict([(x, y)[k] for k in which]), inverse_blt(z, b.beta), atol=2e-3)
+        left = ((target - branch(c, m, 0, (0.0, 0.0), (9.0, 9.0)).predict([(x, y)[k] for k in which])) ** 2).sum()
+        assert np.isclose(left, c.error, rtol=0.02)  # but for the bounds
+
+
+@pytest.mark.parametrize(
+    ("sizes", "channels", "groups"),
+    [
+        ((64,), 64, {8, 2}),
+        ((16,), 16, {2}),
+        ((8,), 8, set()),
+        ((40,), 40, {5}),
+        ((24, 12), 24, {3}),
+        ((24, 20), 24, {3}),
+    ],
+)
+def test_groups_that_divide(sizes: tuple[int, ...], channels: int, groups: set[int]) -> None:
+    """Groups of 8 or 32 channels, more than one, that divide the output's and the regressors' channels."""
+    rng = np.random.default_rng(6)
+    inputs = [rng.standard_normal((90, n)) for n in sizes]
+    m = moments(inputs, rng.standard_normal((90, channels)))
+    found = [c for c in candidates(m, m, ["grouped"]) if c.form == "grouped"]
+    assert {c.groups for c in found} == groups
+    for c in found:
+        assert all(sizes[k] % c.groups == 0 for k in c.which)
+    if len(sizes) > 1:  # 20 channels are not 3 groups of equal size: the output alone is the regressor
+        assert ((0, 1) in {c.which for c in found}) == (sizes[1] % 3 == 0)
+
+
 def test_low_rank_is_the_best_projection() -> None:
-    """Reduced-rank regression: no other projection of the prediction leaves less, and full rank changes nothing."""
+    """Reduced-rank regression: no other projection of the prediction leaves less, and its mean stays what it is."""
     rng = np.random.default_rng(5)
-    x = rng.standard_normal((500, 16)) * np.linspace(0.2, 3, 16)
+    x = 0.5 + rng.standard_normal((500, 16)) * np.linspace(0.2, 3, 16)
     w = rng.standard_normal((16, 2)) @ rng.standard_normal((2, 16))
     target = x @ w + 0.05 * rng.standard_normal((500, 16))
     m = moments([x], target)
-    found = {(c.form, c.rank): c for c in candidates(m, m, ["dense", "low rank"])}
-    assert found.keys() == {("bias", 0), ("dense", None), *(("low rank", r) for r in (1, 2, 4))}
-    dense, two, one = (
-        branch(found[k], m, 0, (0.0,), (99.0,)) for k in (("dense", None), ("low rank", 2), ("low rank", 1))
-    )
+    (c,) = [c for c in candidates(m, m, ["dense"]) if c.form == "dense"]
+    dense = branch(c, m, 0, (0.0,), (99.0,))
+    found = {b.kind: b for b in lowered(dense, m)}
+    assert found.keys() == {("low rank", r) for r in (1, 2, 4)}
+    one, two = found["low rank", 1], found["low rank", 2]
     assert two.macs == 2 * (16 + 16) < dense.macs == 256
     assert two.back is not None and np.allclose(two.back @ two.back.T, np.eye(2))
-    f = dense.predict([x]) - dense.bias
-    values = np.linalg.svd(f, compute_uv=False)
+    f = dense.predict([x])
+    values = np.linalg.svd(f - f.mean(0), compute_uv=False)
+    left = {}
     for b, r in ((one, 1), (two, 2)):
-        left = ((f - (b.predict([x]) - b.bias)) ** 2).sum()
-        assert left <= (values[r:] ** 2).sum() * 1.05 + 1e-6
-    assert found["low rank", 2].error < 1.05 * found["dense", None].error < 0.2 * found["low rank", 1].error
+        np.testing.assert_allclose(b.predict([x]).mean(0), target.mean(0), atol=0.05)
+        assert ((f - b.predict([x])) ** 2).sum() <= (values[r:] ** 2).sum() * 1.05 + 1e-6
+        left[r] = ((target - b.predict([x])) ** 2).sum()
+    assert left[2] < 1.1 * c.error < 0.2 * left[1]
 
 
 def test_held_out_samples_choose_the_ridge() -> None:
@@ -142,7 +205,9 @@ def test_held_out_samples_choose_the_ridge() -> None:
         moments([h], h @ w + rng.standard_normal((400, 25))),
     )
     (c,) = [c for c in candidates(fit, held, ["dense"]) if c.form == "dense"]
-    assert c.ridge == max(RIDGES) and np.isclose(c.error, held.error(c.weight)) and c.error > held.square
+    b = branch(c, fit, 0, (0.0,), (99.0,))
+    w = np.concatenate([b.bias[None], *b.weights])
+    assert c.ridge == max(RIDGES) and np.isclose(c.error, _System(held, (0,)).error(w[None])) and c.error > held.square
 
 
 def test_constant_and_equal_channels() -> None:
@@ -152,23 +217,33 @@ def test_constant_and_equal_channels() -> None:
     x = np.concatenate([x, x[:, :2], np.zeros((200, 2)), np.ones((200, 1))], 1)
     target = x[:, :3] * 2 + 1
     m = moments([x], target)
-    for c in candidates(m, m, ["dense", "low rank", "diagonal"]):
-        assert np.isfinite(c.weight).all() and c.error < m.square
+    for c in candidates(m, m, ["dense", "diagonal"]):
+        b = branch(c, m, 0, (0.0,), (9.0,))
+        assert all(np.isfinite(v).all() for v in (b.bias, *b.weights)) and c.error < m.square
+    wide = np.tile(x, 16)
+    m = moments([wide], np.tile(target, 48))
+    for c in candidates(m, m, ["dense", "low rank", "grouped"]):
+        b = branch(c, m, 0, (0.0,), (9.0,))
+        for one in (b, *(lowered(b, m) if c.form == "dense" else ())):
+            assert all(np.isfinite(v).all() for v in (one.bias, *one.weights)) and c.error < m.square
     zero = moments([0 * x], 0 * target)
     for c in candidates(zero, zero, ["dense", "low rank", "diagonal"]):
-        assert np.abs(c.weight).max() == 0 and c.error == 0
+        b = branch(c, zero, 0, (0.0,), (9.0,))
+        assert c.error == 0 and all(np.abs(v).max() == 0 for v in (b.bias, *b.weights))
 
 
 @pytest.mark.parametrize("beta", [0, 1], ids=["linear", "bipolar"])
-@pytest.mark.parametrize("form", ["diagonal", "low rank", "dense"])
+@pytest.mark.parametrize("form", ["diagonal", "grouped", "low rank", "dense"])
 def test_predictions_are_bounded(form: str, beta: int) -> None:
     rng = np.random.default_rng(9)
-    x = np.abs(rng.standard_normal((300, 8)))
-    target = np.sin(3 * x) @ rng.standard_normal((8, 8))
+    x = np.abs(rng.standard_normal((300, 16)))
+    target = np.sin(3 * x) @ rng.standard_normal((16, 16))
     alpha = 0.7
     m = moments([blt(x, alpha)], target, (0.0, 2.0))
-    c = next(c for c in candidates(m, m, [form]) if c.form == form)
+    c = next(c for c in candidates(m, m, [form]) if c.form == ("dense" if form == "low rank" else form))
     b = branch(c, m, beta, (alpha,), (float(x.max()),))
+    b = next(lowered(b, m)) if form == "low rank" else b
+    assert b.form == form
     for fed in (x, 0 * x, 1e30 * x, -1e30 * x, 1e300 * rng.standard_normal(x.shape), 1e-300 * x):
         p = b.predict([fed])
         assert np.isfinite(p).all()
@@ -190,8 +265,20 @@ def learned(y: np.ndarray, truth: np.ndarray, batches: int = 8, linear: bool = F
     menu = Menu(Block("layer", "y", 1, y.shape[1]))
     parts = zip(np.array_split(y, batches), np.array_split(truth, batches), strict=True)
     seen = (Observed(k % 4 == 3, p, None, t) for k, (p, t) in enumerate(parts))
-    learn(menu, seen, batches // 4, ("diagonal", "low rank", "dense"), linear, None)
+    learn(menu, seen, batches, batches // 4, ("diagonal", "grouped", "low rank", "dense"), linear, None)
     return menu
+
+
+def test_groups_are_offered_where_channels_mix_in_groups() -> None:
+    rng = np.random.default_rng(14)
+    y = rng.standard_normal((512, 16)).astype(np.float32)
+    mixed = np.einsum("pgi,gio->pgo", y.reshape(-1, 2, 8), rng.standard_normal((2, 8, 8))).reshape(-1, 16)
+    menu = learned(y, (y + 0.5 * mixed).astype(np.float32))
+    assert sum(menu.offers["grouped", 2].errors) < 0.01 * sum(menu.before)
+    assert ("diagonal", 16) not in menu.offers or sum(menu.offers["diagonal", 16].errors) > 0.5 * sum(menu.before)
+    best = menu.best(1e-4)
+    assert best is not None and best.branch.kind == ("grouped", 2)  # as good as the dense one, for half of its MACs
+    assert best.macs == 128 == menu.offers["dense", 1].macs / 2
 
 
 def test_noise_gets_no_offer() -> None:
