@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
-from onnx_ocs.errors import UserError
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array
 from onnx_ocs.manager import Context
 from onnx_ocs.oracle import reference
@@ -49,9 +49,7 @@ class Activations:
         try:
             got = self._session.run(feed, [t for t in self._tensors if t not in feed])
         except Exception as e:  # onnxruntime raises many kinds
-            raise UserError(
-                f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
-            ) from None
+            raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
         return {**feed, **got}
 
 

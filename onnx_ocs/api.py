@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -416,12 +417,13 @@ def _measure(
     model: onnx.ModelProto, passes: Sequence[Pass], context: Context, float_model: onnx.ModelProto | None
 ) -> Callable[[Plan], Quality]:
     """How good a plan's model is, as the report will say it: rewritten, and run on all samples."""
+    against = cache(lambda: _reference(model, float_model)[0])
 
     def measure(made: Plan) -> Quality:
         assert context.samples is not None
         new, _ = run_passes(model, _by_plan(passes, made), replace(context, progress=_quiet))
         context.progress("measuring plans", 0, None)
-        return compare(_reference(model, float_model)[0], [new], context.samples, context.limit)[0]
+        return compare(against(), [new], context.samples, context.limit)[0]
 
     return measure
 

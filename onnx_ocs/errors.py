@@ -5,7 +5,9 @@ Everything that a user can cause (bad file, bad option, calibration data that do
 onnx_ocs and keeps its traceback.
 """
 
-__all__ = ["PassError", "UserError", "VerificationError"]
+from __future__ import annotations
+
+__all__ = ["PassError", "UserError", "VerificationError", "first_line"]
 
 
 class UserError(Exception):
@@ -18,3 +20,8 @@ class PassError(Exception):
 
 class VerificationError(Exception):
     """The rewritten model is not what it claims to be; nothing was written."""
+
+
+def first_line(e: BaseException, most: int = 300) -> str:
+    """What another package's exception says, in one line of at most so many characters."""
+    return (str(e).splitlines() or [type(e).__name__])[0][:most]

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_ocs.activations import BATCH, samples_in
 from onnx_ocs.calibration import Samples
-from onnx_ocs.errors import UserError
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array
 from onnx_ocs.plan_options import Objective
 from onnx_ocs.runtime import Session
@@ -77,9 +77,7 @@ class Judge:
                 out = board.run(f, {}) if float_model is None else next(iter(float_model.run(f).values()))
             except Exception as e:  # onnxruntime raises many kinds
                 who = "model" if float_model is None else "float model"
-                raise UserError(
-                    f"onnxruntime does not run the {who} on these samples: {str(e).splitlines()[0]}"
-                ) from None
+                raise UserError(f"onnxruntime does not run the {who} on these samples: {first_line(e)}") from None
             self.references.append(np.asarray(out, np.float64))
         first = self.references[0]
         if float_model is not None and first.shape != board.run(feeds[0], {}).shape:

@@ -20,7 +20,7 @@ import onnx
 
 from onnx_ocs.activations import samples_in, stream
 from onnx_ocs.cuts import Cut, find_cuts, nibbles
-from onnx_ocs.errors import UserError
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.layout import Wide
 from onnx_ocs.manager import Context
@@ -180,9 +180,7 @@ class _Quantized:
         try:
             return self.session.run({k: batch[k] for k in self.session.inputs}, self.names)
         except Exception as e:  # onnxruntime raises many kinds
-            raise UserError(
-                f"onnxruntime does not run the model on the calibration samples: {str(e).splitlines()[0]}"
-            ) from None
+            raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
 
 
 def _tally(region: Region, after: Cut | None) -> _Tally:

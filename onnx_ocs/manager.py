@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import onnx
 
 from onnx_ocs.calibration import Samples
-from onnx_ocs.errors import PassError, UserError
+from onnx_ocs.errors import PassError, UserError, first_line
 from onnx_ocs.tensors import without_side_files
 
 __all__ = ["RECORD", "Context", "Pass", "PassResult", "history", "run_passes"]
@@ -121,7 +121,7 @@ def _check(model: onnx.ModelProto) -> tuple[str, str]:
             onnx.checker.check_model(model, full_check=full)
             return level, complaint
         except Exception as e:  # ValidationError, InferenceError, and what protobuf raises for huge models
-            complaint = str(e).splitlines()[0][:300]
+            complaint = first_line(e)
     return "none", complaint
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration import Samples
-from onnx_ocs.errors import UserError
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.runtime import Session
 
 __all__ = ["Quality", "compare", "decibels"]
@@ -67,9 +67,7 @@ def compare(
             try:
                 outputs.append(np.asarray(next(iter(s.run(feed).values()))).astype(np.float64))
             except Exception as e:
-                raise UserError(
-                    f"onnxruntime does not run the model on these samples: {str(e).splitlines()[0]}"
-                ) from None
+                raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
         ref = outputs[0]
         if any(o.shape != ref.shape for o in outputs):
             raise UserError(

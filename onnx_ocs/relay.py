@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from onnx_ocs.errors import UserError
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array, Graph, mentioned
 from onnx_ocs.runtime import Session
 
@@ -106,7 +106,7 @@ class Relay:
                     got = session.run({t: v for t, v in known.items() if t in session.inputs}, missing)
                 except Exception as e:  # onnxruntime raises many kinds
                     raise UserError(
-                        f"onnxruntime does not run a piece of the model on these samples: {str(e).splitlines()[0]}"
+                        f"onnxruntime does not run a piece of the model on these samples: {first_line(e)}"
                     ) from None
             yield k, known, got
 

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from onnx_ocs import tensors
+from onnx_ocs.errors import first_line
 from onnx_ocs.graph import Array
 
 __all__ = [
@@ -128,7 +129,7 @@ def attempt(model: onnx.ModelProto, level: str) -> Session | str:
     try:
         return Session(model, level)
     except Exception as e:  # onnxruntime raises many kinds; the message is the finding
-        return str(e).splitlines()[0][:300]
+        return first_line(e)
 
 
 def attempt_run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array] | str:
@@ -136,7 +137,7 @@ def attempt_run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array]
     try:
         return session.run(feed)
     except Exception as e:
-        return str(e).splitlines()[0][:300]
+        return first_line(e)
 
 
 def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:

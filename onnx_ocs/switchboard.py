@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_ocs.errors import UserError
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array
 from onnx_ocs.oracle import MAGIC, Editor
 from onnx_ocs.quantizer import Quantizer
@@ -140,9 +140,7 @@ class Switchboard:
         try:
             self._session = Session(e.export(), "enable_all", fusion=False)
         except Exception as error:
-            raise UserError(
-                f"onnxruntime cannot run the model switch by switch: {str(error).splitlines()[0]}"
-            ) from None
+            raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None
 
     def _switch(self, e: Editor, k: int, name: str, value: gs.Tensor, q: Quantizer) -> gs.Tensor:
         known = {t.name: t for t in e.graph.inputs}

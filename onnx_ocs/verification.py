@@ -25,7 +25,7 @@ from onnx_ocs.branch_check import check_branches
 from onnx_ocs.calibration import Samples
 from onnx_ocs.cuts import Cut, find_cuts, nibbles, stress
 from onnx_ocs.difference import FEW, FLIPS, SHIFT, Difference
-from onnx_ocs.errors import UserError
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.levels import between, excess
 from onnx_ocs.oracle import WideQuantizer, oracle
@@ -127,16 +127,14 @@ def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.
         try:
             onnx.checker.check_model(original, full_check=full)
         except Exception as e:
-            result.notes.append(
-                f"onnx.checker (full_check={full}) rejects the original: {str(e).splitlines()[0][:160]}"
-            )
+            result.notes.append(f"onnx.checker (full_check={full}) rejects the original: {first_line(e, 160)}")
             result.checker = "the original is rejected"
             continue
         try:
             onnx.checker.check_model(rewritten, full_check=full)
             result.checker = "ok (full)" if full else "ok"
         except Exception as e:
-            result.checker = str(e).splitlines()[0][:300]
+            result.checker = first_line(e)
             result.fail(f"onnx.checker rejects the rewritten model: {result.checker}")
         return
 
@@ -198,7 +196,7 @@ def _branches(
         for why in check_branches(rewritten, inputs.samples, inputs.limit, inputs.seed):
             result.fail(why)
     except Exception as e:  # onnxruntime raises many kinds
-        result.fail(f"the branches cannot be run ({str(e).splitlines()[0][:200]})")
+        result.fail(f"the branches cannot be run ({first_line(e, 200)})")
 
 
 def _translation(

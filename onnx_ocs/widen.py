@@ -28,7 +28,7 @@ from onnx_ocs.shapes import Shape
 from onnx_ocs.tensors import pack, unpack
 from onnx_ocs.weights import edit_weight, read_bias, take, write_bias
 
-__all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "unpack", "widen"]
+__all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "widen"]
 
 
 @dataclass(frozen=True, eq=False)
