@@ -85,13 +85,13 @@ def readers(graph: Graph, region: Region) -> Readers:
     c = walk.channels
     gain, diagonal, coherent = np.zeros(c), np.zeros(c), np.zeros((c, c))
     dense = False
-    for node, columns in zip(walk.weights, walk.columns, strict=True):
+    for node, columns, factor in zip(walk.weights, walk.columns, walk.factors, strict=True):
         flat = _rows(graph, node)
         if flat is None or columns.size % c:
             continue
         inner = columns.size // c
         groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
-        flat = flat[columns]
+        flat = flat[columns] * factor
         gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
         for taps in _phases(graph, node, flat):
             summed = taps.sum(2).reshape(c, inner, -1).sum(1)

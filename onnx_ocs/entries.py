@@ -60,9 +60,9 @@ def entry(
             "consumers": widened.consumers,
         }
     elif widened is not None:
-        assert widened.decision.region.quantizer is not None
         _, wide = next(widened.quantized[o] for o in region.outputs if o in widened.quantized)
-        e["scale"] = widened.decision.region.quantizer.scale.tolist()
+        assert wide.grid is not None
+        e["scale"] = wide.grid.scale.tolist()
         up, low = wide.copies()
         e |= {
             "status": "applied",

@@ -8,8 +8,8 @@ the narrow value is the sum of all that belong to it:
 (with halved channels, OCS, a base and its copy hold half of the value each).
 A layer with a constant weight reads it wide: its weight is repeated, w_wide[:, j] = w[:, origin[j]] (OCS+, eq. 10).
 What is linear per channel, or keeps the integer grid, carries it on: pooling, Resize, Pad with zeros, Transpose,
-Flatten, Reshape that keeps the channels, Concat, a depthwise Conv, a Q/DQ pair on the same grid.  For every other
-reader the copies are folded back: gathered and added onto their channels.
+Flatten, Reshape that keeps the channels, Concat, a multiplication by a positive constant, a depthwise Conv, a Q/DQ pair
+on the same grid.  For every other reader the copies are folded back: gathered and added onto their channels.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Wide:
         integer: whether the tensor holds the integers between a Q and its DQ.
         halved: whether a channel that has a copy shares its value with it, half and half, instead of leaving it what
             lies above X_clip.
+        factor: what the tensor's quantizer's values have been multiplied by on the way.
     """
 
     axis: int
@@ -51,6 +52,7 @@ class Wide:
     grid: Quantizer | None
     integer: bool = False
     halved: bool = False
+    factor: float = 1.0
 
     def spread(self, inner: int) -> tuple[Array, Array]:
         """Origin and level when every channel becomes `inner` consecutive ones."""
@@ -273,8 +275,8 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
     rank = len(shapes[node.input[index]]) if node.input[index] in shapes else None
     if is_op(node, "QuantizeLinear"):
         q = read_quantizer(graph, node)
-        if index == 0 and isinstance(q, Quantizer) and q.same_grid(wide.grid) and _fits(q, wide, rank):
-            return Route("carry", replace(wide, integer=True))
+        if index == 0 and isinstance(q, Quantizer) and _same(q, wide) and _fits(q, wide, rank):
+            return Route("carry", replace(wide, integer=True, grid=q))
         return _fold("it quantizes on another grid")
     if is_op(node, "DequantizeLinear"):
         q = read_quantizer(graph, node)
@@ -294,9 +296,33 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
         return _conv(graph, node, index, wide, rank)
     if is_op(node, "Concat"):
         return _concat(node, index, wide, rank, shapes)
+    if is_op(node, "Mul", "Div"):
+        return _scaled(graph, node, index, wide, rank)
     if index == 0 and node.domain in ("", "ai.onnx"):
         return _carry(graph, node, wide, shapes)
     return _fold("it is not linear per channel")
+
+
+def _scaled(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | None) -> Route:
+    """A multiplication by a positive constant, as in a GELU of small operators: the grid is multiplied, too."""
+    c = graph.constant(node.input[1 - index])
+    if c is None or c.size != 1 or c.dtype.kind != "f" or c.ndim > (rank or 1) or (node.op_type == "Div" and index):
+        return _fold("it is not linear per channel")
+    factor = float(c.reshape(()))
+    if not 0 < factor < np.inf:
+        return _fold("it changes the sign")
+    factor = 1 / factor if node.op_type == "Div" else factor
+    grid = None if wide.grid is None else replace(wide.grid, scale=wide.grid.scale * factor)
+    return Route("carry", replace(wide, grid=grid, factor=wide.factor * factor))
+
+
+def _same(q: Quantizer, wide: Wide) -> bool:
+    """Whether a quantizer leaves values on the wide tensor's grid as they are."""
+    if wide.grid is None or wide.factor == 1 or q.scale.shape != wide.grid.scale.shape:
+        return q.same_grid(wide.grid)
+    # a factor and two steps, each a float32: all integers must stay clear of rounding ties
+    near = np.all(np.abs(q.scale - wide.grid.scale) <= 1e-3 / (q.qmax - q.qmin) * q.scale)
+    return bool(near) and q.same_grid(replace(wide.grid, scale=q.scale))
 
 
 def _fits(q: Quantizer, wide: Wide, rank: int | None) -> bool:

@@ -69,6 +69,7 @@ class Walk:
         folded: readers for which the copies are folded back, with the reason.
         carried: Q nodes on the same grid that carry the copies on.
         columns: for each of `weights`, which of its input channels the region's channels are, int64 (C * inner,).
+        factors: for each of `weights`, what the region's values have been multiplied by on the way.
         dequantizers: DQ nodes that read the integers (of the region's Q nodes and the carried ones).
         integers_leave: whether somebody else reads the integers, so that their step must stay what it is.
         joined: whether a carried Q quantizes other values too (behind a Concat), so that its step must stay.
@@ -83,6 +84,7 @@ class Walk:
     folded: tuple[tuple[NodeProto, str], ...]
     carried: tuple[NodeProto, ...]
     columns: tuple[Array, ...]
+    factors: tuple[float, ...]
     dequantizers: tuple[NodeProto, ...]
     integers_leave: bool
     joined: bool
@@ -329,7 +331,7 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
     wide = Wide(axis, origin, level, channels, region.quantizer, integer=False)
     stack: list[tuple[NodeProto, int, Wide, bool]] = [(n, 0, wide, False) for n in region.nodes]
     joined = False
-    weights: dict[int, tuple[NodeProto, Array]] = {}
+    weights: dict[int, tuple[NodeProto, Array, float]] = {}
     dequantizers: dict[int, NodeProto] = {}
     leave = False
     folded: dict[tuple[int, str], tuple[NodeProto, str]] = {}
@@ -342,7 +344,7 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
         seen.add((id(node), index))
         r: Route = route(graph, node, index, at, shapes)
         if r.kind in ("weight", "grouped", "depthwise"):
-            weights[id(node)] = (node, at.origin[at.level == 1])
+            weights[id(node)] = (node, at.origin[at.level == 1], at.factor)
         if r.kind in ("grouped", "depthwise"):
             g = int(attribute(node, "group", 1))
             if g == at.narrow:
@@ -371,12 +373,13 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
     return Walk(
         axis=axis,
         channels=channels,
-        weights=tuple(n for n, _ in weights.values()),
+        weights=tuple(n for n, _, _ in weights.values()),
         depthwise=depthwise,
         groups=groups,
         folded=tuple(folded.values()),
         carried=tuple(carried),
-        columns=tuple(c for _, c in weights.values()),
+        columns=tuple(c for _, c, _ in weights.values()),
+        factors=tuple(f for _, _, f in weights.values()),
         dequantizers=tuple(dequantizers.values()),
         integers_leave=leave,
         joined=joined,

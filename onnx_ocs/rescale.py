@@ -71,9 +71,9 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
         return Refusal("joined", "a quantizer on the same grid reads other values too, so their step must stay", at)
     if not walk.dequantizers:
         return Refusal("not_dequantized", "no DequantizeLinear with the same parameters reads it", at)
-    for node in walk.weights:
-        tied = _tied_bias(graph, node, q.scale)
-        if tied is not None and not _holds(graph, node, q, tied, scale):
+    for node, factor in zip(walk.weights, walk.factors, strict=True):
+        tied = _tied_bias(graph, node, q.scale * factor)
+        if tied is not None and not _holds(graph, node, q, tied, scale * factor):
             return Refusal("bias_range", f"the bias of {label(node)} would overflow at the new step", label(node))
     return None
 
@@ -105,32 +105,37 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
     walk, q = region.walk, region.quantizer
     assert walk is not None and q is not None
     new = scale.astype(q.float_dtype)
-    name = ""
+    made: dict[tuple[tuple[int, ...], bytes], str] = {}
     for node in (*region.nodes, *walk.carried, *walk.dequantizers):
         old = graph.constant(node.input[1])
         assert old is not None
-        if not name or new.size > 1:
-            name = graph.add_initializer(node.input[1] + "_rescaled", new.reshape(old.shape))
-        graph.set_input(node, 1, name)
+        before = old.astype(np.float64).reshape(q.scale.shape)
+        same = np.array_equal(before, q.scale)  # else behind a multiplication by a constant
+        value = (new if same else (scale * before / q.scale).astype(q.float_dtype)).reshape(old.shape)
+        key = value.shape, value.tobytes()
+        if key not in made:
+            made[key] = graph.add_initializer(node.input[1] + "_rescaled", value)
+        graph.set_input(node, 1, made[key])
         if is_op(node, "QuantizeLinear"):
-            node.metadata_props.add(key=SCALE, value=json.dumps(q.scale.tolist()))
-    for node in walk.weights:
-        tied = _tied_bias(graph, node, q.scale)
+            node.metadata_props.add(key=SCALE, value=json.dumps(before.tolist()))
+    for node, share in zip(walk.weights, walk.factors, strict=True):
+        tied = _tied_bias(graph, node, q.scale * share)
         if tied is None:
             continue
         bias, old_scale, weight_scale = tied
-        factors = _factors(tied, new.reshape(()))
+        at_reader = (new * share).reshape(())
+        factors = _factors(tied, at_reader)
         if np.any(factors > 1):
             coarsen(graph, node, 1, factors)
             weight_scale = weight_scale * factors
-        factor = float(old_scale) / float(new.reshape(())) / factors
+        factor = float(old_scale) / float(at_reader) / factors
         value = np.rint(bias.value.astype(np.float64) * factor).astype(bias.value.dtype)
         everything = np.arange(value.size)
         write_bias(graph, node, 2, bias, value, everything)
         dq = graph.producer[node.input[2]]
         old_product = graph.constant(dq.input[1])
         assert old_product is not None
-        product = np.asarray(new.astype(np.float32).reshape(()) * weight_scale.astype(np.float32))
+        product = np.asarray(at_reader.astype(np.float32) * weight_scale.astype(np.float32))
         product = np.broadcast_to(
             product.reshape(-1) if old_product.ndim else product.reshape(-1)[0], old_product.shape
         )

@@ -111,7 +111,7 @@ class Translate:
         fresh.commit(lambda node: stamp(node, self.name, self.version))
         changed = bool(planned.keys() - refused.keys())
         report = entries(self.name, regions, decisions, widened)
-        done = {id(n): p for k, p in planned.items() if k not in refused for n in _carried(regions[k])}
+        done = {id(n): (p, regions[k]) for k, p in planned.items() if k not in refused for n in _carried(regions[k])}
         for k, r in enumerate(regions):
             followed = next((done[id(n)] for n in r.nodes if id(n) in done), None)
             if (
@@ -121,7 +121,9 @@ class Translate:
                 report[k] |= {"status": "applied", "mode": "carried", "reason": None}
                 report[k] |= {"copies": none, "copies_low": none}
             if followed is not None:
-                report[k]["scale"] = followed.scale.tolist()
+                p, by = followed
+                assert r.quantizer is not None and by.quantizer is not None
+                report[k]["scale"] = (p.scale * (r.quantizer.scale / by.quantizer.scale)).tolist()
         for k, p in planned.items():
             if k not in refused:
                 report[k] |= {"status": "applied", "scale": p.scale.tolist()}

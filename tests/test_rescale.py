@@ -187,6 +187,7 @@ def test_quantizers_and_dequantizers_follow() -> None:
         "requantized": ["relu1_q", "relu1_dq", "maxpool1_q", "maxpool1_dq"],
         "requantized_twice": ["relu1_q", "relu1_dq", "again_q", "again_dq"],
         "resize_requantized": ["relu1_q", "relu1_dq", "resize1_q", "resize1_dq"],
+        "multiplied": ["relu1_q", "relu1_dq", "again_q", "again_dq"],
         "integer_max_pool": ["relu1_q"],
     }
     for name, follow in reads.items():

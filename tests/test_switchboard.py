@@ -29,6 +29,7 @@ NAMES = [
     "conv_relu_conv", "implicit_relu", "none_mid", "relu_mid", "three_layers", "residual", "depthwise", "grouped",
     "depthwise_per_channel", "matmul_gelu", "batched_matmul", "channels_last", "clip_cuts", "flatten_gemm",
     "concat_wide", "concat_narrow", "requantized", "requantized_twice", "requantized_coarser", "resize_requantized",
+    "multiplied", "small_gelu",
     "concat_requantized", "two_equal_quantizers", "two_different_quantizers", "many_dequantizers", "integer_max_pool",
     "output_float", "output_integer", "branch", "float_read", "clip_is_relu", "qcdq2_residual", "qcdq3_int8",
     "int8_residual", "int4", "uint16", "contrib", "opset10", "opset13", "opset24", "float16", "float16_gelu",

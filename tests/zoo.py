@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -757,6 +757,32 @@ def requantized_twice(style: Style) -> tuple[Net, tuple[Any, ...]]:
     return n, (n.conv(n.qdq(a, tag="again", scale=n.initializers["relu1_scale"])),)
 
 
+def multiplied(style: Style, op: str = "Mul", by: float = 0.3) -> tuple[Net, tuple[Any, ...]]:
+    """A multiplication by a constant between two quantizers, whose steps it relates."""
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    c = n.const("by", by)
+    step = n.initializers["relu1_scale"] * (np.float32(by) if op == "Mul" else 1 / np.float32(by))
+    b = n.op("Mul", c, a) if op == "Mul" else n.op("Div", a, c)
+    return n, (n.conv(n.qdq(b, tag="again", scale=step)),)
+
+
+def multiplied_only(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    n, x = image(style)
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    return n, (n.conv(n.op("Mul", a, n.const("by", [0.3]))),)
+
+
+def small_gelu(style: Style) -> tuple[Net, tuple[Any, ...]]:
+    """A GELU whose last factor stands between two quantizers, as onnxruntime quantizes one of small operators."""
+    n, x = image(style)
+    a = n.conv(x)
+    inner = n.op("Add", n.op("Erf", n.op("Div", a, n.const("root", np.sqrt(2)))), n.const("one", 1))
+    b = n.qdq(n.op("Mul", a, inner), "mid", tag="twice")
+    c = n.op("Mul", b, n.const("half", 0.5))
+    return n, (n.conv(n.qdq(c, "mid", tag="once", scale=n.initializers["twice_scale"] / 2)),)
+
+
 def requantized_coarser(style: Style) -> tuple[Net, tuple[Any, ...]]:
     """A second quantizer of a smaller range behind the first."""
     n, x = image(style)
@@ -906,6 +932,13 @@ VARIANTS = [
     Case("added_to_itself", readers(Net.conv, lambda n, a: n.op("Add", a, a))),
     Case("resize_requantized", resize_requantized, wide=_wide("relu1", "early", resize1="carried")),
     Case("requantized_twice", requantized_twice, wide=_wide("relu1", "early", relu1_dq="carried")),
+    Case("multiplied", multiplied, wide=_wide("relu1", "early", mul1="carried")),
+    Case("divided", partial(multiplied, op="Div", by=3.0), wide=_wide("relu1", "early", div1="carried")),
+    Case(
+        "multiplied_int32", multiplied, Style(bias="int32"), wide=_wide("relu1", "early", mul1="carried"), exact=False
+    ),
+    Case("multiplied_only", multiplied_only, wide=_wide("relu1", "early")),
+    Case("small_gelu", small_gelu, wide=_wide("mul1", "late", mul2="carried")),
     Case("requantized_coarser", requantized_coarser, wide=_wide("relu1", "early", relu1_dq="late")),
     Case("layer_output", layer_output, wide=_wide("relu1", "late")),
     Case("add_per_channel", activation(constant((8, 1, 1), first=True))),
