@@ -176,6 +176,9 @@ class Interpreter:
     def mul(self, node: onnx.NodeProto, inputs: list[Any], attributes: dict[str, Any], _: Run) -> Array:
         return np.asarray(inputs[0], np.float64) * np.asarray(inputs[1], np.float64)
 
+    def div(self, node: onnx.NodeProto, inputs: list[Any], attributes: dict[str, Any], _: Run) -> Array:
+        return np.asarray(inputs[0], np.float64) / np.asarray(inputs[1], np.float64)
+
     def relu(self, node: onnx.NodeProto, inputs: list[Any], attributes: dict[str, Any], _: Run) -> Array:
         return np.maximum(inputs[0], 0)
 

@@ -137,6 +137,21 @@ class Builder:
         self.tensors.append(out)
         return out
 
+    def multiplied(self, x: str) -> str:
+        """A constant factor behind a quantizer, and perhaps a second one whose steps it relates to the first's."""
+        dq = next((n for n in self.nodes if x in n.output and n.op_type == "DequantizeLinear"), None)
+        c = self.const("c", np.float32(self.choose([0.5, 0.25, 2.0])))
+        op = self.choose(["Mul", "Mul", "Div"])
+        y = self.op(op, *((c, x) if op == "Mul" and self.chance(50) else (x, c)))
+        if dq is None or len(dq.attribute) or self.chance(30):
+            return y
+        factor = self.initializers[c] if op == "Mul" else 1 / self.initializers[c]
+        s = self.const("s", (self.initializers[dq.input[1]] * factor).astype(np.float32))
+        out = self.op("DequantizeLinear", self.op("QuantizeLinear", y, s, dq.input[2]), s, dq.input[2])
+        if self.initializers[s].size == 1:
+            self.steps[out] = float(self.initializers[s].reshape(()))
+        return out
+
     def weight(self, shape: tuple[int, ...], axis: int) -> tuple[str, float | None]:
         """A weight, and its step where it has one for all."""
         whole = self.rng.integers(-3, 4, shape)
@@ -270,6 +285,7 @@ def graphs(draw: Any) -> tuple[onnx.ModelProto, dict[str, Array]]:
             x = b.head(x)
         y = b.between(b.activation(b.layer(x)))
         x = b.quantizer(y) if b.chance(85) or not b.tensors else y
+        x = b.multiplied(x) if b.chance(10) else x
         if b.chance(15) and len(b.tensors) > 1:
             x = b.choose(b.tensors)
     outputs = [b.layer(x)]
