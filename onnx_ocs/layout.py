@@ -311,6 +311,8 @@ def _scaled(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | N
     factor = float(c.reshape(()))
     if not 0 < factor < np.inf:
         return _fold("it changes the sign")
+    if wide.grid is not None and wide.grid.float_dtype != np.float32:
+        return _fold("the products are too coarse for another quantizer")
     factor = 1 / factor if node.op_type == "Div" else factor
     grid = None if wide.grid is None else replace(wide.grid, scale=wide.grid.scale * factor)
     return Route("carry", replace(wide, grid=grid, factor=wide.factor * factor))

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from zoo import Net, Style, build, conv_relu_conv, image
+from zoo import Net, Style, build, conv_relu_conv, image, multiplied
 
 from onnx_ocs import early
 from onnx_ocs.api import inspect, rewrite
@@ -174,6 +174,12 @@ def test_a_layer_with_a_vector_for_a_weight_is_left_alone() -> None:
     t = weight[last.input[0]]
     t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).reshape(-1), t.name))
     assert rewrite(model, verify=False).report["regions"][-1]["status"] == "refused"
+
+
+def test_a_factor_in_half_precision_is_not_carried() -> None:
+    """Its products of wide values round to other steps."""
+    net, outputs = multiplied(Style(half=True, opset=19))
+    assert entry(net.model(*outputs), "relu1", Translate())["reason"]["code"] == "no_weight_consumer"
 
 
 def test_already_translated() -> None:
