@@ -206,7 +206,7 @@ def plan(
     check_graph(proto)
     samples = _samples(proto, calib, seed)
     reference_model = None if float_model is None else load(float_model)
-    context = Context(samples, limit, seed, progress)
+    context = Context(samples, limit, seed, progress, floats=reference_model)
     measure = _measure(proto, [Translate()], context, reference_model)
     return make_plan(proto, options or PlanOptions(), context, reference_model, budgets, measure)
 
@@ -231,7 +231,7 @@ def rewrite(
         output: where to write the result; only after the verification has passed, atomically.
         calib: calibration samples: a source as on the command line, an onnxruntime CalibrationDataReader, an iterable
             of feed dicts, or a dict of arrays (input name -> samples on the first axis).
-        float_model: the float model, as the reference of the quality figures.
+        float_model: the float model, as the reference of the quality figures and what branches are fitted to.
         passes: what to run, in order; default: `Translate()`.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
@@ -270,20 +270,18 @@ def _rewrite(
     original = load(model)
     inside = check_qdq(original)
     check_graph(original)
-    if isinstance(float_model, (str, Path)):
-        float_model = io.load_model(float_model)
     if verify:
         check_runs(original)
     samples = None if calib is None else _samples(original, calib, seed)
     chosen: list[Pass] = list(passes) if passes is not None else [Translate()]
     planned: dict[str, Any] = {}
+    float_proto = None if float_model is None else load(float_model)
+    context = Context(samples, limit, seed, progress, floats=float_proto)
     if options is not None and samples is not None and any(isinstance(p, Translate) for p in chosen):
-        float_proto = None if float_model is None else load(float_model)
-        context = Context(samples, limit, seed, progress)
         measure = _measure(original, chosen, context, float_proto)
         made, planned = make_plan(original, options, context, float_proto, measure=measure)
         chosen = _by_plan(chosen, made)
-    new, results = run_passes(original, chosen, Context(samples, limit, seed, progress))
+    new, results = run_passes(original, chosen, context)
     regions = [e for r in results.values() for e in r.regions]
     compensations = [e for r in results.values() for e in r.compensations]
     notes = inside + [n for r in results.values() for n in r.notes]

@@ -23,7 +23,7 @@ from onnx_ocs.graph import Array, Graph, mentioned
 from onnx_ocs.offers import Menu, Observed, learn
 from onnx_ocs.regression import Branch
 from onnx_ocs.relay import Relay, save
-from onnx_ocs.runtime import Session, expose
+from onnx_ocs.truth import Truth
 
 __all__ = ["Fitting"]
 
@@ -110,20 +110,19 @@ class Fitting:
         self.output = model.graph.output[0].name
         self.number: dict[str, int] = {}  # of a tensor in the files of targets
 
-    def targets(self, reference: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], most: int) -> None:
+    def targets(self, truth: Truth, feeds: Iterable[Mapping[str, Array]], most: int) -> None:
         """Write down what the float model has at the end of every block.
 
         Args:
-            reference: the float model, its tensors called as the model's.
+            truth: gives that.
             feeds: samples, batch by batch.
             most: bytes beyond which no further batch is taken.
         """
         wanted = [m.block.output for m in self.open]
-        session = Session(expose(reference, wanted), "enable_all", fusion=False)
         size = 0
         for feed in feeds:
             self.progress("float activations", self.batches, None)
-            got = session.run(feed, list(dict.fromkeys([*wanted, self.output])))
+            got = truth.run(feed, list(dict.fromkeys([*wanted, self.output])))
             if not self.batches:
                 for m in self.open:
                     if got[m.block.output].dtype != np.float32:

@@ -39,6 +39,7 @@ class Context:
         seed: of everything random.
         progress: called with (what, done, total) during long work.
         original: the model before the first pass; `run_passes` sets it.
+        floats: the float model; None where it is not at hand.
     """
 
     samples: Samples | None = None
@@ -46,6 +47,7 @@ class Context:
     seed: int = 0
     progress: Callable[[str, int, int | None], None] = _silent
     original: onnx.ModelProto | None = None
+    floats: onnx.ModelProto | None = None
 
     def total(self) -> int:
         """How many samples there are to use."""

@@ -33,6 +33,7 @@ from onnx_ocs.quality import compare, decibels
 from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import expose, integer_kernels, optimized
 from onnx_ocs.shapes import Shape, infer_shapes
+from onnx_ocs.truth import find_truth
 
 __all__ = ["Compensate", "branch_entry"]
 
@@ -106,12 +107,14 @@ class Compensate:
         ranks = {m.block.output: len(shapes.get(m.block.output, ())) for m in menus}
         with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
             fitting = Fitting(model, menus, ranks, self.forms, self.linear, Path(folder), context.progress)
-            fitting.targets(exact, samples.batches(BATCH, context.limit), SPILL)
+            tensors = [m.block.output for m in fitting.open]
+            truth = find_truth(original, exact, context.floats, tensors, samples.batches(1, context.limit))
+            fitting.targets(truth, samples.batches(BATCH, context.limit), SPILL)
             fitted = fitting.fit(lambda: samples.batches(BATCH, context.limit), int(self.budget * macs), macs)
         if any(m.chosen is not None for m in menus):
             fitted.commit(lambda node: stamp(node, self.name, self.version))
             held = fitting.held(lambda: samples.batches(BATCH, context.limit), samples.description)
-            now, then = compare(exact, [model, fitted.model], held)
+            now, then = compare(truth.model, [model, fitted.model], held)
             worse = then.sqnr_db is not None and (now.sqnr_db is None or then.sqnr_db < now.sqnr_db)
             if worse and (then.agreement or 0) <= (now.agreement or 0):
                 for m in menus:
