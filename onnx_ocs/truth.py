@@ -108,7 +108,7 @@ def _takes(floats: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> boo
 
 
 def _alike(x: Array, y: Array) -> bool:
-    return x.shape == y.shape and x.dtype == y.dtype
+    return bool(x.shape == y.shape and x.dtype == y.dtype)
 
 
 def _squares(x: Array) -> float:
