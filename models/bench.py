@@ -232,6 +232,8 @@ class Table:
         """The file's text."""
         versions = ", ".join(f"{p} {package_version(p)}" for p in PACKAGES)
         seeds = f"Mean ± standard deviation over {bench.seeds} seeds ({self.drawn})."
+        if bench.seeds == 1:
+            seeds = f"One seed ({self.drawn}): without spread, so that small differences say nothing."
         lines = [f"# {self.title}", "", f"    {command}", "", *wrap(f"{self.what} {seeds}")]
         for caption, header, rows in self.parts:
             lines += ["", *([f"{caption}:", ""] if caption else []), f"| {' | '.join(header)} |"]

@@ -72,7 +72,7 @@ def test_detection_table() -> None:
     assert "over 2 seeds (what is on the pages)" in text.replace("\n", " ") and "99.00 ± 0.00" in text
     planned_row = next(line for line in text.splitlines() if line.startswith("| OCS+, k = 0.5, planned |"))
     assert planned_row.count("86.00 ± 1.41 | +5.00 ± 0.00") == 2
-    for name in ("W8A5", "W8A4", "ort-percentile", "ort-minmax"):
+    for name in ("W8A5", "W8A4", "ort-percentile"):
         assert f"{name}: F, %" in text
         assert f"{name}, k = 0.5: OCS -2.00 points (standard error 0.00), +0.00 dB: as the paper says." in text
     assert "| 25.01 | 23.92 | 22.95 | 16.21 |" in text and "Not comparable:" in text
