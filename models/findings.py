@@ -31,7 +31,8 @@ def gained(scores: Scored, name: str, base: str = "plain") -> str:
     found = gains(scores[name], scores[base])
     pairs = zip(scores[name], scores[base], strict=True)
     sqnr = [a.sqnr_db - b.sqnr_db for a, b in pairs if a.sqnr_db is not None and b.sqnr_db is not None]
-    return f"{np.mean(found):+.2f} points (standard error {error(found):.2f}), {np.mean(sqnr):+.2f} dB"
+    spread = f" (standard error {error(found):.2f})" if len(found) > 1 else ""
+    return f"{np.mean(found):+.2f} points{spread}, {np.mean(sqnr):+.2f} dB"
 
 
 def above(scores: Scored, name: str) -> bool:
