@@ -345,10 +345,9 @@ def main() -> int:
         tally[answer.split(":")[0]] += 1
         if answer.startswith("violation"):
             print(f"--- {k}: {path.name}, {what}\n{answer}", flush=True)
-    print(
-        f"{len(todo)} files in {time.perf_counter() - start:.0f} s: "
-        + ", ".join(f"{n} {w}" for w, n in sorted(tally.items()))
-    )
+        if (k + 1) % 500 == 0 or k + 1 == len(todo):
+            found = ", ".join(f"{n} {w}" for w, n in sorted(tally.items()))
+            print(f"{k + 1} files in {time.perf_counter() - start:.0f} s: {found}", flush=True)
     return 1 if tally["violation"] else 0
 
 
