@@ -293,7 +293,10 @@ class Graph:
         args = [self.constant(t) if t else None for t in n.input]
         if n.op_type != "CastLike" and any(a is None for a, t in zip(args, n.input, strict=True) if t):
             return None
-        return fold(n, args)
+        try:
+            return fold(n, args)
+        except (ValueError, IndexError, TypeError):  # shapes that do not fit, in a damaged file
+            return None
 
     def _root(self, tensor: str) -> str | None:
         """The constant at the end of a chain of first inputs, if that is what is there (nothing is evaluated)."""

@@ -29,6 +29,9 @@ def _silent(_what: str, _done: int, _total: int | None) -> None:
     pass
 
 
+UNLISTED = 4  # the first IR version in which an initializer need not be a graph input
+
+
 @dataclass(frozen=True)
 class Context:
     """What passes may use besides the model.
@@ -167,6 +170,7 @@ def run_passes(
         results[p.name] = result
         done.append(p.name)
         if result.changed:
+            new.ir_version = max(new.ir_version, UNLISTED)
             now, complaint = _check(new)
             if now != "full" and order[now] < order[_check(model)[0]]:
                 raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {complaint}")

@@ -86,6 +86,8 @@ class Editor:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         del copy.graph.value_info[:]  # an integer tensor's copy becomes float
+        for name in ("producer_name", "producer_version"):  # which need not be text, in a damaged file
+            copy.ClearField(name)
         self.facts = Graph(model)
         self.graph = gs.import_onnx(copy)
         self.by_output = {o.name: n for n in self.graph.nodes for o in n.outputs}

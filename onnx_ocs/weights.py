@@ -124,6 +124,9 @@ def _read(graph: Graph, node: NodeProto, index: int) -> Weight | None:
             scale = graph.constant(n.input[1])
             if scale is None or attribute(n, "block_size", 0) or scale.ndim > 1:
                 return None
+            zero = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
+            if zero is not None and zero.size not in (1, scale.size):
+                return None
         if is_op(n, "Clip") and any(t and (c := graph.constant(t)) is not None and c.size > 1 for t in n.input[1:]):
             return None
         chain.append(n)

@@ -176,6 +176,29 @@ def test_a_layer_with_a_vector_for_a_weight_is_left_alone() -> None:
     assert rewrite(model, verify=False).report["regions"][-1]["status"] == "refused"
 
 
+def test_damage_that_does_not_matter() -> None:
+    """Found by tests/fuzz.py: bytes that are no text, an old IR version, shapes of constants that do not fit."""
+    net, outputs = conv_relu_conv(Style(per_channel=False))
+    model = net.model(*outputs)
+    model.producer_name = "????"
+    damaged = onnx.load_model_from_string(model.SerializeToString().replace(b"????", b"\xef\xb3?\xb3"))
+    found = rewrite(damaged)
+    assert found.changed and found.report["verification"]["verdict"] == "PASSED"
+
+    model.ir_version = 3
+    listed = (helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer)
+    model.graph.input.extend(listed)
+    new = rewrite(model, verify=False).model
+    onnx.checker.check_model(new, full_check=True)
+    assert new.ir_version == 4
+
+    weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    node = next(n for n in model.graph.node if n.input[0] == weight.name)
+    del node.input[2:]
+    node.input.append(weight.name)  # as its zero-point
+    assert inspect(model)["regions"]
+
+
 def test_a_factor_in_half_precision_is_not_carried() -> None:
     """Its products of wide values round to other steps."""
     net, outputs = multiplied(Style(half=True, opset=19))
