@@ -67,8 +67,8 @@ class Subject:
     quantized: Path
 
     def context(self, model: onnx.ModelProto) -> Context:
-        """The calibration samples, for a pass."""
-        return Context(open_samples(str(self.built.calib), model))
+        """The calibration samples and the float network, for a pass."""
+        return Context(open_samples(str(self.built.calib), model), floats=onnx.load(self.built.float_model))
 
 
 Rewrite = Callable[[Subject], onnx.ModelProto]

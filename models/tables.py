@@ -219,8 +219,8 @@ about 0.45 points."""
 def nbc(bench: Bench) -> Table:
     """Compensation, on several quantizers."""
     table = Table("Nonlinear, linear and no compensation", f"Of {DIGITS}. `--passes compensate`, `linear` with")
-    table.what += """ `--nbc-linear`. Branches are fitted and chosen on 256 calibration images; `gain` is the
-difference to no compensation of the same seed."""
+    table.what += """ `--nbc-linear`. Branches are fitted and chosen on 256 calibration images, with the
+float network at hand (`--float`); `gain` is the difference to no compensation of the same seed."""
     rewrites = {"plain": plain, "linear": with_passes(Compensate(linear=True)), "NBC": with_passes(Compensate())}
     settings = {
         "onnxruntime, min-max, W8A8": Setting(quantizer="ort-minmax"),

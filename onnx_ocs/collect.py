@@ -10,10 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -130,14 +132,22 @@ def _workers(task: tuple[Path, str, Collection[int]], jobs: int) -> Iterator[dic
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until this is over; processes started meanwhile never see it."""
     if threading.current_thread() is not threading.main_thread():  # only that one may
         yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    elif sys.platform == "win32":
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+    else:
+        resource_tracker.ensure_running()  # starting it would end what follows
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _work(connection: Connection, path: Path, model_hash: str, steps: Collection[int], threads: int) -> None:

@@ -18,7 +18,7 @@ import pytest
 import zoo
 from onnx import numpy_helper
 
-from onnx_ocs import api
+from onnx_ocs import api, collect
 from onnx_ocs.calibration import Samples, open_samples
 from onnx_ocs.collect import calibrate
 from onnx_ocs.errors import UserError
@@ -162,6 +162,15 @@ def test_a_process_that_is_killed() -> None:
 
     with pytest.raises(UserError, match="--jobs"):
         count_all(model, Ready(feeds, 80).samples, 2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that can wait")
+def test_an_interrupt_waits_until_the_processes_have_started() -> None:
+    done = False
+    with pytest.raises(KeyboardInterrupt), collect._no_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        done = True
+    assert done
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
