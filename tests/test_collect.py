@@ -167,9 +167,13 @@ def test_a_process_that_is_killed() -> None:
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that can wait")
 def test_an_interrupt_waits_until_the_processes_have_started() -> None:
     done = False
-    with pytest.raises(KeyboardInterrupt), collect._no_interrupts():
-        os.kill(os.getpid(), signal.SIGINT)
-        done = True
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt), collect._no_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            done = True
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done
 
 
@@ -203,6 +207,7 @@ def test_interrupted(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     limit = time.monotonic() + 120
     while not (tmp_path / "started").exists() and time.monotonic() < limit and child.poll() is None:
