@@ -293,7 +293,7 @@ def _rewrite(
         new = io.load_model(staged.model)
     qualities, against = None, None
     if samples is not None:
-        ref, against = _reference(original, float_model)
+        ref, against = _reference(original, float_proto)
         models = [original, new] if changed else [original]
         total = samples.count() if limit is None else min(limit, samples.count())
         progress("comparing", 0, total)

@@ -23,7 +23,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array, Graph, label
 from onnx_ocs.regression import Branch
 
-__all__ = ["RECORD", "Inserted", "digest", "groups_of", "insert", "rank_of", "read_branches", "remove", "strip"]
+__all__ = ["RECORD", "Inserted", "digest", "insert", "read_branches", "remove", "strip"]
 
 RECORD = "onnx_ocs.branch"
 KEYS = frozenset({
@@ -167,7 +167,7 @@ def insert(graph: Graph, block: Block, branch: Branch, regressors: Sequence[str]
     entry: dict[str, Any] = {
         "output": y, "before": before, "after": after,
         "regressors": [before if t == y else t for t in regressors], "form": branch.form,
-        "rank": rank_of(branch), "groups": groups_of(branch), "alpha": list(branch.alphas), "beta": branch.beta,
+        "rank": branch.rank, "groups": branch.groups, "alpha": list(branch.alphas), "beta": branch.beta,
         "low": branch.low, "high": branch.high, "reach": list(branch.reach), "strides": list(block.strides),
         "axis": block.axis, **names,
     }  # fmt: skip
@@ -193,18 +193,6 @@ def digest(entry: Mapping[str, Any], graph: Graph) -> str:
             raise KeyError(t)
         h.update(b"" if value is None else np.ascontiguousarray(value).tobytes())
     return h.hexdigest()
-
-
-def groups_of(branch: Branch) -> int:
-    """In how many groups of channels a branch's weights fall: 1 when dense, all channels when diagonal."""
-    return next((1 if w.ndim == 2 else len(w) for w in branch.weights), 1)
-
-
-def rank_of(branch: Branch) -> int:
-    """Rank of a branch's weights: 0 for a bias, that of its basis when low, the number of channels for all others."""
-    if not branch.weights:
-        return 0
-    return len(branch.back) if branch.back is not None else branch.bias.size
 
 
 def read_branches(model: onnx.ModelProto) -> list[Inserted]:

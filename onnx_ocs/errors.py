@@ -24,4 +24,4 @@ class VerificationError(Exception):
 
 def first_line(e: BaseException, most: int = 300) -> str:
     """What another package's exception says, in one line of at most so many characters."""
-    return (str(e).splitlines() or [type(e).__name__])[0][:most]
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:most]

@@ -23,13 +23,11 @@ __all__ = ["RECORD", "Context", "Pass", "PassResult", "history", "run_passes"]
 RECORD = "onnx_ocs.passes"
 STAMP = "onnx_ocs.pass"
 WEIGHTS = 1 << 20  # bytes from which a model is checked without its weights, whose sizes are known to fit
+UNLISTED = 4  # the first IR version in which an initializer need not be a graph input
 
 
 def _silent(_what: str, _done: int, _total: int | None) -> None:
     pass
-
-
-UNLISTED = 4  # the first IR version in which an initializer need not be a graph input
 
 
 @dataclass(frozen=True)

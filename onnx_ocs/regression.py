@@ -91,12 +91,21 @@ class Branch:
         return sum(w.size for w in self.weights) + (0 if self.back is None else self.back.size)
 
     @property
+    def rank(self) -> int:
+        """Rank of the weights: 0 for a bias, that of the basis when low, the number of channels for all others."""
+        if not self.weights:
+            return 0
+        return len(self.back) if self.back is not None else self.bias.size
+
+    @property
+    def groups(self) -> int:
+        """In how many groups of channels the weights fall: 1 when dense, all channels when diagonal."""
+        return next((1 if w.ndim == 2 else len(w) for w in self.weights), 1)
+
+    @property
     def kind(self) -> tuple[str, int]:
         """Its form, and what tells branches of one form apart: the rank, or the number of groups."""
-        if not self.weights:
-            return self.form, 0
-        w = self.weights[0]
-        return self.form, len(self.back) if self.back is not None else 1 if w.ndim == 2 else len(w)
+        return self.form, self.groups if self.weights and self.back is None else self.rank
 
 
 def _by_group(x: Array, w: Array) -> Array:

@@ -25,7 +25,6 @@ from onnx_ocs.runtime import Session
 
 __all__ = ["Setting", "Switchboard", "narrow"]
 
-
 BYTE = 255  # steps of a byte
 
 

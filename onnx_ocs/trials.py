@@ -90,7 +90,7 @@ def improve(
         made = again
     kept, dropped = _roll_back(planner, judge, made.choices, progress)
     if dropped:  # what was given back may be spent elsewhere
-        spent = without(planner, dropped, lambda: how(budget))
+        spent = _without(planner, dropped, lambda: how(budget))
         if better(judge.halves(planner.settings(spent)), judge.halves(planner.settings(kept))):
             return Made(made.name, spent, how), dropped
     return Made(made.name, kept, made.how), dropped
@@ -132,7 +132,7 @@ def affordable(
             return choices
         allowed *= most / real * 0.97
         lower = Budget(allowed, None)
-        choices = without(planner, dropped, lambda lower=lower: planner.allocate(lower, rescale))  # type: ignore[misc]
+        choices = _without(planner, dropped, lambda lower=lower: planner.allocate(lower, rescale))  # type: ignore[misc]
     return choices if price(choices) <= most + 1e-6 else {}
 
 
@@ -142,10 +142,10 @@ def with_all(planner: Planner, made: Made, dropped: Sequence[int], budget: Budge
     planner.tabulate(rescale)
     planner.prepare(most)
     spent = Budget(macs, None) if budget.ratio is None else Budget(None, ratio)
-    return without(planner, dropped, lambda: made.how(spent))
+    return _without(planner, dropped, lambda: made.how(spent))
 
 
-def without(planner: Planner, dropped: Sequence[int], make: Callable[[], dict[int, Choice]]) -> dict[int, Choice]:
+def _without(planner: Planner, dropped: Sequence[int], make: Callable[[], dict[int, Choice]]) -> dict[int, Choice]:
     """A plan that leaves some regions as they are."""
     everything = planner.candidates
     planner.candidates = [c for c in everything if c.index not in dropped]

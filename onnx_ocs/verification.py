@@ -376,22 +376,20 @@ def _optimized(
                 result.fail(f"onnxruntime loads the original at ORT_ENABLE_ALL, but not the rewritten model: {loaded}")
             return
         del loaded
-    found: dict[str, Difference] = {}
 
-    def compare(who: str, at: Callable[[Cut], str], value: Callable[[Cut, Array], Array]) -> bool:
-        d = between(models[who], {c: at(c) for c in cuts}, value, inputs.samples, inputs.limit)
-        if isinstance(d, str):
-            result.notes.append(f"the {who} model {d}")
-            return False
-        found[who] = d
-        return True
+    def difference(who: str, at: Callable[[Cut], str], value: Callable[[Cut, Array], Array]) -> Difference | None:
+        found = between(models[who], {c: at(c) for c in cuts}, value, inputs.samples, inputs.limit)
+        if isinstance(found, Difference):
+            return found
+        result.notes.append(f"the {who} model {found}")
+        return None
 
-    if not compare("original", lambda c: c.original, lambda _, v: v.astype(np.int64)):
+    old = result.original = difference("original", lambda c: c.original, lambda _, v: v.astype(np.int64))
+    if old is None:
         return
-    old = result.original = found["original"]
-    if not compare("rewritten", lambda c: c.rewritten, Cut.total):
+    now = result.optimized = difference("rewritten", lambda c: c.rewritten, Cut.total)
+    if now is None:
         return
-    now = result.optimized = found["rewritten"]
     if old.fraction or old.relative > RELATIVE:
         result.notes.append(
             f"the original itself differs between the two levels: {old.fraction:.3%} of its quantized values, "

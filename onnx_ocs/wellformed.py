@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs import io
-from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.errors import UserError, VerificationError, first_line
 from onnx_ocs.graph import Graph, is_op, label
 from onnx_ocs.runtime import Session
 from onnx_ocs.tensors import attach, without_side_files
@@ -84,12 +84,8 @@ def _unloadable(model: onnx.ModelProto) -> str:
     try:
         Session(model, "disable_all")
     except Exception as e:  # onnxruntime raises many kinds
-        return _line(e)
+        return first_line(e, 200)
     return ""
-
-
-def _line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 
 def _complaint(model: onnx.ModelProto) -> str:
@@ -97,7 +93,7 @@ def _complaint(model: onnx.ModelProto) -> str:
     try:
         onnx.checker.check_model(without_side_files(model), full_check=True)
     except Exception as e:
-        return _line(e)
+        return first_line(e, 200)
     return _unloadable(model)
 
 

@@ -21,7 +21,7 @@ import onnx
 
 from onnx_ocs.activations import BATCH
 from onnx_ocs.blocks import Block, find_blocks
-from onnx_ocs.branch import Inserted, groups_of, rank_of
+from onnx_ocs.branch import Inserted
 from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.fitting import Fitting
@@ -209,8 +209,8 @@ def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
         "regressors": [("output", "input")[k] for k in c.branch.which],
         "alpha": max(c.branch.alphas, default=0.0),
         "beta": c.branch.beta,
-        "rank": rank_of(c.branch),
-        "groups": groups_of(c.branch),
+        "rank": c.branch.rank,
+        "groups": c.branch.groups,
         "macs": c.macs,
         "sqnr_after_db": decibels(m.signal, sum(c.errors)),
     }

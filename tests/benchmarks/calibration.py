@@ -11,13 +11,12 @@ and on one that is busy the CPU's are the steadier.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-from arguments import parser
+from harness import interleaved, parser
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -74,18 +73,11 @@ def main() -> None:
     tasks: dict[str, Callable[[], int]] = {"onnx_ocs": lambda: ours(a.quantized, a.samples, a.limit)}
     for name, method in METHODS.items():
         tasks[name] = lambda m=method: theirs(a.float_model, a.samples, a.limit, m)
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
-    tensors: dict[str, int] = {}
-    for _ in range(a.runs):
-        for name, task in tasks.items():
-            start = time.perf_counter(), time.process_time()
-            tensors[name] = task()
-            seconds[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    last = np.median(seconds["onnxruntime Percentile"], axis=0)
+    medians, tensors = interleaved(tasks, a.runs)
+    last = medians["onnxruntime Percentile"]
     print(f"{a.limit} images, median of {a.runs} interleaved runs")
     print(f"{'calibration':24} {'tensors':>8} {'seconds':>9} {'/ Percentile':>13} {'CPU s':>9} {'/ Percentile':>13}")
-    for name, runs in seconds.items():
-        wall, cpu = np.median(runs, axis=0)
+    for name, (wall, cpu) in medians.items():
         print(f"{name:24} {tensors[name]:8} {wall:9.2f} {wall / last[0]:13.3f} {cpu:9.2f} {cpu / last[1]:13.3f}")
 
 

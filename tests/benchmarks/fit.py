@@ -10,13 +10,11 @@ depend on the machine, and wall time on what else it does.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
+from harness import interleaved, parser
 
 from onnx_ocs.activations import BATCH
 from onnx_ocs.calibration import open_samples
@@ -34,39 +32,26 @@ def both(quantized: onnx.ModelProto, floats: onnx.ModelProto, samples: Path, lim
     return ""
 
 
-def fit(quantized: onnx.ModelProto, samples: Path, limit: int) -> str:
+def fit(quantized: onnx.ModelProto, floats: onnx.ModelProto, samples: Path, limit: int) -> str:
     model = onnx.ModelProto()
     model.CopyFrom(quantized)
-    context = Context(open_samples(str(samples), model), limit, original=quantized)
+    context = Context(open_samples(str(samples), model), limit, original=quantized, floats=floats)
     found = Compensate().run(model, context).compensations
     return f"{sum(e['status'] == 'applied' for e in found)} branches, {len(found)} blocks"
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("quantized", type=Path)
-    p.add_argument("float_model", type=Path)
-    p.add_argument("samples", type=Path)
-    p.add_argument("--limit", "--samples", dest="limit", type=int, default=64)
-    p.add_argument("--runs", type=int, default=3)
-    a = p.parse_args()
+    a = parser(__doc__, runs=3).parse_args()
     quantized, floats = onnx.load(a.quantized), onnx.load(a.float_model)
     tasks: dict[str, Callable[[], str]] = {
         "both models, one pass": lambda: both(quantized, floats, a.samples, a.limit),
-        "compensate": lambda: fit(quantized, a.samples, a.limit),
+        "compensate": lambda: fit(quantized, floats, a.samples, a.limit),
     }
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
-    said: dict[str, str] = {}
-    for _ in range(a.runs):
-        for name, task in tasks.items():
-            start = time.perf_counter(), time.process_time()
-            said[name] = task()
-            seconds[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    one = np.median(seconds["both models, one pass"], axis=0)
+    medians, said = interleaved(tasks, a.runs)
+    one = medians["both models, one pass"]
     print(f"{a.limit} samples, median of {a.runs} interleaved runs")
     print(f"{'':24} {'seconds':>9} {'ratio':>7} {'CPU s':>9} {'ratio':>7}")
-    for name, runs in seconds.items():
-        wall, cpu = np.median(runs, axis=0)
+    for name, (wall, cpu) in medians.items():
         print(f"{name:24} {wall:9.2f} {wall / one[0]:7.2f} {cpu:9.2f} {cpu / one[1]:7.2f}  {said[name]}")
 
 

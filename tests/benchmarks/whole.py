@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from arguments import parser
+from harness import parser
 
 
 def rewrite(a: argparse.Namespace, out: Path) -> dict[str, float]:
