@@ -53,11 +53,12 @@ def _is_text(model: onnx.ModelProto) -> bool:
     """Whether all names are text: protobuf lets bytes through that are not."""
     g = model.graph
     try:
-        named = (x.name for part in (g.input, g.output, g.value_info, g.initializer, g.node) for x in part)
-        attributes = (a.name for n in g.node for a in n.attribute)
-        others = (t for n in g.node for t in (n.op_type, n.domain, *n.input, *n.output))
-        return all(isinstance(t, str) for part in (named, attributes, others) for t in part)
-    except UnicodeDecodeError:
+        for part in (g.input, g.output, g.value_info, g.initializer, g.node):
+            "".join([x.name for x in part])
+        for n in g.node:
+            "".join([n.op_type, n.domain, *n.input, *n.output, *(a.name for a in n.attribute)])
+        return True
+    except (UnicodeDecodeError, TypeError):  # protobuf gives bytes, or fails, where a name is no text
         return False
 
 

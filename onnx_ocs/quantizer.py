@@ -11,6 +11,7 @@ the size of the smallest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -61,12 +62,12 @@ class Quantizer:
     qmin: int
     qmax: int
 
-    @property
+    @cached_property
     def x_clip(self) -> Array:
         """Largest value that can be expressed, float64, shape () or (C,) (eq. 5)."""
         return np.asarray((self.qmax - self.zero_point) * self.scale)
 
-    @property
+    @cached_property
     def x_low(self) -> Array:
         """Size of the smallest (most negative) value that can be expressed, float64, shape () or (C,)."""
         return np.asarray((self.zero_point - self.qmin) * self.scale)
@@ -78,10 +79,11 @@ class Quantizer:
     def same_grid(self, other: Quantizer | None) -> bool:
         """Whether two quantizers express exactly the same values (parameters compared by value, not by name)."""
         return (
-            other is not None
+            other is self
+            or (other is not None
             and (self.dtype, self.qmin, self.qmax) == (other.dtype, other.qmin, other.qmax)
             and np.array_equal(self.scale, other.scale)
-            and np.array_equal(self.zero_point, other.zero_point)
+            and np.array_equal(self.zero_point, other.zero_point))
         )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from onnx import NodeProto
@@ -325,9 +326,16 @@ def _layer_channels(graph: Graph, region: Region, axis: int) -> int | None:
     return None
 
 
-def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mapping[str, Shape]) -> Walk:
-    # Interleaved copies are spread evenly over any grouping, so grouped layers show themselves.
+@lru_cache
+def _interleaved(channels: int) -> tuple[Array, Array]:
+    """One copy of every channel, beside it: spread evenly over any grouping, so that grouped layers show themselves."""
     origin, level = np.repeat(np.arange(channels), 2), np.tile([0, 1], channels)
+    origin.flags.writeable = level.flags.writeable = False
+    return origin, level
+
+
+def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mapping[str, Shape]) -> Walk:
+    origin, level = _interleaved(channels)
     wide = Wide(axis, origin, level, channels, region.quantizer, integer=False)
     stack: list[tuple[NodeProto, int, Wide, bool]] = [(n, 0, wide, False) for n in region.nodes]
     joined = False

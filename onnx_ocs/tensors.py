@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import mmap
 import zlib
 from collections import Counter
@@ -37,6 +38,13 @@ FOLDER, TAKEN, ALONE = PRIVATE + "folder", PRIVATE + "taken", PRIVATE + "alone"
 BLOCK = 1 << 24  # bytes that are copied at a time
 INLINE = 1 << 10  # bytes up to which a constant is kept where weights are left out: it may be a shape
 TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+PLAIN = {
+    getattr(TensorProto, k): np.dtype(v)
+    for k, v in {
+        "FLOAT": "<f4", "DOUBLE": "<f8", "FLOAT16": "<f2", "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4",
+        "INT64": "<i8", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
+    }.items()
+}  # fmt: skip
 COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
@@ -141,13 +149,11 @@ def stored_size(t: TensorProto) -> int:
     Raises:
         UserError: the type or the shape cannot be.
     """
-    size = 1
-    for d in t.dims:
-        if d < 0:
-            raise UserError(f"the tensor '{t.name}' has the shape {list(t.dims)}: export the model again")
-        size *= d
+    dims = t.dims
+    if dims and min(dims) < 0:
+        raise UserError(f"the tensor '{t.name}' has the shape {list(dims)}: export the model again")
     try:
-        return (size * _bits(t.data_type) + 7) // 8
+        return int(math.prod(dims) * _bits(t.data_type) + 7) // 8
     except (KeyError, ValueError, TypeError):
         raise UserError(f"the tensor '{t.name}' has the unknown type {t.data_type}: export the model again") from None
 
@@ -157,7 +163,7 @@ def _check_inline(t: TensorProto) -> None:
     if t.HasField("raw_data"):
         found, wanted = len(t.raw_data), expected
     else:
-        found, wanted = sum(len(getattr(t, f)) for f in TYPED), int(np.prod(t.dims, dtype=object))
+        found, wanted = sum(len(getattr(t, f)) for f in TYPED), math.prod(t.dims)
         if t.data_type in COMPLEX:
             wanted *= 2
         elif t.data_type != TensorProto.STRING and _bits(t.data_type) < 8:
@@ -286,6 +292,11 @@ def values(t: TensorProto) -> Array:
         UserError: the side file is gone or has been cut short.
     """
     if not is_external(t):
+        plain = PLAIN.get(t.data_type)
+        if plain is not None and t.HasField("raw_data"):  # as `to_array` does, which looks at much more
+            return np.frombuffer(t.raw_data, plain).reshape(t.dims)
+        if t.data_type == TensorProto.FLOAT:
+            return np.array(t.float_data, np.float32).reshape(t.dims)
         return np.asarray(numpy_helper.to_array(t))
     found, _ = _mapped(t)
     for axis, positions in _positions(t).items():
@@ -366,9 +377,8 @@ def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20
         model: not changed; returned itself if it has no side files and is small enough.
         limit: bytes.
     """
-    outside = {t.name for t in model.graph.initializer if is_external(t)}
-    inner = any(is_external(t) for t in all_tensors(model)) if not outside else True
-    if not inner and not exceeds(model, limit):
+    outside = any(is_external(t) for t in all_tensors(model))
+    if not outside and not exceeds(model, limit):
         return model
     weights = list(model.graph.initializer)
     new = onnx.ModelProto()
@@ -380,7 +390,7 @@ def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20
             new.graph.initializer.append(inlined(t))
         elif t.name not in known:
             new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
-    for t in all_tensors(new):
+    for t in all_tensors(new) if outside else ():
         if is_external(t):
             t.CopyFrom(inlined(t))
     return new
