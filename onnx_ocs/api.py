@@ -318,6 +318,12 @@ def _rewrite(
     shapes_in = None if samples is None else _sample_shapes(samples)
     before = cost(original, shapes_in)
     costs = (before, cost(new, shapes_in) if changed else before)
+    lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
+    if lost > 0:
+        notes.append(
+            f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime run in float now, which "
+            f"costs more time than their multiply-accumulates say; the mode 'integer' makes no copies there"
+        )
     if not changed:
         notes.append("nothing was rewritten: the output is the input")
     ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"

@@ -21,6 +21,7 @@ class Mode(StrEnum):
     auto = "auto"
     early = "early"
     late = "late"
+    integer = "integer"
 
 
 class Select(StrEnum):
@@ -150,7 +151,8 @@ ModeOption = Annotated[
     Mode,
     typer.Option(
         help="early: the producer makes the copies (exact behind ReLU); late: made in float behind any activation; "
-        "auto: early wherever it is exact.",
+        "auto: early wherever it is exact; integer: as auto, but nowhere where a layer would lose its integer kernel "
+        "in onnxruntime.",
         rich_help_panel="Translation",
     ),
 ]

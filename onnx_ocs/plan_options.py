@@ -9,9 +9,10 @@ from typing import Literal
 
 from onnx_ocs.target import Target
 
-__all__ = ["Objective", "PlanOptions"]
+__all__ = ["Mode", "Objective", "PlanOptions"]
 
 Objective = Literal["auto", "sqnr", "kl"]
+Mode = Literal["auto", "early", "late", "integer"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class PlanOptions:
         copies: most copies a channel.
         align: what the number of a tensor's channels, copies included, is to be a multiple of.
         rescale: whether steps may be re-chosen.
-        mode: where the copies are made.
+        mode: where the copies are made: "auto", "early", "late", or "integer": as "auto", but nowhere where a layer
+            would lose its integer kernel.
         objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
             "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
             and one that wins by either alone tends to lose by the other.
@@ -43,7 +45,7 @@ class PlanOptions:
     copies: int = 15
     align: int = 1
     rescale: bool = True
-    mode: Literal["auto", "early", "late"] = "auto"
+    mode: Mode = "auto"
     objective: Objective = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

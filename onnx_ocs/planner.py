@@ -13,7 +13,7 @@ step) and the final word is measured: the objective on samples that the plan was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,11 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs import early as early_mode
+from onnx_ocs.bounds import clip_bounds
 from onnx_ocs.cost import layer_macs
 from onnx_ocs.distortion import Readers, Table, readers, tabulate
-from onnx_ocs.graph import Array, Graph, attribute
+from onnx_ocs.graph import Array, Graph, attribute, is_op
+from onnx_ocs.plan_options import Mode
 from onnx_ocs.plans import PlannedRegion
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import HALF_COPIES, STEP_ONLY, Early, Region
@@ -118,10 +120,11 @@ class Planner:
         regions: Sequence[Region],
         shapes: Mapping[str, Shape],
         statistics: Statistics,
-        mode: str,
+        mode: Mode,
         copies: int,
         allowed: Sequence[bool],
         align: int = 1,
+        held: Set[str] = frozenset(),
     ) -> None:
         """Collect the candidates.
 
@@ -130,10 +133,11 @@ class Planner:
             regions: its regions.
             shapes: shapes for one sample.
             statistics: histograms.
-            mode: "auto", "early" or "late".
+            mode: where the copies are made (`onnx_ocs.plan_options`).
             copies: most copies a channel.
             allowed: for each region whether the user lets it be changed.
             align: what the number of a tensor's channels, copies included, is to be a multiple of.
+            held: tensors that take no late copies.
         """
         self.graph, self.regions, self.copies, self.align = graph, regions, copies, align
         self.coarsest = COARSER  # largest factor by which a step may grow
@@ -147,12 +151,10 @@ class Planner:
             useful = r.refusal is None or r.refusal.code in STEP_ONLY
             if not (useful and allowed[k]) or k not in seen or any(id(n) in carried for n in r.nodes):
                 continue
-            c = self._candidate(k, r, mode)
-            if c is not None:
-                self.candidates.append(c)
+            self.candidates.append(self._candidate(k, r, mode, r.tensor in held))
         self.channels = sum(len(c.readers.gain) for c in self.candidates if c.shares)
 
-    def _candidate(self, k: int, r: Region, mode: str) -> Candidate | None:
+    def _candidate(self, k: int, r: Region, mode: Mode, held: bool) -> Candidate:
         assert r.walk is not None and r.quantizer is not None
         shares = {id(n): self._share(r, n) for n in r.walk.weights}
         macs = sum(self.base[n] * share for n, share in shares.items())
@@ -160,6 +162,7 @@ class Planner:
         bound = r.ceiling
         limit = np.inf
         one = np.ones(r.walk.channels, np.int64)
+        uniform = r.walk.groups > 1 or (mode in ("early", "integer") and r.walk.depthwise)
         if not r.walk.weights:
             return Candidate(
                 k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, limit=bound, bound=bound
@@ -174,12 +177,12 @@ class Planner:
                 limit = (r.early.copies + 1) * top
             return Candidate(
                 k, r, readers(self.graph, r), "early", macs, shares, limit=min(limit, bound), bound=bound,
-                uniform=r.walk.groups > 1 or (mode == "early" and r.walk.depthwise),
+                uniform=uniform,
             )  # fmt: skip
-        if mode == "early":
-            return None
+        if mode == "early" or held:  # only its step can be changed
+            return Candidate(k, r, readers(self.graph, r), "early", 0.0, {}, limit=bound, bound=bound)
         return Candidate(
-            k, r, readers(self.graph, r), "late", macs, shares, limit=bound, bound=bound, uniform=r.walk.groups > 1
+            k, r, readers(self.graph, r), "late", macs, shares, limit=bound, bound=bound, uniform=uniform
         )  # fmt: skip
 
     def _share(self, r: Region, node: NodeProto) -> float:
@@ -221,6 +224,14 @@ class Planner:
         if q.scale.size > 1 or check_rescale(self.graph, region, q.scale * COARSER) is not None:
             return np.ones(0)
         factors = np.append(COARSE, np.geomspace(COARSER, 1 / (self.copies + 1), STEPS))
+        clip = self.graph.producer.get(region.tensor)
+        if clip is not None and is_op(clip, "Clip"):
+            # beyond its bounds a coarser step only rounds more, and costs a kernel: onnxruntime computes layer, Clip
+            # and quantizer in one as long as the quantizer clips as much as the Clip does
+            low, high = clip_bounds(self.graph, clip)
+            top, bottom = float(q.x_clip.max()), float(q.x_low.max())
+            ends = max(1.0, high / top if top > 0 else 1.0, -low / bottom if bottom > 0 else 1.0)
+            factors = factors[factors <= ends * (1 + 1e-6)]
         if all(check_rescale(self.graph, region, q.scale * f) is None for f in factors[[0, -1]]):
             return factors
         return np.asarray([f for f in factors if check_rescale(self.graph, region, q.scale * f) is None])

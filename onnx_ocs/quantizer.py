@@ -78,12 +78,11 @@ class Quantizer:
 
     def same_grid(self, other: Quantizer | None) -> bool:
         """Whether two quantizers express exactly the same values (parameters compared by value, not by name)."""
-        return (
-            other is self
-            or (other is not None
+        return other is self or (
+            other is not None
             and (self.dtype, self.qmin, self.qmax) == (other.dtype, other.qmin, other.qmax)
             and np.array_equal(self.scale, other.scale)
-            and np.array_equal(self.zero_point, other.zero_point))
+            and np.array_equal(self.zero_point, other.zero_point)
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -16,8 +15,10 @@ import onnx
 from onnx_ocs import early
 from onnx_ocs.entries import entries, entry
 from onnx_ocs.graph import Array, Graph, label
+from onnx_ocs.kernels import behind_kernels
 from onnx_ocs.manager import Context, Pass, PassResult, history, stamp
 from onnx_ocs.outliers import Outliers, find_outliers
+from onnx_ocs.plan_options import Mode
 from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import HALF_COPIES, PRINCIPLE, Early, Region, find_regions
 from onnx_ocs.shapes import infer_shapes
@@ -46,21 +47,22 @@ class Selection:
     Attributes:
         ratio: mean number of copies a channel, the paper's k, the same in every tensor.
         copies: most copies a channel.
-        mode: "early", "late", or "auto": early wherever it is exact.
+        mode: "early", "late", "auto": early wherever it is exact; "integer": as "auto", but nowhere where a layer would
+            lose its integer kernel.
         halved: whether a channel and its copy get half of the value each (OCS); then both sides' outliers count.
         align: what the number of a tensor's channels, copies included, is to be a multiple of.
     """
 
     ratio: float
     copies: int
-    mode: Literal["auto", "early", "late"]
+    mode: Mode
     halved: bool = False
     align: int = 1
 
     def decide(
         self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]
     ) -> list[Decision | Refusal]:
-        """What to do with every region; pure.
+        """What to do with every region; edits nothing.
 
         Args:
             graph: the graph, not edited.
@@ -70,11 +72,13 @@ class Selection:
         Returns:
             For each region a decision, or why it is left alone.
         """
+        held = behind_kernels(graph, regions) if self.mode == "integer" else set()
         return [
-            r.refusal if r.refusal is not None else self._decide(graph, r, outliers[k]) for k, r in enumerate(regions)
+            r.refusal if r.refusal is not None else self._decide(graph, r, outliers[k], r.tensor in held)
+            for k, r in enumerate(regions)
         ]
 
-    def _decide(self, graph: Graph, region: Region, outliers: Outliers) -> Decision | Refusal:
+    def _decide(self, graph: Graph, region: Region, outliers: Outliers, held: bool) -> Decision | Refusal:
         why: Refusal | None = None
         q, walk = region.quantizer, region.walk
         assert q is not None and walk is not None
@@ -89,7 +93,7 @@ class Selection:
         if self.mode != "late":
             if isinstance(region.early, Early):
                 first = upper[:, : min(self.copies, region.early.copies)]
-                chosen = self._select(region, first, first[:, :0], even=self.mode == "early")
+                chosen = self._select(region, first, first[:, :0], even=self.mode in ("early", "integer"))
                 if isinstance(chosen, Refusal):
                     return chosen
                 decision = Decision(region, "early", *chosen, self.halved)
@@ -98,10 +102,11 @@ class Selection:
                     return decision
             else:
                 why = region.early
-            if self.mode == "early":
+            if self.mode == "early" or held:
                 assert why is not None
-                return Refusal("mode", f"not exact in early mode: {why.message} ({why.code})", why.node)
-        chosen = self._select(region, upper, lower, even=False)
+                late = "it would cost an integer kernel in late mode, and is " if held else ""
+                return Refusal("mode", f"{late}not exact in early mode: {why.message} ({why.code})", why.node)
+        chosen = self._select(region, upper, lower, even=self.mode == "integer")
         return chosen if isinstance(chosen, Refusal) else Decision(region, "late", *chosen, self.halved)
 
     def _select(self, region: Region, upper: Array, lower: Array, even: bool) -> tuple[Array, Array] | Refusal:

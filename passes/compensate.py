@@ -12,7 +12,7 @@ made on samples that the fit has not seen: a block that does not gain there gets
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,12 +26,12 @@ from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.fitting import Fitting
 from onnx_ocs.graph import Graph, label
+from onnx_ocs.kernels import without_kernels
 from onnx_ocs.manager import Context, PassResult, history, stamp
 from onnx_ocs.offers import Menu
 from onnx_ocs.oracle import reference
 from onnx_ocs.quality import compare, decibels
 from onnx_ocs.region import find_regions
-from onnx_ocs.runtime import expose, integer_kernels, optimized
 from onnx_ocs.shapes import Shape, infer_shapes
 from onnx_ocs.truth import find_truth
 
@@ -145,29 +145,10 @@ def _refuse(menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes
         elif elements.get(b.output, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
             m.why = "not_float"
     layers = [m for m in menus if not m.why and m.block.kind == "layer"]
-    lost = _without_kernels(graph.model, [m.block.output for m in layers])
+    lost = without_kernels(graph.model, [m.block.output for m in layers])
     for m in layers:
         if m.block.output in lost:
             m.why = "integer_kernel"
-
-
-def _without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
-    """Those float tensors that only exist because somebody reads them: without, their layers run on integers."""
-    run = optimized(model)
-    if run is None:
-        return set()
-    written = {o for n in run.graph.node for o in n.output}
-    fused = [t for t in tensors if t not in written]
-    whole = integer_kernels(model) or 0
-
-    def loss(read: Sequence[str]) -> int:
-        left = integer_kernels(expose(model, read))
-        return 0 if left is None else whole - left
-
-    together = loss(fused)
-    if together in (0, len(fused)):
-        return set(fused) if together else set()
-    return {t for t in fused if loss([t])}
 
 
 def branch_entry(b: Inserted) -> dict[str, Any]:

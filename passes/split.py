@@ -13,11 +13,12 @@ Early, the producer's rows are halved by halving their steps; late, its values a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import onnx
 
 from onnx_ocs.manager import Context, PassResult
+from onnx_ocs.plan_options import Mode
 from onnx_ocs.selection import Selection, apply
 
 __all__ = ["Split"]
@@ -30,11 +31,11 @@ class Split:
     Attributes:
         ratio: share of the channels that are split, the same in every tensor.
         mode: "early" (the producer makes the halves), "late" (made in float behind the activation), or "auto": early
-            wherever it is exact.
+            wherever it is exact; "integer": as "auto", but nowhere where a layer would lose its integer kernel.
     """
 
     ratio: float = 0.5
-    mode: Literal["auto", "early", "late"] = "auto"
+    mode: Mode = "auto"
 
     name: ClassVar[str] = "split"
     version: ClassVar[str] = "1"

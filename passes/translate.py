@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -24,6 +24,7 @@ from onnx_ocs.entries import entries
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
+from onnx_ocs.plan_options import Mode
 from onnx_ocs.planner import early_or_late
 from onnx_ocs.plans import Plan
 from onnx_ocs.quantizer import Refusal
@@ -45,14 +46,15 @@ class Translate:
         ratio: mean number of copies a channel, the paper's k, the same in every tensor.
         copies: most copies a channel.
         mode: "early" (the producer makes the copies), "late" (made in float behind the activation), or "auto": early
-            wherever it is exact, late elsewhere.
+            wherever it is exact, late elsewhere; "integer": as "auto", but nowhere where a layer would lose its integer
+            kernel.
         align: what the number of a tensor's channels, copies included, is to be a multiple of.
         plan: apply this plan instead; the other options are then not used.
     """
 
     ratio: float = 0.5
     copies: int = 1
-    mode: Literal["auto", "early", "late"] = "auto"
+    mode: Mode = "auto"
     align: int = 1
     plan: Plan | None = None
 

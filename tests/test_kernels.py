@@ -1,0 +1,79 @@
+"""Mode "integer": copies, but nowhere where a layer would lose its integer kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnx_ocs
+from onnx_ocs.graph import Graph
+from onnx_ocs.kernels import behind_kernels
+from onnx_ocs.passes import Split, Translate
+from onnx_ocs.region import find_regions
+from onnx_ocs.runtime import integer_kernels
+from onnx_ocs.shapes import infer_shapes
+
+DATA = Path(__file__).resolve().parent / "data"
+FILES = sorted(p.stem for p in DATA.glob("**/*.onnx"))
+LOSE = ["nncf_mbv2_l17_pt", "ort_hswish_l17_weightqdq", "ort_convnexttanh_l17_u8s8pt", "brevitas_mbv2_leg_w8a8i32bias"]
+
+
+def read(name: str) -> onnx.ModelProto:
+    return onnx.load(next(DATA.glob(f"**/{name}.onnx")))
+
+
+def applied(result: onnx_ocs.RewriteResult) -> list[dict[str, Any]]:
+    return [e for e in result.report["regions"] if e["status"] == "applied"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_kernel_is_lost(name: str) -> None:
+    model = read(name)
+    kernels = integer_kernels(model)
+    if not kernels:
+        pytest.skip("runs without integer kernels")
+    result = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "integer")], verify=name in LOSE)
+    assert integer_kernels(result.model) == kernels
+    assert not any("integer kernels" in n for n in result.report["notes"])
+    if name in LOSE:
+        assert applied(result) and result.report["verification"]["verdict"] == "PASSED"
+
+
+@pytest.mark.parametrize("name", LOSE)
+def test_the_report_says_when_kernels_are_lost(name: str) -> None:
+    result = onnx_ocs.rewrite(read(name), passes=[Translate(0.5)], verify=False)
+    cost = result.report["cost"]
+    lost = cost["integer_kernels_before"] - cost["integer_kernels_after"]
+    assert lost > 0
+    assert any(n.startswith(f"{lost} of {cost['integer_kernels_before']} layers") for n in result.report["notes"])
+
+
+def test_why_a_tensor_is_left() -> None:
+    result = onnx_ocs.rewrite(read("nncf_mbv2_l17_pt"), passes=[Translate(0.5, 1, "integer")], verify=False)
+    reasons = [e["reason"] for e in result.report["regions"] if e["status"] == "refused" and e["reason"]]
+    assert any(r["code"] == "mode" and "integer kernel" in r["message"] for r in reasons)
+
+
+@pytest.mark.parametrize("name", LOSE[:2])
+def test_planned(name: str) -> None:
+    model = read(name)
+    shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    rng = np.random.default_rng(3)  # heavy tails, so that there is something to gain
+    calib = {model.graph.input[0].name: rng.laplace(size=(16, *shape[1:])).astype(np.float32) * 3}
+    options = onnx_ocs.PlanOptions(budget=0.5, copies=2, mode="integer")
+    plan, _ = onnx_ocs.plan(model, calib, options)
+    held = behind_kernels(graph := Graph(model), find_regions(graph, infer_shapes(model)))
+    late = {r.tensor for r in plan.regions if r.mode == "late" and (r.copies.any() or r.copies_low.any())}
+    assert held and plan.regions and not late & held
+    result = onnx_ocs.rewrite(model, passes=[Translate(plan=plan)])
+    assert integer_kernels(result.model) == integer_kernels(model)
+
+
+def test_splitting_keeps_them_too() -> None:
+    model = read("nncf_mbv2_l17_pt")
+    result = onnx_ocs.rewrite(model, passes=[Split(0.5, "integer")], verify=False)
+    assert integer_kernels(result.model) == integer_kernels(model)
