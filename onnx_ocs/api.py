@@ -1,4 +1,4 @@
-"""The verbs as functions: inspect, rewrite, verify."""
+"""The verbs as functions: inspect (`onnx_ocs.inspection`), plan, rewrite, verify."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from typing import Any
 import onnx
 
 from onnx_ocs import io
-from onnx_ocs.branch import read_branches
-from onnx_ocs.calibration import Samples, Source, input_specs, open_samples, random_samples
+from onnx_ocs.calibration import Samples, Source, input_specs, random_samples
 from onnx_ocs.cost import cost
-from onnx_ocs.entries import entry
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph
-from onnx_ocs.layers import measure_layers
-from onnx_ocs.loss import Loss, find_loss
-from onnx_ocs.manager import Context, Pass, history, run_passes
-from onnx_ocs.oracle import reference
-from onnx_ocs.outliers import find_outliers
-from onnx_ocs.passes.compensate import branch_entry
+from onnx_ocs.inspection import inspect
+from onnx_ocs.manager import Context, Pass, run_passes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.plan_options import PlanOptions
 from onnx_ocs.planning import make_plan
 from onnx_ocs.plans import Plan
 from onnx_ocs.quality import Quality, compare
-from onnx_ocs.region import Region, find_regions
+from onnx_ocs.region import find_regions
 from onnx_ocs.registry import find_pass
 from onnx_ocs.report import assemble
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.target import Target
 from onnx_ocs.tensors import all_tensors, is_external
+from onnx_ocs.verbs import (
+    ESTIMATED,
+    MEASURED,
+    VERIFIED_SAMPLES,
+    Model,
+    Progress,
+    add_errors,
+    quiet,
+    reference_model,
+    sample_shapes,
+    samples_for,
+)
 from onnx_ocs.verification import Verification
 from onnx_ocs.verification import verify as verify_models
 from onnx_ocs.wellformed import answers_for_the_model, check_graph, check_qdq, check_runs, load
-from onnx_ocs.widen import Decision
 
 __all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
 
-Model = onnx.ModelProto | str | Path
-Progress = Callable[[str, int, int | None], None]
-ESTIMATED = "estimated from weights, biases and quantization parameters (no calibration data)"
-MEASURED = "outlier mass on the calibration data"
 LOSS_DB = 0.01  # a rewrite that loses more than this on the calibration data, and agreement too, is not applied
-VERIFIED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -69,109 +69,6 @@ class RewriteResult:
     path: Path | None = None
 
 
-def _quiet(_what: str, _done: int, _total: int | None) -> None:
-    pass
-
-
-def _samples(model: onnx.ModelProto, calib: Source | None, seed: int) -> Samples:
-    """The samples to verify on: the calibration data, or seeded random inputs over the input quantizers' range."""
-    if calib is not None:
-        return open_samples(calib, model)
-    return random_samples(model, VERIFIED_SAMPLES, seed)
-
-
-def _sample_shapes(samples: Samples) -> dict[str, list[int]]:
-    for feed in samples.batches(1, 1):
-        return {k: list(v.shape) for k, v in feed.items()}
-    return {}
-
-
-@answers_for_the_model
-def inspect(
-    model: Model,
-    calib: Source | None = None,
-    float_model: Model | None = None,
-    passes: Sequence[Pass] = (),
-    seed: int = 0,
-    limit: int | None = None,
-    progress: Progress = _quiet,
-) -> dict[str, Any]:
-    """What could be rewritten, and why not: one entry for each quantized activation.
-
-    Args:
-        model: a QDQ model or its path; not changed.
-        calib: calibration samples; without them the outliers are estimated.
-        float_model: the float model, as the reference of the quality figures (with `calib`).
-        passes: the passes to plan for; default: translate.
-        seed: of everything random.
-        limit: most calibration samples.
-        progress: called during long work.
-
-    Returns:
-        The report; regions have the status "candidate" or "refused".
-
-    Raises:
-        UserError: the model or the samples cannot be used.
-    """
-    proto = load(model)
-    inside = check_qdq(proto)
-    check_graph(proto)
-    translate = next((p for p in passes if isinstance(p, Translate)), Translate())
-    samples = None if calib is None else _samples(proto, calib, seed)
-    graph, shapes = Graph(proto), infer_shapes(proto)
-    regions = find_regions(graph, shapes)
-    outliers = find_outliers(proto, graph, regions, translate.copies, Context(samples, limit, seed, progress))
-    before = history(proto)
-    entries = []
-    for k, (r, d) in enumerate(zip(regions, translate.selection.decide(graph, regions, outliers), strict=True)):
-        e = entry(translate.name, r, d if not isinstance(d, Decision) else None)
-        if isinstance(d, Decision):
-            e |= {"status": "candidate", "mode": d.mode}
-            e |= {"copies": d.copies.tolist(), "copies_low": d.copies_low.tolist()}
-        if k in outliers:
-            o = outliers[k]
-            e |= {"share_clipped": o.share_clipped, "range_used": o.range_used}
-        entries.append(e)
-    shapes_in = _sample_shapes(samples) if samples is not None else None
-    price = cost(proto, shapes_in)
-    notes = list(inside)
-    if before:
-        notes.append(f"this file has been rewritten: {', '.join(e.get('pass', '?') for e in before)}")
-    ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
-    qualities, against = None, None
-    if samples is not None:
-        ref, against = _reference(proto, float_model)
-        now = compare(ref, [proto], samples, limit)[0]
-        qualities = (now, now)
-        _add_errors(entries, proto, None, Context(samples, limit, seed, progress))
-    carried = [branch_entry(b) for b in read_branches(proto)]
-    report = assemble(
-        "inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes, compensations=carried
-    )
-    context = Context(samples, limit, seed, progress)
-    loss = None if samples is None else find_loss(proto, graph, regions, shapes, context, price.macs)
-    if loss is not None:
-        for k, share in loss.alone.items():
-            entries[k] |= {"sqnr_alone_db": share.sqnr_db, "share_alone": share.share}
-        report["loss"] = _loss_entry(loss, regions)
-    elif samples is not None:
-        notes.append("what each quantizer costs was not measured: onnxruntime does not run the model switch by switch")
-    return report
-
-
-def _loss_entry(loss: Loss, regions: Sequence[Region]) -> dict[str, Any]:
-    groups = {"all": loss.everything, "mendable": loss.mendable, "unmendable": loss.unmendable}
-    entry: dict[str, Any] = {"samples": loss.samples}
-    for name, share in groups.items():
-        entry |= {f"sqnr_{name}_db": share.sqnr_db, f"share_{name}": share.share}
-    entry["unmendable"] = []
-    for k in loss.beyond:
-        why = regions[k].refusal
-        one = {"tensor": regions[k].tensor, "code": None if why is None else why.code}
-        entry["unmendable"].append(one | {"sqnr_db": loss.alone[k].sqnr_db, "share": loss.alone[k].share})
-    return entry
-
-
 @answers_for_the_model
 def plan(
     model: Model,
@@ -181,7 +78,7 @@ def plan(
     seed: int = 0,
     limit: int | None = None,
     budgets: Sequence[float] = (),
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan steps and copies within a budget, measured on calibration data.
 
@@ -204,11 +101,11 @@ def plan(
     proto = load(model)
     check_qdq(proto)
     check_graph(proto)
-    samples = _samples(proto, calib, seed)
-    reference_model = None if float_model is None else load(float_model)
-    context = Context(samples, limit, seed, progress, floats=reference_model)
-    measure = _measure(proto, [Translate()], context, reference_model)
-    return make_plan(proto, options or PlanOptions(), context, reference_model, budgets, measure)
+    samples = samples_for(proto, calib, seed)
+    float_proto = None if float_model is None else load(float_model)
+    context = Context(samples, limit, seed, progress, floats=float_proto)
+    measure = _measure(proto, [Translate()], context, float_proto)
+    return make_plan(proto, options or PlanOptions(), context, float_proto, budgets, measure)
 
 
 @answers_for_the_model
@@ -222,7 +119,7 @@ def rewrite(
     verify: bool = True,
     seed: int = 0,
     limit: int | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> RewriteResult:
     """Rewrite a QDQ model, verify the result, and report cost and gain.
 
@@ -272,7 +169,7 @@ def _rewrite(
     check_graph(original)
     if verify:
         check_runs(original)
-    samples = None if calib is None else _samples(original, calib, seed)
+    samples = None if calib is None else samples_for(original, calib, seed)
     chosen: list[Pass] = list(passes) if passes is not None else [Translate()]
     planned: dict[str, Any] = {}
     float_proto = None if float_model is None else load(float_model)
@@ -293,7 +190,7 @@ def _rewrite(
         new = io.load_model(staged.model)
     qualities, against = None, None
     if samples is not None:
-        ref, against = _reference(original, float_proto)
+        ref, against = reference_model(original, float_proto)
         models = [original, new] if changed else [original]
         total = samples.count() if limit is None else min(limit, samples.count())
         progress("comparing", 0, total)
@@ -308,14 +205,14 @@ def _rewrite(
                 if e["status"] == "applied":
                     e["status"] = "refused"
                     e["reason"] = {"code": "loses", "message": notes[-1], "node": e.get("tensor", e.get("block"))}
-        _add_errors(regions, original, new if changed else None, Context(samples, limit, seed, progress))
+        add_errors(regions, original, new if changed else None, Context(samples, limit, seed, progress))
     elif float_model is not None:
         notes.append("--float is used with --calib only: there are no samples to compare the models on")
     checked = None
     if verify and changed:
         progress("verifying", 0, None)
         checked = _verify(original, new, samples, seed, _input_ranges(original))
-    shapes_in = None if samples is None else _sample_shapes(samples)
+    shapes_in = None if samples is None else sample_shapes(samples)
     before = cost(original, shapes_in)
     costs = (before, cost(new, shapes_in) if changed else before)
     lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
@@ -378,14 +275,14 @@ def verify(
     check_qdq(before)
     check_graph(before)
     check_runs(before)
-    samples = None if calib is None else _samples(before, calib, seed)
+    samples = None if calib is None else samples_for(before, calib, seed)
     checked = _verify(before, after, samples, seed, _input_ranges(before))
     qualities, against = None, None
     if samples is not None and checked.verdict == "PASSED":
-        ref, against = _reference(before, float_model)
+        ref, against = reference_model(before, float_model)
         first, second = compare(ref, [before, after], samples, limit)
         qualities = (first, second)
-    shapes_in = None if samples is None else _sample_shapes(samples)
+    shapes_in = None if samples is None else sample_shapes(samples)
     return assemble(
         "verify", seed, (), (cost(before, shapes_in), cost(after, shapes_in)), qualities, against, None, checked
     )
@@ -421,31 +318,15 @@ def _measure(
     model: onnx.ModelProto, passes: Sequence[Pass], context: Context, float_model: onnx.ModelProto | None
 ) -> Callable[[Plan], Quality]:
     """How good a plan's model is, as the report will say it: rewritten, and run on all samples."""
-    against = cache(lambda: _reference(model, float_model)[0])
+    against = cache(lambda: reference_model(model, float_model)[0])
 
     def measure(made: Plan) -> Quality:
         assert context.samples is not None
-        new, _ = run_passes(model, _by_plan(passes, made), replace(context, progress=_quiet))
+        new, _ = run_passes(model, _by_plan(passes, made), replace(context, progress=quiet))
         context.progress("measuring plans", 0, None)
         return compare(against(), [new], context.samples, context.limit)[0]
 
     return measure
-
-
-def _reference(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.ModelProto, str]:
-    if float_model is not None:
-        return load(float_model), "float model"
-    regions = find_regions(Graph(model), infer_shapes(model))
-    return reference(model, regions), "QDQ model without its activation quantizers"
-
-
-def _add_errors(
-    entries: Sequence[dict[str, Any]], original: onnx.ModelProto, new: onnx.ModelProto | None, context: Context
-) -> None:
-    """Put each tensor's own error, and what has piled up until there, into the report's entries."""
-    found = measure_layers(original, new, context)
-    for e in entries:
-        e |= found.get(tuple(e.get("quantizers", ())), {})
 
 
 def _loses(before: Quality, after: Quality) -> bool:

@@ -7,14 +7,11 @@ failed, nothing was written; 3 the target was missed, the best was written.  Hea
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -46,13 +43,9 @@ from onnx_ocs.options import (
     Stats,
     TargetAgreement,
     TargetSqnr,
+    plan_options,
 )  # fmt: skip
-from onnx_ocs.outputs import check_outputs, write_outputs
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from onnx_ocs.plan_options import PlanOptions
+from onnx_ocs.outputs import check_outputs, console, progress_bar, write_outputs
 
 __all__ = ["app", "main"]
 
@@ -93,35 +86,6 @@ def _root(
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
 
 
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar on stderr, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield show
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(
-        soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False, markup=False
-    )
-
-
 @app.command()
 def inspect(
     model: In,
@@ -147,10 +111,10 @@ def inspect(
     from onnx_ocs import api, table
     from onnx_ocs.passes import Translate
 
-    with _progress(False) as progress:
+    with progress_bar(False) as progress:
         translate = Translate(0.5 if ratio is None else ratio, copies or 1, mode.value, align)
         result = api.inspect(model, calib, float_model, [translate], seed, limit, progress)
-    table.show_inspection(_console(), result)
+    table.show_inspection(console(), result)
     write_outputs(report, html, result, model.name)
 
 
@@ -235,7 +199,7 @@ def rewrite(
             "the pass 'split' follows the paper's rule, with --ratio and --mode: leave all that makes a plan"
         )
     if plan_file is None and "split" not in names:
-        options = _plan_options(
+        options = plan_options(
             calib,
             ratio,
             budget,
@@ -260,7 +224,7 @@ def rewrite(
         given = Plan.read(plan_file)
         chosen = [Translate(plan=given) if isinstance(p, Translate) else p for p in chosen]
     try:
-        with _progress(quiet) as progress:
+        with progress_bar(quiet) as progress:
             result = api.rewrite(
                 model,
                 output,
@@ -279,10 +243,10 @@ def rewrite(
         raise typer.Exit(2) from None
     write_outputs(report, html, result.report, f"{model.name} → {output.name}")
     if not quiet:
-        table.show_rewrite(_console(), result.report)
+        table.show_rewrite(console(), result.report)
         if "target" in result.report:
-            table.show_target(_console(), result.report["plan"]["target"])
-    table.show_verdict(_console(), table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
+            table.show_target(console(), result.report["plan"]["target"])
+    table.show_verdict(console(), table.verdict(result.report, result.changed, verify, time.perf_counter() - start))
     _check_target(result.report)
 
 
@@ -291,71 +255,6 @@ def _check_target(found: dict[str, Any]) -> None:
     if not found.get("target", {"reached": True})["reached"]:
         typer.echo(f"MISSED: {found['target']['shortfall']}.", err=True)
         raise typer.Exit(3)
-
-
-def _plan_options(
-    calib: str | None,
-    ratio: float | None,
-    budget: float | None,
-    targets: tuple[float | None, float | None],
-    copies: int | None,
-    align: int,
-    select: Select | None,
-    rescale: bool | None,
-    mode: Mode,
-    objective: Objective,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    stats: Path | None,
-    jobs: int | None,
-) -> PlanOptions | None:
-    """What the planner is asked for; None where the paper's selection is."""
-    if ratio is not None and budget is not None:
-        raise UserError("--ratio and --budget both say how much to spend: give one of them")
-    sqnr, agreement = targets
-    if sqnr is not None and agreement is not None:
-        raise UserError("--target-sqnr and --target-agreement: give one of them")
-    if sqnr is not None and not math.isfinite(sqnr):
-        raise UserError(f"--target-sqnr {sqnr}: give a number of decibels")
-    if select is None:
-        select = Select.mass if calib is None else Select.error
-    if select is Select.mass:
-        for name, value in (
-            ("--budget", budget),
-            ("--target-sqnr", sqnr),
-            ("--target-agreement", agreement),
-            ("--rescale", rescale or None),
-            ("--stats", stats),
-            ("--jobs", jobs),
-        ):
-            if value is not None:
-                why = "needs --calib" if calib is None else "is for --select error"
-                raise UserError(f"{name} {why}: the plan is measured on samples")
-        if include or exclude:
-            raise UserError("--include and --exclude are for plans: give --calib and --select error")
-        return None
-    if calib is None:
-        raise UserError("--select error needs --calib: the plan is measured on samples")
-    from onnx_ocs.plan_options import PlanOptions
-    from onnx_ocs.target import Target
-
-    target = None if sqnr is None else Target("sqnr", sqnr)
-    if agreement is not None:
-        target = Target("agreement", agreement)
-    return PlanOptions(
-        budget=budget if budget is not None or ratio is not None else 0.1 if target is None else 1.0,
-        ratio=ratio,
-        target=target,
-        copies=copies or 15,
-        align=align,
-        rescale=rescale is not False,
-        mode=mode.value,
-        objective=objective.value,
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        stats=stats,
-        jobs=jobs or 1,
-    )
 
 
 @app.command()
@@ -396,7 +295,7 @@ def plan(
     from onnx_ocs import api, table
     from onnx_ocs.io import write_text
 
-    options = _plan_options(
+    options = plan_options(
         calib, ratio, budget, (target_sqnr, target_agreement), copies, align, Select.error, rescale, mode, objective,
         include, exclude, stats, jobs,
     )  # fmt: skip
@@ -406,7 +305,7 @@ def plan(
             raise ValueError
     except ValueError:
         raise UserError(f"--sweep {sweep}: give numbers separated by commas, such as 0.05,0.1,0.2") from None
-    with _progress(False) as progress:
+    with progress_bar(False) as progress:
         made, found = api.plan(model, calib, options, float_model, seed, limit, budgets, progress)
     write_text(output, made.to_json())
     if html is not None:
@@ -414,9 +313,9 @@ def plan(
 
         shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
         write_outputs(None, html, {**assemble("plan", seed), **shown}, model.name)
-    table.show_plan(_console(), made.predicted, found)
+    table.show_plan(console(), made.predicted, found)
     if "target" in found:
-        table.show_target(_console(), found["target"])
+        table.show_target(console(), found["target"])
     _check_target(found)
 
 
@@ -446,8 +345,8 @@ def verify(
     result = api.verify(original, rewritten, calib, float_model, seed, limit)
     write_outputs(report, html, result, f"{original.name} → {rewritten.name}")
     if not quiet:
-        table.show_rewrite(_console(), result)
-    table.show_verdict(_console(), table.verdict(result, True, True, time.perf_counter() - start))
+        table.show_rewrite(console(), result)
+    table.show_verdict(console(), table.verdict(result, True, True, time.perf_counter() - start))
     if result["verification"]["verdict"] != "PASSED":
         raise typer.Exit(2)
 

@@ -1,17 +1,23 @@
-"""The options of the command line, each in one place: the verbs share them."""
+"""The options of the command line, each in one place, and what they ask the planner for: the verbs share them."""
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from onnx_ocs.errors import UserError
+
+if TYPE_CHECKING:
+    from onnx_ocs.plan_options import PlanOptions
 
 __all__ = [
     "Align", "BudgetOption", "Calib", "Copies", "Exclude", "Float", "Form", "Html", "In", "Include", "Jobs", "Limit",
     "Mode", "ModeOption", "Objective", "ObjectiveOption", "Quiet", "Ratio", "Report", "Rescale", "Seed", "Select",
-    "SelectOption", "Stats", "TargetAgreement", "TargetSqnr",
+    "SelectOption", "Stats", "TargetAgreement", "TargetSqnr", "plan_options",
 ]  # fmt: skip
 
 
@@ -203,3 +209,72 @@ Jobs = Annotated[
         rich_help_panel="Data",
     ),
 ]
+
+
+def plan_options(
+    calib: str | None,
+    ratio: float | None,
+    budget: float | None,
+    targets: tuple[float | None, float | None],
+    copies: int | None,
+    align: int,
+    select: Select | None,
+    rescale: bool | None,
+    mode: Mode,
+    objective: Objective,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    stats: Path | None,
+    jobs: int | None,
+) -> PlanOptions | None:
+    """What the planner is asked for; None where the paper's selection is.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    if ratio is not None and budget is not None:
+        raise UserError("--ratio and --budget both say how much to spend: give one of them")
+    sqnr, agreement = targets
+    if sqnr is not None and agreement is not None:
+        raise UserError("--target-sqnr and --target-agreement: give one of them")
+    if sqnr is not None and not math.isfinite(sqnr):
+        raise UserError(f"--target-sqnr {sqnr}: give a number of decibels")
+    if select is None:
+        select = Select.mass if calib is None else Select.error
+    if select is Select.mass:
+        for name, value in (
+            ("--budget", budget),
+            ("--target-sqnr", sqnr),
+            ("--target-agreement", agreement),
+            ("--rescale", rescale or None),
+            ("--stats", stats),
+            ("--jobs", jobs),
+        ):
+            if value is not None:
+                why = "needs --calib" if calib is None else "is for --select error"
+                raise UserError(f"{name} {why}: the plan is measured on samples")
+        if include or exclude:
+            raise UserError("--include and --exclude are for plans: give --calib and --select error")
+        return None
+    if calib is None:
+        raise UserError("--select error needs --calib: the plan is measured on samples")
+    from onnx_ocs.plan_options import PlanOptions
+    from onnx_ocs.target import Target
+
+    target = None if sqnr is None else Target("sqnr", sqnr)
+    if agreement is not None:
+        target = Target("agreement", agreement)
+    return PlanOptions(
+        budget=budget if budget is not None or ratio is not None else 0.1 if target is None else 1.0,
+        ratio=ratio,
+        target=target,
+        copies=copies or 15,
+        align=align,
+        rescale=rescale is not False,
+        mode=mode.value,
+        objective=objective.value,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        stats=stats,
+        jobs=jobs or 1,
+    )

@@ -1,14 +1,19 @@
-"""The files that a verb writes beside a model: its report, as JSON and as a page."""
+"""What a verb shows: its report as files, JSON and a page, and on the terminal a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.errors import UserError
 
-__all__ = ["check_outputs", "write_outputs"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["check_outputs", "console", "progress_bar", "write_outputs"]
 
 
 def check_outputs(files: Mapping[str, Path | None], *others: Path | str | None) -> None:
@@ -50,3 +55,33 @@ def write_outputs(report: Path | None, html: Path | None, found: dict[str, Any],
         from onnx_ocs.html import to_html
 
         write_text(html, to_html(found, title))
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar on stderr, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def console() -> Console:
+    """What tables are printed on."""
+    from rich.console import Console
+
+    return Console(
+        soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False, markup=False
+    )

@@ -14,35 +14,26 @@ step) and the final word is measured: the objective on samples that the plan was
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto
 
-from onnx_ocs import early as early_mode
-from onnx_ocs.bounds import clip_bounds
+from onnx_ocs.candidates import COARSER, Candidate, factors, find_candidates, room
 from onnx_ocs.cost import layer_macs
-from onnx_ocs.distortion import Readers, Table, readers, tabulate
-from onnx_ocs.graph import Array, Graph, attribute, is_op
+from onnx_ocs.distortion import tabulate
+from onnx_ocs.graph import Array, Graph
 from onnx_ocs.plan_options import Mode
 from onnx_ocs.plans import PlannedRegion
-from onnx_ocs.quantizer import Quantizer
-from onnx_ocs.region import HALF_COPIES, STEP_ONLY, Early, Region
-from onnx_ocs.rescale import check_rescale
+from onnx_ocs.region import Early, Region
 from onnx_ocs.selection import aligned
 from onnx_ocs.shapes import Shape
 from onnx_ocs.stats import Statistics, smoothed
 from onnx_ocs.switchboard import Setting, narrow
-from onnx_ocs.weights import read_weight
-from onnx_ocs.widen import Decision
 
-__all__ = ["COARSE", "COARSER", "Budget", "Candidate", "Choice", "Planner"]
+__all__ = ["Budget", "Choice", "Planner"]
 
-STEPS = 24  # steps that are tried for a region
 HIGHEST = 1e38  # price at which nothing is bought (float32 holds it)
-COARSER = 1.3  # the largest of them, against the old one
-COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # beyond, on trial: for ranges that clip a lot and have many steps to spare
 
 
 @dataclass(frozen=True)
@@ -64,51 +55,6 @@ class Choice:
     scale: Array
     copies: Array
     copies_low: Array
-
-
-@dataclass
-class Candidate:
-    """A region that may be given copies or another step.
-
-    Attributes:
-        index: of the region.
-        region: the region.
-        readers: how its readers weigh errors.
-        mode: "early" or "late".
-        macs: MACs that one copy costs.
-        shares: by id of the reader, which share of its input one copy adds.
-        damage: error at the model's output when this tensor alone is quantized as it is.
-        weight: lambda, what the allocation multiplies J with.
-        steps: the steps that may be chosen, factors of the old one.
-        limit: most copies (early mode behind a bound).
-        uniform: whether all channels must get the same number of copies.
-        bound: values above it never existed (a folded ReLU6).
-        tables: errors by step.
-        rooms: most copies on the upper and the lower side, by step.
-        savings: what every further copy saves, by step: float32 (C, 2, N).
-        bases: error without copies, by step.
-        sorted: all savings of a step in ascending order.
-        sums: their running sums, starting at 0.
-    """
-
-    index: int
-    region: Region
-    readers: Readers
-    mode: str
-    macs: float
-    shares: dict[int, float]
-    damage: float = 0.0
-    weight: float = 1.0
-    steps: Array = field(default_factory=lambda: np.ones(1))
-    limit: float = np.inf
-    uniform: bool = False
-    bound: float = np.inf
-    tables: list[Table] = field(default_factory=list)
-    rooms: list[tuple[int, int]] = field(default_factory=list)
-    savings: list[Array] = field(default_factory=list)
-    bases: list[float] = field(default_factory=list)
-    sorted: list[Array] = field(default_factory=list)
-    sums: list[Array] = field(default_factory=list)
 
 
 class Planner:
@@ -143,62 +89,9 @@ class Planner:
         self.coarsest = COARSER  # largest factor by which a step may grow
         self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
         self.total = sum(self.base.values())
-        carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
-        self.candidates: list[Candidate] = []
         self.statistics = statistics
-        seen = {k for half in statistics.halves for k, h in half.items() if h.exponent is not None}
-        for k, r in enumerate(regions):
-            useful = r.refusal is None or r.refusal.code in STEP_ONLY
-            if not (useful and allowed[k]) or k not in seen or any(id(n) in carried for n in r.nodes):
-                continue
-            self.candidates.append(self._candidate(k, r, mode, r.tensor in held))
+        self.candidates = find_candidates(graph, regions, self.base, statistics, mode, allowed, held)
         self.channels = sum(len(c.readers.gain) for c in self.candidates if c.shares)
-
-    def _candidate(self, k: int, r: Region, mode: Mode, held: bool) -> Candidate:
-        assert r.walk is not None and r.quantizer is not None
-        shares = {id(n): self._share(r, n) for n in r.walk.weights}
-        macs = sum(self.base[n] * share for n, share in shares.items())
-        top = float(r.quantizer.x_clip.max())
-        bound = r.ceiling
-        limit = np.inf
-        one = np.ones(r.walk.channels, np.int64)
-        uniform = r.walk.groups > 1 or (mode in ("early", "integer") and r.walk.depthwise)
-        if not r.walk.weights:
-            return Candidate(
-                k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, limit=bound, bound=bound
-            )
-        if (
-            mode != "late"
-            and isinstance(r.early, Early)
-            and (early_mode.check(self.graph, r, Decision(r, "early", one, 0 * one).wide) is None)
-        ):
-            macs += self.base[id(r.early.layer)] / r.walk.channels
-            if r.early.copies < 1 << 19:  # an explicit bound: (n + 1) * X_clip must stay below it at any step
-                limit = (r.early.copies + 1) * top
-            return Candidate(
-                k, r, readers(self.graph, r), "early", macs, shares, limit=min(limit, bound), bound=bound,
-                uniform=uniform,
-            )  # fmt: skip
-        if mode == "early" or held:  # only its step can be changed
-            return Candidate(k, r, readers(self.graph, r), "early", 0.0, {}, limit=bound, bound=bound)
-        return Candidate(
-            k, r, readers(self.graph, r), "late", macs, shares, limit=bound, bound=bound, uniform=uniform
-        )  # fmt: skip
-
-    def _share(self, r: Region, node: NodeProto) -> float:
-        """Which share of a reader's input one copy of a region's channel adds."""
-        assert r.walk is not None
-        k = next(i for i, n in enumerate(r.walk.weights) if n is node)
-        weight = read_weight(self.graph, node, 1)
-        assert weight is not None
-        inner = r.walk.columns[k].size / r.walk.channels
-        if node.op_type == "Conv":
-            total = weight.shape[1] * int(attribute(node, "group", 1))
-        elif node.op_type == "ConvTranspose":
-            total = weight.shape[0]
-        else:
-            total = weight.shape[-1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else -2]
-        return inner / total
 
     def tabulate(self, rescale: bool, half: int | None = None) -> None:
         """Compute every candidate's errors, for its own step or for all that may be chosen.
@@ -212,42 +105,12 @@ class Planner:
         for c in self.candidates:
             q = c.region.quantizer
             assert q is not None
-            c.steps = np.unique(np.append(self._factors(c.region, q) if rescale else (), 1.0))
-            c.rooms = [self._room(c, step) for step in range(len(c.steps))]
+            c.steps = np.unique(np.append(factors(self.graph, c.region, self.copies) if rescale else (), 1.0))
+            c.rooms = [room(c, step, self.copies) for step in range(len(c.steps))]
             h = self.histograms[c.index]
             low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
             counts = smoothed(h, self.samples)
             c.tables = [tabulate(h, counts, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
-
-    def _factors(self, region: Region, q: Quantizer) -> Array:
-        """Steps that may be chosen, as factors of the old one: finer ones as far as the readers' biases allow."""
-        if q.scale.size > 1 or check_rescale(self.graph, region, q.scale * COARSER) is not None:
-            return np.ones(0)
-        factors = np.append(COARSE, np.geomspace(COARSER, 1 / (self.copies + 1), STEPS))
-        clip = self.graph.producer.get(region.tensor)
-        if clip is not None and is_op(clip, "Clip"):
-            # beyond its bounds a coarser step only rounds more, and costs a kernel: onnxruntime computes layer, Clip
-            # and quantizer in one as long as the quantizer clips as much as the Clip does
-            low, high = clip_bounds(self.graph, clip)
-            top, bottom = float(q.x_clip.max()), float(q.x_low.max())
-            ends = max(1.0, high / top if top > 0 else 1.0, -low / bottom if bottom > 0 else 1.0)
-            factors = factors[factors <= ends * (1 + 1e-6)]
-        if all(check_rescale(self.graph, region, q.scale * f) is None for f in factors[[0, -1]]):
-            return factors
-        return np.asarray([f for f in factors if check_rescale(self.graph, region, q.scale * f) is None])
-
-    def _room(self, c: Candidate, step: int) -> tuple[int, int]:
-        """Most copies on the upper and the lower side at one step."""
-        q = c.region.quantizer
-        assert q is not None
-        top = float(q.x_clip.max()) * float(c.steps[step])
-        most = self.copies if q.float_dtype == np.float32 else min(self.copies, HALF_COPIES)
-        most = most if c.shares else 0
-        up = most if top > 0 else 0
-        if c.limit < np.inf:
-            up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0
-        low = most if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
-        return up, low
 
     # ---- allocation -------------------------------------------------------------------------------------------------
 
@@ -306,8 +169,8 @@ class Planner:
             if c.uniform:
                 e = np.broadcast_to(e.mean(0), e.shape)
             saving = np.minimum.accumulate(np.maximum(e[:, :, :-1] - e[:, :, 1:], 0), axis=2)
-            for side, room in enumerate(c.rooms[s]):
-                saving[:, side, max(min(room, most), 0) :] = 0
+            for side, free in enumerate(c.rooms[s]):
+                saving[:, side, max(min(free, most), 0) :] = 0
             ordered = np.sort(saving, axis=None)
             c.savings.append(saving.astype(np.float32))
             c.bases.append(float(e[:, :, 0].sum()))
@@ -333,11 +196,11 @@ class Planner:
         """Copies (C, 2, N) filled up with the next best to a multiple; `allocate` makes them fit the budget."""
         if self.align == 1 or c.uniform or not taken.any():
             return taken
-        room = np.zeros(taken.shape, bool)
+        free = np.zeros(taken.shape, bool)
         for side, most in enumerate(c.rooms[step]):
-            room[:, side, : max(min(most, self.most), 0)] = True
-        score = np.where(room, c.savings[step], -1.0)
-        count = aligned(int(taken.sum()), len(taken), self.align, int(room.sum()))
+            free[:, side, : max(min(most, self.most), 0)] = True
+        score = np.where(free, c.savings[step], -1.0)
+        count = aligned(int(taken.sum()), len(taken), self.align, int(free.sum()))
         filled = np.zeros(taken.size, bool)
         filled[np.argsort(-score, axis=None, kind="stable")[:count]] = True
         return filled.reshape(taken.shape)
@@ -413,12 +276,12 @@ class Planner:
             for c in self.candidates:
                 assert c.region.walk is not None
                 mass = masses[c.index]
-                room = c.rooms[int(np.flatnonzero(c.steps == 1)[0])][0]
+                most = c.rooms[int(np.flatnonzero(c.steps == 1)[0])][0]
                 n = int(k * c.region.walk.channels + 0.5)
                 chosen = np.zeros(c.region.walk.channels, np.int64)
                 if c.uniform:
-                    chosen[:] = int(k >= 0.5 and room > 0 and mass.any())
-                elif room > 0:
+                    chosen[:] = int(k >= 0.5 and most > 0 and mass.any())
+                elif most > 0:
                     chosen[np.argsort(-mass, kind="stable")[:n]] = 1
                     chosen[mass <= 0] = 0
                     if self.align > 1 and chosen.any():
@@ -469,15 +332,3 @@ class Planner:
         """Cost of a plan, for the report."""
         macs, ratio = self.spend(choices)
         return {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
-
-
-def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decision:
-    """A planned region as a decision; early where it can be stored exactly, else late."""
-    if planned.mode == "early" and isinstance(region.early, Early) and not planned.copies_low.any():
-        decision = Decision(region, "early", planned.copies, planned.copies_low)
-        if (
-            planned.copies.max(initial=0) <= region.early.copies
-            and early_mode.check(graph, region, decision.wide) is None
-        ):
-            return decision
-    return Decision(region, "late", planned.copies, planned.copies_low)

@@ -16,8 +16,8 @@ from onnx_ocs.judge import Judge, first_feeds, held_out, worth
 from onnx_ocs.kernels import behind_kernels
 from onnx_ocs.manager import Context
 from onnx_ocs.plan_options import PlanOptions
-from onnx_ocs.planner import Budget, Choice, Planner, early_or_late
-from onnx_ocs.plans import Plan
+from onnx_ocs.planner import Budget, Choice, Planner
+from onnx_ocs.plans import Plan, early_or_late
 from onnx_ocs.quality import Quality
 from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import Session

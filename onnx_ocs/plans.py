@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from onnx_ocs import early
 from onnx_ocs.errors import UserError
-from onnx_ocs.graph import Array
-from onnx_ocs.region import Region
+from onnx_ocs.graph import Array, Graph
+from onnx_ocs.region import Early, Region
+from onnx_ocs.widen import Decision
 
-__all__ = ["SCHEMA", "Plan", "PlannedRegion"]
+__all__ = ["SCHEMA", "Plan", "PlannedRegion", "early_or_late"]
 
 SCHEMA = "onnx_ocs.plan/1"
 MOST = 255  # copies a channel
@@ -160,3 +162,12 @@ class Plan:
                         f"the plan's scale for '{p.tensor}' is that of another quantizer of the same tensor"
                     )
         return found
+
+
+def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decision:
+    """A planned region as a decision; early where it can be stored exactly, else late."""
+    if planned.mode == "early" and isinstance(region.early, Early) and not planned.copies_low.any():
+        decision = Decision(region, "early", planned.copies, planned.copies_low)
+        if planned.copies.max(initial=0) <= region.early.copies and early.check(graph, region, decision.wide) is None:
+            return decision
+    return Decision(region, "late", planned.copies, planned.copies_low)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from onnx_ocs.candidates import COARSE, COARSER
 from onnx_ocs.judge import Judge, better
 from onnx_ocs.plan_options import PlanOptions
-from onnx_ocs.planner import COARSE, COARSER, Budget, Choice, Planner
+from onnx_ocs.planner import Budget, Choice, Planner
 from onnx_ocs.weighing import weigh_in_place
 
 __all__ = ["Made", "affordable", "best_plan", "improve", "with_all"]

@@ -25,8 +25,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph, label
 from onnx_ocs.manager import Context, PassResult, history, stamp
 from onnx_ocs.plan_options import Mode
-from onnx_ocs.planner import early_or_late
-from onnx_ocs.plans import Plan
+from onnx_ocs.plans import Plan, early_or_late
 from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import PRINCIPLE, Region, find_regions
 from onnx_ocs.rescale import check_rescale, rescale
