@@ -3,7 +3,8 @@
 - rewriting raises nothing, in every mode, with and without verification;
 - `onnx.checker` accepts the result where it accepts the input, and graph inputs and outputs are the same;
 - in onnxruntime (ORT_DISABLE_ALL) the result gives, to the last bit, what the numpy interpreter gives for the original
-  with the quantizers as wide as the report says; only where an exact value lies on a rounding tie may it differ.
+  with the quantizers as wide as the report says; only where an exact value lies on a rounding tie may it differ;
+- in mode "integer" no layer loses its integer kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import sys
 import time
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ from random_graphs import graphs
 from onnx_ocs import api
 from onnx_ocs.errors import VerificationError
 from onnx_ocs.passes import Translate
+from onnx_ocs.plan_options import Mode
+from onnx_ocs.runtime import integer_kernels
 
 Array = np.ndarray[Any, Any]
 
@@ -55,7 +58,7 @@ def check(
     feed: dict[str, Array],
     ratio: float,
     copies: int,
-    mode: Literal["auto", "early", "late"],
+    mode: Mode,
     verify: bool,
 ) -> str:
     """Hold one graph to the properties; says what kind of case it was."""
@@ -86,6 +89,8 @@ def check(
         return "nothing to rewrite"
     assert result.verification is None or result.verification.verdict == "PASSED"
     assert accepted(result.model) or not accepted(model), "onnx.checker rejects the result"
+    if mode == "integer":
+        assert (integer_kernels(result.model) or 0) >= (integer_kernels(model) or 0), "a layer lost its integer kernel"
     after = execute(result.model, feed)
     wide = Interpreter(model, result.report["regions"]).run(feed)
     if wide.ties:
@@ -95,7 +100,7 @@ def check(
 
 
 ratios = st.sampled_from([0.25, 0.5, 1.0, 2.0])
-modes = st.sampled_from(["auto", "auto", "early", "late"])
+modes = st.sampled_from(["auto", "auto", "early", "late", "integer"])
 cases = given(graphs(), ratios, st.integers(1, 3), modes, st.integers(0, 3).map(lambda k: k == 0))
 COMMON = {
     "deadline": None,
