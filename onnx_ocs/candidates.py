@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from onnx import NodeProto
@@ -12,6 +13,7 @@ from onnx_ocs import early as early_mode
 from onnx_ocs.bounds import clip_bounds
 from onnx_ocs.distortion import Readers, Table, readers
 from onnx_ocs.graph import Array, Graph, attribute, is_op
+from onnx_ocs.kernels import behind_kernels, losing
 from onnx_ocs.plan_options import Mode
 from onnx_ocs.region import HALF_COPIES, STEP_ONLY, Early, Region
 from onnx_ocs.rescale import check_rescale
@@ -54,7 +56,7 @@ class Candidate:
     index: int
     region: Region
     readers: Readers
-    mode: str
+    mode: Literal["early", "late"]
     macs: float
     shares: dict[int, float]
     damage: float = 0.0
@@ -78,7 +80,6 @@ def find_candidates(
     statistics: Statistics,
     mode: Mode,
     allowed: Sequence[bool],
-    held: Set[str],
 ) -> list[Candidate]:
     """All regions that a plan may change.
 
@@ -89,16 +90,28 @@ def find_candidates(
         statistics: histograms; a region without is left out.
         mode: where the copies are made (`onnx_ocs.plan_options`).
         allowed: for each region whether the user lets it be changed.
-        held: tensors that take no late copies.
     """
     carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
     seen = {k for half in statistics.halves for k, h in half.items() if h.exponent is not None}
+    held = behind_kernels(graph, regions) if mode == "integer" else set()
     found = []
     for k, r in enumerate(regions):
         useful = r.refusal is None or r.refusal.code in STEP_ONLY
         if useful and allowed[k] and k in seen and not any(id(n) in carried for n in r.nodes):
             found.append(_candidate(graph, base, k, r, mode, r.tensor in held))
+    if mode == "integer":
+        tried = [(c, _one_copy(c)) for c in found if c.shares]
+        lost = {id(d) for d in losing(graph.model, [d for _, d in tried])}
+        for c in (c for c, d in tried if id(d) in lost):  # only its step can be changed
+            c.shares, c.macs = {}, 0.0
     return found
+
+
+def _one_copy(c: Candidate) -> Decision:
+    """A copy of every channel of a candidate."""
+    assert c.region.walk is not None
+    one = np.ones(c.region.walk.channels, np.int64)
+    return Decision(c.region, c.mode, one, 0 * one)
 
 
 def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, mode: Mode, held: bool) -> Candidate:

@@ -143,11 +143,19 @@ def _no_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
     else:
         resource_tracker.ensure_running()  # starting it would end what follows
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        came: list[int] = []
+        before = signal.getsignal(signal.SIGINT)
+        if before is not None:  # another thread may still receive it, and this one would be interrupted
+            signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if before is not None:
+                signal.signal(signal.SIGINT, before)
+            if came:
+                signal.raise_signal(signal.SIGINT)
 
 
 def _work(connection: Connection, path: Path, model_hash: str, steps: Collection[int], threads: int) -> None:

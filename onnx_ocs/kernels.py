@@ -1,22 +1,26 @@
-"""Which tensors exist only inside integer kernels, so that whatever else reads them costs a layer its kernel.
+"""What costs a layer its integer kernel in onnxruntime.
 
-onnxruntime computes a layer, its activation and the one quantizer behind it in one integer kernel; with another reader
-of the float values in between, the layer runs in float.
+It computes a layer, its activation and the one quantizer behind it in one integer kernel; with another reader of the
+float values in between, the layer runs in float.  That is read off the structure.  Kernels are lost for other reasons,
+too (a float bias, a MatMul of two activations of which one is folded back): that is found out by trying.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 
 from onnx_ocs.graph import Graph, is_op
-from onnx_ocs.region import Region
+from onnx_ocs.region import Region, find_regions
 from onnx_ocs.runtime import expose, integer_kernels, optimized
+from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.widen import Decision, widen
 
-__all__ = ["behind_kernels", "without_kernels"]
+__all__ = ["behind_kernels", "losing", "without_kernels"]
 
-FUNCTIONS = ("Relu", "Clip", "LeakyRelu")  # what stands between a layer and its quantizer in one kernel
+PARTS = ("Add", "BatchNormalization", "Clip", "LeakyRelu", "Relu")  # between a layer and its quantizer in one kernel
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -49,8 +53,43 @@ def behind_kernels(graph: Graph, regions: Sequence[Region]) -> set[str]:
     tensors = []
     for r in regions:
         n = graph.producer.get(r.tensor)
-        if n is not None and is_op(n, *FUNCTIONS):
-            n = graph.producer.get(n.input[0])
+        while n is not None and is_op(n, *PARTS):
+            varying = [t for t in n.input if not graph.is_constant(t)]
+            n = graph.producer.get(varying[0]) if len(varying) == 1 else None
         if is_op(n, *LAYERS):
             tensors.append(r.tensor)
     return without_kernels(graph.model, tensors)
+
+
+def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decision]:
+    """Those decisions that must be left out for no layer to lose its integer kernel, found by bisection.
+
+    Args:
+        model: the model; not changed.
+        decisions: about regions of this model.
+    """
+    whole = integer_kernels(model)
+
+    def loses(part: Sequence[Decision]) -> bool:
+        new = onnx.ModelProto()
+        new.CopyFrom(model)
+        graph, shapes = Graph(new), infer_shapes(new)
+        again = {(r.tensor, r.outputs): r for r in find_regions(graph, shapes)}
+        widen(graph, shapes, [replace(d, region=again[d.region.tensor, d.region.outputs]) for d in part])
+        graph.commit()
+        left = integer_kernels(new)
+        return left is not None and whole is not None and left < whole
+
+    def search(part: Sequence[Decision]) -> list[Decision]:
+        """Of decisions that lose kernels together."""
+        if len(part) == 1:
+            return [*part]
+        halves = part[: len(part) // 2], part[len(part) // 2 :]
+        found = [d for half in halves if loses(half) for d in search(half)]
+        return found or [*part]
+
+    left, found = list(decisions), list[Decision]()
+    while whole and left and loses(left):
+        found += search(left)
+        left = [d for d in left if not any(d is f for f in found)]
+    return found

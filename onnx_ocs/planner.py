@@ -13,7 +13,7 @@ step) and the final word is measured: the objective on samples that the plan was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,6 @@ class Planner:
         copies: int,
         allowed: Sequence[bool],
         align: int = 1,
-        held: Set[str] = frozenset(),
     ) -> None:
         """Collect the candidates.
 
@@ -83,14 +82,13 @@ class Planner:
             copies: most copies a channel.
             allowed: for each region whether the user lets it be changed.
             align: what the number of a tensor's channels, copies included, is to be a multiple of.
-            held: tensors that take no late copies.
         """
         self.graph, self.regions, self.copies, self.align = graph, regions, copies, align
         self.coarsest = COARSER  # largest factor by which a step may grow
         self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
         self.total = sum(self.base.values())
         self.statistics = statistics
-        self.candidates = find_candidates(graph, regions, self.base, statistics, mode, allowed, held)
+        self.candidates = find_candidates(graph, regions, self.base, statistics, mode, allowed)
         self.channels = sum(len(c.readers.gain) for c in self.candidates if c.shares)
 
     def tabulate(self, rescale: bool, half: int | None = None) -> None:

@@ -13,7 +13,6 @@ from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph
 from onnx_ocs.judge import Judge, first_feeds, held_out, worth
-from onnx_ocs.kernels import behind_kernels
 from onnx_ocs.manager import Context
 from onnx_ocs.plan_options import PlanOptions
 from onnx_ocs.planner import Budget, Choice, Planner
@@ -93,7 +92,6 @@ def make_plan(
     planner = Planner(
         graph, regions, shapes, statistics, options.mode, options.copies,
         [options.allows(r.tensor) for r in regions], options.align,
-        behind_kernels(graph, regions) if options.mode == "integer" else frozenset(),
     )  # fmt: skip
     if not options.rescale:
         planner.candidates = [c for c in planner.candidates if c.shares]

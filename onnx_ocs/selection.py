@@ -15,7 +15,7 @@ import onnx
 from onnx_ocs import early
 from onnx_ocs.entries import entries, entry
 from onnx_ocs.graph import Array, Graph, label
-from onnx_ocs.kernels import behind_kernels
+from onnx_ocs.kernels import behind_kernels, losing
 from onnx_ocs.manager import Context, Pass, PassResult, history, stamp
 from onnx_ocs.outliers import Outliers, find_outliers
 from onnx_ocs.plan_options import Mode
@@ -73,10 +73,17 @@ class Selection:
             For each region a decision, or why it is left alone.
         """
         held = behind_kernels(graph, regions) if self.mode == "integer" else set()
-        return [
+        decisions = [
             r.refusal if r.refusal is not None else self._decide(graph, r, outliers[k], r.tensor in held)
             for k, r in enumerate(regions)
         ]
+        if self.mode == "integer":
+            lost = {id(d) for d in losing(graph.model, [d for d in decisions if isinstance(d, Decision)])}
+            for k, d in enumerate(decisions):
+                if id(d) in lost:
+                    at = label(regions[k].nodes[0])
+                    decisions[k] = Refusal("mode", "its copies would cost a layer its integer kernel", at)
+        return decisions
 
     def _decide(self, graph: Graph, region: Region, outliers: Outliers, held: bool) -> Decision | Refusal:
         why: Refusal | None = None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -165,15 +166,22 @@ def test_a_process_that_is_killed() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that can wait")
-def test_an_interrupt_waits_until_the_processes_have_started() -> None:
-    done = False
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_interrupt_waits_until_the_processes_have_started(elsewhere: bool) -> None:
+    """Even where another thread receives it."""
+    done, over = False, threading.Event()
+    other = threading.Thread(target=over.wait, daemon=True)
+    if elsewhere:
+        other.start()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt), collect._no_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
             done = True
     finally:
         signal.signal(signal.SIGINT, before)
+        over.set()
     assert done
 
 

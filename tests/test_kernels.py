@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import zoo
 
 import onnx_ocs
 from onnx_ocs.graph import Graph
@@ -41,6 +42,13 @@ def test_no_kernel_is_lost(name: str) -> None:
     assert not any("integer kernels" in n for n in result.report["notes"])
     if name in LOSE:
         assert applied(result) and result.report["verification"]["verdict"] == "PASSED"
+
+
+@pytest.mark.parametrize("name", [*zoo.CASES, *(c.name for c in (*zoo.VARIANTS, *zoo.DIALECTS))])
+def test_small_networks(name: str) -> None:
+    model, _ = zoo.build(name)
+    result = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "integer")], verify=False)
+    assert (integer_kernels(result.model) or 0) >= (integer_kernels(model) or 0)
 
 
 @pytest.mark.parametrize("name", LOSE)

@@ -131,5 +131,5 @@ def test_completion():
     words = {"_ONNX_OCS_COMPLETE": "complete_bash", "COMP_WORDS": "onnx-ocs rew", "COMP_CWORD": "1"}
     assert command(**words).split() == ["rewrite"]
     words |= {"COMP_WORDS": "onnx-ocs rewrite --mode ", "COMP_CWORD": "3"}
-    assert set(command(**words).split()) == {"auto", "early", "late"}
+    assert set(command(**words).split()) == {"auto", "early", "late", "integer"}
     assert "onnx-ocs" in command(_ONNX_OCS_COMPLETE="source_bash")
