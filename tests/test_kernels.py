@@ -11,6 +11,7 @@ import pytest
 import zoo
 
 import onnx_ocs
+from onnx_ocs.candidates import factors
 from onnx_ocs.graph import Graph
 from onnx_ocs.kernels import behind_kernels
 from onnx_ocs.passes import Split, Translate
@@ -79,6 +80,20 @@ def test_planned(name: str) -> None:
     assert held and plan.regions and not late & held
     result = onnx_ocs.rewrite(model, passes=[Translate(plan=plan)])
     assert integer_kernels(result.model) == integer_kernels(model)
+
+
+def test_no_step_is_coarser_than_a_clip_needs() -> None:
+    """One beyond its bounds only rounds more, and onnxruntime would have to compute the Clip."""
+    graph = Graph(model := read("nncf_mbv2_l17_pt"))
+    regions = find_regions(graph, infer_shapes(model))
+    clipped = [r for r in regions if r.tensor in graph.producer and graph.producer[r.tensor].op_type == "Clip"]
+    assert clipped
+    for r in clipped:
+        assert r.quantizer is not None
+        found = factors(graph, r, 15)
+        assert (
+            found.min() < 0.1 and found.max() * float(r.quantizer.x_clip) <= max(6.0, float(r.quantizer.x_clip)) * 1.001
+        )
 
 
 def test_splitting_keeps_them_too() -> None:
