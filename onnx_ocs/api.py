@@ -17,6 +17,7 @@ from onnx_ocs.cost import cost
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.graph import Graph
 from onnx_ocs.inspection import inspect
+from onnx_ocs.latency import latencies
 from onnx_ocs.manager import Context, Pass, run_passes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.plan_options import PlanOptions
@@ -208,25 +209,30 @@ def _rewrite(
         add_errors(regions, original, new if changed else None, Context(samples, limit, seed, progress))
     elif float_model is not None:
         notes.append("--float is used with --calib only: there are no samples to compare the models on")
-    checked = None
+    checked, latency = None, None
     if verify and changed:
         progress("verifying", 0, None)
         checked = _verify(original, new, samples, seed, _input_ranges(original))
+        progress("measuring latency", 0, None)
+        latency = _latency(original, new, samples, seed)
     shapes_in = None if samples is None else sample_shapes(samples)
     before = cost(original, shapes_in)
     costs = (before, cost(new, shapes_in) if changed else before)
     lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
     if lost > 0:
         notes.append(
-            f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime run in float now, which "
-            f"costs more time than their multiply-accumulates say; the mode 'integer' makes no copies there"
+            f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
+            f"{'runs' if lost == 1 else 'run'} in float now, which costs more time than multiply-accumulates say; "
+            f"the mode 'integer' makes no copies there"
         )
     if not changed:
         notes.append("nothing was rewritten: the output is the input")
     ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
     if planned:
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
-    report = assemble("rewrite", seed, regions, costs, qualities, against, ranking, checked, notes, compensations)
+    report = assemble(
+        "rewrite", seed, regions, costs, qualities, against, ranking, checked, notes, compensations, latency
+    )
     if planned:
         report["plan"] = planned
         if options is not None and options.target is not None and qualities is not None:
@@ -283,9 +289,9 @@ def verify(
         first, second = compare(ref, [before, after], samples, limit)
         qualities = (first, second)
     shapes_in = None if samples is None else sample_shapes(samples)
-    return assemble(
-        "verify", seed, (), (cost(before, shapes_in), cost(after, shapes_in)), qualities, against, None, checked
-    )
+    costs = cost(before, shapes_in), cost(after, shapes_in)
+    latency = _latency(before, after, samples, seed) if checked.verdict == "PASSED" else None
+    return assemble("verify", seed, (), costs, qualities, against, None, checked, latency=latency)
 
 
 def _verify(
@@ -297,6 +303,14 @@ def _verify(
 ) -> Verification:
     fed = samples if samples is not None else random_samples(original, VERIFIED_SAMPLES, seed, ranges)
     return verify_models(original, new, fed, VERIFIED_SAMPLES, seed)
+
+
+def _latency(
+    original: onnx.ModelProto, new: onnx.ModelProto, samples: Samples | None, seed: int
+) -> tuple[float, float] | None:
+    """On one sample, the first or a random one."""
+    fed = samples if samples is not None else random_samples(original, 1, seed, _input_ranges(original))
+    return latencies(original, new, next(fed.batches(1, 1)))
 
 
 def _input_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:

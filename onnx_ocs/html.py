@@ -75,7 +75,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
         plan=plan,
         refusals=_refusals(regions),
         tensors=TENSORS,
-        cost=_cost(report["cost"]),
+        cost=_cost(report["cost"], report["latency"]),
         loss=_loss(report.get("loss"), regions),
     )
 
@@ -121,7 +121,7 @@ def _refusals(regions: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
     return sorted(found.items(), key=lambda f: -len(f[1]))
 
 
-def _cost(cost: Mapping[str, int | None]) -> list[tuple[str, str, str, str]]:
+def _cost(cost: Mapping[str, int | None], latency: Mapping[str, float | None]) -> list[tuple[str, str, str, str]]:
     """Rows of the table of cost: name, before, after, change."""
     names = {
         "macs": "multiply-accumulates",
@@ -136,6 +136,11 @@ def _cost(cost: Mapping[str, int | None]) -> list[tuple[str, str, str, str]]:
         if a is not None and b is not None:
             change = f"{100 * (b - a) / a:+.1f} %" if a and key != "integer_kernels" else f"{b - a:+d}"
             rows.append((name, f"{a:,}", f"{b:,}", change if b != a else "–"))
+    if latency["ratio"] is not None:
+        rows.append((
+            "latency, one thread", f"{latency['before_ms']:.3g} ms", f"{latency['after_ms']:.3g} ms",
+            f"× {latency['ratio']:.2f}",
+        ))  # fmt: skip
     return rows
 
 

@@ -57,6 +57,7 @@ def assemble(
     verification: Verification | None = None,
     notes: Sequence[str] = (),
     compensations: Sequence[dict[str, Any]] = (),
+    latency: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Put a report together (see `design` in the README for the meaning of the fields).
 
@@ -71,6 +72,7 @@ def assemble(
         verification: the result, if it was verified.
         notes: sentences for the reader.
         compensations: one entry for each block.
+        latency: milliseconds of one sample before and after, where it was measured.
     """
     for e in regions:
         e["x_clip_after"] = _x_clip_after(e)
@@ -87,12 +89,15 @@ def assemble(
             "samples": before.samples,
             "reference": reference,
         }
+    before_ms, after_ms = latency or (None, None)
+    ratio = after_ms / before_ms if before_ms and after_ms else None
     return {
         "schema": SCHEMA,
         "verb": verb,
         "regions": list(regions),
         "compensations": list(compensations),
         "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
+        "latency": {"before_ms": before_ms, "after_ms": after_ms, "ratio": ratio},
         "quality": quality,
         "ranking": ranking,
         "verification": None if verification is None else verification.as_dict(),
