@@ -148,6 +148,8 @@ def _read(graph: Graph, node: NodeProto, index: int) -> Weight | None:
             axis, scale = weight.parameter_axis(graph, k), graph.constant(n.input[1])
             if axis is not None and scale is not None and scale.size != weight.shape[axis]:
                 return None
+            if axis is not None and not -len(shape) <= int(attribute(n, "axis", 1)) < len(shape):
+                return None  # such an axis is no file's, but onnxruntime lets it pass
     return weight
 
 
