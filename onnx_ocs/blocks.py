@@ -37,7 +37,7 @@ class Block:
     """One place for a compensation.
 
     Attributes:
-        kind: "residual", "layer", or "head" (a graph output).
+        kind: "residual", "layer", or "head" (a graph output that nothing else reads).
         output: the float tensor that is compensated.
         axis: its channel axis.
         channels: its number of channels.
@@ -102,7 +102,8 @@ def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Sh
         shapes: shapes of its tensors for one sample.
     """
     walks = {r.tensor: r.walk for r in regions if r.walk is not None}
-    tensors = dict.fromkeys([r.tensor for r in regions] + [o.name for o in graph.model.graph.output])
+    heads = [o.name for o in graph.model.graph.output if not graph.readers(o.name)]
+    tensors = dict.fromkeys([*(r.tensor for r in regions), *heads])
     place = {o: k for k, n in enumerate(graph.nodes) for o in n.output}
     found: dict[str, tuple[str, NodeProto]] = {}
     activated: dict[str, tuple[str, NodeProto]] = {}
@@ -110,7 +111,7 @@ def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Sh
         end, passed = _end(graph, place, t)
         if end is None or t not in graph.producer:
             continue
-        if t in graph.outputs:
+        if t in heads:
             found[t] = "head", end
         elif is_op(end, "Add"):
             found[t] = "residual", end

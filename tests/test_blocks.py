@@ -250,3 +250,14 @@ def test_strides(sizes: tuple[int, int]) -> None:
     n.conv(n.qdq(b, "mid"))
     got = {k.output: k for k in blocks(n.model("conv3"))}["conv2"]
     assert (got.input, got.strides) == (("conv1", (2, 2)) if kernel == 1 else ("conv1", (3, 3)))
+
+
+def test_outputs_in_the_middle_are_no_heads() -> None:
+    """Some quantizers leave what they looked at as graph outputs; a branch there would cost the readers' kernels."""
+    n = resnet()
+    model = n.model("gemm1")
+    plain = found(model)
+    for node in list(model.graph.node):
+        if node.op_type == "DequantizeLinear" and node.output[0] not in {t.name for t in model.graph.initializer}:
+            model.graph.output.append(onnx.ValueInfoProto(name=node.output[0]))
+    assert len(model.graph.output) > 5 and found(model) == plain
