@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import zoo
 from onnx import helper, numpy_helper
@@ -643,12 +644,15 @@ def test_shift_of_the_copies_fails(run: Any, tmp_path: Path, pair: tuple[Model, 
 
 
 def test_a_model_that_no_longer_loads_fails(run: Any, tmp_path: Path, pair: tuple[Model, Model, Model]) -> None:
-    """A scale of shape [1] beside a residual Add: onnxruntime does not load it at its default level."""
+    """A scale of shape [1] beside a residual Add: onnxruntime does not load it at its default level before 1.32."""
     bad = Model()
     bad.CopyFrom(pair[1])
     for n in (quantizer(bad), dequantizer(bad)):
         edit(bad, n, 1, lambda s: s.reshape(1))
-    assert integer_kernels(bad) is None and integer_kernels(pair[0]) is not None
+    assert integer_kernels(pair[0]) is not None
+    if tuple(int(v) for v in onnxruntime.__version__.split(".")[:2]) >= (1, 32):
+        pytest.skip("this onnxruntime loads it")
+    assert integer_kernels(bad) is None
     onnx.save(pair[0], tmp_path / "in.onnx")
     onnx.save(bad, tmp_path / "bad.onnx")
     assert run("verify", "in.onnx", "bad.onnx", "-q")[0] == 2
