@@ -14,7 +14,7 @@ from onnx import NodeProto
 
 from onnx_ocs.graph import Graph, is_op, label
 
-__all__ = ["LEAST", "Activation", "recognise"]
+__all__ = ["LAYERS", "LEAST", "Activation", "recognise"]
 
 SINGLE = {
     "Relu": "ReLU", "Clip": "Clip", "LeakyRelu": "LeakyReLU", "PRelu": "PReLU", "HardSwish": "HardSwish", "Elu": "ELU",

@@ -31,13 +31,12 @@ from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.target import Target
 from onnx_ocs.tensors import all_tensors, is_external
 from onnx_ocs.verbs import (
-    ESTIMATED,
-    MEASURED,
     VERIFIED_SAMPLES,
     Model,
     Progress,
     add_errors,
     quiet,
+    ranked_by,
     reference_model,
     sample_shapes,
     samples_for,
@@ -206,15 +205,16 @@ def _rewrite(
                 if e["status"] == "applied":
                     e["status"] = "refused"
                     e["reason"] = {"code": "loses", "message": notes[-1], "node": e.get("tensor", e.get("block"))}
-        add_errors(regions, original, new if changed else None, Context(samples, limit, seed, progress))
+        add_errors(regions, original, new if changed else None, context)
     elif float_model is not None:
         notes.append("--float is used with --calib only: there are no samples to compare the models on")
     checked, latency = None, None
     if verify and changed:
         progress("verifying", 0, None)
-        checked = _verify(original, new, samples, seed, _input_ranges(original))
+        fed = _fed(original, samples, seed)
+        checked = verify_models(original, new, fed, VERIFIED_SAMPLES, seed)
         progress("measuring latency", 0, None)
-        latency = _latency(original, new, samples, seed)
+        latency = latencies([original, new], next(fed.batches(1, 1)))
     shapes_in = None if samples is None else sample_shapes(samples)
     before = cost(original, shapes_in)
     costs = (before, cost(new, shapes_in) if changed else before)
@@ -227,7 +227,7 @@ def _rewrite(
         )
     if not changed:
         notes.append("nothing was rewritten: the output is the input")
-    ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
+    ranking = ranked_by(samples)
     if planned:
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
     report = assemble(
@@ -282,7 +282,8 @@ def verify(
     check_graph(before)
     check_runs(before)
     samples = None if calib is None else samples_for(before, calib, seed)
-    checked = _verify(before, after, samples, seed, _input_ranges(before))
+    fed = _fed(before, samples, seed)
+    checked = verify_models(before, after, fed, VERIFIED_SAMPLES, seed)
     qualities, against = None, None
     if samples is not None and checked.verdict == "PASSED":
         ref, against = reference_model(before, float_model)
@@ -290,27 +291,13 @@ def verify(
         qualities = (first, second)
     shapes_in = None if samples is None else sample_shapes(samples)
     costs = cost(before, shapes_in), cost(after, shapes_in)
-    latency = _latency(before, after, samples, seed) if checked.verdict == "PASSED" else None
+    latency = latencies([before, after], next(fed.batches(1, 1))) if checked.verdict == "PASSED" else None
     return assemble("verify", seed, (), costs, qualities, against, None, checked, latency=latency)
 
 
-def _verify(
-    original: onnx.ModelProto,
-    new: onnx.ModelProto,
-    samples: Samples | None,
-    seed: int,
-    ranges: dict[str, tuple[float, float]],
-) -> Verification:
-    fed = samples if samples is not None else random_samples(original, VERIFIED_SAMPLES, seed, ranges)
-    return verify_models(original, new, fed, VERIFIED_SAMPLES, seed)
-
-
-def _latency(
-    original: onnx.ModelProto, new: onnx.ModelProto, samples: Samples | None, seed: int
-) -> tuple[float, float] | None:
-    """On one sample, the first or a random one."""
-    fed = samples if samples is not None else random_samples(original, 1, seed, _input_ranges(original))
-    return latencies(original, new, next(fed.batches(1, 1)))
+def _fed(model: onnx.ModelProto, samples: Samples | None, seed: int) -> Samples:
+    """What models are verified and timed on: the samples, or seeded random ones."""
+    return random_samples(model, VERIFIED_SAMPLES, seed, _input_ranges(model)) if samples is None else samples
 
 
 def _input_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:

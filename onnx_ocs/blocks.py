@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from onnx_ocs.activation import LAYERS
 from onnx_ocs.graph import Graph, is_op, label
 from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import Region
@@ -20,7 +21,6 @@ from onnx_ocs.shapes import Shape
 
 __all__ = ["Block", "find_blocks"]
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Ops that the walk back to a block's end may pass: element by element, or a normalization in pieces.
 PIECES = frozenset({
     "Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Elu", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Swish",

@@ -19,17 +19,7 @@ from onnx_ocs.quality import compare
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.report import assemble
 from onnx_ocs.shapes import infer_shapes
-from onnx_ocs.verbs import (
-    ESTIMATED,
-    MEASURED,
-    Model,
-    Progress,
-    add_errors,
-    quiet,
-    reference_model,
-    sample_shapes,
-    samples_for,
-)
+from onnx_ocs.verbs import Model, Progress, add_errors, quiet, ranked_by, reference_model, sample_shapes, samples_for
 from onnx_ocs.wellformed import answers_for_the_model, check_graph, check_qdq, load
 from onnx_ocs.widen import Decision
 
@@ -70,7 +60,8 @@ def inspect(
     samples = None if calib is None else samples_for(proto, calib, seed)
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes)
-    outliers = find_outliers(proto, graph, regions, translate.copies, Context(samples, limit, seed, progress))
+    context = Context(samples, limit, seed, progress)
+    outliers = find_outliers(proto, graph, regions, translate.copies, context)
     before = history(proto)
     entries = []
     for k, (r, d) in enumerate(zip(regions, translate.selection.decide(graph, regions, outliers), strict=True)):
@@ -87,18 +78,24 @@ def inspect(
     notes = list(inside)
     if before:
         notes.append(f"this file has been rewritten: {', '.join(e.get('pass', '?') for e in before)}")
-    ranking = ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
     qualities, against = None, None
     if samples is not None:
         ref, against = reference_model(proto, float_model)
         now = compare(ref, [proto], samples, limit)[0]
         qualities = (now, now)
-        add_errors(entries, proto, None, Context(samples, limit, seed, progress))
+        add_errors(entries, proto, None, context)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect", seed, entries, (price, price), qualities, against, ranking, notes=notes, compensations=carried
+        "inspect",
+        seed,
+        entries,
+        (price, price),
+        qualities,
+        against,
+        ranked_by(samples),
+        notes=notes,
+        compensations=carried,
     )
-    context = Context(samples, limit, seed, progress)
     loss = None if samples is None else find_loss(proto, graph, regions, shapes, context, price.macs)
     if loss is not None:
         for k, share in loss.alone.items():

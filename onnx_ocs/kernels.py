@@ -12,16 +12,15 @@ from dataclasses import replace
 
 import onnx
 
+from onnx_ocs.activation import LAYERS
 from onnx_ocs.graph import Graph, is_op
-from onnx_ocs.region import Region, find_regions
-from onnx_ocs.runtime import expose, integer_kernels, optimized
-from onnx_ocs.shapes import infer_shapes
-from onnx_ocs.widen import Decision, widen
+from onnx_ocs.region import Region
+from onnx_ocs.runtime import INTEGER_KERNELS, expose, integer_kernels, optimized
+from onnx_ocs.widen import Decision, widened
 
 __all__ = ["behind_kernels", "losing", "without_kernels"]
 
 PARTS = ("Add", "BatchNormalization", "Clip", "LeakyRelu", "Relu")  # between a layer and its quantizer in one kernel
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
@@ -36,7 +35,7 @@ def without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
         return set()
     written = {o for n in run.graph.node for o in n.output}
     fused = [t for t in tensors if t not in written]
-    whole = integer_kernels(model) or 0
+    whole = sum(n.op_type in INTEGER_KERNELS for n in run.graph.node)
 
     def loss(read: Sequence[str]) -> int:
         left = integer_kernels(expose(model, read))
@@ -71,12 +70,7 @@ def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decisi
     whole = integer_kernels(model)
 
     def loses(part: Sequence[Decision]) -> bool:
-        new = onnx.ModelProto()
-        new.CopyFrom(model)
-        graph, shapes = Graph(new), infer_shapes(new)
-        again = {(r.tensor, r.outputs): r for r in find_regions(graph, shapes)}
-        widen(graph, shapes, [replace(d, region=again[d.region.tensor, d.region.outputs]) for d in part])
-        graph.commit()
+        new = widened(model, lambda _, of: [replace(d, region=of[d.region.tensor, d.region.outputs]) for d in part])
         left = integer_kernels(new)
         return left is not None and whole is not None and left < whole
 

@@ -26,7 +26,7 @@ from onnx_ocs.switchboard import Switchboard
 from onnx_ocs.target import Probe, search
 from onnx_ocs.trials import affordable, best_plan, improve, with_all
 from onnx_ocs.weighing import harmful, weigh
-from onnx_ocs.widen import widen
+from onnx_ocs.widen import widened
 
 __all__ = ["make_plan"]
 
@@ -219,17 +219,8 @@ def _extra_macs(
     model: onnx.ModelProto, planner: Planner, choices: Mapping[int, Choice], one: Mapping[str, Sequence[int]]
 ) -> float:
     """Share of extra MACs of a plan, measured on the widened model."""
-    new = onnx.ModelProto()
-    new.CopyFrom(model)
-    graph, shapes = Graph(new), infer_shapes(new)
-    regions = find_regions(graph, shapes)
-    decisions = []
-    for p in planner.planned(choices):
-        k = next(i for i, r in enumerate(regions) if r.tensor == p.tensor and r.outputs == p.quantizers)
-        if p.copies.any() or p.copies_low.any():
-            decisions.append(early_or_late(graph, regions[k], p))
-    widen(graph, shapes, decisions)
-    graph.commit()
+    copied = [p for p in planner.planned(choices) if p.copies.any() or p.copies_low.any()]
+    new = widened(model, lambda graph, of: [early_or_late(graph, of[p.tensor, p.quantizers], p) for p in copied])
     return cost(new, one, kernels=False).macs / max(planner.total, 1) - 1
 
 

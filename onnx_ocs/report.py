@@ -57,7 +57,7 @@ def assemble(
     verification: Verification | None = None,
     notes: Sequence[str] = (),
     compensations: Sequence[dict[str, Any]] = (),
-    latency: tuple[float, float] | None = None,
+    latency: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Put a report together (see `design` in the README for the meaning of the fields).
 

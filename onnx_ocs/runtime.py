@@ -19,8 +19,8 @@ from onnx_ocs.errors import first_line
 from onnx_ocs.graph import Array
 
 __all__ = [
-    "LEVELS", "Session", "as_bytes", "attempt", "attempt_run", "cut", "expose", "integer_kernels", "kernel_outputs",
-    "optimized",
+    "INTEGER_KERNELS", "LEVELS", "Session", "as_bytes", "attempt", "attempt_run", "cut", "expose", "integer_kernels",
+    "kernel_outputs", "optimized",
 ]  # fmt: skip
 
 LEVELS = {

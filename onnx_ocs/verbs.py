@@ -18,8 +18,8 @@ from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.wellformed import load
 
 __all__ = [
-    "ESTIMATED", "MEASURED", "VERIFIED_SAMPLES", "Model", "Progress", "add_errors", "quiet", "reference_model",
-    "sample_shapes", "samples_for",
+    "VERIFIED_SAMPLES", "Model", "Progress", "add_errors", "quiet", "ranked_by", "reference_model", "sample_shapes",
+    "samples_for",
 ]  # fmt: skip
 
 Model = onnx.ModelProto | str | Path
@@ -38,6 +38,11 @@ def samples_for(model: onnx.ModelProto, calib: Source | None, seed: int) -> Samp
     if calib is not None:
         return open_samples(calib, model)
     return random_samples(model, VERIFIED_SAMPLES, seed)
+
+
+def ranked_by(samples: Samples | None) -> str:
+    """Where the channels' ranking comes from, for the report."""
+    return ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
 
 
 def sample_shapes(samples: Samples) -> dict[str, list[int]]:

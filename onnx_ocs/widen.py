@@ -12,7 +12,7 @@ the tensor's old name, so that graph outputs and subgraphs see no difference.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,12 +23,12 @@ from onnx import NodeProto
 from onnx_ocs import early
 from onnx_ocs.graph import Array, Graph, attribute, is_op, label
 from onnx_ocs.layout import Route, Wide, join, route
-from onnx_ocs.region import Region
-from onnx_ocs.shapes import Shape
+from onnx_ocs.region import Region, find_regions
+from onnx_ocs.shapes import Shape, infer_shapes
 from onnx_ocs.tensors import pack, unpack
 from onnx_ocs.weights import edit_weight, read_bias, take, write_bias
 
-__all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "widen"]
+__all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "widen", "widened"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,3 +388,21 @@ def widen(graph: Graph, shapes: Mapping[str, Shape], decisions: Sequence[Decisio
         One result for each decision, in order.
     """
     return _Widening(graph, shapes, decisions).run()
+
+
+def widened(
+    model: onnx.ModelProto,
+    decide: Callable[[Graph, Mapping[tuple[str, tuple[str, ...]], Region]], Sequence[Decision]],
+) -> onnx.ModelProto:
+    """A widened copy of a model, to look at what it costs.
+
+    Args:
+        model: the model; not changed.
+        decide: what to do, given the copy's graph and its regions by tensor and what their quantizers write.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    graph, shapes = Graph(new), infer_shapes(new)
+    widen(graph, shapes, decide(graph, {(r.tensor, r.outputs): r for r in find_regions(graph, shapes)}))
+    graph.commit()
+    return new

@@ -33,20 +33,20 @@ def test_what_takes_longer() -> None:
         ends = "x" if k == 0 else f"t{k - 1}", "y" if k == 9 else f"t{k}"
         more.graph.node.append(helper.make_node("MatMul", [ends[0], "w"], [ends[1]]))
     feed = {"x": np.ones((1, 256, 96), np.float32)}
-    found = latencies(one, more, feed)
+    found = latencies([one, more], feed)
     assert found is not None and 0 < 3 * found[0] < found[1]
-    same = latencies(one, one, feed)
+    same = latencies([one, one], feed)
     assert same is not None and 0.3 < same[1] / same[0] < 3
 
 
 def test_what_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     model, feed = product(8), {"x": np.ones((1, 2, 8), np.float32)}
-    assert latencies(model, model, {"x": np.ones((1, 2, 9), np.float32)}) is None
+    assert latencies([model, model], {"x": np.ones((1, 2, 9), np.float32)}) is None
     broken = product(8)
     broken.graph.node[0].op_type = "NoSuchOperator"
-    assert latencies(model, broken, feed) is None
+    assert latencies([model, broken], feed) is None
     monkeypatch.setattr(latency, "LARGE", 16)
-    assert latencies(model, model, feed) is None
+    assert latencies([model, model], feed) is None
 
 
 def test_in_the_report() -> None:
