@@ -10,6 +10,7 @@ g and G add up over all readers of the tensor.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,43 +124,62 @@ class Table:
     mean: Array
 
 
-def tabulate(h: Histogram, counts: Array, scale: float, low: int, high: int, copies: int) -> Table:
-    """Errors of quantizing with one step, for 0..copies copies on each side.
+def tabulate(h: Histogram, counts: Array, scales: Iterable[float], low: int, high: int, copies: int) -> list[Table]:
+    """Errors of quantizing with each of several steps, for 0..copies copies on each side.
 
     Args:
         h: the tensor's histogram.
         counts: its counts, as they are or `onnx_ocs.stats.smoothed`.
-        scale: the step.
-        low: steps that the quantizer can express below zero (zero_point - qmin).
-        high: steps above zero (qmax - zero_point).
+        scales: the steps.
+        low: integers that the quantizer can express below zero (zero_point - qmin).
+        high: integers above zero (qmax - zero_point).
         copies: N.
     """
+    scales = [float(s) for s in scales]
     edges = h.edges
     width = edges[1] - edges[0]
     # the golden ratio shifts the positions from bin to bin, so that they do not fall in step with the grid
     turn = (np.arange(BINS) * 0.6180339887498949 % 1.0)[:, None]
     v = edges[:, None] + width * ((np.arange(POINTS) + turn) % POINTS) / POINTS
-    steps = np.rint(v / scale)
-    total = np.maximum(h.zeros + counts.sum(1), 1)[:, None]
-    square, mean = (np.zeros((len(counts), 2, copies + 1)) for _ in range(2))
+    total = np.maximum(h.zeros + counts.sum(1), 1)
+    square, mean = (np.zeros((len(scales), len(counts), 2, copies + 1)) for _ in range(2))
     positive = int(np.searchsorted(edges, 0.0))
     for side, (room, mine) in enumerate(((high, slice(positive, BINS)), (low, slice(positive)))):
         if mine.stop == 0:
             continue
         most = (np.arange(copies + 1) + 1) * room
-        x, k = np.abs(v[mine]), np.abs(steps[mine])  # (bins, points)
-        if 2 * scale < width:  # finer than a bin resolves: rounding errors are uniform in [-s/2, s/2]
-            rounded, inside = 0.0 * x, np.full(x.shape, scale * scale / 12)
-        else:
-            rounded = x - k * scale
-            inside = rounded**2
-        squares = np.repeat(inside.mean(1)[:, None], copies + 1, 1)  # (bins, copies)
-        means = np.repeat(rounded.mean(1)[:, None], copies + 1, 1)
-        clipped = np.nonzero(k.max(1)[:, None] > most)  # most bins are not, by most copies
-        x, k, most = x[clipped[0]], k[clipped[0]], most[clipped[1], None]
-        error = np.where(k > most, x - most * scale, rounded[clipped[0]])
-        squares[clipped] = np.where(k > most, error**2, inside[clipped[0]]).mean(1)
-        means[clipped] = error.mean(1)
-        square[:, side] = counts[:, mine] @ squares / total
-        mean[:, side] = counts[:, mine] @ means / (total if side == 0 else -total)
-    return Table(square, mean)
+        errors = [_bins(np.abs(v[mine]), scale, width, most) for scale in scales]  # (2, bins, N + 1) each
+        # one product for all steps: the counts are read once
+        squares, means = counts[:, mine] @ np.concatenate(errors, 2)
+        shape = len(counts), len(scales), copies + 1
+        square[:, :, side] = np.moveaxis(squares.reshape(shape) / total[:, None, None], 1, 0)
+        mean[:, :, side] = np.moveaxis(means.reshape(shape) / (total if side == 0 else -total)[:, None, None], 1, 0)
+    return [Table(s, m) for s, m in zip(square, mean, strict=True)]
+
+
+def _bins(x: Array, scale: float, width: float, most: Array) -> Array:
+    """Mean squared and mean signed error of every bin, for each number of copies.
+
+    Args:
+        x: magnitudes, (bins, points).
+        scale: the step.
+        width: of a bin.
+        most: largest integer with 0..N copies, (N + 1,).
+
+    Returns:
+        float64 (2, bins, N + 1).
+    """
+    k = np.rint(x / scale)
+    if 2 * scale < width:  # finer than a bin resolves: rounding errors are uniform in [-s/2, s/2]
+        rounded, inside = 0.0 * x, np.full(x.shape, scale * scale / 12)
+    else:
+        rounded = x - k * scale
+        inside = rounded**2
+    out = np.empty((2, len(x), len(most)))
+    out[0], out[1] = inside.mean(1)[:, None], rounded.mean(1)[:, None]
+    clipped = np.nonzero(k.max(1)[:, None] > most)  # most bins are not, by most copies
+    x, k, top = x[clipped[0]], k[clipped[0]], most[clipped[1], None]
+    error = np.where(k > top, x - top * scale, rounded[clipped[0]])
+    out[0][clipped] = np.where(k > top, error**2, inside[clipped[0]]).mean(1)
+    out[1][clipped] = error.mean(1)
+    return out

@@ -13,11 +13,15 @@ step) and the final word is measured: the objective on samples that the plan was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from onnx_ocs.candidates import COARSER, Candidate, factors, find_candidates, room
 from onnx_ocs.cost import layer_macs
@@ -101,14 +105,22 @@ class Planner:
         self.histograms, self.samples = self.statistics.select(half)
         self.most = -1  # nothing is prepared for these tables
         for c in self.candidates:
-            q = c.region.quantizer
-            assert q is not None
             c.steps = np.unique(np.append(factors(self.graph, c.region, self.copies) if rescale else (), 1.0))
             c.rooms = [room(c, step, self.copies) for step in range(len(c.steps))]
-            h = self.histograms[c.index]
-            low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
-            counts = smoothed(h, self.samples)
-            c.tables = [tabulate(h, counts, float(q.scale.mean()) * f, low, high, self.copies) for f in c.steps]
+        self._each(self._tabulate)
+
+    def _tabulate(self, c: Candidate) -> None:
+        h, q = self.histograms[c.index], c.region.quantizer
+        assert q is not None
+        low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
+        scales = float(q.scale.mean()) * c.steps
+        c.tables = tabulate(h, smoothed(h, self.samples), scales, low, high, self.copies)
+
+    def _each(self, work: Callable[[Candidate], None]) -> None:
+        """Do something for every candidate, side by side: numpy computes outside of Python's lock."""
+        # matrix products with threads of their own would wait for each other
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            deque(pool.map(work, self.candidates), 0)
 
     # ---- allocation -------------------------------------------------------------------------------------------------
 
@@ -149,8 +161,7 @@ class Planner:
     def prepare(self, most: int) -> None:
         """Get ready to allocate with at most so many copies a channel."""
         self.most = most
-        for c in self.candidates:
-            self._prepare(c, most)
+        self._each(lambda c: self._prepare(c, most))
 
     def _prepare(self, c: Candidate, most: int) -> None:
         """Sort, for every step, what each further copy saves: any price is then answered by a search.

@@ -116,6 +116,10 @@ class Session:
         self.inputs = {i.name for i in self._session.get_inputs()}
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
+    def described(self) -> list[tuple[str, str, list[int | str | None] | None]]:
+        """Name, type and shape of every output, as far as onnxruntime infers them."""
+        return [(o.name, o.type, o.shape or None) for o in self._session.get_outputs()]
+
     def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
         """Run one feed; returns the outputs by name."""
         names = self.outputs if names is None else list(names)

@@ -21,7 +21,7 @@ from onnx_ocs.graph import Array
 from onnx_ocs.oracle import MAGIC, Editor
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import Region
-from onnx_ocs.runtime import Session
+from onnx_ocs.staged import Staged
 
 __all__ = ["Setting", "Switchboard", "narrow"]
 
@@ -106,7 +106,7 @@ class Switchboard:
 
     Attributes:
         regions: the quantized activations, in order.
-        outputs: names of the original graph outputs.
+        stages: how many sessions it is loaded in.
     """
 
     def __init__(
@@ -118,10 +118,11 @@ class Switchboard:
             UserError: onnxruntime does not load it.
         """
         self.regions = regions
-        self.outputs = [o.name for o in model.graph.output]
         carried = {o for r in regions if r.walk is not None for n in r.walk.carried for o in n.output}
         e = Editor(model)
+        samples = {t.name for t in e.graph.inputs}
         self._columns: dict[int, int] = {}
+        self._switched: list[str] = []
         for k, r in enumerate(regions):
             q = r.quantizer
             if q is None:
@@ -137,7 +138,9 @@ class Switchboard:
                     value = self._switch(e, k, name, value, q)
                 e.replace(name, q, value)
         try:
-            self._session = Session(e.export(), "enable_all", fusion=False)
+            parameters = [t.name for t in e.graph.inputs if t.name not in samples]
+            self._model = Staged(e.export(), parameters, self._switched)
+            self.stages = len(self._model.stages)
         except Exception as error:
             raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None
 
@@ -165,13 +168,14 @@ class Switchboard:
             switched = branch("how", [gs.Node("If", f"{name}_how", inner, [parameter("byte", np.bool_)], [out])])
         off = gs.Node("Identity", f"{name}_off", {}, [x], [gs.Variable(f"{name}_as_it_is", np.float32, None)])
         result = e.node("If", [on], name + "_switched", then_branch=switched, else_branch=branch("off", [off]))
+        self._switched.append(result.name)
         if q.float_dtype == np.float32:
             return result
         return e.node("Cast", [result], name + "_half", to=int(onnx.helper.np_dtype_to_tensor_dtype(q.float_dtype)))
 
     def run(self, feed: Mapping[str, Array], settings: Mapping[int, Setting]) -> Array:
         """The model's first output, with the given quantizers on and all others off."""
-        full: dict[str, Array] = dict(feed)
+        full: dict[str, Array] = {}
         for k, behind in self._columns.items():
             s = settings.get(k)
             scale, low, high = (np.ones(1), np.zeros(1), np.zeros(1)) if s is None else (s.scale, s.low, s.high)
@@ -181,5 +185,4 @@ class Switchboard:
             for part, values in (("scale", scale), ("low", low), ("high", high)):
                 v = np.asarray(values.flat[:1] if byte else values, np.float32)
                 full[f"ocs_{part}_{k}"] = v.reshape(-1, *[1] * behind) if v.size > 1 else v.reshape(1)
-        full = {n: v for n, v in full.items() if n in self._session.inputs}
-        return np.asarray(self._session.run(full, self.outputs[:1])[self.outputs[0]])
+        return self._model.run(feed, full)

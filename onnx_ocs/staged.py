@@ -1,0 +1,186 @@
+"""A model in onnxruntime that is asked again and again with few of its parameters changed, and runs what lies behind.
+
+Where all that the rest of the model reads are tensors that were switched (`onnx_ocs.switchboard`), or that no switch
+reaches, it is cut, into stages of a session each.  What crossed the cuts is kept: a question runs from the first stage
+whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
+behind it leaves every number as it is in one session.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from onnx_ocs.graph import Array, is_op, mentioned, topological
+from onnx_ocs.runtime import SMALL, Session
+from onnx_ocs.tensors import rough_size
+
+__all__ = ["Staged"]
+
+STAGES = 12  # most sessions
+KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
+TYPES = {
+    f"tensor({name})": int(getattr(TensorProto, name.upper()))
+    for name in ("float", "float16", "double", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    session: Session
+    parameters: tuple[str, ...]  # those that it reads
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One question and its answer: every stage's parameters, and what each wrote."""
+
+    keys: Sequence[tuple[bytes, ...]]
+    written: Sequence[Mapping[str, Array]]
+
+    def agrees(self, keys: Sequence[tuple[bytes, ...]]) -> int:
+        """How many stages from the first on have the same parameters."""
+        return next((k for k, (a, b) in enumerate(zip(self.keys, keys, strict=True)) if a != b), len(keys))
+
+
+class Staged:
+    """The model's first output, as a function of samples and parameters."""
+
+    def __init__(self, model: onnx.ModelProto, parameters: Collection[str], switched: Collection[str]) -> None:
+        """Load it.
+
+        Args:
+            model: the model; not changed.
+            parameters: names of the graph inputs that are no samples.
+            switched: tensors behind which it may be cut.
+
+        Raises:
+            Exception: whatever onnxruntime raises for a model that it does not load.
+        """
+        self._output = model.graph.output[0].name
+        self._runs: OrderedDict[int, tuple[Mapping[str, Array], list[_Run]]] = OrderedDict()
+        parts = _Parts(model, set(parameters), set(switched))
+        self.stages: list[_Stage] = parts.load(parts.cuts()) or parts.load([]) or []
+
+    def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> Array:
+        """The output for samples (which are known again by identity: they must not change) and parameters."""
+        keys = [tuple(parameters[p].tobytes() for p in s.parameters) for s in self.stages]
+        runs = self._runs.pop(id(feed), (feed, []))[1]
+        like = max(runs, key=lambda r: r.agrees(keys), default=None)  # the older one, where both agree as far
+        same = 0 if like is None else like.agrees(keys)
+        written = [] if like is None else list(like.written[:same])
+        known = {**feed, **parameters}
+        for found in written:
+            known |= found
+        for stage in self.stages[same:]:
+            inputs = {n: known[n] for n in stage.session.inputs if n in known}
+            written.append(stage.session.run(inputs))
+            known |= written[-1]
+        if like is None or same < len(keys):
+            # questions change one thing about a plan, or keep the change: that plan, or the last question, comes again
+            runs = [_Run(keys, written)] if like is None else [like, _Run(keys, written)]
+        self._runs[id(feed)] = feed, runs
+        while self._runs and _size(self._runs.values()) > KEPT:
+            self._runs.popitem(last=False)
+        return written[-1][self._output]
+
+
+def _size(kept: Collection[tuple[Mapping[str, Array], list[_Run]]]) -> int:
+    """Bytes of all that crossed a cut."""
+    arrays = {id(a): a.nbytes for _, runs in kept for r in runs for found in r.written for a in found.values()}
+    return sum(arrays.values())
+
+
+class _Parts:
+    """The nodes that the first output needs, in order, and where they can be parted."""
+
+    def __init__(self, model: onnx.ModelProto, parameters: set[str], switched: set[str]) -> None:
+        self.model, self.parameters, self.switched = model, parameters, switched
+        self.initializers = {t.name: t for t in model.graph.initializer}
+        self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
+        self.threads = 1 if rough_size(model, SMALL) < SMALL else 0  # of the whole model, not of a part
+        wanted, nodes = {model.graph.output[0].name}, []
+        for n in reversed(topological(model.graph.node)):
+            if not wanted.isdisjoint(n.output):
+                nodes.append(n)
+                wanted.update(mentioned(n))
+        # constants belong to whatever reads them; the others are parted
+        self.constants: dict[str, NodeProto] = {}
+        self.nodes: list[NodeProto] = []
+        self.varying: set[str] = set()
+        for n in reversed(nodes):
+            if n.op_type in RANDOM or any(t in self.varying or t in self.inputs for t in mentioned(n)):
+                self.nodes.append(n)
+                self.varying.update(n.output)
+            else:
+                self.constants.update(dict.fromkeys(n.output, n))
+
+    def cuts(self) -> list[int]:
+        """Behind how many nodes to cut, so that about as many switches lie between two cuts."""
+        if self.model.graph.sparse_initializer:
+            return []
+        last = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n) if t in self.varying}
+        passing, reached = set(self.switched), set(self.parameters)
+        crossing: set[str] = set()
+        most = sum(not self.parameters.isdisjoint(mentioned(n)) for n in self.nodes) / STAGES
+        found: list[int] = []
+        switches = 0
+        for k, n in enumerate(self.nodes[:-1]):
+            read = set(mentioned(n))
+            switches += not self.parameters.isdisjoint(read)
+            if not reached.isdisjoint(read):
+                reached.update(n.output)
+                if is_op(n, "Identity") and n.input[0] in passing:
+                    passing.update(n.output)
+            crossing = {t for t in (*crossing, *n.output) if last.get(t, -1) > k}
+            if switches >= most and all(t in passing or t not in reached for t in crossing):
+                found.append(k + 1)
+                switches = 0
+        return found
+
+    def load(self, cuts: Sequence[int]) -> list[_Stage] | None:
+        """The sessions of all parts; None where what crosses a cut cannot be handed over."""
+        known, stages = dict(self.inputs), []
+        bounds = [0, *cuts, len(self.nodes)]
+        for begin, end in pairwise(bounds):
+            part = self._part(begin, end, known)
+            session = Session(part, "enable_all", fusion=False, threads=self.threads)
+            stages.append(_Stage(session, tuple(sorted(session.inputs & self.parameters))))
+            for name, kind, shape in session.described():
+                if end < len(self.nodes):
+                    if kind not in TYPES:
+                        return None
+                    known[name] = helper.make_tensor_value_info(name, TYPES[kind], shape)
+        return stages
+
+    def _part(self, begin: int, end: int, known: Mapping[str, onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """Some of the nodes as a model."""
+        nodes = self.nodes[begin:end]
+        later = {t for n in self.nodes[end:] for t in mentioned(n)} | {self.model.graph.output[0].name}
+        read: dict[str, None] = {}
+        constants: dict[int, NodeProto] = {}
+        stack = [t for n in nodes for t in mentioned(n)] or list(later)
+        while stack:
+            t = stack.pop()
+            if t in read:
+                continue
+            read[t] = None
+            if (n := self.constants.get(t)) is not None:
+                constants[id(n)] = n
+                stack += mentioned(n)
+        written = {o for n in nodes for o in n.output}
+        m = self.model
+        new = onnx.ModelProto(ir_version=m.ir_version, opset_import=m.opset_import, functions=m.functions)
+        g = new.graph
+        g.name = m.graph.name or "part"
+        g.node.extend(topological([*constants.values(), *nodes]))
+        g.initializer.extend(t for name, t in self.initializers.items() if name in read)
+        g.input.extend(v for name, v in known.items() if name in read and name not in written)
+        g.output.extend(onnx.ValueInfoProto(name=t) for t in sorted(written & later if nodes else later))
+        return new
