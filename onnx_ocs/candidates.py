@@ -28,6 +28,28 @@ COARSER = 1.3  # the largest of them, against the old one
 COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # beyond, on trial: for ranges that clip a lot and have many steps to spare
 
 
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Error and cost of one step, as a function of what a saving must be worth.
+
+    Attributes:
+        base: error without copies.
+        savings: what all copies save, in ascending order.
+        sums: their running sums, starting at 0.
+    """
+
+    base: float
+    savings: Array
+    sums: Array
+
+    def at(self, price: float) -> float:
+        """Error and cost with the copies that save more than the price."""
+        first = int(self.savings.searchsorted(price, side="right"))
+        taken = len(self.savings) - first
+        gained = float(self.sums.item(-1)) - float(self.sums.item(first))
+        return self.base - (gained - (price * taken if taken else 0.0))
+
+
 @dataclass
 class Candidate:
     """A region that may be given copies or another step.
@@ -48,9 +70,7 @@ class Candidate:
         tables: errors by step.
         rooms: most copies on the upper and the lower side, by step.
         savings: what every further copy saves, by step: float32 (C, 2, N).
-        bases: error without copies, by step.
-        sorted: all savings of a step in ascending order.
-        sums: their running sums, starting at 0.
+        curves: error and cost at every price, by step.
     """
 
     index: int
@@ -68,9 +88,7 @@ class Candidate:
     tables: list[Table] = field(default_factory=list)
     rooms: list[tuple[int, int]] = field(default_factory=list)
     savings: list[Array] = field(default_factory=list)
-    bases: list[float] = field(default_factory=list)
-    sorted: list[Array] = field(default_factory=list)
-    sums: list[Array] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
 
 
 def find_candidates(

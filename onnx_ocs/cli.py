@@ -21,6 +21,8 @@ from onnx_ocs.options import (
     BudgetOption,
     Calib,
     Copies,
+    Effort,
+    EffortOption,
     Exclude,
     Float,
     Form,
@@ -155,6 +157,7 @@ def rewrite(
     rescale: Rescale = None,
     mode: ModeOption = Mode.auto,
     objective: ObjectiveOption = Objective.auto,
+    effort: EffortOption = Effort.full,
     include: Include = None,
     exclude: Exclude = None,
     stats: Stats = None,
@@ -210,6 +213,7 @@ def rewrite(
             rescale,
             mode,
             objective,
+            effort,
             include,
             exclude,
             stats,
@@ -273,6 +277,7 @@ def plan(
     rescale: Rescale = None,
     mode: ModeOption = Mode.auto,
     objective: ObjectiveOption = Objective.auto,
+    effort: EffortOption = Effort.full,
     include: Include = None,
     exclude: Exclude = None,
     stats: Stats = None,
@@ -297,7 +302,7 @@ def plan(
 
     options = plan_options(
         calib, ratio, budget, (target_sqnr, target_agreement), copies, align, Select.error, rescale, mode, objective,
-        include, exclude, stats, jobs,
+        effort, include, exclude, stats, jobs,
     )  # fmt: skip
     try:
         budgets = [float(b) for b in sweep.split(",")] if sweep else []

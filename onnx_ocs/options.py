@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from onnx_ocs.plan_options import PlanOptions
 
 __all__ = [
-    "Align", "BudgetOption", "Calib", "Copies", "Exclude", "Float", "Form", "Html", "In", "Include", "Jobs", "Limit",
-    "Mode", "ModeOption", "Objective", "ObjectiveOption", "Quiet", "Ratio", "Report", "Rescale", "Seed", "Select",
-    "SelectOption", "Stats", "TargetAgreement", "TargetSqnr", "plan_options",
+    "Align", "BudgetOption", "Calib", "Copies", "Effort", "EffortOption", "Exclude", "Float", "Form", "Html", "In",
+    "Include", "Jobs", "Limit", "Mode", "ModeOption", "Objective", "ObjectiveOption", "Quiet", "Ratio", "Report",
+    "Rescale", "Seed", "Select", "SelectOption", "Stats", "TargetAgreement", "TargetSqnr", "plan_options",
 ]  # fmt: skip
 
 
@@ -44,6 +44,13 @@ class Form(StrEnum):
     grouped = "grouped"
     low_rank = "low-rank"
     dense = "dense"
+
+
+class Effort(StrEnum):
+    """How long a plan is worked on."""
+
+    quick = "quick"
+    full = "full"
 
 
 class Objective(StrEnum):
@@ -187,6 +194,13 @@ ObjectiveOption = Annotated[
         rich_help_panel="Translation",
     ),
 ]
+EffortOption = Annotated[
+    Effort,
+    typer.Option(
+        help="quick: the best of several plans; full: then weigh tensors again, and leave out what does not help.",
+        rich_help_panel="Translation",
+    ),
+]
 Include = Annotated[
     list[str] | None,
     typer.Option("--include", metavar="GLOB", help="Change only tensors of this name.", rich_help_panel="Translation"),
@@ -222,6 +236,7 @@ def plan_options(
     rescale: bool | None,
     mode: Mode,
     objective: Objective,
+    effort: Effort,
     include: list[str] | None,
     exclude: list[str] | None,
     stats: Path | None,
@@ -273,6 +288,7 @@ def plan_options(
         rescale=rescale is not False,
         mode=mode.value,
         objective=objective.value,
+        effort=effort.value,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         stats=stats,

@@ -9,10 +9,11 @@ from typing import Literal
 
 from onnx_ocs.target import Target
 
-__all__ = ["Mode", "Objective", "PlanOptions"]
+__all__ = ["Effort", "Mode", "Objective", "PlanOptions"]
 
 Objective = Literal["auto", "sqnr", "kl"]
 Mode = Literal["auto", "early", "late", "integer"]
+Effort = Literal["quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class PlanOptions:
         objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
             "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
             and one that wins by either alone tends to lose by the other.
+        effort: "quick" keeps the best of the plans that are compared; "full" makes it better: tensors are weighed again
+            at that plan, and regions that do not help are left out.
         include: only tensors that match one of these globs.
         exclude: no tensor that matches one of these.
         stats: file that keeps the statistics.
@@ -47,6 +50,7 @@ class PlanOptions:
     rescale: bool = True
     mode: Mode = "auto"
     objective: Objective = "auto"
+    effort: Effort = "full"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     stats: Path | None = None

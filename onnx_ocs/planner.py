@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnx_ocs.candidates import COARSER, Candidate, factors, find_candidates, room
+from onnx_ocs.candidates import COARSER, Candidate, Curve, factors, find_candidates, room
 from onnx_ocs.cost import layer_macs
 from onnx_ocs.distortion import tabulate
 from onnx_ocs.graph import Array, Graph
@@ -172,7 +172,7 @@ class Planner:
         """
         gain = c.readers.gain[:, None, None]
         extra = np.maximum(c.readers.gain_mean - c.readers.gain, 0)[:, None, None]
-        c.savings, c.bases, c.sorted, c.sums = [], [], [], []
+        c.savings, c.curves = [], []
         for s, t in enumerate(c.tables):
             e = gain * t.square + extra * t.mean**2
             if c.uniform:
@@ -182,20 +182,19 @@ class Planner:
                 saving[:, side, max(min(free, most), 0) :] = 0
             ordered = np.sort(saving, axis=None)
             c.savings.append(saving.astype(np.float32))
-            c.bases.append(float(e[:, :, 0].sum()))
-            c.sorted.append(ordered)
-            c.sums.append(np.concatenate([[0.0], np.cumsum(ordered)]))
+            c.curves.append(Curve(float(e[:, :, 0].sum()), ordered, np.concatenate([[0.0], np.cumsum(ordered)])))
 
-    def _choose(self, c: Candidate, price: float, rescale: bool) -> tuple[int, Array, Array]:
-        """The best step and copies of one region at a price per MAC."""
-        t = min(price * c.macs / c.weight, HIGHEST) if c.weight > 0 else HIGHEST
+    def _open(self, c: Candidate, rescale: bool) -> list[int]:
+        """The steps that may be chosen now."""
+        free = rescale & (np.asarray(c.rooms)[:, 0] >= 0) & (c.steps <= self.coarsest)
+        return np.flatnonzero(free | (c.steps == 1)).tolist()
+
+    def _choose(self, c: Candidate, steps: Sequence[int], price: float) -> tuple[int, Array, Array]:
+        """The best of some steps, and the copies, of one region at a price per MAC."""
+        t = float(min(price * c.macs / c.weight, HIGHEST)) if c.weight > 0 else HIGHEST
         best, chosen = np.inf, int(np.flatnonzero(c.steps == 1)[0])
-        for s, (ordered, sums) in enumerate(zip(c.sorted, c.sums, strict=True)):
-            if c.steps[s] != 1 and (not rescale or c.rooms[s][0] < 0 or c.steps[s] > self.coarsest):
-                continue
-            first = int(ordered.searchsorted(t, side="right"))
-            taken = len(ordered) - first
-            loss = c.bases[s] - ((sums[-1] - sums[first]) - (t * taken if taken else 0.0))
+        for s in steps:
+            loss = c.curves[s].at(t)
             if loss < best * (1 - 1e-9):
                 best, chosen = loss, s
         counts = self._aligned(c, chosen, c.savings[chosen] > t).sum(2)
@@ -247,9 +246,10 @@ class Planner:
                 c.macs = 1.0
         low, high = -40.0, 40.0  # exponents of the price
         best: dict[int, Choice] = {}
+        steps = [self._open(c, rescale) for c in self.candidates]
         for _ in range(36):
             middle = (low + high) / 2
-            choices = self._at(10.0**middle, rescale)
+            choices = self._at(10.0**middle, steps)
             if self._within(choices, budget):
                 best, high = choices, middle
             else:
@@ -259,10 +259,11 @@ class Planner:
                 c.macs = m
         return best
 
-    def _at(self, price: float, rescale: bool) -> dict[int, Choice]:
+    def _at(self, price: float, steps: Sequence[Sequence[int]]) -> dict[int, Choice]:
+        """The plan at a price, from some steps of every candidate."""
         choices = {}
-        for c in self.candidates:
-            step, up, low = self._choose(c, price, rescale)
+        for c, open_steps in zip(self.candidates, steps, strict=True):
+            step, up, low = self._choose(c, open_steps, price)
             q = c.region.quantizer
             assert q is not None
             scale = (

@@ -221,6 +221,20 @@ def test_rescale_is_used_and_is_better(folder: Path) -> None:
     assert result.verification is not None and result.verification.verdict == "PASSED"
 
 
+@pytest.mark.parametrize("name", ["digits", "residual"])
+def test_quick_keeps_the_best_of_the_compared(folder: Path, name: str) -> None:
+    """Little effort: a plan of those that are compared, not worked on, and never worse than no plan."""
+    full, thorough = plan(name, folder, budget=0.2)
+    made, found = plan(name, folder, budget=0.2, effort="quick")
+    assert "weighed in place" in thorough["candidates"] and "weighed in place" not in found["candidates"]
+    assert found["rolled_back"] == []
+    values = {k: v["objective"] for k, v in found["candidates"].items()}
+    assert {k: v["objective"] for k, v in thorough["candidates"].items() if k in values} == values
+    assert found["chosen"] == min(values, key=lambda k: values[k])
+    assert made.regions and full.regions
+    assert not_worse(carried_out(name, folder, made).report)
+
+
 @pytest.mark.parametrize("name", ["residual", "three_layers", "bias_int8", "depthwise"])
 @pytest.mark.parametrize("mode", ["early", "late"])
 def test_mode(folder: Path, name: str, mode: str) -> None:
