@@ -127,8 +127,10 @@ def make_plan(
             real = price(first)
             if real > options.budget:
                 budget = Budget(options.budget * planner.spend(first)[0] / real, None)
+        dropped: list[int] = []
         made = best_plan(planner, judge, budget, options, context.progress, found["candidates"])
-        made, dropped = improve(planner, judge, budget, options, made, context.progress, found["candidates"])
+        if options.effort == "full":
+            made, dropped = improve(planner, judge, budget, options, made, context.progress, found["candidates"])
         unseen = judge(planner.settings(made.choices))  # by samples that this plan was not made from
         again = with_all(planner, made, dropped, budget, options.rescale)
         # that plan has seen the samples it is judged on: if it is no better even so, the other one is kept

@@ -81,9 +81,7 @@ def improve(
     progress: Callable[[str, int, int | None], None],
     log_to: dict[str, Any],
 ) -> tuple[Made, list[int]]:
-    """Make the best plan better, as far as effort allows: weigh its tensors in place, leave out what does not help."""
-    if options.effort == "quick":
-        return made, []
+    """Make the best plan better: weigh its tensors in place, and leave out what does not help."""
     weigh_in_place(planner, judge, made.choices, progress)
     how = partial(planner.allocate, rescale=options.rescale)
     again = Made("weighed in place", how(budget), how)
