@@ -20,7 +20,7 @@ from onnx_ocs.graph import Array, is_op, mentioned, topological
 from onnx_ocs.runtime import SMALL, Session
 from onnx_ocs.tensors import rough_size
 
-__all__ = ["Staged"]
+__all__ = ["STAGES", "Staged"]
 
 STAGES = 12  # most sessions
 KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
@@ -52,13 +52,16 @@ class _Run:
 class Staged:
     """The model's first output, as a function of samples and parameters."""
 
-    def __init__(self, model: onnx.ModelProto, parameters: Collection[str], switched: Collection[str]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, parameters: Collection[str], switched: Collection[str], stages: int = STAGES
+    ) -> None:
         """Load it.
 
         Args:
             model: the model; not changed.
             parameters: names of the graph inputs that are no samples.
             switched: tensors behind which it may be cut.
+            stages: in how many sessions at most.
 
         Raises:
             Exception: whatever onnxruntime raises for a model that it does not load.
@@ -66,7 +69,7 @@ class Staged:
         self._output = model.graph.output[0].name
         self._runs: OrderedDict[int, tuple[Mapping[str, Array], list[_Run]]] = OrderedDict()
         parts = _Parts(model, set(parameters), set(switched))
-        self.stages: list[_Stage] = parts.load(parts.cuts()) or parts.load([]) or []
+        self.stages: list[_Stage] = parts.load(parts.cuts(stages)) or parts.load([]) or []
 
     def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> Array:
         """The output for samples (which are known again by identity: they must not change) and parameters."""
@@ -121,14 +124,14 @@ class _Parts:
             else:
                 self.constants.update(dict.fromkeys(n.output, n))
 
-    def cuts(self) -> list[int]:
+    def cuts(self, stages: int) -> list[int]:
         """Behind how many nodes to cut, so that about as many switches lie between two cuts."""
         if self.model.graph.sparse_initializer:
             return []
         last = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n) if t in self.varying}
         passing, reached = set(self.switched), set(self.parameters)
         crossing: set[str] = set()
-        most = sum(not self.parameters.isdisjoint(mentioned(n)) for n in self.nodes) / STAGES
+        most = sum(not self.parameters.isdisjoint(mentioned(n)) for n in self.nodes) / stages
         found: list[int] = []
         switches = 0
         for k, n in enumerate(self.nodes[:-1]):
@@ -139,7 +142,7 @@ class _Parts:
                 if is_op(n, "Identity") and n.input[0] in passing:
                     passing.update(n.output)
             crossing = {t for t in (*crossing, *n.output) if last.get(t, -1) > k}
-            if switches >= most and all(t in passing or t not in reached for t in crossing):
+            if len(found) < stages - 1 and switches >= most and all(t in passing or t not in reached for t in crossing):
                 found.append(k + 1)
                 switches = 0
         return found

@@ -21,7 +21,7 @@ from onnx_ocs.graph import Array
 from onnx_ocs.oracle import MAGIC, Editor
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import Region
-from onnx_ocs.staged import Staged
+from onnx_ocs.staged import STAGES, Staged
 
 __all__ = ["Setting", "Switchboard", "narrow"]
 
@@ -110,9 +110,19 @@ class Switchboard:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, regions: Sequence[Region], shapes: Mapping[str, tuple[object, ...]]
+        self,
+        model: onnx.ModelProto,
+        regions: Sequence[Region],
+        shapes: Mapping[str, tuple[object, ...]],
+        stages: int = STAGES,
     ) -> None:
         """Build and load it.
+
+        Args:
+            model: the QDQ model; not changed.
+            regions: its quantized activations.
+            shapes: its tensors' shapes.
+            stages: in how many sessions at most; the numbers are the same.
 
         Raises:
             UserError: onnxruntime does not load it.
@@ -139,7 +149,7 @@ class Switchboard:
                 e.replace(name, q, value)
         try:
             parameters = [t.name for t in e.graph.inputs if t.name not in samples]
-            self._model = Staged(e.export(), parameters, self._switched)
+            self._model = Staged(e.export(), parameters, self._switched, stages)
             self.stages = len(self._model.stages)
         except Exception as error:
             raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None

@@ -5,6 +5,9 @@
 - in onnxruntime (ORT_DISABLE_ALL) the result gives, to the last bit, what the numpy interpreter gives for the original
   with the quantizers as wide as the report says; only where an exact value lies on a rounding tie may it differ;
 - in mode "integer" no layer loses its integer kernel.
+
+With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and does not lose on these
+samples; and the switchboard that it is made with gives in stages what it gives in one session, to the last bit.
 """
 
 from __future__ import annotations
@@ -20,15 +23,21 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from interpreter import Interpreter
 from random_graphs import graphs
 
 from onnx_ocs import api
 from onnx_ocs.errors import VerificationError
+from onnx_ocs.graph import Graph
 from onnx_ocs.passes import Translate
-from onnx_ocs.plan_options import Mode
+from onnx_ocs.plan_options import Effort, Mode, PlanOptions
+from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import integer_kernels
+from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.staged import STAGES
+from onnx_ocs.switchboard import Switchboard, narrow
 
 Array = np.ndarray[Any, Any]
 
@@ -99,9 +108,52 @@ def check(
     return "rewritten, the oracle's very numbers"
 
 
+def check_planned(
+    model: onnx.ModelProto, feed: dict[str, Array], budget: float, mode: Mode, effort: Effort, seed: int
+) -> str:
+    """Hold one graph to the properties of plans; says what kind of case it was."""
+    rng = np.random.default_rng(seed)
+    feeds = [{k: (v * rng.uniform(0.5, 2.5) + 0).astype(v.dtype) for k, v in feed.items()} for _ in range(4)]
+    try:
+        for f in feeds:
+            execute(model, f)
+    except Exception:
+        return "onnxruntime does not run it"
+    check_stages(model, feeds)
+    options = PlanOptions(budget=budget, mode=mode, effort=effort, copies=3)
+    try:
+        result = api.rewrite(model, calib=feeds, options=options)
+    except VerificationError as e:
+        assert any(t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1 for t in model.graph.initializer) or (
+            "No Op registered for Round" in str(e.args[1]["verification"]["failures"])
+        ), e.args[1]["verification"]["failures"]
+        return "refused, onnxruntime's own transformations"
+    assert accepted(result.model) or not accepted(model), "onnx.checker rejects the result"
+    if not result.changed:
+        return "left as it is"
+    assert result.verification is not None and result.verification.verdict == "PASSED"
+    quality = result.report["quality"]
+    assert quality["sqnr_after_db"] is None or quality["sqnr_after_db"] > quality["sqnr_before_db"], "it lost"
+    return "planned"
+
+
+def check_stages(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> None:
+    """The switchboard in stages against the same in one session."""
+    shapes = infer_shapes(model)
+    regions = find_regions(Graph(model), shapes)
+    board, whole = (Switchboard(model, regions, shapes, stages) for stages in (STAGES, 1))
+    on = {k: narrow(r.quantizer) for k, r in enumerate(regions) if r.quantizer is not None}
+    for trial in ({}, on, *({i: s for i, s in on.items() if i != k} for k in on), *({k: s} for k, s in on.items())):
+        for f in feeds[:2]:
+            a, b = board.run(f, trial), whole.run(f, trial)
+            assert np.array_equal(a, b, equal_nan=True), "stages give other numbers"
+
+
 ratios = st.sampled_from([0.25, 0.5, 1.0, 2.0])
 modes = st.sampled_from(["auto", "auto", "early", "late", "integer"])
 cases = given(graphs(), ratios, st.integers(1, 3), modes, st.integers(0, 3).map(lambda k: k == 0))
+efforts = st.sampled_from(["quick", "full"])
+planned_cases = given(graphs(), st.sampled_from([0.0, 0.1, 0.5, 2.0]), modes, efforts, st.integers(0, 99))
 COMMON = {
     "deadline": None,
     "database": None,
@@ -110,23 +162,28 @@ COMMON = {
 }
 
 
-def search(count: int, seed: int) -> Counter[str]:
+def search(count: int, seed: int, planned: bool = False) -> Counter[str]:
     """Look at so many graphs; raises on the first (shrunk) counterexample."""
     tally: Counter[str] = Counter()
     start = time.perf_counter()
 
-    @settings(max_examples=count, phases=[Phase.generate, Phase.shrink], **COMMON)
-    @cases
-    def hold(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
-        tally[check(*graph, ratio, copies, mode, verify)] += 1
+    def count_in(kind: str) -> None:
+        tally[kind] += 1
         total = sum(tally.values())
         if total % 500 == 0:
             print(f"{total} graphs, {time.perf_counter() - start:.0f} s: {dict(sorted(tally.items()))}", flush=True)
 
-    random.seed(seed)
-    import hypothesis
+    @cases
+    def hold(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
+        count_in(check(*graph, ratio, copies, mode, verify))
 
-    hypothesis.seed(seed)(hold)()
+    @planned_cases
+    def hold_planned(graph: Any, budget: float, mode: Any, effort: Any, seed: int) -> None:
+        count_in(check_planned(*graph, budget, mode, effort, seed))
+
+    random.seed(seed)
+    look = settings(max_examples=count, phases=[Phase.generate, Phase.shrink], **COMMON)
+    seeded(seed)(look(hold_planned if planned else hold))()
     return tally
 
 
@@ -134,8 +191,9 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--count", type=int, default=10_000)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--planned", action="store_true")
     a = p.parse_args()
-    tally = search(a.count, a.seed)
+    tally = search(a.count, a.seed, a.planned)
     print(f"{sum(tally.values())} graphs: " + ", ".join(f"{n} {w}" for w, n in sorted(tally.items())))
     return 0
 

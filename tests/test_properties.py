@@ -7,13 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
-from properties import COMMON, cases, check
+from properties import COMMON, cases, check, check_planned, planned_cases
 
 
 @settings(max_examples=40, derandomize=True, **COMMON)
 @cases
 def test_random_graphs(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
     check(*graph, ratio, copies, mode, verify)
+
+
+@settings(max_examples=15, derandomize=True, **COMMON)
+@planned_cases
+def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any, seed: int) -> None:
+    check_planned(*graph, budget, mode, effort, seed)
 
 
 def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

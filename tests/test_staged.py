@@ -34,13 +34,11 @@ def questions(board: Switchboard) -> list[dict[int, Setting]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_number_is_that_of_one_session(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_number_is_that_of_one_session(name: str) -> None:
     model, feed = zoo.build(name)
     regions = find_regions(Graph(model), infer_shapes(model))
     board = Switchboard(model, regions, infer_shapes(model))
-    with monkeypatch.context() as m:
-        m.setattr(staged._Parts, "cuts", lambda self: [])
-        whole = Switchboard(model, regions, infer_shapes(model))
+    whole = Switchboard(model, regions, infer_shapes(model), 1)
     assert whole.stages == 1
     if name in ("three_layers", "residual", "depthwise"):
         assert board.stages > 1
