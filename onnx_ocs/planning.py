@@ -106,12 +106,9 @@ def make_plan(
     weigh(planner, board, learn, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
-    judge = Judge(
-        board,
-        first_feeds(held, wanted),
-        None if float_model is None else Session(float_model, "enable_all", fusion=False),
-        options.objective,
-    )
+    truth = None if float_model is None else Session(float_model, "enable_all", fusion=False)
+    judge = Judge(board, first_feeds(held, wanted), truth, options.objective)
+    check = Judge(board, first_feeds(learn, wanted), truth, options.objective)
 
     def price(choices: Mapping[int, Choice]) -> float:
         return _extra_macs(model, planner, choices, one)
@@ -130,7 +127,7 @@ def make_plan(
         dropped: list[int] = []
         made = best_plan(planner, judge, budget, options, context.progress, found["candidates"])
         if options.effort == "full":
-            made, dropped = improve(planner, judge, budget, options, made, context.progress, found["candidates"])
+            made, dropped = improve(planner, judge, check, budget, options, made, context.progress, found["candidates"])
         unseen = judge(planner.settings(made.choices))  # by samples that this plan was not made from
         again = with_all(planner, made, dropped, budget, options.rescale)
         # that plan has seen the samples it is judged on: if it is no better even so, the other one is kept
@@ -146,7 +143,7 @@ def make_plan(
         def quality(choices: Mapping[int, Choice]) -> Quality:
             return judged(Plan(model_hash, planner.planned(choices)))
 
-        name, choices, dropped = _reach(planner, judge, options, context, price, quality, found)
+        name, choices, dropped = _reach(planner, judge, check, options, context, price, quality, found)
         unseen = after = judge(planner.settings(choices))
     if options.target is None and not (
         worth(before, after, judge.objective) and worth(before, unseen, judge.objective)
@@ -172,6 +169,7 @@ def make_plan(
 def _reach(
     planner: Planner,
     judge: Judge,
+    check: Judge,
     options: PlanOptions,
     context: Context,
     price: Callable[[Mapping[int, Choice]], float],
@@ -205,7 +203,7 @@ def _reach(
     def thorough(amount: float) -> Probe:
         log_to = found["candidates"]
         made = best_plan(planner, judge, budget(amount), options, context.progress, log_to)
-        made, dropped = improve(planner, judge, budget(amount), options, made, context.progress, log_to)
+        made, dropped = improve(planner, judge, check, budget(amount), options, made, context.progress, log_to)
         return probe(amount, made.name, made.choices, dropped)
 
     as_it_is = probe(0.0, AS_IT_IS, {})

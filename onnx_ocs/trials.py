@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from onnx_ocs.candidates import COARSE, COARSER
 from onnx_ocs.judge import Judge, better
 from onnx_ocs.plan_options import PlanOptions
@@ -75,13 +77,39 @@ def best_plan(
 def improve(
     planner: Planner,
     judge: Judge,
+    check: Judge,
     budget: Budget,
     options: PlanOptions,
     made: Made,
     progress: Callable[[str, int, int | None], None],
     log_to: dict[str, Any],
 ) -> tuple[Made, list[int]]:
-    """Make the best plan better: weigh its tensors in place, and leave out what does not help."""
+    """Make the best plan better: weigh its tensors in place, and leave out what does not help.
+
+    The judge's samples are asked so often that the answer fits them better than others, and the plan was made from
+    the samples of `check`, which favour it as it was.  So both together decide whether it stays as it was.
+    """
+    weights = [c.weight for c in planner.candidates]
+    refined, dropped = _refined(planner, judge, budget, options, made, progress, log_to)
+    now, then = (
+        np.prod([samples(planner.settings(m.choices))[0] for samples in (judge, check)]) for m in (made, refined)
+    )
+    if then < now:
+        return refined, dropped
+    for c, weight in zip(planner.candidates, weights, strict=True):
+        c.weight = weight
+    return made, []
+
+
+def _refined(
+    planner: Planner,
+    judge: Judge,
+    budget: Budget,
+    options: PlanOptions,
+    made: Made,
+    progress: Callable[[str, int, int | None], None],
+    log_to: dict[str, Any],
+) -> tuple[Made, list[int]]:
     weigh_in_place(planner, judge, made.choices, progress)
     how = partial(planner.allocate, rescale=options.rescale)
     again = Made("weighed in place", how(budget), how)

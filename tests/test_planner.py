@@ -224,8 +224,8 @@ def test_rescale_is_used_and_is_better(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["digits", "residual"])
 def test_quick_keeps_the_best_of_the_compared(folder: Path, name: str) -> None:
     """Little effort: a plan of those that are compared, not worked on, and never worse than no plan."""
-    full, thorough = plan(name, folder, budget=0.2, effort="full")
-    made, found = plan(name, folder, budget=0.2)
+    full, thorough = plan(name, folder, budget=0.2)
+    made, found = plan(name, folder, budget=0.2, effort="quick")
     assert "weighed in place" in thorough["candidates"] and "weighed in place" not in found["candidates"]
     assert found["rolled_back"] == []
     values = {k: v["objective"] for k, v in found["candidates"].items()}
