@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import zoo
 from zoo import Net, Style
 
-from onnx_ocs import api, runtime
+from onnx_ocs import api, runtime, trials
 from onnx_ocs.calibration import open_samples
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.plan_options import PlanOptions
@@ -766,3 +767,36 @@ def test_a_step_does_not_lift_a_folded_bound(tmp_path: Path) -> None:
     made = api.plan(model, str(tmp_path / "c.npz"), PlanOptions(budget=0.0))[0]
     steps = {r.tensor: float(r.scale) for r in made.regions}
     assert 4.7 / 255 < steps[plus] <= 6 / 255 * (1 + 1e-6)
+
+
+# ---- a plan that was worked on ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("held", "others", "kept"),
+    [
+        ((0.5, 1.1), (1.0, 1.0), True),  # a large gain, and next to nothing lost where the plan came from
+        ((0.9, 1.3), (1.0, 1.0), False),  # fitted to the samples that were asked
+        ((0.9, 0.9), (1.0, 1.0), True),
+        ((1.0, 1.0), (1.0, 1.0), False),  # nothing changed
+    ],
+)
+def test_all_samples_decide_on_refinement(
+    held: tuple[float, float], others: tuple[float, float], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`held`: the refined plan's objective on the samples it was refined with, and on the others."""
+    before, after = trials.Made("before", {}, dict), trials.Made("after", {}, dict)
+    values = {id(before.choices): others, id(after.choices): held}
+    candidates = [SimpleNamespace(weight=w) for w in (1.0, 2.0)]
+    planner: Any = SimpleNamespace(candidates=candidates, settings=lambda choices: choices)
+
+    def refined(*_: Any) -> tuple[trials.Made, list[int]]:
+        for c in candidates:
+            c.weight *= 7
+        return after, [3]
+
+    monkeypatch.setattr(trials, "_refined", refined)
+    judge, check = (lambda choices, part=part: (values[id(choices)][part], 0.0) for part in (0, 1))
+    made, dropped = trials.improve(planner, judge, check, Any, Any, before, lambda *_: None, {})
+    assert (made, dropped) == ((after, [3]) if kept else (before, []))
+    assert [c.weight for c in candidates] == ([7.0, 14.0] if kept else [1.0, 2.0]), "weights belong to their plan"
