@@ -12,7 +12,7 @@ from onnx_ocs.graph import Array
 from onnx_ocs.manager import Context
 from onnx_ocs.oracle import reference
 from onnx_ocs.region import Region
-from onnx_ocs.runtime import Session, expose
+from onnx_ocs.runtime import as_written, expose
 
 __all__ = ["BATCH", "Activations", "samples_in", "stream"]
 
@@ -38,7 +38,7 @@ class Activations:
         """
         self._tensors = list(dict.fromkeys(r.tensor for r in wanted))
         exposed = expose(reference(model, regions), self._tensors)
-        self._session = Session(exposed, "enable_all", fusion=False, threads=threads)
+        self._session = as_written(exposed, threads)
 
     def __call__(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
         """Float tensors (and graph inputs) by name.

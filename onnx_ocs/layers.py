@@ -28,7 +28,7 @@ from onnx_ocs.quality import decibels
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.rescale import read_scales, rescale_model
-from onnx_ocs.runtime import Session, as_bytes, expose
+from onnx_ocs.runtime import as_bytes, as_written, expose
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import Histogram
 from onnx_ocs.widen import read_layouts
@@ -174,7 +174,7 @@ class _Quantized:
         self.cuts = {c.quantized: c for c in cuts}
         self.names = list(dict.fromkeys(c.rewritten for c in cuts))
         named = as_bytes(model, nibbles(Graph(model)))
-        self.session = Session(expose(named, self.names), "enable_all", fusion=False)
+        self.session = as_written(expose(named, self.names))
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         try:

@@ -19,7 +19,7 @@ from onnx_ocs.planner import Budget, Choice, Planner
 from onnx_ocs.plans import Plan, early_or_late
 from onnx_ocs.quality import Quality
 from onnx_ocs.region import find_regions
-from onnx_ocs.runtime import Session
+from onnx_ocs.runtime import as_written
 from onnx_ocs.shapes import infer_shapes
 from onnx_ocs.stats import Statistics, fingerprint
 from onnx_ocs.switchboard import Switchboard
@@ -106,7 +106,7 @@ def make_plan(
     weigh(planner, board, learn, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
-    truth = None if float_model is None else Session(float_model, "enable_all", fusion=False)
+    truth = None if float_model is None else as_written(float_model)
     judge = Judge(board, first_feeds(held, wanted), truth, options.objective)
     check = Judge(board, first_feeds(learn, wanted), truth, options.objective)
 

@@ -10,7 +10,7 @@ import onnx
 
 from onnx_ocs.calibration import Samples
 from onnx_ocs.errors import UserError, first_line
-from onnx_ocs.runtime import Session
+from onnx_ocs.runtime import as_written
 
 __all__ = ["Quality", "compare", "decibels"]
 
@@ -57,7 +57,7 @@ def compare(
     Raises:
         UserError: a model does not run on the samples, or their outputs do not match.
     """
-    sessions = [Session(m, "enable_all", fusion=False) for m in (reference, *models)]
+    sessions = [as_written(m) for m in (reference, *models)]
     signal = 0.0
     noise, same, count = [0.0] * len(models), [0] * len(models), 0
     scores = True

@@ -16,7 +16,7 @@ from onnx import NodeProto, helper
 
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array, Graph, mentioned
-from onnx_ocs.runtime import Session
+from onnx_ocs.runtime import Session, as_written
 
 __all__ = ["Relay", "piece", "save"]
 
@@ -102,7 +102,7 @@ class Relay:
             if missing:
                 try:
                     if session is None:
-                        session = Session(piece(graph, nodes, known, missing), "enable_all", fusion=False)
+                        session = as_written(piece(graph, nodes, known, missing))
                     got = session.run({t: v for t, v in known.items() if t in session.inputs}, missing)
                 except Exception as e:  # onnxruntime raises many kinds
                     raise UserError(

@@ -15,12 +15,12 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from onnx_ocs import tensors
-from onnx_ocs.errors import first_line
+from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array
 
 __all__ = [
-    "INTEGER_KERNELS", "LEVELS", "Session", "as_bytes", "attempt", "attempt_run", "cut", "expose", "integer_kernels",
-    "kernel_outputs", "optimized",
+    "INTEGER_KERNELS", "LEVELS", "Session", "as_bytes", "as_written", "attempt", "attempt_run", "cut", "expose",
+    "integer_kernels", "kernel_outputs", "optimized",
 ]  # fmt: skip
 
 LEVELS = {
@@ -126,6 +126,21 @@ class Session:
         if not names:  # onnxruntime takes that for all
             return {}
         return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+
+
+def as_written(model: onnx.ModelProto, threads: int | None = None) -> Session:
+    """A session that computes Q and DQ as they stand: optimized, and plain where the optimizer fails on the model.
+
+    Raises:
+        UserError: onnxruntime does not load it.
+    """
+    try:
+        return Session(model, "enable_all", fusion=False, threads=threads)
+    except Exception:  # a Clip in front of a 4-bit quantizer is more than onnxruntime 1.31's optimizer can take
+        try:
+            return Session(model, "disable_all", threads=threads)
+        except Exception as e:  # onnxruntime raises many kinds
+            raise UserError(f"onnxruntime does not load the model: {first_line(e)}") from None
 
 
 def attempt(model: onnx.ModelProto, level: str) -> Session | str:

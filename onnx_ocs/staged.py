@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from onnx_ocs.graph import Array, is_op, mentioned, topological
-from onnx_ocs.runtime import SMALL, Session
+from onnx_ocs.runtime import SMALL, Session, as_written
 from onnx_ocs.tensors import rough_size
 
 __all__ = ["STAGES", "Staged"]
@@ -153,7 +153,7 @@ class _Parts:
         bounds = [0, *cuts, len(self.nodes)]
         for begin, end in pairwise(bounds):
             part = self._part(begin, end, known)
-            session = Session(part, "enable_all", fusion=False, threads=self.threads)
+            session = as_written(part, self.threads)
             stages.append(_Stage(session, tuple(sorted(session.inputs & self.parameters))))
             for name, kind, shape in session.described():
                 if end < len(self.nodes):

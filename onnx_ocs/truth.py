@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.graph import Array
-from onnx_ocs.runtime import Session, expose
+from onnx_ocs.runtime import as_written, expose
 from onnx_ocs.shapes import infer_shapes
 
 __all__ = ["Truth", "find_truth"]
@@ -49,8 +49,8 @@ class Truth:
         """
         self.model, self.matched = exact if floats is None else floats, dict(matched)
         here = [t for t in dict.fromkeys([*tensors, exact.graph.output[0].name]) if t not in matched]
-        self._exact = Session(expose(exact, here), "enable_all", fusion=False) if here else None
-        self._floats = None if floats is None else Session(expose(floats, matched.values()), "enable_all", fusion=False)
+        self._exact = as_written(expose(exact, here)) if here else None
+        self._floats = None if floats is None else as_written(expose(floats, matched.values()))
 
     def run(self, feed: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
         """The tensors for one feed."""
@@ -89,9 +89,9 @@ def find_truth(
     shapes = infer_shapes(floats, {k: list(v.shape) for k, v in some[0].items()})
     wanted = {v.shape for v in stand_in[0].values()}
     written = [o for n in floats.graph.node for o in n.output if shapes.get(o) in wanted]
-    session = Session(expose(floats, written), "enable_all", fusion=False)
+    session = as_written(expose(floats, written))
     truth = [session.run(f, list(dict.fromkeys([*written, ends]))) for f in some]
-    quantized = Session(model, "enable_all", fusion=False)
+    quantized = as_written(model)
     now = [quantized.run(f, [output])[output] for f in some]
     if not _alike(truth[0][ends], stand_in[0][output]):
         return plain

@@ -19,6 +19,7 @@ from zoo import Net, Style
 
 from onnx_ocs import api, runtime, trials
 from onnx_ocs.calibration import open_samples
+from onnx_ocs.errors import UserError
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.plan_options import PlanOptions
 from onnx_ocs.plans import Plan
@@ -800,3 +801,24 @@ def test_all_samples_decide_on_refinement(
     made, dropped = trials.improve(planner, judge, check, Any, Any, before, lambda *_: None, {})
     assert (made, dropped) == ((after, [3]) if kept else (before, []))
     assert [c.weight for c in candidates] == ([7.0, 14.0] if kept else [1.0, 2.0]), "weights belong to their plan"
+
+
+def test_a_model_that_the_optimizer_does_not_take(folder: Path) -> None:
+    """onnxruntime's optimizer fails on a Clip in front of a 4-bit quantizer; without it the model runs."""
+    net, outputs = zoo.activation(lambda n, x: n.clip(x, 0, 6))(Style(dtype="int4", opset=21))
+    model = net.model(*outputs)
+    zoo.execute(model, net.feed)
+    rng = np.random.default_rng(7)
+    calib = {k: rng.standard_normal((12, *v.shape[1:])).astype(v.dtype) for k, v in net.feed.items()}
+    result = api.rewrite(model, calib=calib, options=PlanOptions(copies=2, budget=0.5))
+    assert result.changed and result.verification is not None and result.verification.verdict == "PASSED"
+    assert not_worse(result.report)
+
+
+def test_a_model_that_nobody_loads_is_said() -> None:
+    model = fed("residual")[0]
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(UserError, match=r"does not load the model.*NoSuchOperator"):
+        runtime.as_written(broken)
