@@ -8,7 +8,7 @@ behind it leaves every number as it is in one session.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -129,8 +129,11 @@ class _Parts:
         if self.model.graph.sparse_initializer:
             return []
         last = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n) if t in self.varying}
+        done: dict[int, list[str]] = defaultdict(list)  # what nobody reads behind a node
+        for t, k in last.items():
+            done[k].append(t)
         passing, reached = set(self.switched), set(self.parameters)
-        crossing: set[str] = set()
+        bound: set[str] = set()  # what is read later, and may not cross a cut
         most = sum(not self.parameters.isdisjoint(mentioned(n)) for n in self.nodes) / stages
         found: list[int] = []
         switches = 0
@@ -141,8 +144,9 @@ class _Parts:
                 reached.update(n.output)
                 if is_op(n, "Identity") and n.input[0] in passing:
                     passing.update(n.output)
-            crossing = {t for t in (*crossing, *n.output) if last.get(t, -1) > k}
-            if len(found) < stages - 1 and switches >= most and all(t in passing or t not in reached for t in crossing):
+                bound.update(o for o in n.output if o in last and o not in passing)
+            bound.difference_update(done[k])
+            if len(found) < stages - 1 and switches >= most and not bound:
                 found.append(k + 1)
                 switches = 0
         return found
