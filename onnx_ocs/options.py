@@ -197,7 +197,8 @@ ObjectiveOption = Annotated[
 EffortOption = Annotated[
     Effort,
     typer.Option(
-        help="quick: the best of several plans; full: then weigh tensors again, and leave out what does not help.",
+        help="full: compare fifteen plans, then weigh tensors again at the best one and leave out what does not help; "
+        "quick: the best of five.",
         rich_help_panel="Translation",
     ),
 ]

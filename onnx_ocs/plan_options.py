@@ -33,9 +33,9 @@ class PlanOptions:
         objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
             "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
             and one that wins by either alone tends to lose by the other.
-        effort: "quick" keeps the best of the plans that are compared; "full" works on it: tensors are weighed again at
-            that plan, and regions that do not help are left out, which takes half as long again.  A target has its
-            own search.
+        effort: "full" compares fifteen plans and works on the best: tensors are weighed again at it, and regions that
+            do not help are left out.  "quick" compares five, and keeps the best as it is.  A target has its own
+            search.
         include: only tensors that match one of these globs.
         exclude: no tensor that matches one of these.
         stats: file that keeps the statistics.

@@ -42,11 +42,17 @@ def best_plan(
     best: tuple[float, Made, int, float, float] | None = None
     many, few = options.copies, min(FEW, options.copies)
     # most copies, exponent, whether steps are re-chosen, share of the budget that is spent, the coarsest step
-    trials: list[tuple[int, float, bool, float, float]] = [(many, e, False, 1.0, COARSER) for e in (1.0, 0.35)]
-    if options.rescale:
-        trials += [(most, e, True, 1.0, COARSER) for most in sorted({few, many}) for e in EXPONENTS]
-        trials += [(many, 1.0, True, 0.5, COARSER), (many, 1.0, True, 0.0, COARSER)]
-        trials += [(many, 1.0, True, 1.0, COARSE[0]), (many, 1.0, True, 0.0, COARSE[0])]
+    trials: list[tuple[int, float, bool, float, float]]
+    if options.effort == "quick":
+        trials = [(many, 0.35, False, 1.0, COARSER)]
+        if options.rescale:
+            trials += [(many, e, True, 1.0, COARSER) for e in (0.35, 1.0)] + [(many, 1.0, True, 0.0, COARSE[0])]
+    else:
+        trials = [(many, e, False, 1.0, COARSER) for e in (1.0, 0.35)]
+        if options.rescale:
+            trials += [(most, e, True, 1.0, COARSER) for most in sorted({few, many}) for e in EXPONENTS]
+            trials += [(many, 1.0, True, 0.5, COARSER), (many, 1.0, True, 0.0, COARSER)]
+            trials += [(many, 1.0, True, 1.0, COARSE[0]), (many, 1.0, True, 0.0, COARSE[0])]
     for n, (most, exponent, rescale, share, coarsest) in enumerate([(0, 1.0, False, 1.0, COARSER), *trials]):
         progress("comparing plans", n, len(trials) + 1)
         planner.coarsest = coarsest

@@ -1,6 +1,7 @@
 """Time of a whole `rewrite`, planned, measured against the float model and verified, beside one `quantize_static` run.
 
-    python tests/benchmarks/whole.py QUANTIZED.onnx FLOAT.onnx SAMPLES.npz [--samples 64] [--budget 0.1] [--runs 1]
+    python tests/benchmarks/whole.py QUANTIZED.onnx FLOAT.onnx SAMPLES.npz [--samples 64] [--budget 0.1]
+        [--effort quick] [--runs 1]
 
 Both see the same samples, one after the other, each in a process of its own: `onnx_ocs.rewrite(calib=, float_model=)`,
 and onnxruntime's `quantize_static` with the percentile calibrator, per channel.  Below the rewrite stands where its
@@ -33,7 +34,7 @@ def rewrite(a: argparse.Namespace, out: Path) -> dict[str, float]:
         stages[last[0]] += now - last[1]
         last[:] = [what, now]
 
-    options = onnx_ocs.PlanOptions(budget=a.budget)
+    options = onnx_ocs.PlanOptions(budget=a.budget, effort=a.effort)
     onnx_ocs.rewrite(
         a.quantized,
         out,
@@ -65,6 +66,7 @@ def quantize(a: argparse.Namespace, out: Path) -> dict[str, float]:
 def main() -> None:
     p = parser(__doc__, runs=1)
     p.add_argument("--budget", type=float, default=0.1)
+    p.add_argument("--effort", choices=("quick", "full"), default="full")
     p.add_argument("--one", help=argparse.SUPPRESS)
     a = p.parse_args()
     tasks = {"quantize_static": quantize, "rewrite": rewrite}
