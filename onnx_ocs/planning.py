@@ -108,7 +108,10 @@ def make_plan(
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
     truth = None if float_model is None else as_written(float_model)
     judge = Judge(board, first_feeds(held, wanted), truth, options.objective)
-    check = Judge(board, first_feeds(learn, wanted), truth, options.objective)
+
+    def check() -> Judge:
+        """The objective on the samples that plans are made from."""
+        return Judge(board, first_feeds(learn, wanted), truth, options.objective)
 
     def price(choices: Mapping[int, Choice]) -> float:
         return _extra_macs(model, planner, choices, one)
@@ -127,7 +130,9 @@ def make_plan(
         dropped: list[int] = []
         made = best_plan(planner, judge, budget, options, context.progress, found["candidates"])
         if options.effort == "full":
-            made, dropped = improve(planner, judge, check, budget, options, made, context.progress, found["candidates"])
+            made, dropped = improve(
+                planner, judge, check(), budget, options, made, context.progress, found["candidates"]
+            )
         unseen = judge(planner.settings(made.choices))  # by samples that this plan was not made from
         again = with_all(planner, made, dropped, budget, options.rescale)
         # that plan has seen the samples it is judged on: if it is no better even so, the other one is kept
@@ -143,7 +148,7 @@ def make_plan(
         def quality(choices: Mapping[int, Choice]) -> Quality:
             return judged(Plan(model_hash, planner.planned(choices)))
 
-        name, choices, dropped = _reach(planner, judge, check, options, context, price, quality, found)
+        name, choices, dropped = _reach(planner, judge, check(), options, context, price, quality, found)
         unseen = after = judge(planner.settings(choices))
     if options.target is None and not (
         worth(before, after, judge.objective) and worth(before, unseen, judge.objective)

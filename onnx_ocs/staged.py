@@ -66,10 +66,10 @@ class Staged:
         Raises:
             Exception: whatever onnxruntime raises for a model that it does not load.
         """
-        self._output = model.graph.output[0].name
         self._runs: OrderedDict[int, tuple[Mapping[str, Array], list[_Run]]] = OrderedDict()
         parts = _Parts(model, set(parameters), set(switched))
-        self.stages: list[_Stage] = parts.load(parts.cuts(stages)) or parts.load([]) or []
+        self._output = parts.output
+        self.stages = parts.load(parts.cuts(stages))
 
     def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> Array:
         """The output for samples (which are known again by identity: they must not change) and parameters."""
@@ -108,7 +108,8 @@ class _Parts:
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
         self.threads = 1 if rough_size(model, SMALL) < SMALL else 0  # of the whole model, not of a part
-        wanted, nodes = {model.graph.output[0].name}, []
+        self.output = model.graph.output[0].name
+        wanted, nodes = {self.output}, []
         for n in reversed(topological(model.graph.node)):
             if not wanted.isdisjoint(n.output):
                 nodes.append(n)
@@ -123,14 +124,16 @@ class _Parts:
                 self.varying.update(n.output)
             else:
                 self.constants.update(dict.fromkeys(n.output, n))
+        # by which node a tensor is read last
+        self.last = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n) if t in self.varying}
+        self.last[self.output] = len(self.nodes)
 
     def cuts(self, stages: int) -> list[int]:
         """Behind how many nodes to cut, so that about as many switches lie between two cuts."""
         if self.model.graph.sparse_initializer:
             return []
-        last = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n) if t in self.varying}
         done: dict[int, list[str]] = defaultdict(list)  # what nobody reads behind a node
-        for t, k in last.items():
+        for t, k in self.last.items():
             done[k].append(t)
         passing, reached = set(self.switched), set(self.parameters)
         bound: set[str] = set()  # what is read later, and may not cross a cut
@@ -144,15 +147,15 @@ class _Parts:
                 reached.update(n.output)
                 if is_op(n, "Identity") and n.input[0] in passing:
                     passing.update(n.output)
-                bound.update(o for o in n.output if o in last and o not in passing)
+                bound.update(o for o in n.output if o in self.last and o not in passing)
             bound.difference_update(done[k])
             if len(found) < stages - 1 and switches >= most and not bound:
                 found.append(k + 1)
                 switches = 0
         return found
 
-    def load(self, cuts: Sequence[int]) -> list[_Stage] | None:
-        """The sessions of all parts; None where what crosses a cut cannot be handed over."""
+    def load(self, cuts: Sequence[int]) -> list[_Stage]:
+        """The sessions of all parts; of one, where what crosses a cut cannot be handed over."""
         known, stages = dict(self.inputs), []
         bounds = [0, *cuts, len(self.nodes)]
         for begin, end in pairwise(bounds):
@@ -162,32 +165,32 @@ class _Parts:
             for name, kind, shape in session.described():
                 if end < len(self.nodes):
                     if kind not in TYPES:
-                        return None
+                        return self.load([])
                     known[name] = helper.make_tensor_value_info(name, TYPES[kind], shape)
         return stages
 
     def _part(self, begin: int, end: int, known: Mapping[str, onnx.ValueInfoProto]) -> onnx.ModelProto:
         """Some of the nodes as a model."""
         nodes = self.nodes[begin:end]
-        later = {t for n in self.nodes[end:] for t in mentioned(n)} | {self.model.graph.output[0].name}
-        read: dict[str, None] = {}
+        read: set[str] = set()
         constants: dict[int, NodeProto] = {}
-        stack = [t for n in nodes for t in mentioned(n)] or list(later)
+        stack = [t for n in nodes for t in mentioned(n)] or [self.output]
         while stack:
             t = stack.pop()
             if t in read:
                 continue
-            read[t] = None
+            read.add(t)
             if (n := self.constants.get(t)) is not None:
                 constants[id(n)] = n
                 stack += mentioned(n)
-        written = {o for n in nodes for o in n.output}
+        written = [o for n in nodes for o in n.output]
+        outputs = [o for o in written if self.last.get(o, -1) >= end] or [self.output]
         m = self.model
         new = onnx.ModelProto(ir_version=m.ir_version, opset_import=m.opset_import, functions=m.functions)
         g = new.graph
         g.name = m.graph.name or "part"
         g.node.extend(topological([*constants.values(), *nodes]))
         g.initializer.extend(t for name, t in self.initializers.items() if name in read)
-        g.input.extend(v for name, v in known.items() if name in read and name not in written)
-        g.output.extend(onnx.ValueInfoProto(name=t) for t in sorted(written & later if nodes else later))
+        g.input.extend(v for name, v in known.items() if name in read.difference(written))
+        g.output.extend(onnx.ValueInfoProto(name=t) for t in outputs)
         return new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -96,7 +96,20 @@ def improve(
     the samples of `check`, which favour it as it was.  So both together decide whether it stays as it was.
     """
     weights = [c.weight for c in planner.candidates]
-    refined, dropped = _refined(planner, judge, budget, options, made, progress, log_to)
+    weigh_in_place(planner, judge, made.choices, progress)
+    how = partial(planner.allocate, rescale=options.rescale)
+    again = Made("weighed in place", how(budget), how)
+    value, sqnr = judge(planner.settings(again.choices))
+    log_to[again.name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again.choices)}
+    refined = made
+    if better(judge.halves(planner.settings(again.choices)), judge.halves(planner.settings(made.choices))):
+        refined = again
+    kept, dropped = _roll_back(planner, judge, refined.choices, progress)
+    refined = replace(refined, choices=kept)
+    if dropped:  # what was given back may be spent elsewhere
+        spent = _without(planner, dropped, lambda: how(budget))
+        if better(judge.halves(planner.settings(spent)), judge.halves(planner.settings(kept))):
+            refined = replace(refined, choices=spent, how=how)
     now, then = (
         np.prod([samples(planner.settings(m.choices))[0] for samples in (judge, check)]) for m in (made, refined)
     )
@@ -105,30 +118,6 @@ def improve(
     for c, weight in zip(planner.candidates, weights, strict=True):
         c.weight = weight
     return made, []
-
-
-def _refined(
-    planner: Planner,
-    judge: Judge,
-    budget: Budget,
-    options: PlanOptions,
-    made: Made,
-    progress: Callable[[str, int, int | None], None],
-    log_to: dict[str, Any],
-) -> tuple[Made, list[int]]:
-    weigh_in_place(planner, judge, made.choices, progress)
-    how = partial(planner.allocate, rescale=options.rescale)
-    again = Made("weighed in place", how(budget), how)
-    value, sqnr = judge(planner.settings(again.choices))
-    log_to[again.name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again.choices)}
-    if better(judge.halves(planner.settings(again.choices)), judge.halves(planner.settings(made.choices))):
-        made = again
-    kept, dropped = _roll_back(planner, judge, made.choices, progress)
-    if dropped:  # what was given back may be spent elsewhere
-        spent = _without(planner, dropped, lambda: how(budget))
-        if better(judge.halves(planner.settings(spent)), judge.halves(planner.settings(kept))):
-            return Made(made.name, spent, how), dropped
-    return Made(made.name, kept, made.how), dropped
 
 
 def _roll_back(

@@ -6,8 +6,9 @@
   with the quantizers as wide as the report says; only where an exact value lies on a rounding tie may it differ;
 - in mode "integer" no layer loses its integer kernel.
 
-With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and does not lose on these
-samples; and the switchboard that it is made with gives in stages what it gives in one session, to the last bit.
+With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and loses no more than
+`api.LOSS_DB` on these samples; and the switchboard that it is made with gives in stages what it gives in one session,
+to the last bit.
 """
 
 from __future__ import annotations
@@ -62,6 +63,20 @@ def equal(found: dict[str, Array], expected: dict[str, Array]) -> bool:
     return all(np.array_equal(v.astype(np.float64), expected[k].astype(np.float64)) for k, v in found.items())
 
 
+def refused(model: onnx.ModelProto, error: VerificationError) -> str:
+    """What onnxruntime does by itself that the verification is right to refuse; anything else is a counterexample."""
+    failures = error.args[1]["verification"]["failures"]
+    if any("No Op registered for Round" in f for f in failures):
+        # its optimizer rounds a float bias with an operator that the model's opset does not have
+        assert model.opset_import[0].version < 11
+        return "refused, onnxruntime's optimizer makes an invalid graph of it"
+    # onnxruntime quantizes float weights behind a DequantizeLinear by itself at ORT_ENABLE_ALL, and other ones
+    # than in the original: the verification refuses that, rightly
+    assert any(t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1 for t in model.graph.initializer)
+    assert all(f.startswith("at ORT_ENABLE_ALL") for f in failures)
+    return "refused, onnxruntime quantizes float weights"
+
+
 def check(
     model: onnx.ModelProto,
     feed: dict[str, Array],
@@ -84,16 +99,7 @@ def check(
     try:
         result = api.rewrite(model, passes=[Translate(ratio, copies, mode)], verify=verify)
     except VerificationError as e:
-        failures = e.args[1]["verification"]["failures"]
-        if any("No Op registered for Round" in f for f in failures):
-            # its optimizer rounds a float bias with an operator that the model's opset does not have
-            assert model.opset_import[0].version < 11
-            return "refused, onnxruntime's optimizer makes an invalid graph of it"
-        # onnxruntime quantizes float weights behind a DequantizeLinear by itself at ORT_ENABLE_ALL, and other ones
-        # than in the original: the verification refuses that, rightly
-        assert any(t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1 for t in model.graph.initializer)
-        assert all(f.startswith("at ORT_ENABLE_ALL") for f in failures)
-        return "refused, onnxruntime quantizes float weights"
+        return refused(model, e)
     if not result.changed:
         return "nothing to rewrite"
     assert result.verification is None or result.verification.verdict == "PASSED"
@@ -113,7 +119,7 @@ def check_planned(
 ) -> str:
     """Hold one graph to the properties of plans; says what kind of case it was."""
     rng = np.random.default_rng(seed)
-    feeds = [{k: (v * rng.uniform(0.5, 2.5) + 0).astype(v.dtype) for k, v in feed.items()} for _ in range(4)]
+    feeds = [{k: (v * rng.uniform(0.5, 2.5)).astype(v.dtype) for k, v in feed.items()} for _ in range(4)]
     try:
         for f in feeds:
             execute(model, f)
@@ -124,10 +130,7 @@ def check_planned(
     try:
         result = api.rewrite(model, calib=feeds, options=options)
     except VerificationError as e:
-        assert any(t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1 for t in model.graph.initializer) or (
-            "No Op registered for Round" in str(e.args[1]["verification"]["failures"])
-        ), e.args[1]["verification"]["failures"]
-        return "refused, onnxruntime's own transformations"
+        return refused(model, e)
     assert accepted(result.model) or not accepted(model), "onnx.checker rejects the result"
     if not result.changed:
         return "left as it is"

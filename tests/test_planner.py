@@ -786,19 +786,33 @@ def test_all_samples_decide_on_refinement(
     held: tuple[float, float], others: tuple[float, float], kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`held`: the refined plan's objective on the samples it was refined with, and on the others."""
-    before, after = trials.Made("before", {}, dict), trials.Made("after", {}, dict)
-    values = {id(before.choices): others, id(after.choices): held}
-    candidates = [SimpleNamespace(weight=w) for w in (1.0, 2.0)]
-    planner: Any = SimpleNamespace(candidates=candidates, settings=lambda choices: choices)
+    before = trials.Made("a plan", {1: SimpleNamespace()}, dict)
+    after = trials.Made("a plan", {}, before.how)  # without the region that is rolled back
+    values = {1: others, 0: held}
+    candidates = [SimpleNamespace(index=k, weight=w) for k, w in enumerate((1.0, 2.0))]
+    planner: Any = SimpleNamespace(
+        candidates=candidates, settings=len, describe=lambda _: {}, allocate=lambda *_, **__: before.choices
+    )
 
-    def refined(*_: Any) -> tuple[trials.Made, list[int]]:
+    def weigh(*_: Any) -> None:
         for c in candidates:
             c.weight *= 7
-        return after, [3]
 
-    monkeypatch.setattr(trials, "_refined", refined)
-    judge, check = (lambda choices, part=part: (values[id(choices)][part], 0.0) for part in (0, 1))
-    made, dropped = trials.improve(planner, judge, check, Any, Any, before, lambda *_: None, {})
+    class Judge:
+        def __init__(self, part: int) -> None:
+            self.part = part
+
+        def __call__(self, settings: int) -> tuple[float, float]:
+            return values[settings][self.part], 0.0
+
+        def halves(self, _: int) -> list[float]:
+            return [1.0]
+
+    monkeypatch.setattr(trials, "weigh_in_place", weigh)
+    monkeypatch.setattr(trials, "_roll_back", lambda *_: (after.choices, [3]))
+    judge, check = Judge(0), Judge(1)
+    options: Any = PlanOptions()
+    made, dropped = trials.improve(planner, judge, check, Any, options, before, lambda *_: None, {})
     assert (made, dropped) == ((after, [3]) if kept else (before, []))
     assert [c.weight for c in candidates] == ([7.0, 14.0] if kept else [1.0, 2.0]), "weights belong to their plan"
 
