@@ -225,6 +225,8 @@ def _rewrite(
             f"{'runs' if lost == 1 else 'run'} in float now, which costs more time than multiply-accumulates say; "
             f"the mode 'integer' makes no copies there"
         )
+    if planned.get("kernels", {}).get("kept"):
+        notes.append(f"late copies were left out: {planned['kernels']['why']}")
     if not changed:
         notes.append("nothing was rewritten: the output is the input")
     ranking = ranked_by(samples)

@@ -1,4 +1,4 @@
-"""Mode "integer": copies, but nowhere where a layer would lose its integer kernel."""
+"""Integer kernels: mode "integer" costs none, and a plan of mode "auto" none that it is not worth."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import zoo
 
 import onnx_ocs
+from onnx_ocs import spending
 from onnx_ocs.candidates import factors
 from onnx_ocs.graph import Graph
 from onnx_ocs.kernels import behind_kernels
@@ -19,7 +20,9 @@ from onnx_ocs.region import find_regions
 from onnx_ocs.runtime import integer_kernels
 from onnx_ocs.shapes import infer_shapes
 
-DATA = Path(__file__).resolve().parent / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = ROOT / "models" / "digits.w8a2.onnx"
+DATA = ROOT / "tests" / "data"
 FILES = sorted(p.stem for p in DATA.glob("**/*.onnx"))
 LOSE = ["nncf_mbv2_l17_pt", "ort_hswish_l17_weightqdq", "ort_convnexttanh_l17_u8s8pt", "brevitas_mbv2_leg_w8a8i32bias"]
 
@@ -100,3 +103,44 @@ def test_splitting_keeps_them_too() -> None:
     model = read("nncf_mbv2_l17_pt")
     result = onnx_ocs.rewrite(model, passes=[Split(0.5, "integer")], verify=False)
     assert integer_kernels(result.model) == integer_kernels(model)
+
+
+def planned(**options: Any) -> tuple[onnx_ocs.Plan, dict[str, Any]]:
+    """A plan for the example, and what was found on the way."""
+    calib = str(ROOT / "models" / "digits.calib.npz")
+    return onnx_ocs.plan(DIGITS, calib, onnx_ocs.PlanOptions(**options), ROOT / "models" / "digits.fp32.onnx")
+
+
+def left(plan: onnx_ocs.Plan) -> int | None:
+    return integer_kernels(onnx_ocs.rewrite(DIGITS, passes=[Translate(plan=plan)], verify=False).model)
+
+
+def test_auto_weighs_kernels_against_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that costs kernels stands beside one that costs none, and needs a gain that is worth them."""
+    before = integer_kernels(onnx.load(DIGITS))
+    spared, found = planned(budget=0.2)
+    assert before == found["kernels"]["of"] and found["kernels"]["kept"] and left(spared) == before
+    assert 0 < found["kernels"]["gain_db"] < spending.ONE_BIT * found["kernels"]["lost"] / before
+    integer, _ = planned(budget=0.2, mode="integer")
+    assert spared.digest() == integer.digest()
+    assert found["chosen"] == f"{integer.predicted['chosen']}, kernels kept"
+    monkeypatch.setattr(spending, "ONE_BIT", 0.0)  # now any gain is worth a kernel
+    fast, found = planned(budget=0.2)
+    assert not found["kernels"]["kept"] and left(fast) == before - found["kernels"]["lost"]
+    assert fast.predicted["objective_after"] < spared.predicted["objective_after"]
+
+
+@pytest.mark.parametrize("options", [{"budget": None, "ratio": 0.5}, {"budget": 0.2, "mode": "late"}])
+def test_what_is_asked_for_is_done(options: dict[str, Any]) -> None:
+    """So many copies, or late ones, are wanted: that is no question of time."""
+    _, found = planned(effort="quick", **options)
+    assert "kernels" not in found
+
+
+def test_the_report_says_that_kernels_were_kept() -> None:
+    calib = str(ROOT / "models" / "digits.calib.npz")
+    options = onnx_ocs.PlanOptions(budget=0.2)
+    floats = ROOT / "models" / "digits.fp32.onnx"
+    report = onnx_ocs.rewrite(DIGITS, calib=calib, float_model=floats, options=options, verify=False).report
+    assert any(n.startswith("late copies were left out: they would cost 1 of 8") for n in report["notes"])
+    assert report["cost"]["integer_kernels_after"] == report["cost"]["integer_kernels_before"]
