@@ -26,7 +26,9 @@ from onnx_ocs.quantizer import Quantizer, integer_clip, read_quantizer
 from onnx_ocs.shapes import Shape
 from onnx_ocs.weights import read_weight
 
-__all__ = ["Route", "Wide", "concat_sizes", "join", "route", "weight_axis"]
+__all__ = ["NOT_LINEAR", "Route", "Wide", "concat_sizes", "join", "route", "weight_axis"]
+
+NOT_LINEAR = "it is not linear per channel"  # along no axis, that is
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +243,7 @@ def _carry(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Shape
         return _fold("it pads the channels") if pads[axis] or pads[axis + half] else Route("carry", wide)
     if op in ("Resize", "Upsample") and not wide.integer:
         return _resize(graph, node, wide, rank)
-    return _fold("it is not linear per channel")
+    return _fold(NOT_LINEAR)
 
 
 def _resize(graph: Graph, node: NodeProto, wide: Wide, rank: int | None) -> Route:
@@ -300,14 +302,14 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
         return _scaled(graph, node, index, wide, rank)
     if index == 0 and node.domain in ("", "ai.onnx"):
         return _carry(graph, node, wide, shapes)
-    return _fold("it is not linear per channel")
+    return _fold(NOT_LINEAR)
 
 
 def _scaled(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | None) -> Route:
     """A multiplication by a positive constant, as in a GELU of small operators: the grid is multiplied, too."""
     c = graph.constant(node.input[1 - index])
     if c is None or c.size != 1 or c.dtype.kind != "f" or c.ndim > (rank or 1) or (node.op_type == "Div" and index):
-        return _fold("it is not linear per channel")
+        return _fold(NOT_LINEAR)
     factor = float(c.reshape(()))
     if not 0 < factor < np.inf:
         return _fold("it changes the sign")

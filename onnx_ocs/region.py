@@ -24,7 +24,7 @@ from onnx import NodeProto
 from onnx_ocs.activation import LEAST, Activation, recognise
 from onnx_ocs.bounds import Interval, value_bounds
 from onnx_ocs.graph import Array, Graph, attribute, is_op, label
-from onnx_ocs.layout import Route, Wide, route
+from onnx_ocs.layout import NOT_LINEAR, Route, Wide, route
 from onnx_ocs.producer import Early, find_early
 from onnx_ocs.quantizer import Quantizer, Refusal, read_quantizer
 from onnx_ocs.shapes import Shape
@@ -281,7 +281,7 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
         walk = _walk(graph, region, axis, channels, shapes)
         if best is None or len(walk.weights) > len(best.weights):
             best = walk
-        if walk.weights and not walk.folded:  # all readers are layers, or lead to some
+        if walk.weights and all(why == NOT_LINEAR for _, why in walk.folded):  # no other axis leads further
             break
     at = label(region.nodes[0])
     if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):
