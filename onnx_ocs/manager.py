@@ -41,6 +41,7 @@ class Context:
         progress: called with (what, done, total) during long work.
         original: the model before the first pass; `run_passes` sets it.
         floats: the float model; None where it is not at hand.
+        again: whether a pass only shows that it changes nothing more: its report is not read.
     """
 
     samples: Samples | None = None
@@ -49,6 +50,7 @@ class Context:
     progress: Callable[[str, int, int | None], None] = _silent
     original: onnx.ModelProto | None = None
     floats: onnx.ModelProto | None = None
+    again: bool = False
 
     def total(self) -> int:
         """How many samples there are to use."""
@@ -158,8 +160,7 @@ def run_passes(
             result = p.run(new, context)
             if result.changed:
                 _note(new, {"pass": p.name, "version": p.version, "options": _options(p)})
-                again = p.run(new, context)
-                if again.changed:
+                if p.run(new, replace(context, again=True)).changed:
                     raise PassError(f"a second run of the pass '{p.name}' changes its own result{after}")
         except (UserError, PassError):
             raise

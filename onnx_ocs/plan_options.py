@@ -28,8 +28,9 @@ class PlanOptions:
         copies: most copies a channel.
         align: what the number of a tensor's channels, copies included, is to be a multiple of.
         rescale: whether steps may be re-chosen.
-        mode: where the copies are made: "auto", "early", "late", or "integer": as "auto", but nowhere where a layer
-            would lose its integer kernel.
+        mode: where the copies are made: "early", "late", "auto" (early wherever it is exact), or "integer": as
+            "auto", but nowhere where a layer would lose its integer kernel.  Within a budget a plan of mode "auto"
+            costs kernels only where that is worth it (`onnx_ocs.spending`).
         objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
             "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
             and one that wins by either alone tends to lose by the other.

@@ -170,6 +170,8 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
     Returns:
         One report entry for each quantized activation.
     """
+    if history(model) and context.again:
+        return PassResult(False)
     graph = Graph(model)
     if history(model):
         regions = find_regions(graph, {}, "already_translated")
