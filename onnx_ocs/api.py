@@ -222,11 +222,11 @@ def _rewrite(
     if lost > 0:
         notes.append(
             f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
-            f"{'runs' if lost == 1 else 'run'} in float now, which costs more time than multiply-accumulates say; "
-            f"the mode 'integer' makes no copies there"
+            f"{'has' if lost == 1 else 'have'} none or a slow one now, which costs more time than multiply-accumulates "
+            f"say; the mode 'integer' makes no copies there"
         )
     if planned.get("kernels", {}).get("kept"):
-        notes.append(f"late copies were left out: {planned['kernels']['why']}")
+        notes.append(f"copies were left out: {planned['kernels']['why']}")
     if not changed:
         notes.append("nothing was rewritten: the output is the input")
     ranking = ranked_by(samples)

@@ -2,7 +2,8 @@
 
 It computes a layer, its activation and the one quantizer behind it in one integer kernel; with another reader of the
 float values in between, the layer runs in float.  That is read off the structure.  Kernels are lost for other reasons,
-too (a float bias, a MatMul of two activations of which one is folded back): that is found out by trying.
+too (a float bias, a MatMul of two activations of which one is folded back, a depthwise Conv that must add up copies and
+so becomes a grouped one, for which there is no fast kernel): that is found out by trying.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import onnx
 from onnx_ocs.activation import LAYERS
 from onnx_ocs.graph import Graph, is_op
 from onnx_ocs.region import Region
-from onnx_ocs.runtime import INTEGER_KERNELS, expose, integer_kernels, optimized
+from onnx_ocs.runtime import expose, fast_kernels, integer_kernels, optimized
 from onnx_ocs.widen import Decision, widened
 
 __all__ = ["behind_kernels", "losing", "without_kernels"]
@@ -35,7 +36,7 @@ def without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
         return set()
     written = {o for n in run.graph.node for o in n.output}
     fused = [t for t in tensors if t not in written]
-    whole = sum(n.op_type in INTEGER_KERNELS for n in run.graph.node)
+    whole = len(fast_kernels(run))
 
     def loss(read: Sequence[str]) -> int:
         left = integer_kernels(expose(model, read))
@@ -69,21 +70,26 @@ def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decisi
     """
     whole = integer_kernels(model)
 
-    def loses(part: Sequence[Decision]) -> bool:
+    def lost(part: Sequence[Decision]) -> int:
         new = widened(model, lambda _, of: [replace(d, region=of[d.region.tensor, d.region.outputs]) for d in part])
         left = integer_kernels(new)
-        return left is not None and whole is not None and left < whole
+        return 0 if left is None or whole is None else whole - left
 
-    def search(part: Sequence[Decision]) -> list[Decision]:
-        """Of decisions that lose kernels together."""
-        if len(part) == 1:
+    def search(part: Sequence[Decision], count: int) -> list[Decision]:
+        """Of decisions that lose so many kernels together."""
+        if len(part) == 1 or (count >= len(part) and all(_depthwise(d) for d in part)):  # each its reader's
             return [*part]
         halves = part[: len(part) // 2], part[len(part) // 2 :]
-        found = [d for half in halves if loses(half) for d in search(half)]
+        found = [d for half in halves if (n := lost(half)) > 0 for d in search(half, n)]
         return found or [*part]
 
-    left, found = list(decisions), list[Decision]()
-    while whole and left and loses(left):
-        found += search(left)
+    left, found = sorted(decisions, key=_depthwise), list[Decision]()
+    while whole and left and (count := lost(left)) > 0:
+        found += search(left, count)
         left = [d for d in left if not any(d is f for f in found)]
     return found
+
+
+def _depthwise(decision: Decision) -> bool:
+    """Whether a depthwise layer reads it, which is none any more where every channel has a copy."""
+    return decision.region.walk is not None and decision.region.walk.depthwise

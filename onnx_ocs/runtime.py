@@ -20,7 +20,7 @@ from onnx_ocs.graph import Array
 
 __all__ = [
     "INTEGER_KERNELS", "LEVELS", "Session", "as_bytes", "as_written", "attempt", "attempt_run", "cut", "expose",
-    "integer_kernels", "kernel_outputs", "optimized",
+    "fast_kernels", "integer_kernels", "kernel_outputs", "optimized",
 ]  # fmt: skip
 
 LEVELS = {
@@ -247,7 +247,26 @@ def kernel_outputs(model: onnx.ModelProto) -> set[str] | None:
     None where `optimized` is None.
     """
     found = optimized(model)
-    return None if found is None else {n.output[0] for n in found.graph.node if n.op_type in INTEGER_KERNELS}
+    return None if found is None else fast_kernels(found)
+
+
+def fast_kernels(run: onnx.ModelProto) -> set[str]:
+    """What the integer kernels of an optimized graph write.
+
+    Those of grouped Convs with several channels a group do not count: they take far longer than that of the depthwise
+    Conv that it may have been, or than a float one.
+    """
+    dims = {t.name: t.dims for t in run.graph.initializer}
+    return {
+        n.output[0]
+        for n in run.graph.node
+        if n.op_type in INTEGER_KERNELS and not (n.op_type == "QLinearConv" and _grouped(n, dims.get(n.input[3])))
+    }
+
+
+def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    return groups > 1 and dims is not None and dims[1] > 1
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:

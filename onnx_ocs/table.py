@@ -246,7 +246,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
     if not p["regions"]:
         console.print("Nothing to change: no plan is better on the held-out samples than the model as it is.")
     if found.get("kernels", {}).get("kept"):
-        console.print(f"Late copies were left out: {found['kernels']['why']}.")
+        console.print(f"Copies were left out: {found['kernels']['why']}.")
     if found["rolled_back"]:
         console.print(f"Rolled back, since the samples are better off without: {', '.join(found['rolled_back'])}.")
     if found.get("sweep"):

@@ -17,7 +17,7 @@ from onnx_ocs.graph import Graph
 from onnx_ocs.kernels import behind_kernels
 from onnx_ocs.passes import Split, Translate
 from onnx_ocs.region import find_regions
-from onnx_ocs.runtime import integer_kernels
+from onnx_ocs.runtime import INTEGER_KERNELS, integer_kernels, optimized
 from onnx_ocs.shapes import infer_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +62,18 @@ def test_the_report_says_when_kernels_are_lost(name: str) -> None:
     lost = cost["integer_kernels_before"] - cost["integer_kernels_after"]
     assert lost > 0
     assert any(n.startswith(f"{lost} of {cost['integer_kernels_before']} layers") for n in result.report["notes"])
+
+
+def test_a_depthwise_kernel_that_became_a_grouped_one_is_lost() -> None:
+    """Copies of every channel make a depthwise Conv a grouped one, whose integer kernel is a slow one."""
+    model, _ = zoo.build("depthwise")
+    result = onnx_ocs.rewrite(model, passes=[Translate(1.0, 1, "early")], verify=False)
+    run = optimized(result.model)
+    assert run is not None and sum(n.op_type in INTEGER_KERNELS for n in run.graph.node) == integer_kernels(model) == 2
+    assert integer_kernels(result.model) == 1
+    assert any(n.startswith("1 of 2 layers") for n in result.report["notes"])
+    spared = onnx_ocs.rewrite(model, passes=[Translate(1.0, 1, "integer")], verify=False)
+    assert integer_kernels(spared.model) == 2
 
 
 def test_why_a_tensor_is_left() -> None:
@@ -143,5 +155,5 @@ def test_the_report_says_that_kernels_were_kept() -> None:
     options = onnx_ocs.PlanOptions(budget=0.1)
     floats = ROOT / "models" / "digits.fp32.onnx"
     report = onnx_ocs.rewrite(DIGITS, calib=calib, float_model=floats, options=options, verify=False).report
-    assert any(n.startswith("late copies were left out: they would cost 1 of 8") for n in report["notes"])
+    assert any(n.startswith("copies were left out: they would cost 1 of 8") for n in report["notes"])
     assert report["cost"]["integer_kernels_after"] == report["cost"]["integer_kernels_before"]
