@@ -24,7 +24,7 @@ from onnx_ocs.widen import widened
 __all__ = ["AS_IT_IS", "Chosen", "Spending"]
 
 AS_IT_IS = "the model as it is"
-ONE_BIT = 20 * float(np.log10(2))  # dB to be gained if every layer loses its integer kernel; for some, their share
+HALVED = 10 * float(np.log10(2))  # dB to be gained if every layer loses its integer kernel; for some, their share
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Spending:
         """The best plan that costs no layer its integer kernel, where the chosen one costs more than it gains.
 
         The budget counts multiply-accumulates, and those of a layer that runs in float take several times as long.
-        But a rewrite is there to mend the model: half of the gain is worth any kernel.  Both halves of the samples must
-        say so: one alone may be luck.
+        So it must halve the error if all layers lose their kernels, and in proportion if some do.  Both halves of the
+        samples must say that it does not: one alone may be luck.
 
         Args:
             chosen: a plan that may cost kernels.
@@ -142,11 +142,10 @@ class Spending:
         other = replace(self, planner=spare())
         spared = other.within(log_to)
         halves = self.judge, self.check()  # both plans have seen all samples
-        errors = [[h(self.planner.settings(c))[0] for h in halves] for c in ({}, spared.choices, chosen.choices)]
-        as_it_is, without, with_them = -10 * np.log10(np.maximum(errors, 1e-30))
-        gains, lost = with_them - without, whole - left
-        share = lost / sum(macs > 0 for macs in self.planner.base.values())
-        kept = bool(np.all(gains < np.minimum(ONE_BIT * share, (with_them - as_it_is) / 2)))
+        errors = [[h(self.planner.settings(c))[0] for h in halves] for c in (chosen.choices, spared.choices)]
+        gains, lost = 10 * np.diff(np.log10(np.maximum(errors, 1e-30)), axis=0)[0], whole - left
+        layers = sum(macs > 0 for macs in self.planner.base.values())
+        kept = bool(np.all(gains < HALVED * lost / layers))
         gain = float(gains.mean())
         why = f"they would cost {lost} of {whole} integer kernels and gain {gain:.2f} dB of the objective"
         found["kernels"] = {"of": whole, "lost": lost, "gain_db": gain, "kept": kept, "why": why}

@@ -133,11 +133,11 @@ def test_auto_weighs_kernels_against_gain(monkeypatch: pytest.MonkeyPatch) -> No
     spared, found = planned(budget=0.1)
     assert before == found["kernels"]["of"] and found["kernels"]["kept"] and left(spared) == before
     layers = sum(n.op_type in ("Conv", "Gemm") for n in onnx.load(DIGITS).graph.node)
-    assert 0 < found["kernels"]["gain_db"] < spending.ONE_BIT * found["kernels"]["lost"] / layers
+    assert 0 < found["kernels"]["gain_db"] < spending.HALVED * found["kernels"]["lost"] / layers
     integer, _ = planned(budget=0.1, mode="integer")
     assert spared.digest() == integer.digest()
     assert found["chosen"] == f"{integer.predicted['chosen']}, kernels kept"
-    monkeypatch.setattr(spending, "ONE_BIT", 0.0)  # now any gain is worth a kernel
+    monkeypatch.setattr(spending, "HALVED", 0.0)  # now any gain is worth a kernel
     fast, found = planned(budget=0.1)
     assert not found["kernels"]["kept"] and left(fast) == before - found["kernels"]["lost"]
     assert fast.predicted["objective_after"] < spared.predicted["objective_after"]
