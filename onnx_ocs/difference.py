@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Difference:
         max_steps: largest difference in quantization steps.
         shift: sum of signed differences, in steps, exact ties left out.
         max_abs: largest difference of a float graph output.
-        relative: the same, against the output's largest absolute value.
+        outputs: by name, the largest difference of a float graph output, and its largest absolute value.
         worst: name of the tensor with the largest difference.
         ties: how many of the mismatches lie exactly on a rounding tie.
         allowed: how many values may flip near a tie.
@@ -40,7 +40,7 @@ class Difference:
     max_steps: int = 0
     shift: float = 0.0
     max_abs: float = 0.0
-    relative: float = 0.0
+    outputs: dict[str, tuple[float, float]] = field(default_factory=dict)
     worst: str = ""
     ties: int = 0
     allowed: float = 0.0
@@ -49,6 +49,11 @@ class Difference:
     def fraction(self) -> float:
         """Share of integers that differ."""
         return self.mismatches / self.values if self.values else 0.0
+
+    @property
+    def relative(self) -> float:
+        """Largest difference of a float graph output, against the output's largest absolute value over all batches."""
+        return max((gap / size if size else gap for gap, size in self.outputs.values()), default=0.0)
 
     def integers(self, name: str, a: Array, b: Array, exact: Array | None, noise: float = 0.0) -> None:
         """Compare two arrays of steps.
@@ -83,7 +88,8 @@ class Difference:
     def floats(self, name: str, a: Array, b: Array) -> None:
         """Compare a float graph output."""
         if a.shape != b.shape:
-            self.max_abs = self.relative = float("inf")
+            self.max_abs = float("inf")
+            self.outputs[name] = float("inf"), 0.0
             self.worst = name
             return
         if a.size and a.dtype.kind == "f":
@@ -91,8 +97,9 @@ class Difference:
             same = (x == y) | (np.isnan(x) & np.isnan(y))
             gap = float(np.max(np.abs(x - y), where=~same, initial=0.0))
             size = float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
+            largest = self.outputs.get(name, (0.0, 0.0))
+            self.outputs[name] = max(largest[0], gap), max(largest[1], size)
             self.max_abs = max(self.max_abs, gap)
-            self.relative = max(self.relative, gap / size if size else gap)
         elif a.size:
             self.integers(name, a, b, None)
 

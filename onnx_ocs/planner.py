@@ -87,7 +87,7 @@ class Planner:
             allowed: for each region whether the user lets it be changed.
             align: what the number of a tensor's channels, copies included, is to be a multiple of.
         """
-        self.graph, self.regions, self.copies, self.align = graph, regions, copies, align
+        self.graph, self.regions, self.copies, self.align, self.mode = graph, regions, copies, align, mode
         self.coarsest = COARSER  # largest factor by which a step may grow
         self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
         self.total = sum(self.base.values())
@@ -330,8 +330,9 @@ class Planner:
         return out
 
     def planned(self, choices: Mapping[int, Choice]) -> tuple[PlannedRegion, ...]:
-        """The plan's entries; a mode that turns out to be impossible falls back to late."""
-        modes = {c.index: c.mode for c in self.candidates}
+        """The plan's entries; early copies that turn out to be impossible become late ones where the mode lets them."""
+        early = "early only" if self.mode in ("early", "integer") else "early"
+        modes = {c.index: early if c.mode == "early" and c.shares else c.mode for c in self.candidates}
         entries = []
         for k, c in sorted(choices.items()):
             r = self.regions[k]

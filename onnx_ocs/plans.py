@@ -13,7 +13,8 @@ import numpy as np
 
 from onnx_ocs import early
 from onnx_ocs.errors import UserError
-from onnx_ocs.graph import Array, Graph
+from onnx_ocs.graph import Array, Graph, label
+from onnx_ocs.quantizer import Refusal
 from onnx_ocs.region import Early, Region
 from onnx_ocs.widen import Decision
 
@@ -21,6 +22,7 @@ __all__ = ["SCHEMA", "Plan", "PlannedRegion", "early_or_late"]
 
 SCHEMA = "onnx_ocs.plan/1"
 MOST = 255  # copies a channel
+MODES = ("early", "early only", "late")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class PlannedRegion:
         scale: the step, float64, shape () or (C,).
         copies: on the upper side, int64 (C,).
         copies_low: on the lower side, int64 (C,).
-        mode: "early" or "late".
+        mode: "early" (late where the producer cannot make the copies exactly), "early only" (none there), or "late".
     """
 
     tensor: str
@@ -139,7 +141,7 @@ class Plan:
             if walk is None or q is None or not regions[k].adjustable:
                 raise UserError(f"the plan names the tensor '{p.tensor}', which cannot be translated")
             good = p.copies.shape == p.copies_low.shape == (walk.channels,)
-            if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in ("early", "late"):
+            if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in MODES:
                 raise UserError(f"the plan's copies for '{p.tensor}' do not fit its {walk.channels} channels")
             if not walk.weights and (p.copies.any() or p.copies_low.any()):
                 raise UserError(f"the plan has copies for '{p.tensor}', which no layer with a weight reads")
@@ -164,10 +166,22 @@ class Plan:
         return found
 
 
-def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decision:
-    """A planned region as a decision; early where it can be stored exactly, else late."""
-    if planned.mode == "early" and isinstance(region.early, Early) and not planned.copies_low.any():
+def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decision | Refusal:
+    """A planned region as a decision: early where that is exact, else late, or refused if only early will do.
+
+    Other regions' new steps may have made it impossible: a bias counts in the steps of what its layer reads.
+    """
+    late = Decision(region, "late", planned.copies, planned.copies_low)
+    if planned.mode == "late":
+        return late
+    why = region.early if isinstance(region.early, Refusal) else None
+    if isinstance(region.early, Early) and not planned.copies_low.any():
         decision = Decision(region, "early", planned.copies, planned.copies_low)
-        if planned.copies.max(initial=0) <= region.early.copies and early.check(graph, region, decision.wide) is None:
-            return decision
-    return Decision(region, "late", planned.copies, planned.copies_low)
+        if planned.copies.max(initial=0) <= region.early.copies:
+            why = early.check(graph, region, decision.wide)
+            if why is None:
+                return decision
+    if planned.mode == "early":
+        return late
+    because = f": {why.message} ({why.code})" if why else ""
+    return Refusal("mode", f"not exact in early mode{because}", label(region.nodes[0]))

@@ -10,16 +10,18 @@ import numpy as np
 import onnx
 
 from onnx_ocs.cost import cost
+from onnx_ocs.graph import Graph
 from onnx_ocs.judge import Judge, worth
 from onnx_ocs.manager import Context
 from onnx_ocs.plan_options import PlanOptions
 from onnx_ocs.planner import Budget, Choice, Planner
 from onnx_ocs.plans import Plan, early_or_late
 from onnx_ocs.quality import Quality
+from onnx_ocs.region import Region
 from onnx_ocs.runtime import integer_kernels
 from onnx_ocs.target import Probe, search
 from onnx_ocs.trials import Made, affordable, best_plan, improve, with_all
-from onnx_ocs.widen import widened
+from onnx_ocs.widen import Decision, widened
 
 __all__ = ["AS_IT_IS", "Chosen", "Spending"]
 
@@ -78,9 +80,12 @@ class Spending:
 
     def _widened(self, choices: Mapping[int, Choice]) -> onnx.ModelProto:
         copied = [p for p in self.planner.planned(choices) if p.copies.any() or p.copies_low.any()]
-        return widened(
-            self.model, lambda graph, of: [early_or_late(graph, of[p.tensor, p.quantizers], p) for p in copied]
-        )
+
+        def decide(graph: Graph, of: Mapping[tuple[str, tuple[str, ...]], Region]) -> list[Decision]:
+            found = [early_or_late(graph, of[p.tensor, p.quantizers], p) for p in copied]
+            return [d for d in found if isinstance(d, Decision)]
+
+        return widened(self.model, decide)
 
     # ---- a budget ---------------------------------------------------------------------------------------------------
 

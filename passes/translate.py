@@ -105,7 +105,13 @@ class Translate:
             if wanted is None or k in refused:
                 decisions.append(refused.get(k) or r.refusal or Refusal(code, PRINCIPLE[code], label(r.nodes[0])))
             elif wanted.copies.any() or wanted.copies_low.any():
-                decisions.append(early_or_late(fresh, again[r.tensor, r.outputs], wanted))
+                decision: Decision | Refusal | None = early_or_late(fresh, again[r.tensor, r.outputs], wanted)
+                if isinstance(decision, Refusal):
+                    if r.quantizer is not None and np.array_equal(r.quantizer.scale, wanted.scale):
+                        refused[k] = decision
+                    else:
+                        decision = None  # its step alone
+                decisions.append(decision)
             else:
                 decisions.append(None)
         widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)])

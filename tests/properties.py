@@ -7,8 +7,8 @@
 - in mode "integer" no layer loses its integer kernel.
 
 With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and loses no more than
-`api.LOSS_DB` on these samples; and the switchboard that it is made with gives in stages what it gives in one session,
-to the last bit.
+`api.LOSS_DB` on these samples; where it says that kernels were kept, they are; and the switchboard that it is made with
+gives in stages what it gives in one session, to the last bit.
 """
 
 from __future__ import annotations
@@ -135,6 +135,9 @@ def check_planned(
     if not result.changed:
         return "left as it is"
     assert result.verification is not None and result.verification.verdict == "PASSED"
+    if mode == "integer" or result.report["plan"].get("kernels", {}).get("kept"):
+        left = integer_kernels(result.model)
+        assert left is None or left >= (integer_kernels(model) or 0), "a layer lost its integer kernel"
     quality = result.report["quality"]
     before, after = quality["sqnr_before_db"], quality["sqnr_after_db"]
     agrees = (quality["agreement_after"] or 0) > (quality["agreement_before"] or 0)

@@ -238,6 +238,28 @@ def test_excluded_by_a_plan() -> None:
     assert all(e["reason"]["node"] in names(model) for e in result.report["regions"] if e["reason"])
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_early_only(factor: float) -> None:
+    """What the producer cannot make exactly is not made late instead; the step changes all the same."""
+    model, _ = build("residual")
+    _, region = region_of(model, "relu2")  # behind an Add
+    assert region.quantizer is not None
+    ones = np.ones(8, np.int64)
+    step = region.quantizer.scale * factor
+    result = {}
+    for mode in ("early", "early only"):
+        planned = PlannedRegion(region.tensor, region.outputs, step, ones, 0 * ones, mode)
+        done = rewrite(model, passes=[Translate(plan=Plan("", (planned,)))], verify=False)
+        result[mode] = next(e for e in done.report["regions"] if e["tensor"] == "relu2")
+        assert done.changed == (mode == "early" or factor != 1)
+    assert result["early"]["mode"] == "late" and sum(result["early"]["copies"]) == 8
+    e = result["early only"]
+    if factor == 1:
+        assert e["status"] == "refused" and e["reason"]["code"] == "mode" and "early_" in e["reason"]["message"]
+    else:
+        assert (e["status"], e["mode"], sum(e["copies"])) == ("applied", "rescale", 0)
+
+
 def test_every_principle_has_a_test() -> None:
     assert PRINCIPLE.keys() - REFUSED.keys() == {"already_translated", "excluded"}
     assert all(not c.startswith("early_") for c in PRINCIPLE)
