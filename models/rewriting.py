@@ -15,8 +15,8 @@ from onnx_ocs.errors import VerificationError
 __all__ = ["HEADER", "row"]
 
 HEADER = """\
-| network | float | quantized | rewritten | MACs | tensors | verdict |
-|---|---|---|---|---|---|---|"""
+| network | float | quantized | rewritten | MACs | latency | tensors | verdict |
+|---|---|---|---|---|---|---|---|"""
 
 
 def _cell(network: Network, scores: Scores) -> str:
@@ -46,8 +46,8 @@ def row(
         seed: of training, sampling and planning.
 
     Returns:
-        A row below `HEADER`.  Scores are: task metric where there are labels, (agreement with float), SQNR.  Tensors:
-        quantized activations that were rewritten, of all.
+        A row below `HEADER`.  Scores are: task metric where there are labels, (agreement with float), SQNR.  Latency:
+        of one sample in onnxruntime, after against before.  Tensors: quantized activations that were rewritten, of all.
 
     Raises:
         UserError: a package is missing, or the quantizer or onnx_ocs refuses the model.
@@ -64,10 +64,11 @@ def row(
             low, wide, calib=built.calib, float_model=built.float_model, options=options, seed=seed
         )
     except VerificationError:
-        verdict, extra, tensors, after = "FAILED", "", "", []
+        verdict, extra, latency, tensors, after = "FAILED", "", "", "", []
     else:
-        cost, regions = result.report["cost"], result.report["regions"]
+        cost, regions, took = (result.report[k] for k in ("cost", "regions", "latency"))
         extra = f"{100 * (cost['macs_after'] / cost['macs_before'] - 1):+.1f} %"
+        latency = "" if took["ratio"] is None else f"x {took['ratio']:.2f}"
         tensors = f"{sum(r['status'] == 'applied' for r in regions)} of {len(regions)}"
         verdict = "PASSED" if result.changed else "left as it is"
         after = [wide if result.changed else low]
@@ -80,6 +81,7 @@ def row(
         _cell(network, before),
         *([_cell(network, s) for s in rest] or [""]),
         extra,
+        latency,
         tensors,
         f"{verdict}, {time.perf_counter() - start:.0f} s",
     ]
