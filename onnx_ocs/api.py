@@ -219,14 +219,16 @@ def _rewrite(
     before = cost(original, shapes_in)
     costs = (before, cost(new, shapes_in) if changed else before)
     lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
+    weighed = planned.get("kernels")
     if lost > 0:
         notes.append(
             f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
             f"{'has' if lost == 1 else 'have'} none or a slow one now, which costs more time than multiply-accumulates "
             f"say; the mode 'integer' makes no copies there"
+            + (f", for {weighed['gain_db']:.2f} dB less of the objective" if weighed and not weighed["kept"] else "")
         )
-    if planned.get("kernels", {}).get("kept"):
-        notes.append(f"copies were left out: {planned['kernels']['why']}")
+    if weighed and weighed["kept"]:
+        notes.append(f"copies were left out: {weighed['why']}")
     if not changed:
         notes.append("nothing was rewritten: the output is the input")
     ranking = ranked_by(samples)

@@ -332,7 +332,7 @@ class Planner:
     def planned(self, choices: Mapping[int, Choice]) -> tuple[PlannedRegion, ...]:
         """The plan's entries; early copies that turn out to be impossible become late ones where the mode lets them."""
         early = "early only" if self.mode in ("early", "integer") else "early"
-        modes = {c.index: early if c.mode == "early" and c.shares else c.mode for c in self.candidates}
+        modes = {c.index: early if c.mode == "early" else c.mode for c in self.candidates}
         entries = []
         for k, c in sorted(choices.items()):
             r = self.regions[k]
