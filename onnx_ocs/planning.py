@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ def make_plan(
     truth = None if float_model is None else as_written(float_model)
     judge = Judge(board, first_feeds(held, wanted), truth, options.objective)
 
+    @cache
     def check() -> Judge:
         """The objective on the samples that plans are made from."""
         return Judge(board, first_feeds(learn, wanted), truth, options.objective)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from onnx_ocs import tensors
 from onnx_ocs.errors import UserError, first_line
-from onnx_ocs.graph import Array
+from onnx_ocs.graph import Array, attribute
 
 __all__ = [
     "INTEGER_KERNELS", "LEVELS", "Session", "as_bytes", "as_written", "attempt", "attempt_run", "cut", "expose",
@@ -265,8 +265,7 @@ def fast_kernels(run: onnx.ModelProto) -> set[str]:
 
 
 def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    return groups > 1 and dims is not None and dims[1] > 1
+    return bool(attribute(node, "group", 1) > 1) and dims is not None and dims[1] > 1
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:

@@ -170,13 +170,12 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
     Returns:
         One report entry for each quantized activation.
     """
-    if history(model) and context.again:
-        return PassResult(False)
-    graph = Graph(model)
     if history(model):
-        regions = find_regions(graph, {}, "already_translated")
+        if context.again:
+            return PassResult(False)
+        regions = find_regions(Graph(model), {}, "already_translated")
         return PassResult(False, [entry(by.name, r, r.refusal) for r in regions])
-    shapes = infer_shapes(model)
+    graph, shapes = Graph(model), infer_shapes(model)
     regions = find_regions(graph, shapes)
     decisions = selection.decide(graph, regions, find_outliers(model, graph, regions, selection.copies, context))
     accepted = [d for d in decisions if isinstance(d, Decision)]

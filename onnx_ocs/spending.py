@@ -1,4 +1,4 @@
-"""From a planner and its judges to one plan: within a budget, or to a target, and not for integer kernels alone."""
+"""From a planner and its judges to one plan: within a budget, without needless loss of kernels, or to a target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from onnx_ocs.target import Probe, search
 from onnx_ocs.trials import Made, affordable, best_plan, improve, with_all
 from onnx_ocs.widen import Decision, widened
 
-__all__ = ["AS_IT_IS", "Chosen", "Spending"]
+__all__ = ["Chosen", "Spending"]
 
 AS_IT_IS = "the model as it is"
 HALVED = 10 * float(np.log10(2))  # dB to be gained if every layer loses its integer kernel; for some, their share
@@ -129,8 +129,8 @@ class Spending:
         """The best plan that costs no layer its integer kernel, where the chosen one costs more than it gains.
 
         The budget counts multiply-accumulates, and those of a layer that runs in float take several times as long.
-        So it must halve the error if all layers lose their kernels, and in proportion if some do.  Both halves of the
-        samples must say that it does not: one alone may be luck.
+        So the copies must halve the error if all layers lose their kernels, and in proportion if some do.  They are
+        left out where both halves of the samples say that they do not: one alone may be luck.
 
         Args:
             chosen: a plan that may cost kernels.

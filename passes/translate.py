@@ -86,6 +86,7 @@ class Translate:
             raise UserError("the plan was made for another model: plan again")
         planned = dict(plan.match(regions))
         refused: dict[int, Refusal] = {}
+        rescaled: set[int] = set()
         for k, p in planned.items():
             q = regions[k].quantizer
             if q is not None and not np.array_equal(q.scale, p.scale):
@@ -94,6 +95,7 @@ class Translate:
                     refused[k] = why
                     continue
                 rescale(graph, regions[k], p.scale)
+                rescaled.add(k)
         graph.commit(lambda node: stamp(node, self.name, self.version))
         fresh = Graph(model)
         shapes = infer_shapes(model)
@@ -107,10 +109,10 @@ class Translate:
             elif wanted.copies.any() or wanted.copies_low.any():
                 decision: Decision | Refusal | None = early_or_late(fresh, again[r.tensor, r.outputs], wanted)
                 if isinstance(decision, Refusal):
-                    if r.quantizer is not None and np.array_equal(r.quantizer.scale, wanted.scale):
-                        refused[k] = decision
-                    else:
+                    if k in rescaled:
                         decision = None  # its step alone
+                    else:
+                        refused[k] = decision
                 decisions.append(decision)
             else:
                 decisions.append(None)
