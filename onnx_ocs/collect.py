@@ -89,23 +89,31 @@ def _count_in_processes(
                         continue
                     done += answer
                     context.progress("calibrating", min(done, total), total)
-                    connection.send(ahead)
+                    with _reaching(busy[connection]):
+                        connection.send(ahead)
                     ahead = ahead and next(batches, None)
     context.progress("calibrating", total, total)
 
 
 def _receive(connection: Connection, process: Any) -> Any:
     """What a worker says; raises what it raised."""
-    try:
+    with _reaching(process):
         answer = connection.recv()
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+@contextmanager
+def _reaching(process: Any) -> Iterator[None]:
+    """Says so where the process at the other side has gone, whether it is asked or told."""
+    try:
+        yield
     except (EOFError, OSError):
         process.join(5)
         raise UserError(
             f"a calibration process ended by itself (exit code {process.exitcode}; out of memory?): use fewer --jobs"
         ) from None
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 @contextmanager

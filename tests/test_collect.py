@@ -150,15 +150,18 @@ def test_a_sample_that_the_model_does_not_take() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_process_that_is_killed() -> None:
+@pytest.mark.parametrize("after", [0.0, 1.0])
+def test_a_process_that_is_killed(after: float) -> None:
+    """At work, or after its answer has been sent: then the next batch finds nobody."""
     model, x = data(80)
 
     def feeds() -> Any:
         for i in range(0, 80, 8):
             if i == 40:
-                victim = multiprocessing.active_children()[0]
-                os.kill(victim.pid, signal.SIGKILL)
-                victim.join()
+                time.sleep(after)
+                for victim in multiprocessing.active_children():
+                    os.kill(victim.pid, signal.SIGKILL)
+                    victim.join()
             yield 8, {"x": x[i : i + 8]}
 
     with pytest.raises(UserError, match="--jobs"):
