@@ -10,7 +10,7 @@ g and G add up over all readers of the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,8 +124,18 @@ class Table:
     mean: Array
 
 
-def tabulate(h: Histogram, counts: Array, scales: Iterable[float], low: int, high: int, copies: int) -> list[Table]:
-    """Errors of quantizing with each of several steps, for 0..copies copies on each side.
+def tabulate(
+    h: Histogram,
+    counts: Array,
+    scales: Sequence[float],
+    low: int,
+    high: int,
+    rooms: Sequence[tuple[int, int]],
+    most: int,
+) -> list[Table]:
+    """Errors of quantizing with each of several steps, for 0..most copies on each side.
+
+    Copies that there is no room for, or that nothing is left for, are as good as those before.
 
     Args:
         h: the tensor's histogram.
@@ -133,27 +143,31 @@ def tabulate(h: Histogram, counts: Array, scales: Iterable[float], low: int, hig
         scales: the steps.
         low: integers that the quantizer can express below zero (zero_point - qmin).
         high: integers above zero (qmax - zero_point).
-        copies: N.
+        rooms: most copies on the upper and the lower side, for every step.
+        most: copies up to which the tables go.
     """
-    scales = [float(s) for s in scales]
     edges = h.edges
     width = edges[1] - edges[0]
     # the golden ratio shifts the positions from bin to bin, so that they do not fall in step with the grid
-    turn = (np.arange(BINS) * 0.6180339887498949 % 1.0)[:, None]
-    v = edges[:, None] + width * ((np.arange(POINTS) + turn) % POINTS) / POINTS
+    turn = np.arange(BINS) * 0.6180339887498949 % 1.0
+    v = edges + width * ((np.arange(POINTS)[:, None] + turn) % POINTS) / POINTS
     total = np.maximum(h.zeros + counts.sum(1), 1)
-    square, mean = (np.zeros((len(scales), len(counts), 2, copies + 1)) for _ in range(2))
+    square, mean = (np.zeros((len(scales), len(counts), 2, most + 1)) for _ in range(2))
     positive = int(np.searchsorted(edges, 0.0))
-    for side, (room, mine) in enumerate(((high, slice(positive, BINS)), (low, slice(positive)))):
+    for side, (levels, mine) in enumerate(((high, slice(positive, BINS)), (low, slice(positive)))):
         if mine.stop == 0:
             continue
-        most = (np.arange(copies + 1) + 1) * room
-        errors = [_bins(np.abs(v[mine]), scale, width, most) for scale in scales]  # (2, bins, N + 1) each
+        x = np.abs(v[:, mine])
+        errors = []
+        for scale, room in zip(scales, rooms, strict=True):
+            enough = np.ceil(np.rint(x.max() / scale) / levels) if levels else 1
+            errors.append(_bins(x, scale, width, levels * np.arange(1, 1 + max(1, min(room[side] + 1, int(enough))))))
         # one product for all steps: the counts are read once
-        squares, means = counts[:, mine] @ np.concatenate(errors, 2)
-        shape = len(counts), len(scales), copies + 1
-        square[:, :, side] = np.moveaxis(squares.reshape(shape) / total[:, None, None], 1, 0)
-        mean[:, :, side] = np.moveaxis(means.reshape(shape) / (total if side == 0 else -total)[:, None, None], 1, 0)
+        ends = np.cumsum([e.shape[2] for e in errors])[:-1]
+        found = counts[:, mine] @ np.concatenate(errors, 2) / total[:, None]
+        for s, (squares, means) in enumerate(zip(*(np.split(f, ends, 1) for f in found), strict=True)):
+            last = np.minimum(np.arange(most + 1), squares.shape[1] - 1)
+            square[s, :, side], mean[s, :, side] = squares[:, last], means[:, last] * (1 if side == 0 else -1)
     return [Table(s, m) for s, m in zip(square, mean, strict=True)]
 
 
@@ -161,7 +175,7 @@ def _bins(x: Array, scale: float, width: float, most: Array) -> Array:
     """Mean squared and mean signed error of every bin, for each number of copies.
 
     Args:
-        x: magnitudes, (bins, points).
+        x: magnitudes, (points, bins).
         scale: the step.
         width: of a bin.
         most: largest integer with 0..N copies, (N + 1,).
@@ -175,11 +189,11 @@ def _bins(x: Array, scale: float, width: float, most: Array) -> Array:
     else:
         rounded = x - k * scale
         inside = rounded**2
-    out = np.empty((2, len(x), len(most)))
-    out[0], out[1] = inside.mean(1)[:, None], rounded.mean(1)[:, None]
-    clipped = np.nonzero(k.max(1)[:, None] > most)  # most bins are not, by most copies
-    x, k, top = x[clipped[0]], k[clipped[0]], most[clipped[1], None]
-    error = np.where(k > top, x - top * scale, rounded[clipped[0]])
-    out[0][clipped] = np.where(k > top, error**2, inside[clipped[0]]).mean(1)
-    out[1][clipped] = error.mean(1)
+    out = np.empty((2, x.shape[1], len(most)))
+    out[0], out[1] = inside.mean(0)[:, None], rounded.mean(0)[:, None]
+    clipped = np.nonzero(k.max(0)[:, None] > most)  # most bins are not, by most copies
+    x, k, top = x[:, clipped[0]], k[:, clipped[0]], most[clipped[1]]
+    error = np.where(k > top, x - top * scale, rounded[:, clipped[0]])
+    out[0][clipped] = np.where(k > top, error**2, inside[:, clipped[0]]).mean(0)
+    out[1][clipped] = error.mean(0)
     return out

@@ -113,8 +113,8 @@ class Planner:
         h, q = self.histograms[c.index], c.region.quantizer
         assert q is not None
         low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
-        scales = float(q.scale.mean()) * c.steps
-        c.tables = tabulate(h, smoothed(h, self.samples), scales, low, high, self.copies)
+        scales = (float(q.scale.mean()) * c.steps).tolist()
+        c.tables = tabulate(h, smoothed(h, self.samples), scales, low, high, c.rooms, self.copies)
 
     def _each(self, work: Callable[[Candidate], None]) -> None:
         """Do something for every candidate, side by side: numpy computes outside of Python's lock."""

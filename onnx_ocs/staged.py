@@ -3,7 +3,8 @@
 Where all that the rest of the model reads are tensors that were switched (`onnx_ocs.switchboard`), or that no switch
 reaches, it is cut, into stages of a session each.  What crossed the cuts is kept: a question runs from the first stage
 whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
-behind it leaves every number as it is in one session.
+behind it leaves every number as it is in one session.  Each stage also has a session without switches, for questions
+that leave it and all that follow at rest: it takes half the time, and may add up in another order.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_ocs.graph import Array, is_op, mentioned, topological
-from onnx_ocs.runtime import SMALL, Session, as_written
+from onnx_ocs.runtime import LARGE, SMALL, Session, as_written
 from onnx_ocs.tensors import rough_size
 
 __all__ = ["STAGES", "Staged"]
@@ -35,6 +36,10 @@ TYPES = {
 class _Stage:
     session: Session
     parameters: tuple[str, ...]  # those that it reads
+    resting: Session | None  # the same for parameters at rest, as constants
+
+    def key(self, parameters: Mapping[str, Array]) -> tuple[bytes, ...]:
+        return tuple(parameters[p].tobytes() for p in self.parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +58,13 @@ class Staged:
     """The model's first output, as a function of samples and parameters."""
 
     def __init__(
-        self, model: onnx.ModelProto, parameters: Collection[str], switched: Collection[str], stages: int = STAGES
+        self, model: onnx.ModelProto, rest: Mapping[str, Array], switched: Collection[str], stages: int = STAGES
     ) -> None:
         """Load it.
 
         Args:
             model: the model; not changed.
-            parameters: names of the graph inputs that are no samples.
+            rest: the graph inputs that are no samples, and the values that most questions have for most of them.
             switched: tensors behind which it may be cut.
             stages: in how many sessions at most.
 
@@ -67,13 +72,14 @@ class Staged:
             Exception: whatever onnxruntime raises for a model that it does not load.
         """
         self._runs: OrderedDict[int, tuple[Mapping[str, Array], list[_Run]]] = OrderedDict()
-        parts = _Parts(model, set(parameters), set(switched))
+        parts = _Parts(model, rest, set(switched))
         self._output = parts.output
         self.stages = parts.load(parts.cuts(stages))
+        self._rest = [s.key(rest) for s in self.stages]
 
     def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> Array:
         """The output for samples (which are known again by identity: they must not change) and parameters."""
-        keys = [tuple(parameters[p].tobytes() for p in s.parameters) for s in self.stages]
+        keys = [s.key(parameters) for s in self.stages]
         runs = self._runs.pop(id(feed), (feed, []))[1]
         like = max(runs, key=lambda r: r.agrees(keys), default=None)  # the older one, where both agree as far
         same = 0 if like is None else like.agrees(keys)
@@ -81,9 +87,11 @@ class Staged:
         known = {**feed, **parameters}
         for found in written:
             known |= found
-        for stage in self.stages[same:]:
-            inputs = {n: known[n] for n in stage.session.inputs if n in known}
-            written.append(stage.session.run(inputs))
+        last = max((k for k, key in enumerate(keys) if key != self._rest[k]), default=-1)  # that is not at rest
+        for k, stage in list(enumerate(self.stages))[same:]:
+            session = stage.resting if stage.resting is not None and k > last else stage.session
+            inputs = {n: known[n] for n in session.inputs if n in known}
+            written.append(session.run(inputs))
             known |= written[-1]
         if like is None or same < len(keys):
             # questions change one thing about a plan, or keep the change: that plan, or the last question, comes again
@@ -103,8 +111,8 @@ def _size(kept: Collection[tuple[Mapping[str, Array], list[_Run]]]) -> int:
 class _Parts:
     """The nodes that the first output needs, in order, and where they can be parted."""
 
-    def __init__(self, model: onnx.ModelProto, parameters: set[str], switched: set[str]) -> None:
-        self.model, self.parameters, self.switched = model, parameters, switched
+    def __init__(self, model: onnx.ModelProto, rest: Mapping[str, Array], switched: set[str]) -> None:
+        self.model, self.rest, self.parameters, self.switched = model, rest, set(rest), switched
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
         self.threads = 1 if rough_size(model, SMALL) < SMALL else 0  # of the whole model, not of a part
@@ -161,7 +169,10 @@ class _Parts:
         for begin, end in pairwise(bounds):
             part = self._part(begin, end, known)
             session = as_written(part, self.threads)
-            stages.append(_Stage(session, tuple(sorted(session.inputs & self.parameters))))
+            read = tuple(sorted(session.inputs & self.parameters))
+            large = not read or rough_size(part, LARGE) >= LARGE  # nothing to gain, or weights that are held once
+            resting = None if large else as_written(self._at_rest(part), self.threads)
+            stages.append(_Stage(session, read, resting))
             for name, kind, shape in session.described():
                 if end < len(self.nodes):
                     if kind not in TYPES:
@@ -194,3 +205,13 @@ class _Parts:
         g.input.extend(v for name, v in known.items() if name in read.difference(written))
         g.output.extend(onnx.ValueInfoProto(name=t) for t in outputs)
         return new
+
+    def _at_rest(self, part: onnx.ModelProto) -> onnx.ModelProto:
+        """A part with its parameters as constants: onnxruntime puts what was chosen in the place of an If."""
+        inputs = list(part.graph.input)
+        del part.graph.input[:]
+        part.graph.input.extend(i for i in inputs if i.name not in self.rest)
+        part.graph.initializer.extend(
+            numpy_helper.from_array(self.rest[i.name], i.name) for i in inputs if i.name in self.rest
+        )
+        return part

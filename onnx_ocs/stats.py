@@ -147,14 +147,18 @@ def smoothed(h: Histogram, samples: int) -> Array:
     if not alive.any() or samples < 1:
         return counts
     r = rms[alive, None]
-    top = float(np.abs(middle).max() / r.min())
-    # units of the root mean square, finer near zero: u = sinh(t)
-    grid = np.linspace(-np.arcsinh(top), np.arcsinh(top), 2 * BINS + 1)
-    place = np.searchsorted(grid, np.arcsinh(middle / r), side="right") - 1
+    # units of the root mean square, finer near zero: u = sinh(t), in even steps of t
+    top = float(np.arcsinh(np.abs(middle).max() / r.min()))
+
+    def place(v: Array) -> Array:
+        return np.asarray((np.arcsinh(v / r) + top) * (BINS / top))
+
     share = counts[alive] / total[alive, None] / alive.sum()
-    pooled = np.bincount(place.ravel(), share.ravel(), minlength=grid.size)
+    pooled = np.bincount(place(middle).astype(np.intp).ravel(), share.ravel(), minlength=2 * BINS + 1)
     below = np.concatenate([[0.0], np.cumsum(pooled)[:-1]])
-    ends = np.interp(np.arcsinh(np.append(edges, edges[-1] + width) / r), grid, below)
+    ends = np.clip(place(np.append(edges, edges[-1] + width)), 0, 2 * BINS)
+    first = np.minimum(ends.astype(np.intp), 2 * BINS - 1)
+    ends = below[first] + (ends - first) * np.diff(below)[first]
     ends[:, -1], ends[:, 0] = below[-1] + pooled[-1], 0.0 if h.signed else ends[:, 0]  # what lies outside, at the ends
     counts[alive] += np.diff(ends, axis=1) * (total[alive, None] / samples)
     return counts

@@ -5,6 +5,10 @@ cost at the output?  What would this plan give?  What if this region were left a
 
     a' = a                                                  switched off
     a' = s * clip(round(a / s), lo, hi)                     switched on; lo and hi per channel, in steps
+
+The second line is a QuantizeLinear and a DequantizeLinear wherever that can be: onnxruntime has fast kernels for them.
+They saturate at the ends of their integers' type, 16 bits being enough for any copies of a byte: a zero_point for each
+channel puts the upper end where hi is, and what lies below lo is lifted first.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from onnx_ocs.staged import STAGES, Staged
 __all__ = ["Setting", "Switchboard", "narrow"]
 
 BYTE = 255  # steps of a byte
+SHORT = 65535  # of 16 bits; a plan with more, at 8 bits or less, is measured with so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +74,16 @@ def _is_byte(q: Quantizer) -> bool:
     return q.qmax - q.qmin == BYTE and q.scale.size == 1
 
 
-def _bytes(e: Editor, name: str, x: gs.Tensor, scale: gs.Tensor, zero: gs.Tensor) -> list[gs.Node]:
-    """A quantizer without copies: two operators that onnxruntime has fast kernels for."""
-    integers, out = gs.Variable(f"{name}_integers"), gs.Variable(f"{name}_byte", np.float32, None)
-    domain = None if e.opset >= 10 else "com.microsoft"
+def _saturating(
+    e: Editor, name: str, x: gs.Tensor, scale: gs.Tensor, zero: gs.Tensor, axis: int | None = None
+) -> list[gs.Node]:
+    """A quantizer that the type of its zero_point bounds; scale and zero_point may differ along an axis."""
+    integers, out = gs.Variable(f"{name}_integers"), gs.Variable(f"{name}_quantized", np.float32, None)
+    domain = None if e.opset >= 10 and axis is None else "com.microsoft"
+    along = {} if axis is None else {"axis": axis}
     return [
-        gs.Node("QuantizeLinear", f"{name}_to_byte", {}, [x, scale, zero], [integers], domain=domain),
-        gs.Node("DequantizeLinear", f"{name}_from_byte", {}, [integers, scale, zero], [out], domain=domain),
+        gs.Node("QuantizeLinear", f"{name}_quantize", {**along}, [x, scale, zero], [integers], domain=domain),
+        gs.Node("DequantizeLinear", f"{name}_dequantize", {**along}, [integers, scale, zero], [out], domain=domain),
     ]
 
 
@@ -130,9 +138,9 @@ class Switchboard:
         self.regions = regions
         carried = {o for r in regions if r.walk is not None for n in r.walk.carried for o in n.output}
         e = Editor(model)
-        samples = {t.name for t in e.graph.inputs}
         self._columns: dict[int, int] = {}
         self._switched: list[str] = []
+        self._asked: Mapping[int, Setting] | None = None
         for k, r in enumerate(regions):
             q = r.quantizer
             if q is None:
@@ -148,8 +156,9 @@ class Switchboard:
                     value = self._switch(e, k, name, value, q)
                 e.replace(name, q, value)
         try:
-            parameters = [t.name for t in e.graph.inputs if t.name not in samples]
-            self._model = Staged(e.export(), parameters, self._switched, stages)
+            off = {name: v for k, n in self._columns.items() for name, v in _parameters(k, None, n).items()}
+            self._rest = {t.name: off[t.name] for t in e.graph.inputs if t.name in off}
+            self._model = Staged(e.export(), self._rest, self._switched, stages)
             self.stages = len(self._model.stages)
         except Exception as error:
             raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None
@@ -168,11 +177,19 @@ class Switchboard:
             return gs.Graph(nodes, outputs=nodes[-1].outputs, opset=e.opset, name=f"{name}_{kind}")
 
         on = parameter("on", np.bool_)
-        scale, low, high = (parameter(part, np.float32, None) for part in ("scale", "low", "high"))
         x = e.floats(value, q, name + "_float")
-        switched = branch("on", _steps(e, name, x, scale, low, high))
+        if q.qmax - q.qmin > BYTE:
+            parts = [parameter(part, np.float32, None) for part in ("step", "low", "high")]
+            switched = branch("on", _steps(e, name, x, *parts))
+        else:
+            scale, zero = parameter("scale", np.float32, None), parameter("zero", np.uint16, None)
+            lifted, nodes = x, []
+            if np.any(q.zero_point > q.qmin):  # others have no values below zero
+                lifted = gs.Variable(f"{name}_lifted", np.float32, None)
+                nodes = [gs.Node("Max", f"{name}_lift", {}, [x, parameter("floor", np.float32, None)], [lifted])]
+            switched = branch("on", nodes + _saturating(e, name, lifted, scale, zero, -1 - self._columns[k]))
         if _is_byte(q):
-            byte = branch("byte", _bytes(e, name, x, scale, parameter("zero", np.uint8)))
+            byte = branch("byte", _saturating(e, f"{name}_byte", x, scale, parameter("byte_zero", np.uint8)))
             out = gs.Variable(f"{name}_either", np.float32, None)
             inner = {"then_branch": byte, "else_branch": switched}
             switched = branch("how", [gs.Node("If", f"{name}_how", inner, [parameter("byte", np.bool_)], [out])])
@@ -184,15 +201,40 @@ class Switchboard:
         return e.node("Cast", [result], name + "_half", to=int(onnx.helper.np_dtype_to_tensor_dtype(q.float_dtype)))
 
     def run(self, feed: Mapping[str, Array], settings: Mapping[int, Setting]) -> Array:
-        """The model's first output, with the given quantizers on and all others off."""
-        full: dict[str, Array] = {}
-        for k, behind in self._columns.items():
-            s = settings.get(k)
-            scale, low, high = (np.ones(1), np.zeros(1), np.zeros(1)) if s is None else (s.scale, s.low, s.high)
-            byte = all(np.all(v == v.flat[0]) for v in (scale, low, high)) and high.flat[0] - low.flat[0] == BYTE
-            full |= {f"ocs_on_{k}": np.asarray(s is not None), f"ocs_byte_{k}": np.asarray(byte)}
-            full[f"ocs_zero_{k}"] = np.asarray(-low.flat[0] if byte else 0, np.uint8)
-            for part, values in (("scale", scale), ("low", low), ("high", high)):
-                v = np.asarray(values.flat[:1] if byte else values, np.float32)
-                full[f"ocs_{part}_{k}"] = v.reshape(-1, *[1] * behind) if v.size > 1 else v.reshape(1)
-        return self._model.run(feed, full)
+        """The model's first output, with the given quantizers on and all others off.
+
+        Both are known again by identity: they must not change.
+        """
+        if self._asked is not settings:  # once for all samples
+            self._asked, self._parameters = settings, self._at(settings)
+        return self._model.run(feed, self._parameters)
+
+    def _at(self, settings: Mapping[int, Setting]) -> dict[str, Array]:
+        """All parameters."""
+        full = dict(self._rest)
+        for k, s in settings.items():
+            if k in self._columns:
+                full |= _parameters(k, s, self._columns[k])
+        return full
+
+
+def _parameters(k: int, s: Setting | None, behind: int) -> dict[str, Array]:
+    """Parameters of one switch, in front of `behind` axes; None: it is off."""
+    scale, low, high = (np.ones(1), np.zeros(1), np.zeros(1)) if s is None else (s.scale, s.low, s.high)
+    if all(np.all(v == v.flat[0]) for v in (scale, low, high)):
+        scale, low, high = (v.flat[:1] for v in (scale, low, high))
+    byte = high.size == 1 and high[0] - low[0] == BYTE
+    along, zero = np.broadcast_arrays(scale, np.maximum(SHORT - high, 0))
+    columns = {"low": low, "high": high, "step": scale, "floor": low * scale}
+    return {f"ocs_{name}_{k}": _column(v, behind) for name, v in columns.items()} | {
+        f"ocs_on_{k}": np.asarray(s is not None),
+        f"ocs_scale_{k}": along.astype(np.float32),
+        f"ocs_zero_{k}": zero.astype(np.uint16),
+        f"ocs_byte_{k}": np.asarray(byte),
+        f"ocs_byte_zero_{k}": np.asarray(-low[0] if byte else 0, np.uint8),
+    }
+
+
+def _column(v: Array, behind: int) -> Array:
+    """One value, or one for each channel in front of other axes."""
+    return v.astype(np.float32).reshape(-1, *[1] * behind) if v.size > 1 else v.astype(np.float32).reshape(1)

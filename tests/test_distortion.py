@@ -72,7 +72,9 @@ def test_table_equals_quantized_samples(name: str) -> None:
     x = samples(signed)
     h = Histogram(len(x), signed)
     h.add(x)
-    _, table = tabulate(h, h.counts, [scale * 3, scale], low, high, copies)  # the steps do not mix
+    _, table = tabulate(
+        h, h.counts, [scale * 3, scale], low, high, [(copies, copies)] * 2, copies
+    )  # the steps do not mix
     square, mean = brute(x.astype(np.float64), scale, low, high, copies)
     assert table.square.shape == table.mean.shape == square.shape == (5, 2, copies + 1)
     gap = np.abs(table.square - square)
@@ -91,7 +93,7 @@ def test_more_copies_clip_less() -> None:
     x = samples(True)
     h = Histogram(5, True)
     h.add(x)
-    [table] = tabulate(h, h.counts, [0.1], 4, 3, 8)
+    [table] = tabulate(h, h.counts, [0.1], 4, 3, [(8, 8)], 8)
     assert np.all(np.diff(table.square, axis=2) <= 1e-15)
     assert np.all(table.mean[:4, 0, 0] > 0) and np.all(table.mean[:3, 1, 0] < 0), "clipped above and below"
 
@@ -105,7 +107,7 @@ def test_table_of_parts_is_their_mean() -> None:
         h.add(np.asarray([[8.0]] * 5, np.float32))  # one range for all
         h.counts[:] = 0
         h.add(a)
-        parts.append((tabulate(h, h.counts, [0.2], 3, 4, 2)[0], a.shape[1]))
+        parts.append((tabulate(h, h.counts, [0.2], 3, 4, [(2, 2)], 2)[0], a.shape[1]))
     (first, n), (second, m), (whole, total) = parts
     assert np.allclose(first.square * n + second.square * m, whole.square * total)
     assert np.allclose(first.mean * n + second.mean * m, whole.mean * total)

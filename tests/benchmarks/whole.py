@@ -82,7 +82,7 @@ def main() -> None:
     for _ in range(a.runs):
         for task, found in seconds.items():
             command = [sys.executable, __file__, *sys.argv[1:], "--one", task]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             took, shares = json.loads(done.stdout.splitlines()[-1])
             found.append(took)
             stages = shares or stages
