@@ -90,6 +90,11 @@ class Candidate:
     savings: list[Array] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
 
+    @property
+    def own(self) -> int:
+        """Which of the steps is the file's."""
+        return int(np.flatnonzero(self.steps == 1)[0])
+
 
 def find_candidates(
     graph: Graph,

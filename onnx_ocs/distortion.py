@@ -191,9 +191,14 @@ def _bins(x: Array, scale: float, width: float, most: Array) -> Array:
         inside = rounded**2
     out = np.empty((2, x.shape[1], len(most)))
     out[0], out[1] = inside.mean(0)[:, None], rounded.mean(0)[:, None]
-    clipped = np.nonzero(k.max(0)[:, None] > most)  # most bins are not, by most copies
-    x, k, top = x[:, clipped[0]], k[:, clipped[0]], most[clipped[1]]
-    error = np.where(k > top, x - top * scale, rounded[:, clipped[0]])
-    out[0][clipped] = np.where(k > top, error**2, inside[:, clipped[0]]).mean(0)
-    out[1][clipped] = error.mean(0)
+    whole, some = (v[:, None] > most for v in (k.min(0), k.max(0)))  # clipped: most bins are not, by most copies
+    middle = x.mean(0)
+    beyond = middle[:, None] - most * scale
+    np.copyto(out[0], beyond**2 + ((x - middle) ** 2).mean(0)[:, None], where=whole)
+    np.copyto(out[1], beyond, where=whole)
+    at = np.nonzero(some & ~whole)  # a bin in which clipping begins
+    x, k, top = x[:, at[0]], k[:, at[0]], most[at[1]]
+    error = np.where(k > top, x - top * scale, rounded[:, at[0]])
+    out[0][at] = np.where(k > top, error**2, inside[:, at[0]]).mean(0)
+    out[1][at] = error.mean(0)
     return out

@@ -38,6 +38,7 @@ from onnx_ocs.switchboard import Setting, narrow
 __all__ = ["Budget", "Choice", "Planner"]
 
 HIGHEST = 1e38  # price at which nothing is bought (float32 holds it)
+CLOSE = 1 + 1e-6  # losses that differ by less may both be the least
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Planner:
         assert q is not None
         if choice is None:
             zero = np.zeros(len(c.readers.gain), np.int64)
-            return self.distortion(c, int(np.flatnonzero(c.steps == 1)[0]), zero, zero)
+            return self.distortion(c, c.own, zero, zero)
         factor = float(np.mean(choice.scale)) / float(np.mean(q.scale))
         return self.distortion(c, int(np.argmin(np.abs(c.steps - factor))), choice.copies, choice.copies_low)
 
@@ -180,7 +181,7 @@ class Planner:
             saving = np.minimum.accumulate(np.maximum(e[:, :, :-1] - e[:, :, 1:], 0), axis=2)
             for side, free in enumerate(c.rooms[s]):
                 saving[:, side, max(min(free, most), 0) :] = 0
-            ordered = np.sort(saving, axis=None)
+            ordered = np.sort(saving[saving > 0])
             c.savings.append(saving.astype(np.float32))
             c.curves.append(Curve(float(e[:, :, 0].sum()), ordered, np.concatenate([[0.0], np.cumsum(ordered)])))
 
@@ -189,16 +190,13 @@ class Planner:
         free = rescale & (np.asarray(c.rooms)[:, 0] >= 0) & (c.steps <= self.coarsest)
         return np.flatnonzero(free | (c.steps == 1)).tolist()
 
-    def _choose(self, c: Candidate, steps: Sequence[int], price: float) -> tuple[int, Array, Array]:
-        """The best of some steps, and the copies, of one region at a price per MAC."""
-        t = float(min(price * c.macs / c.weight, HIGHEST)) if c.weight > 0 else HIGHEST
-        best, chosen = np.inf, int(np.flatnonzero(c.steps == 1)[0])
-        for s in steps:
-            loss = c.curves[s].at(t)
-            if loss < best * (1 - 1e-9):
-                best, chosen = loss, s
-        counts = self._aligned(c, chosen, c.savings[chosen] > t).sum(2)
-        return chosen, counts[:, 0], counts[:, 1]
+    def _price(self, c: Candidate, price: float) -> float:
+        """What a copy must save, at a price per MAC."""
+        return float(min(price * c.macs / c.weight, HIGHEST)) if c.weight > 0 else HIGHEST
+
+    def _taken(self, c: Candidate, step: int, price: float) -> Array:
+        """The copies (C, 2, N) that save more than they cost."""
+        return self._aligned(c, step, c.savings[step] > self._price(c, price))
 
     def _aligned(self, c: Candidate, step: int, taken: Array) -> Array:
         """Copies (C, 2, N) filled up with the next best to a multiple; `allocate` makes them fit the budget."""
@@ -215,25 +213,27 @@ class Planner:
 
     def spend(self, choices: Mapping[int, Choice]) -> tuple[float, float]:
         """What choices cost: share of extra MACs, and mean copies a channel over all candidates."""
+        return self._spend({k: int(c.copies.sum() + c.copies_low.sum()) for k, c in choices.items()})
+
+    def _spend(self, made: Mapping[int, int]) -> tuple[float, float]:
+        """What so many copies cost, by region."""
         into: dict[int, float] = {}
         out: dict[int, float] = {}
-        copies = 0
         for c in self.candidates:
             assert c.region.walk is not None
-            if c.index not in choices:
+            if c.index not in made:
                 continue
-            n = int(choices[c.index].copies.sum() + choices[c.index].copies_low.sum())
-            copies += n
+            n = made[c.index]
             share = n / c.region.walk.channels
             for node, part in c.shares.items():
                 into[node] = into.get(node, 0.0) + n * part
             if c.mode == "early" and isinstance(c.region.early, Early):
                 out[id(c.region.early.layer)] = share
         macs = sum(b * (1 + into.get(k, 0.0)) * (1 + out.get(k, 0.0)) for k, b in self.base.items() if b)
-        return (macs / self.total - 1 if self.total else 0.0), copies / max(self.channels, 1)
+        return (macs / self.total - 1 if self.total else 0.0), sum(made.values()) / max(self.channels, 1)
 
-    def _within(self, choices: Mapping[int, Choice], budget: Budget) -> bool:
-        macs, ratio = self.spend(choices)
+    def _within(self, spent: tuple[float, float], budget: Budget) -> bool:
+        macs, ratio = spent
         return (budget.macs is None or macs <= budget.macs + 1e-9) and (
             budget.ratio is None or ratio <= budget.ratio + 1e-9
         )
@@ -245,31 +245,49 @@ class Planner:
             for c in self.candidates:
                 c.macs = 1.0
         low, high = -40.0, 40.0  # exponents of the price
-        best: dict[int, Choice] = {}
+        below: list[dict[int, float]] | None = None  # losses of all steps there
+        above: list[dict[int, float]] | None = None
+        best: tuple[float, list[int]] | None = None
         steps = [self._open(c, rescale) for c in self.candidates]
         for _ in range(36):
             middle = (low + high) / 2
-            choices = self._at(10.0**middle, steps)
-            if self._within(choices, budget):
-                best, high = choices, middle
+            price = 10.0**middle
+            losses = [self._losses(c, s, price) for c, s in zip(self.candidates, steps, strict=True)]
+            chosen = [_first_best(found, c.own) for c, found in zip(self.candidates, losses, strict=True)]
+            made = {
+                c.index: n
+                for c, s in zip(self.candidates, chosen, strict=True)
+                if (n := int(np.count_nonzero(self._taken(c, s, price)))) or s != c.own
+            }
+            if self._within(self._spend(made), budget):
+                best, high, above = (price, chosen), middle, losses
             else:
-                low = middle
+                low, below = middle, losses
+            if below is not None and above is not None:
+                # a loss grows with the price: what loses more at the lower end than another at the upper one is out
+                for k, (lower, upper) in enumerate(zip(below, above, strict=True)):
+                    limit = min(upper.values()) * CLOSE
+                    steps[k] = [s for s in steps[k] if not lower[s] > limit]
+        choices = {} if best is None else self._choices(*best)
         if budget.ratio is not None:
             for c, m in zip(self.candidates, saved, strict=True):
                 c.macs = m
-        return best
+        return choices
 
-    def _at(self, price: float, steps: Sequence[Sequence[int]]) -> dict[int, Choice]:
-        """The plan at a price, from some steps of every candidate."""
+    def _losses(self, c: Candidate, steps: Sequence[int], price: float) -> dict[int, float]:
+        """Error and cost of one region at a price per MAC, by step."""
+        t = self._price(c, price)
+        return {s: c.curves[s].at(t) for s in steps}
+
+    def _choices(self, price: float, steps: Sequence[int]) -> dict[int, Choice]:
+        """The plan at a price, with one step for every candidate."""
         choices = {}
-        for c, open_steps in zip(self.candidates, steps, strict=True):
-            step, up, low = self._choose(c, open_steps, price)
+        for c, step in zip(self.candidates, steps, strict=True):
+            up, low = np.moveaxis(self._taken(c, step, price).sum(2), 1, 0)
             q = c.region.quantizer
             assert q is not None
-            scale = (
-                (q.scale * c.steps[step]).astype(q.float_dtype).astype(np.float64) if c.steps[step] != 1 else q.scale
-            )
-            if up.any() or low.any() or c.steps[step] != 1:
+            scale = q.scale if step == c.own else (q.scale * c.steps[step]).astype(q.float_dtype).astype(np.float64)
+            if up.any() or low.any() or step != c.own:
                 assert c.region.walk is not None
                 n = c.region.walk.channels  # where the step alone is chosen, all channels are one row
                 choices[c.index] = Choice(scale, *(np.broadcast_to(v, (n,)).astype(np.int64) for v in (up, low)))
@@ -286,7 +304,7 @@ class Planner:
             for c in self.candidates:
                 assert c.region.walk is not None
                 mass = masses[c.index]
-                most = c.rooms[int(np.flatnonzero(c.steps == 1)[0])][0]
+                most = c.rooms[c.own][0]
                 n = int(k * c.region.walk.channels + 0.5)
                 chosen = np.zeros(c.region.walk.channels, np.int64)
                 if c.uniform:
@@ -300,7 +318,7 @@ class Planner:
                         chosen[np.argsort(-mass, kind="stable")[:n]] = 1
                 if chosen.any() and c.region.quantizer is not None:
                     choices[c.index] = Choice(c.region.quantizer.scale, chosen, np.zeros_like(chosen))
-            if self._within(choices, budget):
+            if self._within(self.spend(choices), budget):
                 best, low = choices, k
             else:
                 high = k
@@ -343,3 +361,12 @@ class Planner:
         """Cost of a plan, for the report."""
         macs, ratio = self.spend(choices)
         return {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
+
+
+def _first_best(losses: Mapping[int, float], chosen: int) -> int:
+    """The step with the least loss, the first of those that hardly differ; a given one where none has any."""
+    best = np.inf
+    for s, loss in losses.items():
+        if loss < best * (1 - 1e-9):
+            best, chosen = loss, s
+    return chosen

@@ -150,17 +150,27 @@ def smoothed(h: Histogram, samples: int) -> Array:
     # units of the root mean square, finer near zero: u = sinh(t), in even steps of t
     top = float(np.arcsinh(np.abs(middle).max() / r.min()))
 
-    def place(v: Array) -> Array:
-        return np.asarray((np.arcsinh(v / r) + top) * (BINS / top))
+    def place(v: Array, r: Array) -> Array:
+        u = v / r
+        np.arcsinh(u, out=u)
+        u += top
+        u *= BINS / top
+        return np.asarray(u)
 
-    share = counts[alive] / total[alive, None] / alive.sum()
-    pooled = np.bincount(place(middle).astype(np.intp).ravel(), share.ravel(), minlength=2 * BINS + 1)
+    rows, bins = np.nonzero(counts)
+    share = counts[rows, bins] / (total * alive.sum())[rows]
+    pooled = np.bincount(place(middle[bins], rms[rows]).astype(np.intp), share, minlength=2 * BINS + 1)
     below = np.concatenate([[0.0], np.cumsum(pooled)[:-1]])
-    ends = np.clip(place(np.append(edges, edges[-1] + width)), 0, 2 * BINS)
+    ends = place(np.append(edges, edges[-1] + width), r)
+    np.clip(ends, 0, 2 * BINS, out=ends)
     first = np.minimum(ends.astype(np.intp), 2 * BINS - 1)
-    ends = below[first] + (ends - first) * np.diff(below)[first]
+    ends -= first
+    ends *= np.diff(below)[first]
+    ends += below[first]
     ends[:, -1], ends[:, 0] = below[-1] + pooled[-1], 0.0 if h.signed else ends[:, 0]  # what lies outside, at the ends
-    counts[alive] += np.diff(ends, axis=1) * (total[alive, None] / samples)
+    more = np.diff(ends, axis=1)
+    more *= total[alive, None] / samples
+    counts[alive] += more
     return counts
 
 
