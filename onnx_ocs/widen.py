@@ -226,7 +226,7 @@ class _Widening:
             name = graph.fresh(tensor + "_wide")
             graph.rename_output(tensor, name)
             graph.reshaped.discard(tensor)
-            self.fold(name, tensor, wide, next(iter(owners)))
+            self.fold(name, tensor, wide)
         self.owners[name] = owners
         if is_op(graph.producer.get(name), "QuantizeLinear"):
             for k in owners:
@@ -242,8 +242,12 @@ class _Widening:
             if label(reader) not in self.results[k].consumers:
                 self.results[k].consumers.append(label(reader))
 
-    def fold(self, source: str, target: str, wide: Wide, owner: int) -> None:
-        """Write the narrow value of a wide tensor: base plus copies (integers: the base alone, as in the original)."""
+    def fold(self, source: str, target: str, wide: Wide) -> None:
+        """Write the narrow value of a wide tensor: base plus copies (integers: the base alone, as in the original).
+
+        Few channels have copies, and fewer have many.  So a sum is only as wide as there are channels with a further
+        copy, and at the end every channel is taken from where it was complete.
+        """
         graph = self.graph
         base = np.flatnonzero(wide.level == 0)
         extra = np.flatnonzero(wide.level != 0)
@@ -254,20 +258,27 @@ class _Widening:
         owner_of = wide.origin[order]
         starts = np.searchsorted(owner_of, owner_of, side="left")
         turn = np.arange(order.size) - starts  # 0 for a channel's first copy, 1 for its second, ...
-        total = self.pick(source, base, wide, graph.fresh(target + "_base"))
-        q = self.results[owner].decision.region.quantizer
-        assert q is not None
+        complete, size, where = [source], wide.origin.size, base.copy()
+        total, width, place = source, size, base  # where a channel's sum so far is
         for t in range(int(turn.max()) + 1):
-            where = np.zeros(wide.narrow, np.int64)
-            mask = np.zeros(wide.narrow, q.float_dtype)
-            where[owner_of[turn == t]] = order[turn == t]
-            mask[owner_of[turn == t]] = 1
-            part = self.pick(source, where, wide, graph.fresh(f"{target}_copy"))
-            if not mask.all():
-                constant = graph.add_initializer(f"{target}_mask", self.broadcast(mask, wide, target))
-                part = graph.add_node("Mul", [part, constant], graph.fresh(f"{target}_masked"))
-            last = t == int(turn.max())
-            total = graph.add_node("Add", [total, part], target if last else graph.fresh(target + "_sum"))
+            copies = turn == t
+            channels = owner_of[copies]
+            if not np.array_equal(place[channels], np.arange(width)):
+                total = self.pick(total, place[channels], wide, graph.fresh(target + "_base"))
+            part = self.pick(source, order[copies], wide, graph.fresh(target + "_copy"))
+            ending = channels.size - np.count_nonzero(turn == t + 1)
+            everything = ending == wide.narrow
+            total = graph.add_node("Add", [total, part], target if everything else graph.fresh(target + "_sum"))
+            if everything:
+                return
+            width, place = channels.size, np.zeros_like(base)
+            place[channels] = np.arange(width)
+            if ending:
+                complete.append(total)
+                where[channels] = size + np.arange(width)
+                size += width
+        together = graph.add_node("Concat", complete, graph.fresh(target + "_sums"), axis=wide.axis)
+        self.pick(together, where, wide, target)
 
     def pick(self, source: str, where: Array, wide: Wide, target: str) -> str:
         """Channels of a tensor by position.
