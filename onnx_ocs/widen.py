@@ -137,7 +137,7 @@ class _Widening:
         self.publish(node.output[0], wide, frozenset([k]))
 
     def late(self, k: int) -> str:
-        """Copies made in float behind the activation: Gather, Sub, Relu (Min), Concat."""
+        """Copies made in float behind the activation: Gather, Sub, Relu (Min) where the quantizer is none, Concat."""
         graph, decision = self.graph, self.results[k].decision
         wide, tensor = decision.wide, decision.region.tensor
         q = decision.region.quantizer
@@ -158,9 +158,9 @@ class _Widening:
             shift = level[chosen] * np.broadcast_to(size, (wide.narrow,))[channels]
             constant = graph.add_initializer(name + "_shift", self.broadcast(shift.astype(q.float_dtype), wide, tensor))
             part = graph.add_node("Sub", [part, constant], graph.fresh(name + "_shifted"))
-            if sign > 0:
+            if sign > 0 and np.any(q.zero_point > q.qmin):  # other quantizers are a ReLU themselves
                 part = graph.add_node("Relu", [part], graph.fresh(name + "_copies"))
-            else:
+            elif sign < 0:
                 zero = graph.add_initializer(name + "_zero", np.zeros((), q.float_dtype))
                 part = graph.add_node("Min", [part, zero], graph.fresh(name + "_copies"))
             parts.append(part)
@@ -258,8 +258,15 @@ class _Widening:
         owner_of = wide.origin[order]
         starts = np.searchsorted(owner_of, owner_of, side="left")
         turn = np.arange(order.size) - starts  # 0 for a channel's first copy, 1 for its second, ...
+        rest = np.setdiff1d(np.arange(wide.narrow), owner_of)
         complete, size, where = [source], wide.origin.size, base.copy()
-        total, width, place = source, size, base  # where a channel's sum so far is
+        last = wide.axis in (-1, len(self.shapes.get(target, ())) - 1)
+        if not rest.size:
+            complete, size = [], 0
+        elif not last and 2 * rest.size < size:  # on the last axis picking some is dearer than copying all
+            complete, size = [self.pick(source, base[rest], wide, graph.fresh(target + "_rest"))], rest.size
+            where[rest] = np.arange(size)
+        total, width, place = source, wide.origin.size, base  # where a channel's sum so far is
         for t in range(int(turn.max()) + 1):
             copies = turn == t
             channels = owner_of[copies]
