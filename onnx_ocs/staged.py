@@ -115,7 +115,9 @@ class _Parts:
         self.model, self.rest, self.parameters, self.switched = model, rest, set(rest), switched
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
-        self.threads = 1 if rough_size(model, SMALL) < SMALL else 0  # of the whole model, not of a part
+        size = rough_size(model, SMALL)  # of the whole model, not of a part
+        self.threads = 1 if size < SMALL else 0
+        self.large = size >= LARGE  # its weights are held once
         self.output = model.graph.output[0].name
         wanted, nodes = {self.output}, []
         for n in reversed(topological(model.graph.node)):
@@ -170,8 +172,7 @@ class _Parts:
             part = self._part(begin, end, known)
             session = as_written(part, self.threads)
             read = tuple(sorted(session.inputs & self.parameters))
-            large = not read or rough_size(part, LARGE) >= LARGE  # nothing to gain, or weights that are held once
-            resting = None if large else as_written(self._at_rest(part), self.threads)
+            resting = as_written(self._at_rest(part), self.threads) if read and not self.large else None
             stages.append(_Stage(session, read, resting))
             for name, kind, shape in session.described():
                 if end < len(self.nodes):
