@@ -1,6 +1,6 @@
 """Damaged model files: what a broken disk, a broken exporter or an attacker may hand in.
 
-    python tests/fuzz.py --count 10000 [--seed 0] [--jobs 1] [FILE.onnx ...]
+    python tests/fuzz.py --count 10000 [--seed 0] [FILE.onnx ...]
 
 Each case damages one model (bits, length, or one field: types, shapes, names, wiring, attributes, external data),
 and rewrites it in a process of its own, with a limit on time and memory.  Allowed are a result that onnx reads, and
