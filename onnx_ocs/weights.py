@@ -140,6 +140,8 @@ def _read(graph: Graph, node: NodeProto, index: int) -> Weight | None:
         # output axis k of a Transpose is axis perm[k] of its input
         if t is not None:
             t = t or tuple(reversed(range(len(shape))))
+            if sorted(t) != sorted(axes):
+                return None  # of another rank, in a damaged file
             axes = tuple(t[a] for a in axes)
         perms.append(axes)
     weight = Weight(tensor, tuple(shape[a] for a in axes), tuple(chain), tuple(perms))

@@ -188,6 +188,24 @@ def test_a_layer_with_a_vector_for_a_weight_is_left_alone() -> None:
     assert rewrite(model, verify=False).report["regions"][-1]["status"] == "refused"
 
 
+@pytest.mark.parametrize("dims", [(), (8, 8, 1), (64,)])
+def test_a_weight_of_another_rank_than_its_transpose(dims: tuple[int, ...]) -> None:
+    """Found by tests/fuzz.py."""
+    model = onnx.load(Path(__file__).parent / "data" / "brevitas_mlp_leg_w2a4.onnx")
+    turned = [n for n in model.graph.node if n.op_type == "Transpose"]
+    producer = {o: n for n in model.graph.node for o in n.output}
+    for n in turned:  # behind a DequantizeLinear, or whatever else stands there
+        root = n.input[0]
+        while root in producer:
+            root = producer[root].input[0]
+        for t in model.graph.initializer:
+            if t.name == root:
+                t.CopyFrom(
+                    numpy_helper.from_array(np.ones(dims, onnx.helper.tensor_dtype_to_np_dtype(t.data_type)), root)
+                )
+    assert turned and not rewrite(model, verify=False).changed
+
+
 def test_damage_that_does_not_matter() -> None:
     """Found by tests/fuzz.py: bytes that are no text, an old IR version, shapes of constants that do not fit."""
     net, outputs = conv_relu_conv(Style(per_channel=False))
