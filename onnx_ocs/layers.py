@@ -93,7 +93,7 @@ class _Tally:
         """What the reference lets through: saturation that acts as a ReLU or ReLU6 is part of the float model."""
         q = self.region.quantizer
         assert q is not None
-        if np.all(q.zero_point == q.qmin) and self.region.bounds[0] < 0:
+        if q.rectifies and self.region.bounds[0] < 0:
             a = np.maximum(a, 0)
         ceiling = self.region.ceiling
         return np.minimum(a, np.float32(ceiling)) if np.isfinite(ceiling) else a
@@ -192,7 +192,7 @@ def _tally(region: Region, after: Cut | None) -> _Tally:
     # a carried quantizer may see another axis than its own walk would choose
     axis = axis if wide is None else wide.axis
     after_grid = None if after is None else _Grid.of(after.quantizer, wide)
-    unsigned = region.bounds[0] >= 0 or bool(np.all(q.zero_point == q.qmin))
+    unsigned = region.bounds[0] >= 0 or q.rectifies
     return _Tally(region, axis, _Grid.of(q), after_grid, Histogram(2, not unsigned))
 
 

@@ -203,7 +203,7 @@ def reference(model: onnx.ModelProto, regions: Sequence[Region]) -> onnx.ModelPr
             continue
         for name in region.outputs:
             value = e.by_output[name].inputs[0]
-            if np.all(q.zero_point == q.qmin) and region.bounds[0] < 0:
+            if q.rectifies and region.bounds[0] < 0:
                 value = e.node("Relu", [value], name + "_floor")
             if np.isfinite(region.ceiling):
                 bound = e.constant(np.asarray(region.ceiling, q.float_dtype))

@@ -212,7 +212,7 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | No
             return x
         if x is None or n.input[0] in graph.inputs:
             return _range(q)
-        x = _rectified(x) if np.all(q.zero_point == q.qmin) else x
+        x = _rectified(x) if q.rectifies else x
         low, top = -float(q.x_low.max()), float(q.x_clip.max())
         return np.clip(x[0], low, top), np.minimum(x[1], ((top - low) / 2) ** 2)  # no more spread than the range
     if (norm := _scale(graph, n)) is not None:

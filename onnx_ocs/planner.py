@@ -48,6 +48,10 @@ class Budget:
     macs: float | None = None
     ratio: float | None = None
 
+    def allows(self, macs: float, ratio: float) -> bool:
+        """Whether so much may be spent: a share of MACs, and mean copies a channel."""
+        return (self.macs is None or macs <= self.macs + 1e-9) and (self.ratio is None or ratio <= self.ratio + 1e-9)
+
     def times(self, share: float) -> Budget:
         """A share of it."""
         return Budget(*(None if v is None else v * share for v in (self.macs, self.ratio)))
@@ -232,12 +236,6 @@ class Planner:
         macs = sum(b * (1 + into.get(k, 0.0)) * (1 + out.get(k, 0.0)) for k, b in self.base.items() if b)
         return (macs / self.total - 1 if self.total else 0.0), sum(made.values()) / max(self.channels, 1)
 
-    def _within(self, spent: tuple[float, float], budget: Budget) -> bool:
-        macs, ratio = spent
-        return (budget.macs is None or macs <= budget.macs + 1e-9) and (
-            budget.ratio is None or ratio <= budget.ratio + 1e-9
-        )
-
     def allocate(self, budget: Budget, rescale: bool) -> dict[int, Choice]:
         """The plan that minimises the predicted distortion within the budget, with or without other steps."""
         if budget.ratio is not None:  # copies cost the same everywhere
@@ -259,7 +257,7 @@ class Planner:
                 for c, s in zip(self.candidates, chosen, strict=True)
                 if (n := int(np.count_nonzero(self._taken(c, s, price)))) or s != c.own
             }
-            if self._within(self._spend(made), budget):
+            if budget.allows(*self._spend(made)):
                 best, high, above = (price, chosen), middle, losses
             else:
                 low, below = middle, losses
@@ -318,7 +316,7 @@ class Planner:
                         chosen[np.argsort(-mass, kind="stable")[:n]] = 1
                 if chosen.any() and c.region.quantizer is not None:
                     choices[c.index] = Choice(c.region.quantizer.scale, chosen, np.zeros_like(chosen))
-            if self._within(self.spend(choices), budget):
+            if budget.allows(*self.spend(choices)):
                 best, low = choices, k
             else:
                 high = k

@@ -56,7 +56,7 @@ def find_early(
         How the producer's rows are to be repeated, or why that is not exact.
     """
     at, start = label(nodes[0]), tensor
-    low_end = bool(np.all(q.zero_point == q.qmin))
+    low_end = q.rectifies
 
     def no(code: str, message: str, node: NodeProto | None = None) -> Refusal:
         return Refusal(code, message, at if node is None else label(node))

@@ -72,6 +72,11 @@ class Quantizer:
         """Size of the smallest (most negative) value that can be expressed, float64, shape () or (C,)."""
         return np.asarray((self.zero_point - self.qmin) * self.scale)
 
+    @cached_property
+    def rectifies(self) -> bool:
+        """Whether it saturates at 0 from below, as a ReLU does."""
+        return bool(np.all(self.zero_point == self.qmin))
+
     def per_channel(self, channels: int) -> tuple[Array, Array]:
         """Scale and zero-point broadcast to shape (channels,)."""
         return np.broadcast_to(self.scale, (channels,)), np.broadcast_to(self.zero_point, (channels,))

@@ -183,7 +183,7 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
 
 def _implicit(graph: Graph, tensor: str, q: Quantizer) -> bool:
     """Whether a layer feeds the quantizer directly and zero_point == qmin: saturation acts as a ReLU."""
-    return bool(np.all(q.zero_point == q.qmin)) and is_op(graph.producer.get(tensor), "Conv", "ConvTranspose", "Gemm")
+    return q.rectifies and is_op(graph.producer.get(tensor), "Conv", "ConvTranspose", "Gemm")
 
 
 def _is_gate(graph: Graph, tensor: str, q: Quantizer) -> bool:
@@ -230,7 +230,7 @@ def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
         code = "no_weight_consumer"
         readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
         return Refusal(code, f"{PRINCIPLE[code]} (but {readers})", at)
-    if hi <= top * BARELY and (lo >= -low * BARELY or np.all(q.zero_point == q.qmin)):
+    if hi <= top * BARELY and (lo >= -low * BARELY or q.rectifies):
         return Refusal(
             "never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at
         )

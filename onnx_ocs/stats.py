@@ -216,7 +216,7 @@ class Statistics:
         self.halves: tuple[dict[int, Histogram], dict[int, Histogram]] = ({}, {})
         for k, r in enumerate(regions):
             if r.walk is not None and r.quantizer is not None and (r.walk.weights or k in steps):
-                unsigned = r.bounds[0] >= 0 or bool(np.all(r.quantizer.zero_point == r.quantizer.qmin))
+                unsigned = r.bounds[0] >= 0 or r.quantizer.rectifies
                 channels = r.walk.channels if r.walk.weights else 1
                 for half in self.halves:
                     half[k] = Histogram(channels, not unsigned)

@@ -58,7 +58,7 @@ def narrow(q: Quantizer) -> Setting:
 def _bounded(e: Editor, name: str, q: Quantizer, r: Region) -> gs.Tensor:
     """What a quantizer reads, with the bounds that hold whatever its step: the activation that was folded into it."""
     value = e.by_output[name].inputs[0]
-    floor = bool(np.all(q.zero_point == q.qmin)) and r.bounds[0] < 0
+    floor = q.rectifies and r.bounds[0] < 0
     if not np.isfinite(r.ceiling):
         return e.node("Relu", [value], name + "_floor") if floor else value
     top = e.constant(np.asarray(r.ceiling, q.float_dtype))
@@ -184,7 +184,7 @@ class Switchboard:
         else:
             scale, zero = parameter("scale", np.float32, None), parameter("zero", np.uint16, None)
             lifted, nodes = x, []
-            if np.any(q.zero_point > q.qmin):  # others have no values below zero
+            if not q.rectifies:  # others have no values below zero
                 lifted = gs.Variable(f"{name}_lifted", np.float32, None)
                 nodes = [gs.Node("Max", f"{name}_lift", {}, [x, parameter("floor", np.float32, None)], [lifted])]
             switched = branch("on", nodes + _saturating(e, name, lifted, scale, zero, -1 - self._columns[k]))

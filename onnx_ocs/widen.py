@@ -158,7 +158,7 @@ class _Widening:
             shift = level[chosen] * np.broadcast_to(size, (wide.narrow,))[channels]
             constant = graph.add_initializer(name + "_shift", self.broadcast(shift.astype(q.float_dtype), wide, tensor))
             part = graph.add_node("Sub", [part, constant], graph.fresh(name + "_shifted"))
-            if sign > 0 and np.any(q.zero_point > q.qmin):  # other quantizers are a ReLU themselves
+            if sign > 0 and not q.rectifies:  # other quantizers are a ReLU themselves
                 part = graph.add_node("Relu", [part], graph.fresh(name + "_copies"))
             elif sign < 0:
                 zero = graph.add_initializer(name + "_zero", np.zeros((), q.float_dtype))
