@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
@@ -11,6 +10,7 @@ from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array
 from onnx_ocs.manager import Context
 from onnx_ocs.oracle import reference
+from onnx_ocs.parallel import in_order
 from onnx_ocs.region import Region
 from onnx_ocs.runtime import as_written, expose
 
@@ -79,13 +79,8 @@ def stream(
         return
     activations = Activations(model, regions, wanted)
     total, done = context.total(), 0
-    feeds = context.samples.batches(BATCH, context.limit)
-    with ThreadPoolExecutor(1) as ahead:
-        feed = next(feeds, None)
-        running = None if feed is None else ahead.submit(activations, feed)
-        while feed is not None and running is not None:
-            context.progress("calibrating", done, total)
-            got, done, feed = running.result(), done + samples_in(feed), next(feeds, None)
-            running = None if feed is None else ahead.submit(activations, feed)
-            yield got
+    for got in in_order(activations, context.samples.batches(BATCH, context.limit), 1):
+        context.progress("calibrating", done, total)
+        yield got
+        done += samples_in(got)
     context.progress("calibrating", total, total)

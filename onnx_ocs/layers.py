@@ -11,19 +11,20 @@ The models are asked for the integers of all quantizers at once; wide ones are f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx_ocs.activations import samples_in, stream
+from onnx_ocs.activations import BATCH, Activations, samples_in
 from onnx_ocs.cuts import Cut, find_cuts, nibbles
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.graph import Array, Graph
 from onnx_ocs.layout import Wide
 from onnx_ocs.manager import Context
+from onnx_ocs.parallel import in_order, share, side_by_side
 from onnx_ocs.quality import decibels
 from onnx_ocs.quantizer import Quantizer
 from onnx_ocs.region import Region, find_regions
@@ -174,9 +175,9 @@ class _Quantized:
         self.cuts = {c.quantized: c for c in cuts}
         self.names = list(dict.fromkeys(c.rewritten for c in cuts))
         named = as_bytes(model, nibbles(Graph(model)))
-        self.session = as_written(expose(named, self.names))
+        self.session = as_written(expose(named, self.names), share(3))  # of three that run side by side
 
-    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
         try:
             return self.session.run({k: batch[k] for k in self.session.inputs}, self.names)
         except Exception as e:  # onnxruntime raises many kinds
@@ -225,16 +226,21 @@ def measure_layers(
         models["after"] = _Quantized(rewritten, cuts)
     measured = [r for r in regions if r.quantizer is not None]
     tallies = [_tally(r, models["after"].cuts.get(r.outputs[0]) if "after" in models else None) for r in measured]
+    if context.samples is None or not measured:
+        return {}
+    limit = min(context.limit or LIMIT, LIMIT)
+    samples, total = 0, min(context.total(), limit)
+    sources: list[Callable[[Mapping[str, Array]], Mapping[str, Array]]]
+    sources = [Activations(original, regions, measured, share(3)), *(m.run for m in models.values())]
 
-    def progress(_what: str, done: int, total: int | None) -> None:
-        context.progress("measuring layers", done, total)
+    def ask(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        return side_by_side(lambda source: source(feed), sources)
 
-    few = replace(context, limit=min(context.limit or LIMIT, LIMIT), progress=progress)
-    samples = 0
-    for batch in stream(original, regions, measured, few):
+    for batch, *integers in in_order(ask, context.samples.batches(BATCH, limit), 1):
+        context.progress("measuring layers", samples, total)
         size = samples_in(batch)
         samples += size
-        held = {when: m.run(batch) for when, m in models.items()}
+        held = dict(zip(models, integers, strict=True))
         for t in tallies:
             a, values = np.asarray(batch[t.region.tensor]), {}
             narrow = 1 if t.axis is None or not a.ndim else a.shape[t.axis]
@@ -244,4 +250,5 @@ def measure_layers(
                     scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
                     values[when] = _steps(cut, held[when][cut.rewritten], t.axis, narrow, size) * scale
             t.add(t.expected(_columns(a, t.axis, narrow, size)), values)
-    return {t.region.outputs: t.as_dict(samples) for t in tallies if samples}
+    context.progress("measuring layers", total, total)
+    return {t.region.outputs: t.as_dict(samples) for t in tallies}

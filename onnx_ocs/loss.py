@@ -115,7 +115,7 @@ def find_loss(
     few = int(np.clip(WORK / max(macs * len(used), 1), 2, 16))
     many = min(SAMPLES, context.total())
     try:
-        board = Switchboard(model, regions, shapes)
+        board = Switchboard(model, regions, shapes, example=next(context.samples.batches(few, few), None))
         everything, good, bad = _errors(board, context.samples.batches(few, many), groups, context, "measuring losses")
         ones = [{k: settings[k]} for k in used]
         alone = _errors(board, context.samples.batches(few, few), ones, context, "measuring each quantizer")

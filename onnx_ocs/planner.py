@@ -13,10 +13,7 @@ step) and the final word is measured: the objective on samples that the plan was
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +24,13 @@ from onnx_ocs.candidates import COARSER, Candidate, Curve, factors, find_candida
 from onnx_ocs.cost import layer_macs
 from onnx_ocs.distortion import tabulate
 from onnx_ocs.graph import Array, Graph
+from onnx_ocs.parallel import side_by_side
 from onnx_ocs.plan_options import Mode
 from onnx_ocs.plans import PlannedRegion
 from onnx_ocs.region import Early, Region
 from onnx_ocs.selection import aligned
 from onnx_ocs.shapes import Shape
-from onnx_ocs.stats import Statistics, smoothed
+from onnx_ocs.stats import Histogram, Statistics, smoothed
 from onnx_ocs.switchboard import Setting, narrow
 
 __all__ = ["Budget", "Choice", "Planner"]
@@ -97,35 +95,40 @@ class Planner:
         self.base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
         self.total = sum(self.base.values())
         self.statistics = statistics
+        self.most = copies  # of those that `prepare` has made ready
+        self.histograms: dict[int, Histogram] = {}  # those that the tables were made from, by index of the region
         self.candidates = find_candidates(graph, regions, self.base, statistics, mode, allowed)
         self.channels = sum(len(c.readers.gain) for c in self.candidates if c.shares)
 
-    def tabulate(self, rescale: bool, half: int | None = None) -> None:
+    def tabulate(self, rescale: bool, half: int | None = None, copies: bool = True) -> None:
         """Compute every candidate's errors, for its own step or for all that may be chosen.
 
         Args:
             rescale: whether other steps may be chosen.
             half: which half of the samples to take them from; None for all.
+            copies: whether there may be copies.
         """
-        self.histograms, self.samples = self.statistics.select(half)
-        self.most = -1  # nothing is prepared for these tables
+        most = self.copies if copies else 0
         for c in self.candidates:
             c.steps = np.unique(np.append(factors(self.graph, c.region, self.copies) if rescale else (), 1.0))
-            c.rooms = [room(c, step, self.copies) for step in range(len(c.steps))]
-        self._each(self._tabulate)
+            c.rooms = [room(c, step, most) for step in range(len(c.steps))]
+            c.savings, c.curves = {}, {}  # nothing is prepared for these tables
+        part = self.statistics.part(half)
+        samples = self.statistics.samples if part is None else self.statistics.counted[part]
+        self._each(lambda c: self._tabulate(c, part, samples, most))
 
-    def _tabulate(self, c: Candidate) -> None:
-        h, q = self.histograms[c.index], c.region.quantizer
+    def _tabulate(self, c: Candidate, half: int | None, samples: int, most: int) -> None:
+        h, q = self.statistics.histogram(c.index, half), c.region.quantizer
         assert q is not None
+        self.histograms[c.index] = h
         low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
         scales = (float(q.scale.mean()) * c.steps).tolist()
-        c.tables = tabulate(h, smoothed(h, self.samples), scales, low, high, c.rooms, self.copies)
+        c.tables = tabulate(h, smoothed(h, samples), scales, low, high, c.rooms, most)
 
     def _each(self, work: Callable[[Candidate], None]) -> None:
-        """Do something for every candidate, side by side: numpy computes outside of Python's lock."""
-        # matrix products with threads of their own would wait for each other
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-            deque(pool.map(work, self.candidates), 0)
+        """Do something for every candidate, side by side."""
+        with threadpool_limits(1, "blas"):  # matrix products with threads of their own would wait for each other
+            side_by_side(work, self.candidates)
 
     # ---- allocation -------------------------------------------------------------------------------------------------
 
@@ -166,7 +169,8 @@ class Planner:
     def prepare(self, most: int) -> None:
         """Get ready to allocate with at most so many copies a channel."""
         self.most = most
-        self._each(lambda c: self._prepare(c, most))
+        if not all(most in c.curves for c in self.candidates):
+            self._each(lambda c: self._prepare(c, most))
 
     def _prepare(self, c: Candidate, most: int) -> None:
         """Sort, for every step, what each further copy saves: any price is then answered by a search.
@@ -177,17 +181,19 @@ class Planner:
         """
         gain = c.readers.gain[:, None, None]
         extra = np.maximum(c.readers.gain_mean - c.readers.gain, 0)[:, None, None]
-        c.savings, c.curves = [], []
-        for s, t in enumerate(c.tables):
-            e = gain * t.square + extra * t.mean**2
+        savings, curves = [], []
+        for t, rooms in zip(c.tables, c.rooms, strict=True):
+            square, mean = (errors[:, :, : most + 1] for errors in (t.square, t.mean))
+            e = gain * square + extra * mean**2
             if c.uniform:
                 e = np.broadcast_to(e.mean(0), e.shape)
             saving = np.minimum.accumulate(np.maximum(e[:, :, :-1] - e[:, :, 1:], 0), axis=2)
-            for side, free in enumerate(c.rooms[s]):
-                saving[:, side, max(min(free, most), 0) :] = 0
+            for side, free in enumerate(rooms):
+                saving[:, side, max(free, 0) :] = 0
             ordered = np.sort(saving[saving > 0])
-            c.savings.append(saving.astype(np.float32))
-            c.curves.append(Curve(float(e[:, :, 0].sum()), ordered, np.concatenate([[0.0], np.cumsum(ordered)])))
+            savings.append(saving.astype(np.float32))
+            curves.append(Curve(float(e[:, :, 0].sum()), ordered, np.concatenate([[0.0], np.cumsum(ordered)])))
+        c.savings[most], c.curves[most] = savings, curves
 
     def _open(self, c: Candidate, rescale: bool) -> list[int]:
         """The steps that may be chosen now."""
@@ -200,7 +206,7 @@ class Planner:
 
     def _taken(self, c: Candidate, step: int, price: float) -> Array:
         """The copies (C, 2, N) that save more than they cost."""
-        return self._aligned(c, step, c.savings[step] > self._price(c, price))
+        return self._aligned(c, step, c.savings[self.most][step] > self._price(c, price))
 
     def _aligned(self, c: Candidate, step: int, taken: Array) -> Array:
         """Copies (C, 2, N) filled up with the next best to a multiple; `allocate` makes them fit the budget."""
@@ -208,8 +214,8 @@ class Planner:
             return taken
         free = np.zeros(taken.shape, bool)
         for side, most in enumerate(c.rooms[step]):
-            free[:, side, : max(min(most, self.most), 0)] = True
-        score = np.where(free, c.savings[step], -1.0)
+            free[:, side, : max(most, 0)] = True
+        score = np.where(free, c.savings[self.most][step], -1.0)
         count = aligned(int(taken.sum()), len(taken), self.align, int(free.sum()))
         filled = np.zeros(taken.size, bool)
         filled[np.argsort(-score, axis=None, kind="stable")[:count]] = True
@@ -275,7 +281,7 @@ class Planner:
     def _losses(self, c: Candidate, steps: Sequence[int], price: float) -> dict[int, float]:
         """Error and cost of one region at a price per MAC, by step."""
         t = self._price(c, price)
-        return {s: c.curves[s].at(t) for s in steps}
+        return {s: c.curves[self.most][s].at(t) for s in steps}
 
     def _choices(self, price: float, steps: Sequence[int]) -> dict[int, Choice]:
         """The plan at a price, with one step for every candidate."""

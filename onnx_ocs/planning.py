@@ -78,7 +78,7 @@ def make_plan(
     }
     shapes = infer_shapes(model, one)
     model_hash = fingerprint(model)
-    board = Switchboard(model, regions, symbolic)
+    board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None)
     if options.stats is not None and options.stats.exists():
         statistics = Statistics.load(options.stats, model_hash, regions)
     else:

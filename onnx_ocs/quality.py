@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,14 @@ import onnx
 
 from onnx_ocs.calibration import Samples
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.graph import Array
+from onnx_ocs.parallel import CORES, in_order, share
 from onnx_ocs.runtime import as_written
 
 __all__ = ["Quality", "compare", "decibels"]
+
+TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
+AT_ONCE = 4  # most runs side by side, for the sake of memory
 
 
 def decibels(signal: float, noise: float) -> float | None:
@@ -41,7 +46,6 @@ def compare(
     models: Sequence[onnx.ModelProto],
     samples: Samples,
     limit: int | None = None,
-    batch_size: int = 8,
     tick: Callable[[int], None] | None = None,
 ) -> list[Quality]:
     """Run models beside a reference, Q/DQ as written (no integer fusion).
@@ -51,23 +55,24 @@ def compare(
         models: what to compare with it.
         samples: what to feed.
         limit: most samples.
-        batch_size: samples a run.
         tick: called with the number of samples done.
 
     Raises:
         UserError: a model does not run on the samples, or their outputs do not match.
     """
-    sessions = [as_written(m) for m in (reference, *models)]
+    at_once = min(CORES, AT_ONCE)
+    sessions = [as_written(m, share(at_once)) for m in (reference, *models)]
     signal = 0.0
     noise, same, count = [0.0] * len(models), [0] * len(models), 0
     scores = True
-    for feed in samples.batches(batch_size, limit):
-        outputs = []
-        for s in sessions:
-            try:
-                outputs.append(np.asarray(next(iter(s.run(feed).values()))).astype(np.float64))
-            except Exception as e:
-                raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
+
+    def run(feed: Mapping[str, Array]) -> list[Array]:
+        try:
+            return [np.asarray(next(iter(s.run(feed).values()))).astype(np.float64) for s in sessions]
+        except Exception as e:
+            raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
+
+    for outputs in in_order(run, samples.batches(TOGETHER, limit), at_once):
         ref = outputs[0]
         if any(o.shape != ref.shape for o in outputs):
             raise UserError(

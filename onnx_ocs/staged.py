@@ -5,6 +5,9 @@ reaches, it is cut, into stages of a session each.  What crossed the cuts is kep
 whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
 behind it leaves every number as it is in one session.  Each stage also has a session without switches, for questions
 that leave it and all that follow at rest: it takes half the time, and may add up in another order.
+
+The samples of a feed run a few at a time, side by side: caches hold what they leave behind, and no thread waits for
+another at every layer.  Only where that gives the very numbers of the whole feed, which is tried on an example.
 """
 
 from __future__ import annotations
@@ -14,22 +17,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from onnx_ocs.graph import Array, is_op, mentioned, topological
-from onnx_ocs.runtime import LARGE, SMALL, Session, as_written
+from onnx_ocs.parallel import share, side_by_side
+from onnx_ocs.runtime import LARGE, NUMBERS, SMALL, Session, as_written
 from onnx_ocs.tensors import rough_size
 
 __all__ = ["STAGES", "Staged"]
 
 STAGES = 12  # most sessions
 KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
+SLICE = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
-TYPES = {
-    f"tensor({name})": int(getattr(TensorProto, name.upper()))
-    for name in ("float", "float16", "double", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +56,24 @@ class _Run:
         return next((k for k, (a, b) in enumerate(zip(self.keys, keys, strict=True)) if a != b), len(keys))
 
 
+@dataclass(eq=False)
+class _Slice:
+    """Samples that run together, and the questions about them that are kept."""
+
+    feed: Mapping[str, Array]
+    runs: Sequence[_Run] = ()
+
+
 class Staged:
     """The model's first output, as a function of samples and parameters."""
 
     def __init__(
-        self, model: onnx.ModelProto, rest: Mapping[str, Array], switched: Collection[str], stages: int = STAGES
+        self,
+        model: onnx.ModelProto,
+        rest: Mapping[str, Array],
+        switched: Collection[str],
+        stages: int = STAGES,
+        example: Mapping[str, Array] | None = None,
     ) -> None:
         """Load it.
 
@@ -67,24 +82,48 @@ class Staged:
             rest: the graph inputs that are no samples, and the values that most questions have for most of them.
             switched: tensors behind which it may be cut.
             stages: in how many sessions at most.
+            example: a feed to try on whether its samples may run a few at a time; None: they may not.
 
         Raises:
             Exception: whatever onnxruntime raises for a model that it does not load.
         """
-        self._runs: OrderedDict[int, tuple[Mapping[str, Array], list[_Run]]] = OrderedDict()
+        self._feeds: OrderedDict[int, tuple[Mapping[str, Array], Sequence[_Slice]]] = OrderedDict()
         parts = _Parts(model, rest, set(switched))
-        self._output = parts.output
-        self.stages = parts.load(parts.cuts(stages))
+        self._output, cuts = parts.output, parts.cuts(stages)
+        slices = [] if example is None else _sliced(example)
+        self.sliced = len(slices) > 1
+        self.stages = parts.load(cuts, len(slices) if self.sliced else 1)
         self._rest = [s.key(rest) for s in self.stages]
+        if self.sliced and example is not None and not self._same(example, slices, rest):
+            self.sliced, self.stages = False, parts.load(cuts)
+
+    def _same(
+        self, whole: Mapping[str, Array], slices: Sequence[Mapping[str, Array]], rest: Mapping[str, Array]
+    ) -> bool:
+        """Whether samples in slices give the very numbers that they give together."""
+        try:
+            want, *got = (self._ask(_Slice(feed), rest, self._rest) for feed in (whole, *slices))
+        except Exception:  # onnxruntime raises many kinds
+            return False
+        return all(g.ndim for g in got) and np.array_equal(np.concatenate(got), want, equal_nan=True)
 
     def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> Array:
         """The output for samples (which are known again by identity: they must not change) and parameters."""
         keys = [s.key(parameters) for s in self.stages]
-        runs = self._runs.pop(id(feed), (feed, []))[1]
-        like = max(runs, key=lambda r: r.agrees(keys), default=None)  # the older one, where both agree as far
+        known = self._feeds.pop(id(feed), None)
+        slices = [_Slice(f) for f in (_sliced(feed) if self.sliced else [feed])] if known is None else known[1]
+        outputs = side_by_side(lambda s: self._ask(s, parameters, keys), slices)
+        self._feeds[id(feed)] = feed, slices
+        while self._feeds and _size(self._feeds.values()) > KEPT:
+            self._feeds.popitem(last=False)
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def _ask(self, samples: _Slice, parameters: Mapping[str, Array], keys: Sequence[tuple[bytes, ...]]) -> Array:
+        """The output for one slice, which keeps what crossed the cuts."""
+        like = max(samples.runs, key=lambda r: r.agrees(keys), default=None)  # the older one, where both agree as far
         same = 0 if like is None else like.agrees(keys)
         written = [] if like is None else list(like.written[:same])
-        known = {**feed, **parameters}
+        known = {**samples.feed, **parameters}
         for found in written:
             known |= found
         last = max((k for k, key in enumerate(keys) if key != self._rest[k]), default=-1)  # that is not at rest
@@ -95,16 +134,21 @@ class Staged:
             known |= written[-1]
         if like is None or same < len(keys):
             # questions change one thing about a plan, or keep the change: that plan, or the last question, comes again
-            runs = [_Run(keys, written)] if like is None else [like, _Run(keys, written)]
-        self._runs[id(feed)] = feed, runs
-        while self._runs and _size(self._runs.values()) > KEPT:
-            self._runs.popitem(last=False)
+            samples.runs = [_Run(keys, written)] if like is None else [like, _Run(keys, written)]
         return written[-1][self._output]
 
 
-def _size(kept: Collection[tuple[Mapping[str, Array], list[_Run]]]) -> int:
+def _sliced(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+    """A feed in slices, the last of up to 2 * SLICE - 1 samples; the feed itself where its arrays do not fit that."""
+    lengths = {len(a) if a.ndim else 0 for a in feed.values()}
+    ends = range(SLICE, min(lengths) - SLICE + 1, SLICE) if len(lengths) == 1 else ()
+    return [{n: a[begin:end] for n, a in feed.items()} for begin, end in pairwise((0, *ends, None))]
+
+
+def _size(kept: Collection[tuple[Mapping[str, Array], Sequence[_Slice]]]) -> int:
     """Bytes of all that crossed a cut."""
-    arrays = {id(a): a.nbytes for _, runs in kept for r in runs for found in r.written for a in found.values()}
+    runs = (r for _, slices in kept for s in slices for r in s.runs)
+    arrays = {id(a): a.nbytes for r in runs for found in r.written for a in found.values()}
     return sum(arrays.values())
 
 
@@ -116,7 +160,7 @@ class _Parts:
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
         size = rough_size(model, SMALL)  # of the whole model, not of a part
-        self.threads = 1 if size < SMALL else 0
+        self.small = size < SMALL
         self.large = size >= LARGE  # its weights are held once
         self.output = model.graph.output[0].name
         wanted, nodes = {self.output}, []
@@ -164,21 +208,27 @@ class _Parts:
                 switches = 0
         return found
 
-    def load(self, cuts: Sequence[int]) -> list[_Stage]:
-        """The sessions of all parts; of one, where what crosses a cut cannot be handed over."""
+    def load(self, cuts: Sequence[int], at_once: int = 1) -> list[_Stage]:
+        """The sessions of all parts; of one, where what crosses a cut cannot be handed over.
+
+        Args:
+            cuts: behind how many nodes to cut.
+            at_once: how many runs there will be side by side, which share the cores.
+        """
+        threads = 1 if self.small else 0 if at_once == 1 else share(at_once)
         known, stages = dict(self.inputs), []
         bounds = [0, *cuts, len(self.nodes)]
         for begin, end in pairwise(bounds):
             part = self._part(begin, end, known)
-            session = as_written(part, self.threads)
+            session = as_written(part, threads)
             read = tuple(sorted(session.inputs & self.parameters))
-            resting = as_written(self._at_rest(part), self.threads) if read and not self.large else None
+            resting = as_written(self._at_rest(part), threads) if read and not self.large else None
             stages.append(_Stage(session, read, resting))
             for name, kind, shape in session.described():
                 if end < len(self.nodes):
-                    if kind not in TYPES:
-                        return self.load([])
-                    known[name] = helper.make_tensor_value_info(name, TYPES[kind], shape)
+                    if kind not in NUMBERS:
+                        return self.load([], at_once)
+                    known[name] = helper.make_tensor_value_info(name, NUMBERS[kind], shape)
         return stages
 
     def _part(self, begin: int, end: int, known: Mapping[str, onnx.ValueInfoProto]) -> onnx.ModelProto:

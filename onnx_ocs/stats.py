@@ -19,6 +19,7 @@ import onnx
 from onnx_ocs import tensors
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array
+from onnx_ocs.parallel import side_by_side
 from onnx_ocs.region import Region
 
 __all__ = ["Histogram", "Statistics", "fingerprint", "smoothed"]
@@ -26,6 +27,7 @@ __all__ = ["Histogram", "Statistics", "fingerprint", "smoothed"]
 BINS = 1024
 BLOCK = 1 << 18  # values that are counted at a time
 SAMPLED = 1 << 16  # values of one tensor that enter its histogram, per sample: more only cost time
+ROWS = 32  # channels that are smoothed at a time, so that they stay in the cache
 FEW = 32  # neighbouring values of one channel below which a tensor is transposed first
 
 
@@ -146,9 +148,8 @@ def smoothed(h: Histogram, samples: int) -> Array:
     alive = rms > 0
     if not alive.any() or samples < 1:
         return counts
-    r = rms[alive, None]
     # units of the root mean square, finer near zero: u = sinh(t), in even steps of t
-    top = float(np.arcsinh(np.abs(middle).max() / r.min()))
+    top = float(np.arcsinh(np.abs(middle).max() / rms[alive].min()))
 
     def place(v: Array, r: Array) -> Array:
         u = v / r
@@ -157,20 +158,29 @@ def smoothed(h: Histogram, samples: int) -> Array:
         u *= BINS / top
         return np.asarray(u)
 
-    rows, bins = np.nonzero(counts)
-    share = counts[rows, bins] / (total * alive.sum())[rows]
-    pooled = np.bincount(place(middle[bins], rms[rows]).astype(np.intp), share, minlength=2 * BINS + 1)
+    of = np.flatnonzero(alive)
+    blocks = [of[k : k + ROWS] for k in range(0, len(of), ROWS)]
+    pooled = np.zeros(2 * BINS + 1)
+    for rows in blocks:
+        which, bins = np.nonzero(counts[rows])
+        which = rows[which]
+        share = counts[which, bins] / (total * len(of))[which]
+        np.add.at(pooled, place(middle[bins], rms[which]).astype(np.intp), share)
     below = np.concatenate([[0.0], np.cumsum(pooled)[:-1]])
-    ends = place(np.append(edges, edges[-1] + width), r)
-    np.clip(ends, 0, 2 * BINS, out=ends)
-    first = np.minimum(ends.astype(np.intp), 2 * BINS - 1)
-    ends -= first
-    ends *= np.diff(below)[first]
-    ends += below[first]
-    ends[:, -1], ends[:, 0] = below[-1] + pooled[-1], 0.0 if h.signed else ends[:, 0]  # what lies outside, at the ends
-    more = np.diff(ends, axis=1)
-    more *= total[alive, None] / samples
-    counts[alive] += more
+    slope = np.diff(below)
+    outer = np.append(edges, edges[-1] + width)
+    for rows in blocks:
+        ends = place(outer, rms[rows, None])
+        np.clip(ends, 0, 2 * BINS, out=ends)
+        first = np.minimum(ends.astype(np.intp), 2 * BINS - 1)
+        ends -= first
+        ends *= slope[first]
+        ends += below[first]
+        # what lies outside, at the ends
+        ends[:, -1], ends[:, 0] = below[-1] + pooled[-1], 0.0 if h.signed else ends[:, 0]
+        more = np.diff(ends, axis=1)
+        more *= total[rows, None] / samples
+        counts[rows] += more
     return counts
 
 
@@ -234,25 +244,29 @@ class Statistics:
     @property
     def histograms(self) -> dict[int, Histogram]:
         """The histograms of all samples, by index of the region."""
-        return self.select(None)[0]
+        return {k: self.histogram(k, None) for k in self.regions}
 
-    def select(self, half: int | None) -> tuple[dict[int, Histogram], int]:
-        """The histograms of one half, and its number of samples; of all for None, or when the other half is empty."""
-        if half is not None and self.counted[1 - half]:
-            return self.halves[half], self.counted[half]
-        whole = {}
-        for k, h in self.halves[0].items():
-            whole[k] = Histogram(len(h.counts), h.signed)
-            for part in self.halves:
-                whole[k].merge(part[k])
-        return whole, self.samples
+    def part(self, half: int | None) -> int | None:
+        """The half that is to be taken for a half: all samples (None) where the other one is empty."""
+        return half if half is not None and self.counted[1 - half] else None
+
+    def histogram(self, region: int, half: int | None) -> Histogram:
+        """The histogram of a region, from one half of the samples (`part`) or from all."""
+        if (part := self.part(half)) is not None:
+            return self.halves[part][region]
+        found = Histogram(len(self.halves[0][region].counts), self.halves[0][region].signed)
+        for h in self.halves:
+            found.merge(h[region])
+        return found
 
     def add(self, regions: Sequence[Region], batch: Mapping[str, Array], turn: int) -> None:
         """Count batch number `turn` of float tensors by name (it varies which values of large tensors are sampled)."""
         first = next(iter(batch.values()), np.zeros(0))
         self.counted[turn % 2] += len(first) if first.ndim else 1
-        for k, h in self.halves[turn % 2].items():
-            r = regions[k]
+        half = self.halves[turn % 2]
+
+        def count(k: int) -> None:
+            h, r = half[k], regions[k]
             assert r.walk is not None
             a = np.asarray(batch[r.tensor])
             rows = len(a) if a.ndim else 1
@@ -276,6 +290,8 @@ class Statistics:
                 if np.isfinite(r.ceiling):
                     part = np.minimum(part, r.ceiling)
                 h.add(part.astype(np.float32, copy=False))
+
+        side_by_side(count, list(half))
 
     def merge(self, other: Statistics) -> None:
         """Add the statistics of other samples of the same model.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from onnx_ocs.staged import STAGES, Staged
 __all__ = ["Setting", "Switchboard", "narrow"]
 
 BYTE = 255  # steps of a byte
+MANY = 500_000  # quantized values of a sample from which threads of their own for few samples pay
 SHORT = 65535  # of 16 bits; a plan with more, at 8 bits or less, is measured with so many
 
 
@@ -123,6 +125,7 @@ class Switchboard:
         regions: Sequence[Region],
         shapes: Mapping[str, tuple[object, ...]],
         stages: int = STAGES,
+        example: Mapping[str, Array] | None = None,
     ) -> None:
         """Build and load it.
 
@@ -131,6 +134,7 @@ class Switchboard:
             regions: its quantized activations.
             shapes: its tensors' shapes.
             stages: in how many sessions at most; the numbers are the same.
+            example: a feed; its samples may then run a few at a time, where that pays and gives the same numbers.
 
         Raises:
             UserError: onnxruntime does not load it.
@@ -141,6 +145,7 @@ class Switchboard:
         self._columns: dict[int, int] = {}
         self._switched: list[str] = []
         self._asked: Mapping[int, Setting] | None = None
+        values = 0  # of all quantized activations of a sample
         for k, r in enumerate(regions):
             q = r.quantizer
             if q is None:
@@ -149,6 +154,7 @@ class Switchboard:
             shape = shapes.get(r.tensor)
             if axis is not None and axis >= 0:
                 axis = axis - len(shape) if shape is not None else None
+            values += prod(d for d in shape or () if isinstance(d, int))
             self._columns[k] = 0 if axis is None else -1 - axis  # axes behind the channel's
             for name in r.outputs:
                 value = _bounded(e, name, q, r)
@@ -158,7 +164,7 @@ class Switchboard:
         try:
             off = {name: v for k, n in self._columns.items() for name, v in _parameters(k, None, n).items()}
             self._rest = {t.name: off[t.name] for t in e.graph.inputs if t.name in off}
-            self._model = Staged(e.export(), self._rest, self._switched, stages)
+            self._model = Staged(e.export(), self._rest, self._switched, stages, example if values >= MANY else None)
             self.stages = len(self._model.stages)
         except Exception as error:
             raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None

@@ -141,11 +141,11 @@ def test_little_memory_costs_time_only(ran: list[int], monkeypatch: pytest.Monke
     tight = load(6)
     got = [tight.run(f, switches(6, k)) for f in feeds for k in range(6)]
     np.testing.assert_array_equal(got, want)
-    assert staged._size(tight._runs.values()) <= 6 * 32
+    assert staged._size(tight._feeds.values()) <= 6 * 32
     monkeypatch.setattr(staged, "KEPT", 0)
     none = load(6)
     np.testing.assert_array_equal([none.run(f, switches(6, k)) for f in feeds for k in range(6)], want)
-    assert not none._runs
+    assert not none._feeds
 
 
 def test_chance_is_drawn_once() -> None:
@@ -174,3 +174,60 @@ def test_what_cannot_be_handed_over_is_not_cut() -> None:
     one = Staged(model, switches(3), [f"s{i}" for i in range(3)])
     assert len(one.stages) == 1
     np.testing.assert_array_equal(one.run(feed, switches(3)), feed["x"] * np.float32(1.5 * 2.5 * 3.5) + 1)
+
+
+def wide_chain(sums_over_samples: bool = False, fixed: int | None = None) -> onnx.ModelProto:
+    """A chain whose samples have 64 values, which it adds up with weights."""
+    model = chain(3, [helper.make_node("MatMul", ["s2", "into"], ["y"])])
+    rng = np.random.default_rng(0)
+    model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal((64, 8)).astype(np.float32), "into"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [fixed or "N", 64]))
+    if sums_over_samples:
+        model.graph.node.append(helper.make_node("ReduceMean", ["y"], ["mean"], axes=[0], keepdims=1))
+        model.graph.node.append(helper.make_node("Add", ["y", "mean"], ["z"]))
+        model.graph.output[0].name = "z"
+    return model
+
+
+def samples(count: int) -> dict[str, Any]:
+    return {"x": np.random.default_rng(count).standard_normal((count, 64)).astype(np.float32)}
+
+
+NAMED = [f"s{i}" for i in range(3)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 8])
+def test_samples_in_slices_give_the_same_numbers(count: int) -> None:
+    model = wide_chain()
+    apart = Staged(model, switches(3), NAMED, example=samples(8))
+    whole = Staged(model, switches(3), NAMED)
+    assert apart.sliced and not whole.sliced
+    feed = samples(count)
+    for on in ((), (0,), (1,), (0, 1, 2), (2,)):
+        np.testing.assert_array_equal(apart.run(feed, switches(3, *on)), whole.run(feed, switches(3, *on)))
+    sizes = [len(s.feed["x"]) for s in apart._feeds[id(feed)][1]]
+    assert sum(sizes) == count and min(sizes) >= 2 and len(sizes) == max(1, count // 2)
+
+
+def test_slices_keep_what_crossed_the_cuts(ran: list[int]) -> None:
+    model, feed = Staged(wide_chain(), switches(3), NAMED, example=samples(8)), samples(8)
+    for on, runs in (((1,), 4), ((1, 2), 2), ((0, 1), 4), ((1,), 0)):
+        before = ran[0]
+        model.run(feed, switches(3, *on))
+        assert ran[0] - before == 4 * runs
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [
+        (wide_chain(sums_over_samples=True), samples(8)),
+        (wide_chain(fixed=8), samples(8)),
+        (wide_chain(), samples(3)),
+    ],
+    ids=["the samples of a batch see each other", "a fixed batch", "few samples"],
+)
+def test_what_gives_other_numbers_in_slices_runs_whole(model: onnx.ModelProto, example: dict[str, Any]) -> None:
+    apart = Staged(model, switches(3), NAMED, example=example)
+    assert not apart.sliced
+    want = Staged(model, switches(3), NAMED).run(example, switches(3, 1))
+    np.testing.assert_array_equal(apart.run(example, switches(3, 1)), want)
