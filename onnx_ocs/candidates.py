@@ -69,8 +69,8 @@ class Candidate:
         bound: values above it never existed (a folded ReLU6).
         tables: errors by step.
         rooms: most copies on the upper and the lower side, by step.
-        savings: what every further copy saves, by step: float32 (C, 2, N).
-        curves: error and cost at every price, by step.
+        savings: what every further copy saves, by most copies a channel and by step: float32 (C, 2, N).
+        curves: error and cost at every price, by most copies a channel and by step.
     """
 
     index: int
@@ -87,8 +87,8 @@ class Candidate:
     bound: float = np.inf
     tables: list[Table] = field(default_factory=list)
     rooms: list[tuple[int, int]] = field(default_factory=list)
-    savings: list[Array] = field(default_factory=list)
-    curves: list[Curve] = field(default_factory=list)
+    savings: dict[int, list[Array]] = field(default_factory=dict)
+    curves: dict[int, list[Curve]] = field(default_factory=dict)
 
     @property
     def own(self) -> int:

@@ -59,8 +59,7 @@ def best_plan(
         if most == 0:
             name, how = "mass, same step", planner.by_mass
         else:
-            if most != planner.most:
-                planner.prepare(most)
+            planner.prepare(most)
             planner.weigh(exponent)
             step = "step re-chosen" if rescale else "same step"
             name = f"error^{exponent:g}, up to {most} copies, {step}"
@@ -125,6 +124,7 @@ def _roll_back(
 ) -> tuple[dict[int, Choice], list[int]]:
     """Leave out, one by one, the regions without which the held-out objective is better."""
     kept, dropped = dict(choices), []
+    judge.stand_on(planner.settings(kept))
     now = tuple(judge.halves(planner.settings(kept)))
     for n, k in enumerate(list(choices)):
         progress("checking regions", n, len(choices))
@@ -163,7 +163,7 @@ def affordable(
 def with_all(planner: Planner, made: Made, dropped: Sequence[int], budget: Budget, rescale: bool) -> dict[int, Choice]:
     """The plan that half of the samples led to, made again from all of them: the same way, for the same regions."""
     (macs, ratio), most = planner.spend(made.choices), planner.most
-    planner.tabulate(rescale)
+    planner.tabulate(rescale, copies=macs > 0 or ratio > 0)
     planner.prepare(most)
     spent = Budget(macs, None) if budget.ratio is None else Budget(None, ratio)
     return _without(planner, dropped, lambda: made.how(spent))

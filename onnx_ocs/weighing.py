@@ -62,6 +62,7 @@ def weigh_in_place(
     not turn the plan around.
     """
     settings = planner.settings(choices)
+    judge.stand_on(settings, SOME)
     now, _ = judge(settings, SOME)
     gains, predicted = [], []
     for n, c in enumerate(planner.candidates):
