@@ -258,7 +258,7 @@ class _Widening:
         owner_of = wide.origin[order]
         starts = np.searchsorted(owner_of, owner_of, side="left")
         turn = np.arange(order.size) - starts  # 0 for a channel's first copy, 1 for its second, ...
-        rest = np.setdiff1d(np.arange(wide.narrow), owner_of)
+        rest = np.flatnonzero(np.bincount(owner_of, minlength=wide.narrow) == 0)
         complete, size, where = [source], wide.origin.size, base.copy()
         last = wide.axis in (-1, len(self.shapes.get(target, ())) - 1)
         if not rest.size:
