@@ -20,7 +20,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_ocs import tensors
-from onnx_ocs.constants import Array, attribute, fold, integer_range
+from onnx_ocs.constants import Array, Taken, attribute, fold, integer_range
 from onnx_ocs.errors import UserError
 
 __all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "mentioned", "topological"]
@@ -162,7 +162,7 @@ class Graph:
             self._index(n)
         self._written = set(self.producer)
         self._constants: dict[str, Array | None] = {}
-        self._arrays: dict[str, Array] = {}  # constants that were added, and are not yet bytes
+        self._arrays: dict[str, Array | Taken] = {}  # constants that were added, and are not yet bytes
         self._added: list[NodeProto] = []
         self.touched: dict[int, NodeProto] = {}
         self.reshaped: set[str] = set()
@@ -197,8 +197,11 @@ class Graph:
 
     def initializer(self, name: str) -> TensorProto:
         """An initializer with its values; `initializers` holds only what those are like that were added as arrays."""
-        value = self._arrays.get(name)
-        return self.initializers[name] if value is None else numpy_helper.from_array(value, name)
+        if name not in self._arrays:
+            return self.initializers[name]
+        value = self.constant(name)
+        assert value is not None
+        return numpy_helper.from_array(value, name)
 
     def captured(self, tensor: str) -> list[NodeProto]:
         """Nodes whose subgraphs mention the tensor."""
@@ -274,6 +277,9 @@ class Graph:
         return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else None
 
     def _evaluate(self, tensor: str) -> Array | None:
+        if tensor in self._arrays:
+            added = self._arrays[tensor]
+            return added.array() if isinstance(added, Taken) else added
         if tensor in self.initializers:
             return tensors.values(self.initializers[tensor])
         n = self.producer.get(tensor)
@@ -324,15 +330,27 @@ class Graph:
         self._taken.add(candidate)
         return candidate
 
-    def add_initializer(self, name: str, value: Array | TensorProto) -> str:
+    def take(self, tensor: str, axis: int, positions: Array) -> Taken | TensorProto:
+        """Positions of a constant along an axis, not yet put together; of one in a side file, a reference."""
+        stored, added = self.initializers.get(tensor), self._arrays.get(tensor)
+        if isinstance(added, Taken):
+            return added.take(axis, positions)
+        if stored is not None and (reference := tensors.take(stored, axis, positions)) is not None:
+            return reference
+        value = self.constant(tensor)
+        assert value is not None
+        return Taken(value, {axis: positions})
+
+    def add_initializer(self, name: str, value: Array | Taken | TensorProto) -> str:
         """Add a constant under a fresh name and return that name; an array must not change any more."""
         name = self.fresh(name)
         if isinstance(value, TensorProto):
             value.name = name
             self.initializers[name] = value
         else:  # it becomes bytes where it is to lie in the end
-            value = self._constants[name] = self._arrays[name] = np.asarray(value, order="C")
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self._arrays[name] = value if isinstance(value, Taken) else np.asarray(value, order="C")
+            dtype = value.values.dtype if isinstance(value, Taken) else value.dtype
+            kind = helper.np_dtype_to_tensor_dtype(dtype)
             self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
 
@@ -414,12 +432,15 @@ class Graph:
         for name, t in self.initializers.items():
             if name not in used or name in known:
                 continue
-            value, new = self._arrays.get(name), g.initializer.add()
+            value, new = self.constant(name) if name in self._arrays else None, g.initializer.add()
             if value is not None and value.dtype.kind in "fiub":
                 new.CopyFrom(t)
                 new.raw_data = numpy_helper.tobytes_little_endian(value)
             else:  # as it is, or several to a byte
                 new.CopyFrom(self.initializer(name))
+            if self._arrays.pop(name, None) is not None:  # it is held once
+                self._constants.pop(name, None)
+                self.initializers[name] = new
         del g.node[:]
         g.node.extend(nodes)
         written = {o for n in nodes for o in n.output}

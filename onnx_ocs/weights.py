@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnx_ocs import tensors
-from onnx_ocs.constants import fold
+from onnx_ocs.constants import Taken, fold
 from onnx_ocs.graph import Array, Graph, attribute, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 
@@ -175,16 +175,13 @@ def edit_weight(
     assert weight is not None
     axis %= len(weight.shape)
     perm = weight.perms[-1] if weight.perms else tuple(range(len(weight.shape)))
-    stored = graph.initializers.get(weight.root)
-    new: Array | TensorProto | None = None
-    if edit is None and stored is not None:
-        new = tensors.take(stored, perm[axis], positions)
-    if new is None:
+    new: Array | Taken | TensorProto
+    if edit is None:
+        new = graph.take(weight.root, perm[axis], positions)
+    else:
         value = graph.constant(weight.root)
         assert value is not None
-        seen = np.transpose(value, perm)
-        edited = np.take(seen, positions, axis=axis) if edit is None else edit(seen).astype(value.dtype, copy=False)
-        new = np.transpose(edited, np.argsort(perm))
+        new = np.transpose(edit(np.transpose(value, perm)).astype(value.dtype, copy=False), np.argsort(perm))
     root = graph.add_initializer(weight.root + "_wide", new)
     reader, at = node, index
     for k, n in enumerate(weight.nodes):

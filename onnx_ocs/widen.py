@@ -26,7 +26,7 @@ from onnx_ocs.layout import Route, Wide, join, route
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.shapes import Shape, infer_shapes
 from onnx_ocs.tensors import pack, unpack
-from onnx_ocs.weights import edit_weight, read_bias, take, write_bias
+from onnx_ocs.weights import edit_weight, read_bias, read_weight, take, write_bias
 
 __all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "widen", "widened"]
 
@@ -346,7 +346,7 @@ class _Widening:
         """A depthwise layer with more groups: every copy is filtered like its channel, the bias stays with the base."""
         graph = self.graph
         groups = int(attribute(node, "group", 1))
-        weight = graph.constant(node.input[1])
+        weight = read_weight(graph, node, 1)
         assert weight is not None
         rows, levels = wide.spread(weight.shape[0] // groups)
         take(graph, node, 1, 0, rows)
