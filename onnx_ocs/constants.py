@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import AttributeProto, NodeProto, helper
 
 __all__ = ["Array", "Taken", "attribute", "fold", "integer_range"]
 
@@ -19,7 +19,8 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Value of a node's attribute, or the default when it is absent."""
     for a in node.attribute:
         if a.name == name:
-            return helper.get_attribute_value(a)
+            plain = a.type == AttributeProto.INT and not a.ref_attr_name  # the most, read without many questions
+            return a.i if plain else helper.get_attribute_value(a)
     return default
 
 

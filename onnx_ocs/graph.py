@@ -95,14 +95,22 @@ def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     Raises:
         UserError: the graph has a cycle, or a tensor has two producers.
     """
+    nodes = list(nodes)
     producer: dict[str, int] = {}
+    reads: list[list[str]] = []
+    wanted: set[str] = set()  # what has been read so far
+    ordered = True
     for k, n in enumerate(nodes):
+        names = [*n.input, *_outer_names(n)]
+        reads.append(names)
+        wanted.update(names)
         for o in n.output:
-            if o and producer.setdefault(o, k) != k:
-                raise UserError(f"the tensor '{o}' is written by two nodes: this is not a valid ONNX graph")
-    reads = [[*n.input, *_outer_names(n)] for n in nodes]
-    if all(producer.get(t, -1) < k for k, names in enumerate(reads) for t in names):
-        return list(nodes)
+            if o:
+                if producer.setdefault(o, k) != k:
+                    raise UserError(f"the tensor '{o}' is written by two nodes: this is not a valid ONNX graph")
+                ordered = ordered and o not in wanted
+    if ordered:
+        return nodes
     before = [{producer[t] for t in names if t in producer} for names in reads]
     waiting, readers = [0] * len(nodes), defaultdict(list)
     for k, n in enumerate(nodes):

@@ -18,7 +18,6 @@ from onnx_ocs.message import pieces
 __all__ = ["check_writable", "load_model", "save_model", "stage", "write_bytes", "write_text"]
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
-LARGE = 1 << 24  # bytes of weights from which a model is written piece by piece
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
@@ -126,8 +125,7 @@ def save_model(model: onnx.ModelProto, path: str | Path, source: str | Path | No
     """
     staged = stage(model, path, source)
     if staged is None:
-        large = tensors.inline_size(model) > LARGE
-        write_bytes(path, pieces(model) if large else model.SerializeToString())
+        write_bytes(path, pieces(model))
         return
     with closing(staged):
         staged.publish(write_bytes)

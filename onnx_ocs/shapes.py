@@ -12,7 +12,7 @@ import onnx
 from onnx import helper
 
 from onnx_ocs.graph import topological
-from onnx_ocs.tensors import inlined
+from onnx_ocs.tensors import as_input, inlined
 
 __all__ = ["Shape", "infer_shapes"]
 
@@ -60,16 +60,17 @@ def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None
         if size <= KEPT_ELEMENTS:
             new.graph.initializer.append(inlined(t))
         else:
-            new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
-    for n in topological(g.node):
-        copy = new.graph.node.add()
-        copy.CopyFrom(n)
-        if n.op_type in ("QuantizeLinear", "DequantizeLinear") and n.domain == "com.microsoft":
-            copy.domain = ""
-        elif n.op_type in SAME_SHAPE and n.domain == "com.microsoft":
-            copy.domain, copy.op_type = "", "Identity"
-            del copy.attribute[:]
-            del copy.input[1:]
+            as_input(new.graph, t)
+    new.graph.node.extend(topological(g.node))
+    for n in new.graph.node:
+        if n.domain != "com.microsoft":
+            continue
+        if n.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            n.domain = ""
+        elif n.op_type in SAME_SHAPE:
+            n.domain, n.op_type = "", "Identity"
+            del n.attribute[:]
+            del n.input[1:]
     return new
 
 

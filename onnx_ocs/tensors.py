@@ -28,9 +28,9 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.message import copy_fields
 
 __all__ = [
-    "FOLDER", "INLINE", "PRIVATE", "TYPED", "all_tensors", "arrays", "attach", "blocks", "exceeds", "inline_size",
-    "inlined", "is_alone", "is_external", "is_taken", "pack", "refer", "reference", "rough_size", "source",
-    "stored_size", "take", "total_size", "unpack", "values", "without_side_files",
+    "FOLDER", "INLINE", "PRIVATE", "TYPED", "all_tensors", "arrays", "as_input", "attach", "blocks", "exceeds",
+    "inline_size", "inlined", "is_alone", "is_external", "is_plain", "is_taken", "pack", "refer", "reference",
+    "rough_size", "source", "stored_size", "take", "total_size", "unpack", "values", "without_side_files",
 ]  # fmt: skip
 
 PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leave the process
@@ -110,13 +110,34 @@ def source(t: TensorProto) -> Path:
 
 def inline_size(model: onnx.ModelProto) -> int:
     """Bytes of the tensors that lie in the model itself."""
-    return sum(stored_size(t) for t in all_tensors(model) if not is_external(t))
+    return _survey(model)[0]
+
+
+def _survey(model: onnx.ModelProto) -> tuple[int, bool]:
+    """Bytes of the tensors that lie in the model itself, and whether others lie in side files."""
+    inside, outside = 0, False
+    for t in all_tensors(model):
+        if is_external(t):
+            outside = True
+        else:
+            inside += stored_size(t)
+    return inside, outside
 
 
 def exceeds(model: onnx.ModelProto, limit: int) -> bool:
-    """Whether the serialized model is larger; it is serialized only where the weights alone do not decide."""
-    rough = inline_size(model)
-    return rough * 4 >= limit and (rough >= limit or int(model.ByteSize()) >= limit)
+    """Whether the serialized model is larger."""
+    return _exceeds(model, inline_size(model), limit)
+
+
+def _exceeds(model: onnx.ModelProto, inside: int, limit: int) -> bool:
+    """As `exceeds`; it is serialized only where the weights alone do not decide."""
+    return inside * 4 >= limit and (inside >= limit or int(model.ByteSize()) >= limit)
+
+
+def is_plain(model: onnx.ModelProto, limit: int) -> bool:
+    """Whether the model has no side files and is no larger when serialized, so that it is a message like any other."""
+    inside, outside = _survey(model)
+    return not outside and not _exceeds(model, inside, limit)
 
 
 def total_size(model: onnx.ModelProto) -> int:
@@ -370,6 +391,15 @@ def inlined(t: TensorProto) -> TensorProto:
     return TensorProto(name=t.name, data_type=t.data_type, dims=t.dims, raw_data=raw)
 
 
+def as_input(graph: onnx.GraphProto, t: TensorProto) -> None:
+    """Let an input of the graph stand for a tensor, of which a checker needs the type and the shape alone."""
+    kind = graph.input.add(name=t.name).type.tensor_type
+    kind.elem_type = t.data_type
+    kind.shape.SetInParent()
+    for d in t.dims:
+        kind.shape.dim.add(dim_value=d)
+
+
 def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20)) -> onnx.ModelProto:
     """The model as `onnx.checker` can take it: what lies in side files, or exceeds protobuf's limit, is an input.
 
@@ -377,19 +407,18 @@ def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20
         model: not changed; returned itself if it has no side files and is small enough.
         limit: bytes.
     """
-    outside = any(is_external(t) for t in all_tensors(model))
-    if not outside and not exceeds(model, limit):
+    inside, outside = _survey(model)
+    if not outside and not _exceeds(model, inside, limit):
         return model
-    weights = list(model.graph.initializer)
     new = onnx.ModelProto()
     copy_fields(model, new, lambda f: f.name != "graph")
     copy_fields(model.graph, new.graph, lambda f: f.name != "initializer")
     known = {i.name for i in new.graph.input}
-    for t in weights:
+    for t in model.graph.initializer:
         if stored_size(t) <= INLINE:
             new.graph.initializer.append(inlined(t))
         elif t.name not in known:
-            new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+            as_input(new.graph, t)
     for t in all_tensors(new) if outside else ():
         if is_external(t):
             t.CopyFrom(inlined(t))
