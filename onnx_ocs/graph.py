@@ -49,9 +49,12 @@ def label(node: NodeProto) -> str:
 
 def _subgraphs(node: NodeProto) -> Sequence[onnx.GraphProto]:
     """The node's subgraphs and all that are nested in them."""
-    stack = [a for a in node.attribute if a.type in GRAPHS]
-    if not stack:
+    for a in node.attribute:
+        if a.type in GRAPHS:
+            break
+    else:
         return ()
+    stack = [a for a in node.attribute if a.type in GRAPHS]
     found: list[onnx.GraphProto] = []
     while stack:
         a = stack.pop()
@@ -117,7 +120,7 @@ def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:
         for p in before[k] - {k}:
             waiting[k] += 1
             readers[p].append(k)
-        if any(t in n.output for t in n.input if t):
+        if k in before[k] and any(t in n.output for t in n.input if t):
             raise UserError(f"the node '{label(n)}' reads its own output: this is not a valid ONNX graph")
     ready = [k for k, w in enumerate(waiting) if not w]
     heapq.heapify(ready)
@@ -245,9 +248,9 @@ class Graph:
         """Whether `constant` gives a value; weights behind a DequantizeLinear or in side files are not read."""
         if tensor in self.initializers:
             return True
-        n = self.producer.get(tensor)
-        if n is None:
+        if self._root(tensor) is None:
             return False
+        n = self.producer[tensor]
         dequantized = is_op(n, "DequantizeLinear") and n.input[0] in self.initializers
         if tensor in self._constants or not (dequantized or self.is_outside(tensor)):
             return self.constant(tensor) is not None

@@ -143,6 +143,8 @@ def _rectified(m: Moments) -> Moments:
 
 
 def _match(v: Array, channels: int) -> Array:
+    if v.shape == (channels,):
+        return v
     return np.broadcast_to(v, (channels,)) if v.size in (1, channels) else np.full(channels, v.mean())
 
 

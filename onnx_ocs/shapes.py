@@ -29,7 +29,7 @@ def _shape(value: onnx.ValueInfoProto) -> Shape | None:
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
     return tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in value.type.tensor_type.shape.dim
+        d.dim_value or (0 if d.HasField("dim_value") else d.dim_param or None) for d in value.type.tensor_type.shape.dim
     )
 
 
@@ -89,6 +89,7 @@ def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | N
     except Exception as e:  # a model that shape inference does not like may still run
         log.debug("shape inference failed: %s", e)
         inferred = model
+    stored: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes: dict[str, Shape] = {}
     known = () if inputs else model.graph.value_info
     for value in (
@@ -99,8 +100,7 @@ def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | N
         *inferred.graph.output,
         *inferred.graph.input,
     ):
-        shape = _shape(value)
-        if shape is not None and value.name:
-            shapes[value.name] = shape
-    shapes.update((t.name, tuple(t.dims)) for t in model.graph.initializer)
-    return shapes
+        name = value.name
+        if name and name not in stored and (shape := _shape(value)) is not None:
+            shapes[name] = shape
+    return shapes | stored

@@ -318,6 +318,8 @@ def values(t: TensorProto) -> Array:
             return np.frombuffer(t.raw_data, plain).reshape(t.dims)
         if t.data_type == TensorProto.FLOAT:
             return np.array(t.float_data, np.float32).reshape(t.dims)
+        if t.data_type in (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32):
+            return np.array(t.int32_data, np.int32).astype(plain, copy=False).reshape(t.dims)
         return np.asarray(numpy_helper.to_array(t))
     found, _ = _mapped(t)
     for axis, positions in _positions(t).items():
