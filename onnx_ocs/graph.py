@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,19 +92,29 @@ def _inner_names(node: NodeProto) -> Iterator[str]:
             yield from n.output
 
 
-def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+def _outside(nodes: Iterable[NodeProto]) -> dict[int, Sequence[str]]:
+    """What the nodes that hold subgraphs mention in these (`_outer_names`), by id of the node."""
+    return {id(n): _outer_names(n) for n in nodes if _subgraphs(n)}
+
+
+def topological(nodes: Sequence[NodeProto], outside: Mapping[int, Sequence[str]] | None = None) -> list[NodeProto]:
     """The nodes in an order in which producers come first; nodes already in order keep their places.
+
+    Args:
+        nodes: the nodes.
+        outside: what their subgraphs mention, where that is known (`_outside`).
 
     Raises:
         UserError: the graph has a cycle, or a tensor has two producers.
     """
     nodes = list(nodes)
+    outside = _outside(nodes) if outside is None else outside
     producer: dict[str, int] = {}
     reads: list[list[str]] = []
     wanted: set[str] = set()  # what has been read so far
     ordered = True
     for k, n in enumerate(nodes):
-        names = [*n.input, *_outer_names(n)]
+        names = [*n.input, *outside.get(id(n), ())]
         reads.append(names)
         wanted.update(names)
         for o in n.output:
@@ -162,7 +172,9 @@ class Graph:
         self.initializers: dict[str, TensorProto] = {t.name: t for t in g.initializer}
         self.inputs = {i.name for i in g.input} - self.initializers.keys()
         self.outputs = {o.name for o in g.output}
-        self.nodes = topological(g.node)
+        nodes = list(g.node)
+        self._outside = _outside(nodes)
+        self.nodes = topological(nodes, self._outside)
         self.producer: dict[str, NodeProto] = {}
         self._readers: dict[str, dict[int, NodeProto]] = defaultdict(dict)
         self._taken = {t.name for t in g.initializer} | {i.name for i in g.input} | self.outputs
@@ -192,9 +204,9 @@ class Graph:
             if t:
                 self._readers[t][id(n)] = n
         self._taken.update(n.input, n.output)
-        if _subgraphs(n):
+        if id(n) in self._outside:
             self._taken.update(_inner_names(n))
-            for t in dict.fromkeys(_outer_names(n)):
+            for t in dict.fromkeys(self._outside[id(n)]):
                 if t:
                     self._captured[t].append(n)
         self._names.add(n.name)
@@ -370,10 +382,7 @@ class Graph:
         name, k = output + "/" + op, 1
         while name in self._names:
             name, k = f"{output}/{op}_{k}", k + 1
-        node = helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes)
-        self._added.append(node)
-        self.touched[id(node)] = node
-        self._index(node)
+        self._add(helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes))
         return output
 
     def clone_node(self, node: NodeProto, output: str) -> NodeProto:
@@ -385,10 +394,14 @@ class Graph:
         k, new.name = 1, label(node) + "_clone"
         while new.name in self._names:
             new.name, k = f"{label(node)}_clone_{k}", k + 1
-        self._added.append(new)
-        self.touched[id(new)] = new
-        self._index(new)
+        self._add(new)
         return new
+
+    def _add(self, node: NodeProto) -> None:
+        self._added.append(node)
+        self.touched[id(node)] = node
+        self._outside |= _outside([node])
+        self._index(node)
 
     def set_input(self, node: NodeProto, index: int, tensor: str) -> None:
         """Let a node read another tensor at one input."""
@@ -426,14 +439,14 @@ class Graph:
         if stamp is not None:
             for n in self.touched.values():
                 stamp(n)
-        nodes = topological([*self.nodes, *self._added])
+        nodes = topological([*self.nodes, *self._added], self._outside)
         used = set(self.outputs)
         alive: list[NodeProto] = []
         for n in reversed(nodes):
             if id(n) in self._idle_nodes or not used.isdisjoint(n.output):
                 alive.append(n)
                 used.update(n.input)
-                used.update(_outer_names(n))
+                used.update(self._outside.get(id(n), ()))
         nodes = alive[::-1]
         known = {t.name for t in g.initializer}
         unread = known - used - self._idle

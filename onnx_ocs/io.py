@@ -52,10 +52,11 @@ def _is_text(model: onnx.ModelProto) -> bool:
     """Whether all names are text: protobuf lets bytes through that are not."""
     g = model.graph
     try:
-        for part in (g.input, g.output, g.value_info, g.initializer, g.node):
-            "".join([x.name for x in part])
+        names = [x.name for part in (g.input, g.output, g.value_info, g.initializer, g.node) for x in part]
         for n in g.node:
-            "".join([n.op_type, n.domain, *n.input, *n.output, *(a.name for a in n.attribute)])
+            names += n.op_type, n.domain, *n.input, *n.output
+            names += [a.name for a in n.attribute]
+        "".join(names)
         return True
     except (UnicodeDecodeError, TypeError):  # protobuf gives bytes, or fails, where a name is no text
         return False

@@ -289,7 +289,8 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
             steps.append(n)
             wanted.update(n.input if _scale(graph, n) is None else ())
     for n in reversed(steps):
-        if n.output and not graph.is_constant(n.output[0]):
+        # what is computed from a tensor is none: asked first, as it is known already
+        if n.output and ((n.input and n.input[0] in known) or not graph.is_constant(n.output[0])):
             m = _step(graph, n, known)
             if m is not None:
                 known.update((o, m) for o in n.output if o)

@@ -47,6 +47,7 @@ PLAIN = {
 }  # fmt: skip
 COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+HOLDING = frozenset([*GRAPHS, AttributeProto.TENSOR, AttributeProto.TENSORS])  # kinds of attributes with tensors inside
 
 
 def pack(values: Array) -> str:
@@ -74,11 +75,14 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
             continue
         for n in nodes.pop():
             for a in n.attribute:
-                if a.type in GRAPHS:
-                    graphs += [a.g] if a.type == AttributeProto.GRAPH else a.graphs
-                elif a.type == AttributeProto.TENSOR:
+                kind = a.type
+                if kind not in HOLDING:
+                    continue
+                if kind in GRAPHS:
+                    graphs += [a.g] if kind == AttributeProto.GRAPH else a.graphs
+                elif kind == AttributeProto.TENSOR:
                     yield a.t
-                elif a.type == AttributeProto.TENSORS:
+                else:
                     yield from a.tensors
 
 
