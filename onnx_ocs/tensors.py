@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,6 +38,7 @@ PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leav
 FOLDER, TAKEN, ALONE = PRIVATE + "folder", PRIVATE + "taken", PRIVATE + "alone"
 BLOCK = 1 << 24  # bytes that are copied at a time
 INLINE = 1 << 10  # bytes up to which a constant is kept where weights are left out: it may be a shape
+FEW = 16  # numbers of a repeated field that are read faster one by one
 TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 PLAIN = {
     getattr(TensorProto, k): np.dtype(v)
@@ -174,9 +176,9 @@ def stored_size(t: TensorProto) -> int:
     Raises:
         UserError: the type or the shape cannot be.
     """
-    dims = t.dims
+    dims = t.dims[:]
     if dims and min(dims) < 0:
-        raise UserError(f"the tensor '{t.name}' has the shape {list(dims)}: export the model again")
+        raise UserError(f"the tensor '{t.name}' has the shape {dims}: export the model again")
     try:
         return int(math.prod(dims) * _bits(t.data_type) + 7) // 8
     except (KeyError, ValueError, TypeError):
@@ -310,6 +312,11 @@ def _positions(t: TensorProto) -> dict[int, Array]:
     return {int(axis): unpack(text) for axis, text in packed.items()}
 
 
+def _from_field(field: Any, dtype: type[np.generic]) -> Array:
+    """The numbers of a repeated field; numpy looks at it long before it reads it, which a list of a few spares."""
+    return np.array(field[:] if len(field) <= FEW else field, dtype)
+
+
 def values(t: TensorProto) -> Array:
     """The values; those of a side file are mapped, not read.
 
@@ -321,9 +328,9 @@ def values(t: TensorProto) -> Array:
         if plain is not None and t.HasField("raw_data"):  # as `to_array` does, which looks at much more
             return np.frombuffer(t.raw_data, plain).reshape(t.dims)
         if t.data_type == TensorProto.FLOAT:
-            return np.array(t.float_data, np.float32).reshape(t.dims)
+            return _from_field(t.float_data, np.float32).reshape(t.dims)
         if t.data_type in (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32):
-            return np.array(t.int32_data, np.int32).astype(plain, copy=False).reshape(t.dims)
+            return _from_field(t.int32_data, np.int32).astype(plain, copy=False).reshape(t.dims)
         return np.asarray(numpy_helper.to_array(t))
     found, _ = _mapped(t)
     for axis, positions in _positions(t).items():

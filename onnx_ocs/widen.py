@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -49,7 +50,7 @@ class Decision:
     copies_low: Array
     halved: bool = False
 
-    @property
+    @cached_property
     def wide(self) -> Wide:
         """The channel layout behind the QuantizeLinear."""
         walk = self.region.walk
