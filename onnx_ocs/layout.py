@@ -143,8 +143,7 @@ def _conv(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | Non
 
 def _per_input(graph: Graph, node: NodeProto) -> bool:
     weight = read_weight(graph, node, 1)
-    q = weight.quantizer(graph) if weight else None
-    return q is not None and q.axis == 1
+    return weight is not None and weight.channel_axis(graph) == 1
 
 
 def _reshape(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Shape]) -> Route:

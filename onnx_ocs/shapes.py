@@ -6,6 +6,7 @@ The skeleton has no weights, and operators of com.microsoft stand as what their 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -33,7 +34,9 @@ def _shape(value: onnx.ValueInfoProto) -> Shape | None:
     )
 
 
-def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None) -> onnx.ModelProto:
+def _skeleton(
+    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None, nodes: Sequence[onnx.NodeProto]
+) -> onnx.ModelProto:
     g = model.graph
     new = onnx.ModelProto(ir_version=model.ir_version)
     new.functions.extend(model.functions)
@@ -54,14 +57,11 @@ def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None
         value.type.tensor_type.elem_type = o.type.tensor_type.elem_type
         new.graph.output.append(value)
     for t in g.initializer:
-        size = 1
-        for d in t.dims:
-            size *= d
-        if size <= KEPT_ELEMENTS:
+        if math.prod(t.dims) <= KEPT_ELEMENTS:
             new.graph.initializer.append(inlined(t))
         else:
             as_input(new.graph, t)
-    new.graph.node.extend(topological(g.node))
+    new.graph.node.extend(nodes)
     for n in new.graph.node:
         if n.domain != "com.microsoft":
             continue
@@ -74,18 +74,24 @@ def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None
     return new
 
 
-def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
+def infer_shapes(
+    model: onnx.ModelProto,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    nodes: Sequence[onnx.NodeProto] | None = None,
+) -> dict[str, Shape]:
     """Shapes of the main graph's tensors, as far as they can be inferred.
 
     Args:
         model: the model; not changed.
         inputs: concrete shapes of graph inputs, to replace symbolic ones.
+        nodes: the main graph's nodes in topological order, where that is known.
 
     Returns:
         Tensor name -> dims (int, symbol, or None when unknown).
     """
     try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(model, inputs), data_prop=True)
+        skeleton = _skeleton(model, inputs, topological(model.graph.node) if nodes is None else nodes)
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception as e:  # a model that shape inference does not like may still run
         log.debug("shape inference failed: %s", e)
         inferred = model
