@@ -95,6 +95,11 @@ class Taken:
     positions: Mapping[int, Array]
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype, which is the constant's."""
+        return np.dtype(self.values.dtype)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of what is taken."""
         return tuple(len(self.positions.get(a, range(n))) for a, n in enumerate(self.values.shape))

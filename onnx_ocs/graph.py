@@ -92,29 +92,29 @@ def _inner_names(node: NodeProto) -> Iterator[str]:
             yield from n.output
 
 
-def _outside(nodes: Iterable[NodeProto]) -> dict[int, Sequence[str]]:
+def _mentions(nodes: Iterable[NodeProto]) -> dict[int, Sequence[str]]:
     """What the nodes that hold subgraphs mention in these (`_outer_names`), by id of the node."""
     return {id(n): _outer_names(n) for n in nodes if _subgraphs(n)}
 
 
-def topological(nodes: Sequence[NodeProto], outside: Mapping[int, Sequence[str]] | None = None) -> list[NodeProto]:
+def topological(nodes: Sequence[NodeProto], mentions: Mapping[int, Sequence[str]] | None = None) -> list[NodeProto]:
     """The nodes in an order in which producers come first; nodes already in order keep their places.
 
     Args:
         nodes: the nodes.
-        outside: what their subgraphs mention, where that is known (`_outside`).
+        mentions: what their subgraphs mention, where that is known (`_mentions`).
 
     Raises:
         UserError: the graph has a cycle, or a tensor has two producers.
     """
     nodes = list(nodes)
-    outside = _outside(nodes) if outside is None else outside
+    mentions = _mentions(nodes) if mentions is None else mentions
     producer: dict[str, int] = {}
     reads: list[list[str]] = []
     wanted: set[str] = set()  # what has been read so far
     ordered = True
     for k, n in enumerate(nodes):
-        names = [*n.input, *outside.get(id(n), ())]
+        names = [*n.input, *mentions.get(id(n), ())]
         reads.append(names)
         wanted.update(names)
         for o in n.output:
@@ -173,8 +173,8 @@ class Graph:
         self.inputs = {i.name for i in g.input} - self.initializers.keys()
         self.outputs = {o.name for o in g.output}
         nodes = list(g.node)
-        self._outside = _outside(nodes)
-        self.nodes = topological(nodes, self._outside)
+        self._mentions = _mentions(nodes)
+        self.nodes = topological(nodes, self._mentions)
         self.producer: dict[str, NodeProto] = {}
         self._readers: dict[str, dict[int, NodeProto]] = defaultdict(dict)
         self._taken = {t.name for t in g.initializer} | {i.name for i in g.input} | self.outputs
@@ -204,9 +204,9 @@ class Graph:
             if t:
                 self._readers[t][id(n)] = n
         self._taken.update(n.input, n.output)
-        if id(n) in self._outside:
+        if id(n) in self._mentions:
             self._taken.update(_inner_names(n))
-            for t in dict.fromkeys(self._outside[id(n)]):
+            for t in dict.fromkeys(self._mentions[id(n)]):
                 if t:
                     self._captured[t].append(n)
         self._names.add(n.name)
@@ -372,8 +372,7 @@ class Graph:
             self.initializers[name] = value
         else:  # it becomes bytes where it is to lie in the end
             self._arrays[name] = value if isinstance(value, Taken) else np.asarray(value, order="C")
-            dtype = value.values.dtype if isinstance(value, Taken) else value.dtype
-            kind = helper.np_dtype_to_tensor_dtype(dtype)
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
 
@@ -400,7 +399,7 @@ class Graph:
     def _add(self, node: NodeProto) -> None:
         self._added.append(node)
         self.touched[id(node)] = node
-        self._outside |= _outside([node])
+        self._mentions |= _mentions([node])
         self._index(node)
 
     def set_input(self, node: NodeProto, index: int, tensor: str) -> None:
@@ -439,14 +438,14 @@ class Graph:
         if stamp is not None:
             for n in self.touched.values():
                 stamp(n)
-        nodes = topological([*self.nodes, *self._added], self._outside)
+        nodes = topological([*self.nodes, *self._added], self._mentions)
         used = set(self.outputs)
         alive: list[NodeProto] = []
         for n in reversed(nodes):
             if id(n) in self._idle_nodes or not used.isdisjoint(n.output):
                 alive.append(n)
                 used.update(n.input)
-                used.update(self._outside.get(id(n), ()))
+                used.update(self._mentions.get(id(n), ()))
         nodes = alive[::-1]
         known = {t.name for t in g.initializer}
         unread = known - used - self._idle
