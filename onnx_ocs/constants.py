@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import AttributeProto, NodeProto, helper
 
-__all__ = ["Array", "attribute", "fold", "integer_range"]
+__all__ = ["Array", "Taken", "attribute", "fold", "integer_range"]
 
 Array = np.ndarray[Any, Any]
 
@@ -17,7 +19,8 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Value of a node's attribute, or the default when it is absent."""
     for a in node.attribute:
         if a.name == name:
-            return helper.get_attribute_value(a)
+            plain = a.type == AttributeProto.INT and not a.ref_attr_name  # the most, read without many questions
+            return a.i if plain else helper.get_attribute_value(a)
     return default
 
 
@@ -77,6 +80,45 @@ def fold(n: NodeProto, args: list[Array | None]) -> Array | None:
         lo, hi = integer_range(dtype)
         return np.asarray(np.clip(np.rint(x.astype(np.float32) / scale) + z, lo, hi), dtype)
     return None
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """Positions of a constant along some axes, put together only where the values are to lie in the end.
+
+    Attributes:
+        values: the constant.
+        positions: for each axis that something is taken along, what.
+    """
+
+    values: Array
+    positions: Mapping[int, Array]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype, which is the constant's."""
+        return np.dtype(self.values.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what is taken."""
+        return tuple(len(self.positions.get(a, range(n))) for a, n in enumerate(self.values.shape))
+
+    def take(self, axis: int, positions: Array) -> Taken:
+        """What is taken of what is taken."""
+        known = self.positions.get(axis)
+        return Taken(self.values, {**self.positions, axis: positions if known is None else known[positions]})
+
+    def array(self) -> Array:
+        """The values."""
+        found = self.values
+        for axis, positions in self.positions.items():
+            size = found.shape[axis]
+            if np.array_equal(positions[:size], np.arange(size)):  # all, and copies of some: all are copied at once
+                found = np.concatenate([found, np.take(found, positions[size:], axis=axis)], axis=axis)
+            else:
+                found = np.take(found, positions, axis=axis)
+        return found
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_ocs import tensors
-from onnx_ocs.constants import Array, attribute, fold, integer_range
+from onnx_ocs.constants import Array, Taken, attribute, fold, integer_range
 from onnx_ocs.errors import UserError
 
 __all__ = ["Array", "Graph", "attribute", "integer_range", "is_op", "label", "mentioned", "topological"]
@@ -49,9 +49,12 @@ def label(node: NodeProto) -> str:
 
 def _subgraphs(node: NodeProto) -> Sequence[onnx.GraphProto]:
     """The node's subgraphs and all that are nested in them."""
-    stack = [a for a in node.attribute if a.type in GRAPHS]
-    if not stack:
+    for a in node.attribute:
+        if a.type in GRAPHS:
+            break
+    else:
         return ()
+    stack = [a for a in node.attribute if a.type in GRAPHS]
     found: list[onnx.GraphProto] = []
     while stack:
         a = stack.pop()
@@ -89,27 +92,45 @@ def _inner_names(node: NodeProto) -> Iterator[str]:
             yield from n.output
 
 
-def topological(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+def _mentions(nodes: Iterable[NodeProto]) -> dict[int, Sequence[str]]:
+    """What the nodes that hold subgraphs mention in these (`_outer_names`), by id of the node."""
+    return {id(n): _outer_names(n) for n in nodes if _subgraphs(n)}
+
+
+def topological(nodes: Sequence[NodeProto], mentions: Mapping[int, Sequence[str]] | None = None) -> list[NodeProto]:
     """The nodes in an order in which producers come first; nodes already in order keep their places.
+
+    Args:
+        nodes: the nodes.
+        mentions: what their subgraphs mention, where that is known (`_mentions`).
 
     Raises:
         UserError: the graph has a cycle, or a tensor has two producers.
     """
+    nodes = list(nodes)
+    mentions = _mentions(nodes) if mentions is None else mentions
     producer: dict[str, int] = {}
+    reads: list[list[str]] = []
+    wanted: set[str] = set()  # what has been read so far
+    ordered = True
     for k, n in enumerate(nodes):
+        names = [*n.input, *mentions.get(id(n), ())]
+        reads.append(names)
+        wanted.update(names)
         for o in n.output:
-            if o and producer.setdefault(o, k) != k:
-                raise UserError(f"the tensor '{o}' is written by two nodes: this is not a valid ONNX graph")
-    reads = [[*n.input, *_outer_names(n)] for n in nodes]
-    if all(producer.get(t, -1) < k for k, names in enumerate(reads) for t in names):
-        return list(nodes)
+            if o:
+                if producer.setdefault(o, k) != k:
+                    raise UserError(f"the tensor '{o}' is written by two nodes: this is not a valid ONNX graph")
+                ordered = ordered and o not in wanted
+    if ordered:
+        return nodes
     before = [{producer[t] for t in names if t in producer} for names in reads]
     waiting, readers = [0] * len(nodes), defaultdict(list)
     for k, n in enumerate(nodes):
         for p in before[k] - {k}:
             waiting[k] += 1
             readers[p].append(k)
-        if any(t in n.output for t in n.input if t):
+        if k in before[k] and any(t in n.output for t in n.input if t):
             raise UserError(f"the node '{label(n)}' reads its own output: this is not a valid ONNX graph")
     ready = [k for k, w in enumerate(waiting) if not w]
     heapq.heapify(ready)
@@ -151,7 +172,9 @@ class Graph:
         self.initializers: dict[str, TensorProto] = {t.name: t for t in g.initializer}
         self.inputs = {i.name for i in g.input} - self.initializers.keys()
         self.outputs = {o.name for o in g.output}
-        self.nodes = topological(g.node)
+        nodes = list(g.node)
+        self._mentions = _mentions(nodes)
+        self.nodes = topological(nodes, self._mentions)
         self.producer: dict[str, NodeProto] = {}
         self._readers: dict[str, dict[int, NodeProto]] = defaultdict(dict)
         self._taken = {t.name for t in g.initializer} | {i.name for i in g.input} | self.outputs
@@ -162,7 +185,7 @@ class Graph:
             self._index(n)
         self._written = set(self.producer)
         self._constants: dict[str, Array | None] = {}
-        self._arrays: dict[str, Array] = {}  # constants that were added, and are not yet bytes
+        self._arrays: dict[str, Array | Taken] = {}  # constants that were added, and are not yet bytes
         self._added: list[NodeProto] = []
         self.touched: dict[int, NodeProto] = {}
         self.reshaped: set[str] = set()
@@ -181,9 +204,9 @@ class Graph:
             if t:
                 self._readers[t][id(n)] = n
         self._taken.update(n.input, n.output)
-        if _subgraphs(n):
+        if id(n) in self._mentions:
             self._taken.update(_inner_names(n))
-            for t in dict.fromkeys(_outer_names(n)):
+            for t in dict.fromkeys(self._mentions[id(n)]):
                 if t:
                     self._captured[t].append(n)
         self._names.add(n.name)
@@ -197,8 +220,11 @@ class Graph:
 
     def initializer(self, name: str) -> TensorProto:
         """An initializer with its values; `initializers` holds only what those are like that were added as arrays."""
-        value = self._arrays.get(name)
-        return self.initializers[name] if value is None else numpy_helper.from_array(value, name)
+        if name not in self._arrays:
+            return self.initializers[name]
+        value = self.constant(name)
+        assert value is not None
+        return numpy_helper.from_array(value, name)
 
     def captured(self, tensor: str) -> list[NodeProto]:
         """Nodes whose subgraphs mention the tensor."""
@@ -234,9 +260,9 @@ class Graph:
         """Whether `constant` gives a value; weights behind a DequantizeLinear or in side files are not read."""
         if tensor in self.initializers:
             return True
-        n = self.producer.get(tensor)
-        if n is None:
+        if self._root(tensor) is None:
             return False
+        n = self.producer[tensor]
         dequantized = is_op(n, "DequantizeLinear") and n.input[0] in self.initializers
         if tensor in self._constants or not (dequantized or self.is_outside(tensor)):
             return self.constant(tensor) is not None
@@ -274,6 +300,9 @@ class Graph:
         return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else None
 
     def _evaluate(self, tensor: str) -> Array | None:
+        if tensor in self._arrays:
+            added = self._arrays[tensor]
+            return added.array() if isinstance(added, Taken) else added
         if tensor in self.initializers:
             return tensors.values(self.initializers[tensor])
         n = self.producer.get(tensor)
@@ -324,14 +353,25 @@ class Graph:
         self._taken.add(candidate)
         return candidate
 
-    def add_initializer(self, name: str, value: Array | TensorProto) -> str:
+    def take(self, tensor: str, axis: int, positions: Array) -> Taken | TensorProto:
+        """Positions of a constant along an axis, not yet put together; of one in a side file, a reference."""
+        stored, added = self.initializers.get(tensor), self._arrays.get(tensor)
+        if isinstance(added, Taken):
+            return added.take(axis, positions)
+        if stored is not None and (reference := tensors.take(stored, axis, positions)) is not None:
+            return reference
+        value = self.constant(tensor)
+        assert value is not None
+        return Taken(value, {axis: positions})
+
+    def add_initializer(self, name: str, value: Array | Taken | TensorProto) -> str:
         """Add a constant under a fresh name and return that name; an array must not change any more."""
         name = self.fresh(name)
         if isinstance(value, TensorProto):
             value.name = name
             self.initializers[name] = value
         else:  # it becomes bytes where it is to lie in the end
-            value = self._constants[name] = self._arrays[name] = np.asarray(value, order="C")
+            self._arrays[name] = value if isinstance(value, Taken) else np.asarray(value, order="C")
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
@@ -341,10 +381,7 @@ class Graph:
         name, k = output + "/" + op, 1
         while name in self._names:
             name, k = f"{output}/{op}_{k}", k + 1
-        node = helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes)
-        self._added.append(node)
-        self.touched[id(node)] = node
-        self._index(node)
+        self._add(helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes))
         return output
 
     def clone_node(self, node: NodeProto, output: str) -> NodeProto:
@@ -356,10 +393,14 @@ class Graph:
         k, new.name = 1, label(node) + "_clone"
         while new.name in self._names:
             new.name, k = f"{label(node)}_clone_{k}", k + 1
-        self._added.append(new)
-        self.touched[id(new)] = new
-        self._index(new)
+        self._add(new)
         return new
+
+    def _add(self, node: NodeProto) -> None:
+        self._added.append(node)
+        self.touched[id(node)] = node
+        self._mentions |= _mentions([node])
+        self._index(node)
 
     def set_input(self, node: NodeProto, index: int, tensor: str) -> None:
         """Let a node read another tensor at one input."""
@@ -397,14 +438,14 @@ class Graph:
         if stamp is not None:
             for n in self.touched.values():
                 stamp(n)
-        nodes = topological([*self.nodes, *self._added])
+        nodes = topological([*self.nodes, *self._added], self._mentions)
         used = set(self.outputs)
         alive: list[NodeProto] = []
         for n in reversed(nodes):
             if id(n) in self._idle_nodes or not used.isdisjoint(n.output):
                 alive.append(n)
                 used.update(n.input)
-                used.update(_outer_names(n))
+                used.update(self._mentions.get(id(n), ()))
         nodes = alive[::-1]
         known = {t.name for t in g.initializer}
         unread = known - used - self._idle
@@ -414,12 +455,15 @@ class Graph:
         for name, t in self.initializers.items():
             if name not in used or name in known:
                 continue
-            value, new = self._arrays.get(name), g.initializer.add()
+            value, new = self.constant(name) if name in self._arrays else None, g.initializer.add()
             if value is not None and value.dtype.kind in "fiub":
                 new.CopyFrom(t)
                 new.raw_data = numpy_helper.tobytes_little_endian(value)
             else:  # as it is, or several to a byte
                 new.CopyFrom(self.initializer(name))
+            if self._arrays.pop(name, None) is not None:  # it is held once
+                self._constants.pop(name, None)
+                self.initializers[name] = new
         del g.node[:]
         g.node.extend(nodes)
         written = {o for n in nodes for o in n.output}

@@ -18,7 +18,6 @@ from onnx_ocs.message import pieces
 __all__ = ["check_writable", "load_model", "save_model", "stage", "write_bytes", "write_text"]
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
-LARGE = 1 << 24  # bytes of weights from which a model is written piece by piece
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
@@ -53,10 +52,11 @@ def _is_text(model: onnx.ModelProto) -> bool:
     """Whether all names are text: protobuf lets bytes through that are not."""
     g = model.graph
     try:
-        for part in (g.input, g.output, g.value_info, g.initializer, g.node):
-            "".join([x.name for x in part])
+        names = [x.name for part in (g.input, g.output, g.value_info, g.initializer, g.node) for x in part]
         for n in g.node:
-            "".join([n.op_type, n.domain, *n.input, *n.output, *(a.name for a in n.attribute)])
+            names += n.op_type, n.domain, *n.input, *n.output
+            names += [a.name for a in n.attribute]
+        "".join(names)
         return True
     except (UnicodeDecodeError, TypeError):  # protobuf gives bytes, or fails, where a name is no text
         return False
@@ -126,8 +126,7 @@ def save_model(model: onnx.ModelProto, path: str | Path, source: str | Path | No
     """
     staged = stage(model, path, source)
     if staged is None:
-        large = tensors.inline_size(model) > LARGE
-        write_bytes(path, pieces(model) if large else model.SerializeToString())
+        write_bytes(path, pieces(model))
         return
     with closing(staged):
         staged.publish(write_bytes)

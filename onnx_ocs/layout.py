@@ -143,8 +143,7 @@ def _conv(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | Non
 
 def _per_input(graph: Graph, node: NodeProto) -> bool:
     weight = read_weight(graph, node, 1)
-    q = weight.quantizer(graph) if weight else None
-    return q is not None and q.axis == 1
+    return weight is not None and weight.channel_axis(graph) == 1
 
 
 def _reshape(graph: Graph, node: NodeProto, wide: Wide, shapes: Mapping[str, Shape]) -> Route:
@@ -283,7 +282,9 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
     if is_op(node, "DequantizeLinear"):
         q = read_quantizer(graph, node)
         if index == 0 and wide.integer and wide.grid is not None and isinstance(q, Quantizer):
-            same = np.array_equal(q.scale, wide.grid.scale) and np.array_equal(q.zero_point, wide.grid.zero_point)
+            same = q is wide.grid or (
+                np.array_equal(q.scale, wide.grid.scale) and np.array_equal(q.zero_point, wide.grid.zero_point)
+            )
             if same and _fits(q, wide, rank):
                 return Route("carry", replace(wide, integer=False))
         return _fold("it dequantizes with other parameters")

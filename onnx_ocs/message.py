@@ -8,6 +8,7 @@ their numbers, and a field that is a message is its tag, its length and its byte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import onnx
@@ -44,6 +45,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
+@lru_cache
 def _header(number: int, length: int) -> bytes:
     return _varint(number << 3 | LENGTH_DELIMITED) + _varint(length)
 

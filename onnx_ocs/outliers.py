@@ -113,11 +113,11 @@ def find_outliers(
 # ---- estimated ------------------------------------------------------------------------------------------------------
 
 Moments = tuple[Array, Array]  # mean and variance, each (C,) or ()
-_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def _cdf(t: Array) -> Array:
-    return np.asarray(0.5 * np.asarray(_erfc(-t / math.sqrt(2)), np.float64))
+    x = np.asarray(-t / math.sqrt(2))
+    return np.asarray(0.5 * np.fromiter(map(math.erfc, x.ravel().tolist()), np.float64, x.size).reshape(x.shape))
 
 
 def _pdf(t: Array) -> Array:
@@ -143,7 +143,26 @@ def _rectified(m: Moments) -> Moments:
 
 
 def _match(v: Array, channels: int) -> Array:
+    if v.shape == (channels,):
+        return v
     return np.broadcast_to(v, (channels,)) if v.size in (1, channels) else np.full(channels, v.mean())
+
+
+def _squared(w: Array) -> Array:
+    """The squares of values that are not needed any more: in their place, which a cache holds, if nobody else's."""
+    return np.square(w, out=w if w.flags.owndata else None)
+
+
+def _kernel_sums(w: Array) -> Array:
+    """Sums over all positions of a Conv's kernel, for each pair of channels."""
+    if w.size == w.shape[0] * w.shape[1]:  # a sum over one element, which numpy is slow at
+        return w.reshape(w.shape[:2])
+    return np.asarray(w.reshape(*w.shape[:2], -1).sum(2))
+
+
+def _matrix(w: Array, upright: bool) -> Array:
+    """A layer's weight as the matrix that multiplies channel means, (outputs, inputs)."""
+    return _kernel_sums(w) if w.ndim > 2 else w if upright else w.T
 
 
 def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
@@ -165,28 +184,20 @@ def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
         at = {axis: where}
         outs, ins = at.get(out, slice(None)), at.get(into, slice(None))
         w = w.astype(np.float32, copy=False)
-        square = w * w
-        if node.op_type == "Conv":
-            single = w.size == w.shape[0] * w.shape[1]  # a sum over one element, which numpy is slow at
-            sums, squares = (
-                v.reshape(w.shape[:2]) if single else v.reshape(*w.shape[:2], -1).sum(2) for v in (w, square)
-            )
-            if groups > 1:
-                inputs = np.arange(n).reshape(groups, -1).repeat(shape[0] // groups, axis=0)[outs, ins]
-                mean[outs] += (sums * first[inputs]).sum(1)
-                var[outs] += (squares * second[inputs]).sum(1)
-                continue
-            w, square = sums, squares
-        elif node.op_type == "ConvTranspose":
+        if node.op_type == "ConvTranspose":
             w = w.reshape(*w.shape[:2], -1).mean(2)
-            square = w * w
-        elif ndim > 2:  # of several matrices the first stands for all
+        elif node.op_type != "Conv" and ndim > 2:  # of several matrices the first stands for all
             if where.start:
                 continue
-            w, square = (v.reshape(-1, *w.shape[-2:])[0] for v in (w, square))
+            w = w.reshape(-1, *w.shape[-2:])[0]
+        if node.op_type == "Conv" and groups > 1:
+            inputs = np.arange(n).reshape(groups, -1).repeat(shape[0] // groups, axis=0)[outs, ins]
+            mean[outs] += (_kernel_sums(w) * first[inputs]).sum(1)
+            var[outs] += (_kernel_sums(_squared(w)) * second[inputs]).sum(1)
+            continue
         upright = transposed or node.op_type == "Conv"
-        mean[outs] += (w if upright else w.T) @ first[ins].astype(np.float32)
-        var[outs] += (square if upright else square.T) @ second[ins].astype(np.float32)
+        mean[outs] += _matrix(w, upright) @ first[ins].astype(np.float32)
+        var[outs] += _matrix(_squared(w), upright) @ second[ins].astype(np.float32)
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     return (mean + bias.reshape(-1) if bias is not None and bias.size in (1, mean.size) else mean), var
 
@@ -278,7 +289,8 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
             steps.append(n)
             wanted.update(n.input if _scale(graph, n) is None else ())
     for n in reversed(steps):
-        if n.output and not graph.is_constant(n.output[0]):
+        # what is computed from a tensor is none: asked first, as it is known already
+        if n.output and ((n.input and n.input[0] in known) or not graph.is_constant(n.output[0])):
             m = _step(graph, n, known)
             if m is not None:
                 known.update((o, m) for o in n.output if o)

@@ -116,7 +116,7 @@ def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(attribute(node, "output_dtype")))
     else:
         dtype = np.dtype(np.uint8)
-    if "float" in dtype.name:
+    if dtype.kind not in "iu" and "float" in dtype.name:
         return Refusal("float8", f"{dtype.name} is not a uniform grid: translation by X_clip needs one", label(node))
     if zero is not None and zero.size not in (1, scale.size):
         return Refusal("bad_scale", f"{scale.size} scales and {zero.size} zero-points do not go together", label(node))
@@ -130,7 +130,8 @@ def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
     s = scale.astype(np.float64)
     if not 0 < s.min(initial=1) <= s.max(initial=1) < np.inf:
         return Refusal("bad_scale", "the scale is zero, negative or not finite", label(node))
-    return Quantizer(s, np.broadcast_to(z, s.shape), axis, dtype, scale.dtype, qmin, qmax)
+    z = z if z.shape == s.shape else np.broadcast_to(z, s.shape)
+    return Quantizer(s, z, axis, dtype, scale.dtype, qmin, qmax)
 
 
 def integer_clip(graph: Graph, node: NodeProto, quantizer: Quantizer) -> tuple[int, int] | None:

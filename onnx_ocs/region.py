@@ -281,7 +281,7 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
         walk = _walk(graph, region, axis, channels, shapes)
         if best is None or len(walk.weights) > len(best.weights):
             best = walk
-        if walk.weights and all(why == NOT_LINEAR for _, why in walk.folded):  # no other axis leads further
+        if all(why == NOT_LINEAR for _, why in walk.folded):  # no other axis leads further
             break
     at = label(region.nodes[0])
     if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):

@@ -175,7 +175,8 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
             return PassResult(False)
         regions = find_regions(Graph(model), {}, "already_translated")
         return PassResult(False, [entry(by.name, r, r.refusal) for r in regions])
-    graph, shapes = Graph(model), infer_shapes(model)
+    graph = Graph(model)
+    shapes = infer_shapes(model, nodes=graph.nodes)
     regions = find_regions(graph, shapes)
     decisions = selection.decide(graph, regions, find_outliers(model, graph, regions, selection.copies, context))
     accepted = [d for d in decisions if isinstance(d, Decision)]

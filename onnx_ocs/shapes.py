@@ -6,13 +6,14 @@ The skeleton has no weights, and operators of com.microsoft stand as what their 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import helper
 
 from onnx_ocs.graph import topological
-from onnx_ocs.tensors import inlined
+from onnx_ocs.tensors import as_input, inlined
 
 __all__ = ["Shape", "infer_shapes"]
 
@@ -29,11 +30,13 @@ def _shape(value: onnx.ValueInfoProto) -> Shape | None:
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
     return tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in value.type.tensor_type.shape.dim
+        d.dim_value or (0 if d.HasField("dim_value") else d.dim_param or None) for d in value.type.tensor_type.shape.dim
     )
 
 
-def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None) -> onnx.ModelProto:
+def _skeleton(
+    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None, nodes: Sequence[onnx.NodeProto]
+) -> onnx.ModelProto:
     g = model.graph
     new = onnx.ModelProto(ir_version=model.ir_version)
     new.functions.extend(model.functions)
@@ -54,40 +57,45 @@ def _skeleton(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None
         value.type.tensor_type.elem_type = o.type.tensor_type.elem_type
         new.graph.output.append(value)
     for t in g.initializer:
-        size = 1
-        for d in t.dims:
-            size *= d
-        if size <= KEPT_ELEMENTS:
+        if math.prod(t.dims) <= KEPT_ELEMENTS:
             new.graph.initializer.append(inlined(t))
         else:
-            new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
-    for n in topological(g.node):
-        copy = new.graph.node.add()
-        copy.CopyFrom(n)
-        if n.op_type in ("QuantizeLinear", "DequantizeLinear") and n.domain == "com.microsoft":
-            copy.domain = ""
-        elif n.op_type in SAME_SHAPE and n.domain == "com.microsoft":
-            copy.domain, copy.op_type = "", "Identity"
-            del copy.attribute[:]
-            del copy.input[1:]
+            as_input(new.graph, t)
+    new.graph.node.extend(nodes)
+    for n in new.graph.node:
+        if n.domain != "com.microsoft":
+            continue
+        if n.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            n.domain = ""
+        elif n.op_type in SAME_SHAPE:
+            n.domain, n.op_type = "", "Identity"
+            del n.attribute[:]
+            del n.input[1:]
     return new
 
 
-def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
+def infer_shapes(
+    model: onnx.ModelProto,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    nodes: Sequence[onnx.NodeProto] | None = None,
+) -> dict[str, Shape]:
     """Shapes of the main graph's tensors, as far as they can be inferred.
 
     Args:
         model: the model; not changed.
         inputs: concrete shapes of graph inputs, to replace symbolic ones.
+        nodes: the main graph's nodes in topological order, where that is known.
 
     Returns:
         Tensor name -> dims (int, symbol, or None when unknown).
     """
     try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(model, inputs), data_prop=True)
+        skeleton = _skeleton(model, inputs, topological(model.graph.node) if nodes is None else nodes)
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception as e:  # a model that shape inference does not like may still run
         log.debug("shape inference failed: %s", e)
         inferred = model
+    stored: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes: dict[str, Shape] = {}
     known = () if inputs else model.graph.value_info
     for value in (
@@ -98,8 +106,7 @@ def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | N
         *inferred.graph.output,
         *inferred.graph.input,
     ):
-        shape = _shape(value)
-        if shape is not None and value.name:
-            shapes[value.name] = shape
-    shapes.update((t.name, tuple(t.dims)) for t in model.graph.initializer)
-    return shapes
+        name = value.name
+        if name and name not in stored and (shape := _shape(value)) is not None:
+            shapes[name] = shape
+    return shapes | stored

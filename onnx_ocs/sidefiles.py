@@ -34,7 +34,7 @@ PAGE = 4096  # tensors of this size and more start on a page, so that they can b
 
 def needed(model: onnx.ModelProto, limit: int) -> bool:
     """Whether the model has side files, or needs one because protobuf cannot hold it."""
-    return tensors.exceeds(model, limit) or any(tensors.is_external(t) for t in tensors.all_tensors(model))
+    return not tensors.is_plain(model, limit)
 
 
 def open_up(path: Path) -> None:

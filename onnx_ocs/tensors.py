@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,15 +29,16 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.message import copy_fields
 
 __all__ = [
-    "FOLDER", "INLINE", "PRIVATE", "TYPED", "all_tensors", "arrays", "attach", "blocks", "exceeds", "inline_size",
-    "inlined", "is_alone", "is_external", "is_taken", "pack", "refer", "reference", "rough_size", "source",
-    "stored_size", "take", "total_size", "unpack", "values", "without_side_files",
+    "FOLDER", "INLINE", "PRIVATE", "TYPED", "all_tensors", "arrays", "as_input", "attach", "blocks", "exceeds",
+    "inline_size", "inlined", "is_alone", "is_external", "is_plain", "is_taken", "pack", "refer", "reference",
+    "rough_size", "source", "stored_size", "take", "total_size", "unpack", "values", "without_side_files",
 ]  # fmt: skip
 
 PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leave the process
 FOLDER, TAKEN, ALONE = PRIVATE + "folder", PRIVATE + "taken", PRIVATE + "alone"
 BLOCK = 1 << 24  # bytes that are copied at a time
 INLINE = 1 << 10  # bytes up to which a constant is kept where weights are left out: it may be a shape
+FEW = 16  # numbers of a repeated field that are read faster one by one
 TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 PLAIN = {
     getattr(TensorProto, k): np.dtype(v)
@@ -47,6 +49,7 @@ PLAIN = {
 }  # fmt: skip
 COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+HOLDING = frozenset([*GRAPHS, AttributeProto.TENSOR, AttributeProto.TENSORS])  # kinds of attributes with tensors inside
 
 
 def pack(values: Array) -> str:
@@ -74,11 +77,14 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
             continue
         for n in nodes.pop():
             for a in n.attribute:
-                if a.type in GRAPHS:
-                    graphs += [a.g] if a.type == AttributeProto.GRAPH else a.graphs
-                elif a.type == AttributeProto.TENSOR:
+                kind = a.type
+                if kind not in HOLDING:
+                    continue
+                if kind in GRAPHS:
+                    graphs += [a.g] if kind == AttributeProto.GRAPH else a.graphs
+                elif kind == AttributeProto.TENSOR:
                     yield a.t
-                elif a.type == AttributeProto.TENSORS:
+                else:
                     yield from a.tensors
 
 
@@ -110,13 +116,34 @@ def source(t: TensorProto) -> Path:
 
 def inline_size(model: onnx.ModelProto) -> int:
     """Bytes of the tensors that lie in the model itself."""
-    return sum(stored_size(t) for t in all_tensors(model) if not is_external(t))
+    return _survey(model)[0]
+
+
+def _survey(model: onnx.ModelProto) -> tuple[int, bool]:
+    """Bytes of the tensors that lie in the model itself, and whether others lie in side files."""
+    inside, outside = 0, False
+    for t in all_tensors(model):
+        if is_external(t):
+            outside = True
+        else:
+            inside += stored_size(t)
+    return inside, outside
 
 
 def exceeds(model: onnx.ModelProto, limit: int) -> bool:
-    """Whether the serialized model is larger; it is serialized only where the weights alone do not decide."""
-    rough = inline_size(model)
-    return rough * 4 >= limit and (rough >= limit or int(model.ByteSize()) >= limit)
+    """Whether the serialized model is larger."""
+    return _exceeds(model, inline_size(model), limit)
+
+
+def _exceeds(model: onnx.ModelProto, inside: int, limit: int) -> bool:
+    """As `exceeds`; it is serialized only where the weights alone do not decide."""
+    return inside * 4 >= limit and (inside >= limit or int(model.ByteSize()) >= limit)
+
+
+def is_plain(model: onnx.ModelProto, limit: int) -> bool:
+    """Whether the model has no side files and is no larger when serialized, so that it is a message like any other."""
+    inside, outside = _survey(model)
+    return not outside and not _exceeds(model, inside, limit)
 
 
 def total_size(model: onnx.ModelProto) -> int:
@@ -149,9 +176,9 @@ def stored_size(t: TensorProto) -> int:
     Raises:
         UserError: the type or the shape cannot be.
     """
-    dims = t.dims
+    dims = t.dims[:]
     if dims and min(dims) < 0:
-        raise UserError(f"the tensor '{t.name}' has the shape {list(dims)}: export the model again")
+        raise UserError(f"the tensor '{t.name}' has the shape {dims}: export the model again")
     try:
         return int(math.prod(dims) * _bits(t.data_type) + 7) // 8
     except (KeyError, ValueError, TypeError):
@@ -285,6 +312,11 @@ def _positions(t: TensorProto) -> dict[int, Array]:
     return {int(axis): unpack(text) for axis, text in packed.items()}
 
 
+def _from_field(field: Any, dtype: type[np.generic]) -> Array:
+    """The numbers of a repeated field; numpy looks at it long before it reads it, which a list of a few spares."""
+    return np.array(field[:] if len(field) <= FEW else field, dtype)
+
+
 def values(t: TensorProto) -> Array:
     """The values; those of a side file are mapped, not read.
 
@@ -296,7 +328,9 @@ def values(t: TensorProto) -> Array:
         if plain is not None and t.HasField("raw_data"):  # as `to_array` does, which looks at much more
             return np.frombuffer(t.raw_data, plain).reshape(t.dims)
         if t.data_type == TensorProto.FLOAT:
-            return np.array(t.float_data, np.float32).reshape(t.dims)
+            return _from_field(t.float_data, np.float32).reshape(t.dims)
+        if t.data_type in (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32):
+            return _from_field(t.int32_data, np.int32).astype(plain, copy=False).reshape(t.dims)
         return np.asarray(numpy_helper.to_array(t))
     found, _ = _mapped(t)
     for axis, positions in _positions(t).items():
@@ -370,6 +404,15 @@ def inlined(t: TensorProto) -> TensorProto:
     return TensorProto(name=t.name, data_type=t.data_type, dims=t.dims, raw_data=raw)
 
 
+def as_input(graph: onnx.GraphProto, t: TensorProto) -> None:
+    """Let an input of the graph stand for a tensor, of which a checker needs the type and the shape alone."""
+    kind = graph.input.add(name=t.name).type.tensor_type
+    kind.elem_type = t.data_type
+    kind.shape.SetInParent()
+    for d in t.dims:
+        kind.shape.dim.add(dim_value=d)
+
+
 def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20)) -> onnx.ModelProto:
     """The model as `onnx.checker` can take it: what lies in side files, or exceeds protobuf's limit, is an input.
 
@@ -377,19 +420,18 @@ def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20
         model: not changed; returned itself if it has no side files and is small enough.
         limit: bytes.
     """
-    outside = any(is_external(t) for t in all_tensors(model))
-    if not outside and not exceeds(model, limit):
+    inside, outside = _survey(model)
+    if not outside and not _exceeds(model, inside, limit):
         return model
-    weights = list(model.graph.initializer)
     new = onnx.ModelProto()
     copy_fields(model, new, lambda f: f.name != "graph")
     copy_fields(model.graph, new.graph, lambda f: f.name != "initializer")
     known = {i.name for i in new.graph.input}
-    for t in weights:
+    for t in model.graph.initializer:
         if stored_size(t) <= INLINE:
             new.graph.initializer.append(inlined(t))
         elif t.name not in known:
-            new.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+            as_input(new.graph, t)
     for t in all_tensors(new) if outside else ():
         if is_external(t):
             t.CopyFrom(inlined(t))

@@ -8,13 +8,13 @@ the same axis follow.  Roots are never edited in place, and a chain that somebod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnx_ocs import tensors
-from onnx_ocs.constants import fold
+from onnx_ocs.constants import Taken, fold
 from onnx_ocs.graph import Array, Graph, attribute, integer_range, is_op, label
 from onnx_ocs.quantizer import Quantizer, read_quantizer
 
@@ -50,16 +50,23 @@ class Weight:
             return None
         return self.perms[k].index(int(attribute(n, "axis", 1)) % len(self.shape))
 
-    def quantizer(self, graph: Graph) -> Quantizer | None:
-        """The quantizer of the last DequantizeLinear of the chain, with its axis as the reader sees it."""
+    def _dequantizer(self, graph: Graph) -> tuple[Quantizer, int | None] | None:
+        """The quantizer of the last DequantizeLinear of the chain, and its axis as the reader sees it."""
         for k, n in enumerate(self.nodes):
             if is_op(n, "DequantizeLinear"):
                 q = read_quantizer(graph, n)
-                if not isinstance(q, Quantizer):
-                    return None
-                axis = self.parameter_axis(graph, k)
-                return Quantizer(q.scale, q.zero_point, axis, q.dtype, q.float_dtype, q.qmin, q.qmax)
+                return (q, self.parameter_axis(graph, k)) if isinstance(q, Quantizer) else None
         return None
+
+    def channel_axis(self, graph: Graph) -> int | None:
+        """The reader's axis along which the weight is dequantized; None if it is not, or per tensor."""
+        found = self._dequantizer(graph)
+        return None if found is None else found[1]
+
+    def quantizer(self, graph: Graph) -> Quantizer | None:
+        """The quantizer of the last DequantizeLinear of the chain, with its axis as the reader sees it."""
+        found = self._dequantizer(graph)
+        return None if found is None else replace(found[0], axis=found[1])
 
     def blocks(self, graph: Graph) -> Iterator[tuple[int, slice, Array]]:
         """The values as the reader sees them, some rows of the root at a time.
@@ -175,16 +182,13 @@ def edit_weight(
     assert weight is not None
     axis %= len(weight.shape)
     perm = weight.perms[-1] if weight.perms else tuple(range(len(weight.shape)))
-    stored = graph.initializers.get(weight.root)
-    new: Array | TensorProto | None = None
-    if edit is None and stored is not None:
-        new = tensors.take(stored, perm[axis], positions)
-    if new is None:
+    new: Array | Taken | TensorProto
+    if edit is None:
+        new = graph.take(weight.root, perm[axis], positions)
+    else:
         value = graph.constant(weight.root)
         assert value is not None
-        seen = np.transpose(value, perm)
-        edited = np.take(seen, positions, axis=axis) if edit is None else edit(seen).astype(value.dtype, copy=False)
-        new = np.transpose(edited, np.argsort(perm))
+        new = np.transpose(edit(np.transpose(value, perm)).astype(value.dtype, copy=False), np.argsort(perm))
     root = graph.add_initializer(weight.root + "_wide", new)
     reader, at = node, index
     for k, n in enumerate(weight.nodes):

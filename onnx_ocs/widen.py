@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from onnx_ocs.layout import Route, Wide, join, route
 from onnx_ocs.region import Region, find_regions
 from onnx_ocs.shapes import Shape, infer_shapes
 from onnx_ocs.tensors import pack, unpack
-from onnx_ocs.weights import edit_weight, read_bias, take, write_bias
+from onnx_ocs.weights import edit_weight, read_bias, read_weight, take, write_bias
 
 __all__ = ["LAYOUT", "Decision", "Widened", "arrange", "read_layouts", "widen", "widened"]
 
@@ -49,7 +50,7 @@ class Decision:
     copies_low: Array
     halved: bool = False
 
-    @property
+    @cached_property
     def wide(self) -> Wide:
         """The channel layout behind the QuantizeLinear."""
         walk = self.region.walk
@@ -258,7 +259,7 @@ class _Widening:
         owner_of = wide.origin[order]
         starts = np.searchsorted(owner_of, owner_of, side="left")
         turn = np.arange(order.size) - starts  # 0 for a channel's first copy, 1 for its second, ...
-        rest = np.setdiff1d(np.arange(wide.narrow), owner_of)
+        rest = np.flatnonzero(np.bincount(owner_of, minlength=wide.narrow) == 0)
         complete, size, where = [source], wide.origin.size, base.copy()
         last = wide.axis in (-1, len(self.shapes.get(target, ())) - 1)
         if not rest.size:
@@ -346,7 +347,7 @@ class _Widening:
         """A depthwise layer with more groups: every copy is filtered like its channel, the bias stays with the base."""
         graph = self.graph
         groups = int(attribute(node, "group", 1))
-        weight = graph.constant(node.input[1])
+        weight = read_weight(graph, node, 1)
         assert weight is not None
         rows, levels = wide.spread(weight.shape[0] // groups)
         take(graph, node, 1, 0, rows)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_ocs.bounds import value_bounds
 from onnx_ocs.graph import Graph
+from onnx_ocs.tensors import values
 
 DATA = Path(__file__).resolve().parent / "data"
 
@@ -65,3 +66,31 @@ def test_added_arrays_arrive(dtype: type) -> None:
     assert list(stored) == ["b", "lo", "hi", name]  # in their old order; `a` has lost its reader
     assert unread not in stored
     assert np.array_equal(numpy_helper.to_array(stored[name]), value)
+
+
+def test_what_is_taken_is_put_together_in_the_end() -> None:
+    model = chain()
+    graph = Graph(model)
+    value, rows, columns = np.arange(12, dtype=np.int8).reshape(3, 4), np.asarray([0, 1, 2, 1]), np.asarray([3, 0, 0])
+    name = graph.add_initializer("whole", value)
+    for axis, positions in ((0, rows), (1, columns), (0, np.asarray([3, 0]))):
+        name = graph.add_initializer("part", graph.take(name, axis, positions))
+    expected = value[rows][:, columns][[3, 0]]
+    assert graph.constant_shape(name) == expected.shape
+    assert np.array_equal(numpy_helper.to_array(graph.initializer(name)), expected)
+    graph.add_node("Identity", [name], "copy")
+    graph.set_input(graph.producer["m"], 1, "copy")
+    graph.commit()
+    stored = {t.name: t for t in model.graph.initializer}
+    assert list(stored) == ["b", "lo", "hi", name]  # nothing of what it was taken from
+    assert np.array_equal(numpy_helper.to_array(stored[name]), expected)
+    assert np.array_equal(graph.constant(name), expected)  # known afterwards, too
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32])
+@pytest.mark.parametrize("count", [1, 16, 40])
+def test_values_outside_raw_data(kind: int, count: int) -> None:
+    t = helper.make_tensor("t", kind, [1, count], [k % 7 for k in range(count)])
+    assert not t.HasField("raw_data")
+    found, expected = values(t), numpy_helper.to_array(t)
+    assert found.dtype == expected.dtype and np.array_equal(found, expected)
