@@ -253,7 +253,7 @@ def _rows(
                 rows.append(judge.row(title, chain, path, path, report, ""))
             else:
                 if plan is None:
-                    options = onnx_ocs.PlanOptions(budget=task.budget)
+                    options = onnx_ocs.PlanOptions(budget=task.budget, effort="full")
                     plan, _ = onnx_ocs.plan(path, str(task.calib), options, task.float_model)
                 passes: list[Pass] = [Translate(plan=plan)]
                 passes += [Compensate(budget=task.budget)] * chain.count(",")

@@ -58,7 +58,7 @@ def row(
     name = label(quantizer, weight_bits, act_bits)
     low, wide = folder / f"{network.name}.{name}.onnx", folder / f"{network.name}.{name}.wide.onnx"
     quantize(built.float_model, low, built.calib)
-    options = onnx_ocs.PlanOptions(budget=budget)
+    options = onnx_ocs.PlanOptions(budget=budget, effort="full")
     try:
         result = onnx_ocs.rewrite(
             low, wide, calib=built.calib, float_model=built.float_model, options=options, seed=seed

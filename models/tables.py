@@ -128,7 +128,7 @@ def bits(bench: Bench) -> Table:
     )
     table.what += f" {PLANNED} Float: {spread(tasks(bench.float_scores('digits')))} %."
     rewrites = {"plain": plain, "OCS+, k = 0.5": with_passes(Translate(0.5))}
-    rewrites["OCS+, k = 0.5, planned"] = planned(PlanOptions(budget=None, ratio=0.5))
+    rewrites["OCS+, k = 0.5, planned"] = planned(PlanOptions(budget=None, ratio=0.5, effort="full"))
     columns = {}
     for setting in (Setting(weight_bits=w, act_bits=w) for w in (4, 3, 2)):
         scores = bench.scores(setting, rewrites)
@@ -148,7 +148,7 @@ def gelu(bench: Bench) -> Table:
     table.what += f""" vision transformer (`vit`; `python -m models list`), 450 test images a seed. {RULE} {PLANNED}
 Behind a GELU the copies are made in float, exactly; the paper's f(y - X_clip) is an approximation."""
     rewrites = {"plain": plain, "OCS, k = 0.5": with_passes(Split(0.5)), "OCS+, k = 0.5": with_passes(Translate(0.5))}
-    rewrites["OCS+, k = 0.5, planned"] = planned(PlanOptions(budget=None, ratio=0.5))
+    rewrites["OCS+, k = 0.5, planned"] = planned(PlanOptions(budget=None, ratio=0.5, effort="full"))
     for network in ("convgelu", "vit"):
         columns = {}
         for weight_bits, act_bits in ((4, 4), (8, 4), (8, 3)):
@@ -195,7 +195,7 @@ def detect(bench: Bench) -> Table:
     table = Table("Detection (OCS+, table 4's question)", f"{PAGES} {PLANNED}", drawn="what is on the pages")
     rewrites: dict[str, Rewrite] = {"plain": plain}
     rewrites |= {"OCS, k = 0.5": with_passes(Split(0.5)), "OCS+, k = 0.5": with_passes(Translate(0.5))}
-    plans = {"OCS+, k = 0.5, planned": planned(PlanOptions(budget=None, ratio=0.5))}
+    plans = {"OCS+, k = 0.5, planned": planned(PlanOptions(budget=None, ratio=0.5, effort="full"))}
     settings = {
         "least squares": [Setting("ppocr_det", act_bits=bits) for bits in (5, 4)],
         "onnxruntime": [Setting("ppocr_det", quantizer="ort-percentile")],

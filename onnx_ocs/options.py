@@ -49,6 +49,7 @@ class Form(StrEnum):
 class Effort(StrEnum):
     """How long a plan is worked on."""
 
+    auto = "auto"
     quick = "quick"
     full = "full"
 
@@ -198,7 +199,7 @@ EffortOption = Annotated[
     Effort,
     typer.Option(
         help="full: compare fifteen plans, then weigh tensors again at the best one and leave out what does not help; "
-        "quick: the best of five.",
+        "quick: the best of five; auto: quick for models so large that plans are judged on few samples.",
         rich_help_panel="Translation",
     ),
 ]

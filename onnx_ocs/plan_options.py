@@ -13,7 +13,7 @@ __all__ = ["Effort", "Mode", "Objective", "PlanOptions"]
 
 Objective = Literal["auto", "sqnr", "kl"]
 Mode = Literal["auto", "early", "late", "integer"]
-Effort = Literal["quick", "full"]
+Effort = Literal["auto", "quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class PlanOptions:
             "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
             and one that wins by either alone tends to lose by the other.
         effort: "full" compares fifteen plans and works on the best: tensors are weighed again at it, and regions that
-            do not help are left out.  "quick" compares five, and keeps the best as it is.  A target has its own
-            search.
+            do not help are left out.  "quick" compares five, and keeps the best as it is.  "auto" is "full" for models
+            small enough to be judged on many samples, and "quick" for others, which few samples would only be
+            fitted by.  A target has its own search.
         include: only tensors that match one of these globs.
         exclude: no tensor that matches one of these.
         stats: file that keeps the statistics.
@@ -52,7 +53,7 @@ class PlanOptions:
     rescale: bool = True
     mode: Mode = "auto"
     objective: Objective = "auto"
-    effort: Effort = "full"
+    effort: Effort = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     stats: Path | None = None

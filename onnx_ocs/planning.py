@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = ["make_plan"]
 
 SCREENED = 2  # samples on which tensors whose step alone could be changed are looked at
 JUDGING_MACS = 1e12  # for all comparisons of plans together, on any machine, so that plans are the same on all
+ENOUGH = 64  # samples on which plans can be judged, from which working on the best one pays
 LEARNT = 0  # the half of the samples that plans are made from; they are judged on the other
 
 
@@ -107,6 +109,8 @@ def make_plan(
     weigh(planner, board, learn, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
+    if options.effort == "auto":
+        options = replace(options, effort="full" if wanted >= ENOUGH else "quick")
     truth = None if float_model is None else as_written(float_model)
     judge = Judge(board, first_feeds(held, wanted), truth, options.objective)
 
@@ -124,7 +128,9 @@ def make_plan(
         return made
 
     before = judge(planner.settings({}))
-    found: dict[str, Any] = {"objective": judge.objective, "before": before, "candidates": {}}
+    found: dict[str, Any] = {
+        "objective": judge.objective, "effort": options.effort, "before": before, "candidates": {},
+    }  # fmt: skip
     spending = Spending(model, model_hash, planner, judge, check, options, context, one, before)
     if options.target is not None:
         assert measure is not None

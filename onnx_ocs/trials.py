@@ -46,7 +46,8 @@ def best_plan(
     if options.effort == "quick":
         trials = [(many, 0.35, False, 1.0, COARSER)]
         if options.rescale:
-            trials += [(many, e, True, 1.0, COARSER) for e in (0.35, 1.0)] + [(many, 1.0, True, 0.0, COARSE[0])]
+            trials += [(many, e, True, 1.0, COARSER) for e in (0.35, 1.0)]
+            trials += [(many, 1.0, True, 0.0, coarsest) for coarsest in (COARSER, COARSE[0])]
     else:
         trials = [(many, e, False, 1.0, COARSER) for e in (1.0, 0.35)]
         if options.rescale:

@@ -164,7 +164,7 @@ def check_stages(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> None:
 ratios = st.sampled_from([0.25, 0.5, 1.0, 2.0])
 modes = st.sampled_from(["auto", "auto", "early", "late", "integer"])
 cases = given(graphs(), ratios, st.integers(1, 3), modes, st.integers(0, 3).map(lambda k: k == 0))
-efforts = st.sampled_from(["quick", "full"])
+efforts = st.sampled_from(["auto", "quick", "full"])
 planned_cases = given(graphs(), st.sampled_from([0.0, 0.1, 0.5, 2.0]), modes, efforts, st.integers(0, 99))
 COMMON = {
     "deadline": None,

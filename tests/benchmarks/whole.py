@@ -66,7 +66,7 @@ def quantize(a: argparse.Namespace, out: Path) -> dict[str, float]:
 def main() -> None:
     p = parser(__doc__, runs=1)
     p.add_argument("--budget", type=float, default=0.1)
-    p.add_argument("--effort", choices=("quick", "full"), default="full")
+    p.add_argument("--effort", choices=("auto", "quick", "full"), default="auto")
     p.add_argument("--one", help=argparse.SUPPRESS)
     a = p.parse_args()
     tasks = {"quantize_static": quantize, "rewrite": rewrite}
