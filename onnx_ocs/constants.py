@@ -61,7 +61,9 @@ def fold(n: NodeProto, args: list[Array | None]) -> Array | None:
             if not -x.ndim <= axis < x.ndim or x.shape[axis] != scale.size:
                 return None
             shape[axis] = scale.size
-            scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+            scale = scale.reshape(shape)
+        if zero is not None and zero.size not in (1, scale.size):
+            return None
         z: Any = 0 if zero is None else zero.astype(np.float64).reshape(scale.shape if zero.size > 1 else ())
         scale = scale if scale.size > 1 else scale.reshape(())
         if op == "DequantizeLinear" and x.dtype.itemsize <= 2 and scale.dtype == np.float32:

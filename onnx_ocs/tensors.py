@@ -38,6 +38,7 @@ PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leav
 FOLDER, TAKEN, ALONE = PRIVATE + "folder", PRIVATE + "taken", PRIVATE + "alone"
 BLOCK = 1 << 24  # bytes that are copied at a time
 INLINE = 1 << 10  # bytes up to which a constant is kept where weights are left out: it may be a shape
+AXES = 32  # most that a tensor may have: numpy 1's limit
 FEW = 16  # numbers of a repeated field that are read faster one by one
 TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 PLAIN = {
@@ -177,6 +178,8 @@ def stored_size(t: TensorProto) -> int:
         UserError: the type or the shape cannot be.
     """
     dims = t.dims[:]
+    if len(dims) > AXES:
+        raise UserError(f"the tensor '{t.name}' has {len(dims)} axes: export the model again")
     if dims and min(dims) < 0:
         raise UserError(f"the tensor '{t.name}' has the shape {dims}: export the model again")
     try:

@@ -8,9 +8,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+import zoo
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_ocs import api
 from onnx_ocs.bounds import value_bounds
+from onnx_ocs.constants import fold
+from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Graph
 from onnx_ocs.tensors import values
 
@@ -94,3 +98,23 @@ def test_values_outside_raw_data(kind: int, count: int) -> None:
     assert not t.HasField("raw_data")
     found, expected = values(t), numpy_helper.to_array(t)
     assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def test_a_tensor_of_too_many_axes_is_said() -> None:
+    model, _ = zoo.build("residual")
+    model.graph.initializer[0].dims.extend([1] * 40)
+    with pytest.raises(UserError, match=r"has 4\d axes: export the model again"):
+        api.rewrite(model)
+
+
+@pytest.mark.parametrize(("zeros", "known"), [(0, True), (1, True), (3, True), (2, False)])
+def test_a_zero_point_goes_with_all_scales_or_each(zeros: int, known: bool) -> None:
+    """Files have one zero_point for many scales; what fits neither way has no value."""
+    node = helper.make_node("DequantizeLinear", ["x", "s", "z"], ["y"], axis=0)
+    x, scales = np.arange(6, dtype=np.int8).reshape(3, 2), np.asarray([1.0, 2.0, 4.0], np.float32)
+    zero = np.full(zeros, 2, np.int8) if zeros else None
+    got = fold(node, [x, scales, zero])
+    if not known:
+        assert got is None
+    else:
+        np.testing.assert_array_equal(got, (x - np.float32(2 if zeros else 0)) * scales[:, None])
