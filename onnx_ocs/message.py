@@ -32,6 +32,8 @@ def copy_fields(source: M, into: M, chosen: Callable[[Any], bool]) -> M:
             getattr(into, f.name).extend(value)
         elif f.message_type is not None:
             getattr(into, f.name).CopyFrom(value)
+        elif f.type == f.TYPE_STRING and isinstance(value, bytes):  # no text, which only a parser lets through
+            into.MergeFromString(_header(f.number, len(value)) + value)
         else:
             setattr(into, f.name, value)
     return into

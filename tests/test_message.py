@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnx_ocs.message import pieces
+from onnx_ocs.message import _varint, pieces
 
 DATA = Path(__file__).resolve().parent / "data"
 
@@ -34,3 +34,14 @@ def test_unknown_fields_stay() -> None:
     newer = model.SerializeToString() + b"\xf8\x7f\x01"  # field 2047, a number
     model.ParseFromString(newer)
     assert b"".join(pieces(model)) == model.SerializeToString() == newer
+
+
+def test_what_is_no_text_stays() -> None:
+    """A parser lets bytes through where the format says text; nobody reads them here, so they are no reason to fail."""
+    model = onnx.load(sorted(DATA.glob("*.onnx"))[0])
+    graph = model.graph.SerializeToString() + b"\x52\x02\xe9x"  # doc_string, behind the initializers
+    model.ClearField("graph")
+    damaged = model.SerializeToString() + b"\x12\x02\xf9x" + b"\x3a" + _varint(len(graph)) + graph  # producer_name
+    model = onnx.ModelProto.FromString(damaged)
+    assert b"\xf9x" in model.SerializeToString() and b"\xe9x" in model.SerializeToString()
+    assert b"".join(pieces(model)) == model.SerializeToString()
