@@ -19,7 +19,6 @@ import onnx
 from onnx_ocs import tensors
 from onnx_ocs.errors import UserError
 from onnx_ocs.graph import Array
-from onnx_ocs.parallel import side_by_side
 from onnx_ocs.region import Region
 
 __all__ = ["Histogram", "Statistics", "fingerprint", "smoothed"]
@@ -263,10 +262,8 @@ class Statistics:
         """Count batch number `turn` of float tensors by name (it varies which values of large tensors are sampled)."""
         first = next(iter(batch.values()), np.zeros(0))
         self.counted[turn % 2] += len(first) if first.ndim else 1
-        half = self.halves[turn % 2]
-
-        def count(k: int) -> None:
-            h, r = half[k], regions[k]
+        for k, h in self.halves[turn % 2].items():
+            r = regions[k]
             assert r.walk is not None
             a = np.asarray(batch[r.tensor])
             rows = len(a) if a.ndim else 1
@@ -290,8 +287,6 @@ class Statistics:
                 if np.isfinite(r.ceiling):
                     part = np.minimum(part, r.ceiling)
                 h.add(part.astype(np.float32, copy=False))
-
-        side_by_side(count, list(half))
 
     def merge(self, other: Statistics) -> None:
         """Add the statistics of other samples of the same model.
