@@ -17,7 +17,7 @@ import pytest
 import zoo
 from zoo import Net, Style
 
-from onnx_ocs import api, runtime, trials
+from onnx_ocs import api, planning, runtime, trials
 from onnx_ocs.calibration import open_samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes.translate import Translate
@@ -221,6 +221,21 @@ def test_rescale_is_used_and_is_better(folder: Path) -> None:
     result = carried_out("residual", folder, free, verify=True)
     assert any(e["scale"] != e["scale_before"] for e in result.report["regions"])
     assert result.verification is not None and result.verification.verdict == "PASSED"
+
+
+@pytest.mark.parametrize(("macs", "effort"), [(planning.JUDGING_MACS, "full"), (1e6, "quick")])
+def test_effort_follows_the_samples_that_plans_are_judged_on(
+    folder: Path, macs: float, effort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "JUDGING_MACS", macs)
+    budget = {"full": 0.11, "quick": 0.12}[effort]  # of this test alone: plans are remembered
+    made, found = plan("digits", folder, budget=budget)
+    asked, same = plan("digits", folder, budget=budget, effort=effort)
+    assert found["effort"] == same["effort"] == effort
+    assert made.digest() == asked.digest()
+    assert ("weighed in place" in found["candidates"]) == (effort == "full")
+    other = {"full": "quick", "quick": "full"}[effort]
+    assert plan("digits", folder, budget=budget, effort=other)[1]["effort"] == other, "what is asked for is done"
 
 
 @pytest.mark.parametrize("name", ["digits", "residual"])
