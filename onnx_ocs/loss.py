@@ -115,11 +115,12 @@ def find_loss(
     few = int(np.clip(WORK / max(macs * len(used), 1), 2, 16))
     many = min(SAMPLES, context.total())
     try:
-        board = Switchboard(model, regions, shapes, example=next(context.samples.batches(few, few), None))
+        some = list(context.samples.batches(few, few))
+        board = Switchboard(model, regions, shapes, example=some[0])
         everything, good, bad = _errors(board, context.samples.batches(few, many), groups, context, "measuring losses")
         ones = [{k: settings[k]} for k in used]
-        alone = _errors(board, context.samples.batches(few, few), ones, context, "measuring each quantizer")
-        whole = _errors(board, context.samples.batches(few, few), [settings], context, "measuring losses")[0]
+        alone = _errors(board, some, ones, context, "measuring each quantizer")
+        whole = _errors(board, some, [settings], context, "measuring losses")[0]
     except (UserError, RuntimeError):  # of onnxruntime: the model is inspected all the same
         return None
     each = {k: _share(e, whole[0]) for k, e in zip(used, alone, strict=True)}
