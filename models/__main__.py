@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from models.commandline import exit_code
-from models.zoo import NETWORKS, find_network
+from models.networks.zoo import NETWORKS, find_network
 from onnx_ocs.errors import UserError
 
 QUANTIZERS = "ort-minmax, ort-entropy, ort-percentile, lowbit, reconstructed"
@@ -62,12 +62,15 @@ def build(args: argparse.Namespace) -> None:
         raise UserError("--weight-bits and --act-bits say how to quantize: add --quantizer lowbit")
     quantize = None
     if args.quantizer:
-        from models.quantizers import find_quantizer, label
+        from models.quantizers.registry import find_quantizer, label
 
         quantize = find_quantizer(args.quantizer, args.weight_bits, args.act_bits)
     print(f"building {network.name}: {network.title}", file=sys.stderr)
     built = network.build(out, args.seed)
-    from models.evaluate import measure, row  # slow to import
+    from models.evaluate import (
+        measure,
+        row,  # slow to import
+    )
 
     models = [built.float_model]
     if quantize:
@@ -84,7 +87,10 @@ def build(args: argparse.Namespace) -> None:
 
 def rewrite(args: argparse.Namespace) -> None:
     """Print the table, a row as soon as it is known."""
-    from models.rewriting import HEADER, row  # slow to import
+    from models.tables.rewriting import (
+        HEADER,
+        row,  # slow to import
+    )
 
     networks = [find_network(name) for name in args.names]
     print(HEADER)

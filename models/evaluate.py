@@ -18,8 +18,8 @@ if not __package__:  # run as a script
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 from models.commandline import exit_code
-from models.metrics import METRICS, Scores, evaluate, first_output, score
-from models.zoo import Built, Network, find_network
+from models.networks.zoo import Built, Network, find_network
+from models.tables.metrics import METRICS, Scores, evaluate, first_output, score
 from onnx_ocs.errors import UserError
 
 __all__ = ["measure", "row"]

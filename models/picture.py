@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import onnx_ocs
-from onnx_ocs.charts import AFTER, BEFORE, FAINT, draw_histogram, figure, svg
+from onnx_ocs.report.charts import AFTER, BEFORE, FAINT, draw_histogram, figure, svg
 
 HERE = Path(__file__).parent
 TENSOR = "/block3/outer/Relu_output_0"

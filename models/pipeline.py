@@ -28,7 +28,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 import onnx_ocs
-from onnx_ocs.report import to_json
+from onnx_ocs.report.report import to_json
 
 Array = npt.NDArray[Any]
 

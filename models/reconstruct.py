@@ -21,10 +21,11 @@ from onnx import NodeProto, numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
-from models.metrics import first_output
+from models.tables.metrics import first_output
 from onnx_ocs.errors import UserError
-from onnx_ocs.graph import Graph, attribute, is_op
-from onnx_ocs.quantizer import Quantizer, read_quantizer
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import attribute, is_op
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 
 __all__ = ["reconstruct"]
 

@@ -1,6 +1,5 @@
-"""onnx_ocs: a graph-rewriting compiler that gives quantized (QDQ) ONNX models one more bit where it matters."""
+"""onnx_ocs: a graph-rewriting compiler that wins accuracy back in quantized (QDQ) ONNX models."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,18 +8,11 @@ if TYPE_CHECKING:
 __all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
 
 
-_here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  (pathlib costs start-up time)
-if not os.path.isdir(os.path.join(_here, "passes")):  # noqa: PTH112, PTH118
-    # In a source checkout the passes lie beside the package; the installed package holds them.
-    __path__.append(os.path.dirname(_here))  # noqa: PTH120
-
-
 def __getattr__(name: str) -> Any:
     """Import the verbs on first use: `--help` must not wait for onnxruntime."""
     if name in __all__:
         from onnx_ocs import api
 
-        # the import has put the modules `plan` and `verify` where the verbs of these names belong
         globals().update({n: getattr(api, n) for n in __all__})
         return globals()[name]
     raise AttributeError(f"module 'onnx_ocs' has no attribute '{name}'")

@@ -15,45 +15,32 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx
 
-from onnx_ocs.activations import BATCH
-from onnx_ocs.blocks import Block, find_blocks
-from onnx_ocs.branch import Inserted
-from onnx_ocs.cost import cost
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.stream import BATCH
+from onnx_ocs.compensation.blocks import Block, find_blocks
+from onnx_ocs.compensation.entries import FEWEST, WHY, _entry
+from onnx_ocs.compensation.fitting import Fitting
+from onnx_ocs.compensation.ground_truth import find_truth
+from onnx_ocs.compensation.menu import Menu
 from onnx_ocs.errors import UserError
-from onnx_ocs.fitting import Fitting
-from onnx_ocs.graph import Graph, label
-from onnx_ocs.kernels import without_kernels
-from onnx_ocs.manager import Context, PassResult, history, stamp
-from onnx_ocs.offers import Menu
-from onnx_ocs.oracle import reference
-from onnx_ocs.quality import compare, decibels
-from onnx_ocs.region import find_regions
-from onnx_ocs.shapes import Shape, infer_shapes
-from onnx_ocs.truth import find_truth
+from onnx_ocs.measurement.cost import cost
+from onnx_ocs.measurement.quality import compare
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import Shape, infer_shapes
+from onnx_ocs.passmanager import PassResult
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.records.history import history, stamp
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.targets.ort import without_kernels
 
-__all__ = ["Compensate", "branch_entry"]
+__all__ = ["Compensate"]
 
-FEWEST = 16  # samples without which nothing is fitted
 SLICE = 10  # the opset from which Slice takes steps
 SPILL = 4 << 30  # bytes of float activations that are kept in files
-WHY = {
-    "no_samples": "branches are fitted on calibration samples: give --calib",
-    "few_samples": f"fewer than {FEWEST} calibration samples, or all in one batch",
-    "translated_before": "this file was widened in an earlier run: start from the original, with both passes",
-    "no_gain": "no branch reduces the error on held-out samples",
-    "no_end_gain": "it mends the block, but not the model's output on held-out samples",
-    "loses": "all branches together make the model's output on held-out samples worse",
-    "budget": "the budget for branches is spent where it brings more",
-    "integer_kernel": "the layer that writes it would lose its integer kernel",
-    "widened": "an earlier pass has changed its shape",
-    "not_float": "its values are not float32",
-    "unknown_channels": "the number of channels is not known",
-    "channel_axis": "the channels are neither the second nor the last axis",
-}
 
 
 @dataclass(frozen=True)
@@ -149,49 +136,3 @@ def _refuse(menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes
     for m in layers:
         if m.block.output in lost:
             m.why = "integer_kernel"
-
-
-def branch_entry(b: Inserted) -> dict[str, Any]:
-    """The report's entry for a branch that a file carries already."""
-    e = b.entry
-    return {
-        "status": "applied", "block": b.output, "kind": None, "input": None, "output": b.output,
-        "form": e["form"], "regressors": list(b.regressors), "alpha": max(e["alpha"], default=0.0), "beta": e["beta"],
-        "rank": e["rank"], "groups": e["groups"], "sqnr_before_db": None, "sqnr_after_db": None, "reason": None,
-    }  # fmt: skip
-
-
-def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
-    """The report's entry for one block."""
-    b, c = m.block, m.chosen
-    at = label(graph.producer[b.output])
-    entry: dict[str, Any] = {
-        "status": "refused" if c is None else "applied",
-        "block": at,
-        "kind": b.kind,
-        "input": b.input,
-        "output": b.output,
-        "channels": b.channels,
-        "form": None,
-        "regressors": [],
-        "alpha": None,
-        "beta": None,
-        "rank": None,
-        "groups": None,
-        "macs": 0,
-        "sqnr_before_db": decibels(m.signal, sum(m.before)),
-        "sqnr_after_db": decibels(m.signal, sum(m.before)),
-        "reason": None,
-    }
-    if c is None:
-        return entry | {"reason": {"code": m.why, "message": WHY[m.why], "node": at}}
-    return entry | {
-        "form": c.branch.form,
-        "regressors": [("output", "input")[k] for k in c.branch.which],
-        "alpha": max(c.branch.alphas, default=0.0),
-        "beta": c.branch.beta,
-        "rank": c.branch.rank,
-        "groups": c.branch.groups,
-        "macs": c.macs,
-        "sqnr_after_db": decibels(m.signal, sum(c.errors)),
-    }

@@ -17,9 +17,11 @@ from typing import ClassVar
 
 import onnx
 
-from onnx_ocs.manager import Context, PassResult
-from onnx_ocs.plan_options import Mode
-from onnx_ocs.selection import Selection, apply
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.passmanager import PassResult
+from onnx_ocs.translation.apply import apply
+from onnx_ocs.translation.decision import Mode
+from onnx_ocs.translation.selection import Selection
 
 __all__ = ["Split"]
 

@@ -20,19 +20,25 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
-from onnx_ocs.entries import entries
+from onnx_ocs.calibration.context import Context
 from onnx_ocs.errors import UserError
-from onnx_ocs.graph import Graph, label
-from onnx_ocs.manager import Context, PassResult, history, stamp
-from onnx_ocs.plan_options import Mode
-from onnx_ocs.plans import Plan, early_or_late
-from onnx_ocs.quantizer import Refusal
-from onnx_ocs.region import PRINCIPLE, Region, find_regions
-from onnx_ocs.rescale import check_rescale, rescale
-from onnx_ocs.selection import Selection, apply
-from onnx_ocs.shapes import infer_shapes
-from onnx_ocs.stats import fingerprint
-from onnx_ocs.widen import Decision, widen
+from onnx_ocs.model.files import fingerprint
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import label
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passmanager import PassResult
+from onnx_ocs.planning.plan import Plan, early_or_late
+from onnx_ocs.records.history import history, stamp
+from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.steps import check_rescale
+from onnx_ocs.translation.apply import apply
+from onnx_ocs.translation.decision import Decision, Mode
+from onnx_ocs.translation.entries import entries
+from onnx_ocs.translation.rescale import rescale
+from onnx_ocs.translation.selection import Selection
+from onnx_ocs.translation.widen import widen
 
 __all__ = ["Translate"]
 

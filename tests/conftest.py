@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onnx_ocs import cli
+from onnx_ocs.cli import app as cli
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # `models` is no part of the installed package
 

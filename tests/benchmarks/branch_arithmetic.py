@@ -23,16 +23,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnx_ocs.branch import Inserted, read_branches
-from onnx_ocs.calibration import open_samples
-from onnx_ocs.graph import Array, Graph
-from onnx_ocs.manager import Context
-from onnx_ocs.oracle import reference
-from onnx_ocs.passes import Compensate
-from onnx_ocs.quality import compare
-from onnx_ocs.region import find_regions
-from onnx_ocs.runtime import Session, expose, optimized
-from onnx_ocs.shapes import infer_shapes
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.measurement.quality import compare
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.records.branches import Inserted, read_branches
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.runtime.instrument import expose
+from onnx_ocs.runtime.session import Session
+from onnx_ocs.targets.ort import optimized
 
 INTEGERS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 

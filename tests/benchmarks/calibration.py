@@ -21,13 +21,13 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from onnx_ocs.calibration import open_samples
-from onnx_ocs.collect import calibrate
-from onnx_ocs.graph import Graph
-from onnx_ocs.manager import Context
-from onnx_ocs.region import find_regions
-from onnx_ocs.shapes import infer_shapes
-from onnx_ocs.stats import fingerprint
+from onnx_ocs.calibration.collect import calibrate
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.model.files import fingerprint
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.regions.find import find_regions
 
 METHODS = {
     "onnxruntime MinMax": CalibrationMethod.MinMax,

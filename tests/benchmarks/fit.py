@@ -16,11 +16,11 @@ from pathlib import Path
 import onnx
 from harness import interleaved, parser
 
-from onnx_ocs.activations import BATCH
-from onnx_ocs.calibration import open_samples
-from onnx_ocs.manager import Context
-from onnx_ocs.passes import Compensate
-from onnx_ocs.runtime import Session
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.calibration.stream import BATCH
+from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.runtime.session import Session
 
 
 def both(quantized: onnx.ModelProto, floats: onnx.ModelProto, samples: Path, limit: int) -> str:

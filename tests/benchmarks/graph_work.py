@@ -17,9 +17,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_ocs import io
-from onnx_ocs.manager import Context, run_passes
-from onnx_ocs.passes import Translate
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.model import files
+from onnx_ocs.passes.translate import Translate
+from onnx_ocs.passmanager import run_passes
 
 
 def synthetic(nodes: int) -> onnx.ModelProto:
@@ -62,9 +63,9 @@ def synthetic(nodes: int) -> onnx.ModelProto:
 def measure(path: Path, out: Path) -> tuple[int, int, float, float]:
     """Nodes before, regions applied, seconds, seconds of CPU time."""
     start, busy = time.perf_counter(), time.process_time()
-    model = io.load_model(path)
+    model = files.load_model(path)
     new, results = run_passes(model, [Translate()], Context())
-    io.save_model(new, out)
+    files.save_model(new, out)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     applied = sum(e["status"] == "applied" for e in results["translate"].regions)
     return len(model.graph.node), applied, seconds, busy

@@ -83,16 +83,17 @@ def peak() -> int:
 
 def work(source: Path, out: Path) -> None:
     """The graph work, in this process."""
-    from onnx_ocs import io, tensors
-    from onnx_ocs.manager import Context, run_passes
-    from onnx_ocs.passes import Translate
+    from onnx_ocs.calibration.context import Context
+    from onnx_ocs.model import files, tensors
+    from onnx_ocs.passes.translate import Translate
+    from onnx_ocs.passmanager import run_passes
 
     empty = peak()
     start = time.perf_counter()
-    new, results = run_passes(io.load_model(source), [Translate()], Context())
+    new, results = run_passes(files.load_model(source), [Translate()], Context())
     middle, most = time.perf_counter(), peak()
     rewritten = [tensors.stored_size(t) for t in new.graph.initializer if tensors.is_taken(t)]
-    io.save_model(new, out, source)
+    files.save_model(new, out, source)
     seconds = time.perf_counter() - start
     applied = sum(e["status"] == "applied" for e in results["translate"].regions)
     largest = max(rewritten) / MEGA

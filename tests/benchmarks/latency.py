@@ -13,9 +13,9 @@ import math
 import sys
 from pathlib import Path
 
-from onnx_ocs import io
-from onnx_ocs.calibration import random_samples
-from onnx_ocs.latency import latencies
+from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.measurement.latency import latencies
+from onnx_ocs.model import files
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     p.add_argument("models", nargs="+", type=Path)
     p.add_argument("--runs", type=int, default=40)
     a = p.parse_args()
-    models = [io.load_model(path) for path in a.models]
+    models = [files.load_model(path) for path in a.models]
     medians = latencies(models, next(random_samples(models[0], 1, 0, {}).batches(1, 1)), a.runs, math.inf)
     if medians is None:
         sys.exit("onnxruntime does not run all of them, or one is larger than 256 MB")

@@ -1,0 +1,1 @@
+"""Data that networks are trained, calibrated and judged on."""

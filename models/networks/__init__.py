@@ -1,0 +1,1 @@
+"""Float networks: trained here, or made from packages."""

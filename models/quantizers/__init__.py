@@ -1,0 +1,1 @@
+"""Quantizers: other tools', and our own for few bits."""

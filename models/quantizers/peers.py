@@ -1,0 +1,225 @@
+"""Quantizers of other projects behind one signature: `(float_model, out, calib) -> None`.
+
+    python models/peers.py NAME FLOAT.onnx OUT.onnx CALIB.npz
+
+runs one of them in the interpreter that has it and prints its version.  This file needs nothing of onnx_ocs, since
+these packages want environments of their own; `compare.py` starts it there.  All of them see the same calibration
+samples, quantize weights per channel, and are left at their defaults otherwise, but for what a function says.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["PEERS", "Peer", "Reader"]
+
+Feed = dict[str, Any]
+
+
+class Peer(NamedTuple):
+    """A quantizer of another project.
+
+    Attributes:
+        package: its name on PyPI.
+        module: what it is imported as.
+        quantize: the quantizer; raises whatever the package raises.
+    """
+
+    package: str
+    module: str
+    quantize: Callable[[Path, Path, Path], None]
+
+
+class Reader:
+    """Calibration samples as onnxruntime's CalibrationDataReader and as an iterable, in batches; can be copied."""
+
+    def __init__(self, calib: Path, batch: int = 1) -> None:
+        with np.load(calib, allow_pickle=False) as archive:
+            self.arrays = dict(archive)
+        self.count = min(map(len, self.arrays.values()))
+        self.batch = batch
+        self.start = 0
+
+    def __iter__(self) -> Iterator[Feed]:
+        """All feeds."""
+        for start in range(0, self.count, self.batch):
+            yield self._feed(start)
+
+    def _feed(self, start: int) -> Feed:
+        return {name: array[start : start + self.batch] for name, array in self.arrays.items()}
+
+    def get_next(self) -> Feed | None:
+        """The next feed, None at the end."""
+        start, self.start = self.start, self.start + self.batch
+        return self._feed(start) if start < self.count else None
+
+    def rewind(self) -> None:
+        """Start again."""
+        self.start = 0
+
+
+def _nncf(float_model: Path, out: Path, calib: Path, fast: bool) -> None:
+    import nncf
+    import onnx
+
+    reader = Reader(calib)
+    quantized = nncf.quantize(
+        onnx.load(float_model),
+        nncf.Dataset(list(reader)),
+        subset_size=reader.count,
+        fast_bias_correction=fast,
+    )
+    onnx.save(quantized, out)
+
+
+def nncf_fast(float_model: Path, out: Path, calib: Path) -> None:
+    """NNCF as it comes: ranges from the means of the samples' extremes, fast bias correction."""
+    _nncf(float_model, out, calib, fast=True)
+
+
+def nncf_accurate(float_model: Path, out: Path, calib: Path) -> None:
+    """NNCF with the slower bias correction, which follows the errors from layer to layer."""
+    _nncf(float_model, out, calib, fast=False)
+
+
+def _aimet(float_model: Path, out: Path, calib: Path, scheme: str, bits: str, mend: bool) -> None:
+    import aimet_onnx
+    import onnx
+    from aimet_onnx.cross_layer_equalization import equalize_model
+
+    feeds = list(Reader(calib, 16))
+    model = onnx.load(float_model)
+    if mend:
+        equalize_model(model)
+    sim = aimet_onnx.QuantizationSimModel(
+        model,
+        param_type="int8",
+        activation_type=bits,
+        quant_scheme=scheme,
+        config_file="htp_v81",
+    )
+    if mend:
+        aimet_onnx.apply_adaround(sim, feeds, num_iterations=500)
+    sim.compute_encodings(feeds)
+    onnx.save(sim.to_onnx_qdq(prequantize_constants=True, export_int32_bias=True), out)
+
+
+def aimet_minmax(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with min-max ranges."""
+    _aimet(float_model, out, calib, "min_max", "int8", mend=False)
+
+
+def aimet_sqnr(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with ranges by least squared error."""
+    _aimet(float_model, out, calib, "tf_enhanced", "int8", mend=False)
+
+
+def aimet_mended(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with cross-layer equalization, ranges by least squared error, AdaRound (500 iterations a layer)."""
+    _aimet(float_model, out, calib, "tf_enhanced", "int8", mend=True)
+
+
+def aimet_a4(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with 4-bit activations, ranges by least squared error."""
+    _aimet(float_model, out, calib, "tf_enhanced", "int4", mend=False)
+
+
+def _quark(float_model: Path, out: Path, calib: Path, *algorithms: str) -> None:
+    from quark.onnx import ModelQuantizer
+    from quark.onnx.quantization.config import algorithm
+    from quark.onnx.quantization.config.config import QConfig
+    from quark.onnx.quantization.config.spec import Int8Spec, QLayerConfig, QuantGranularity, UInt8Spec
+
+    config = QConfig(
+        QLayerConfig(activation=UInt8Spec(), weight=Int8Spec(quant_granularity=QuantGranularity.Channel)),
+        algo_config=[getattr(algorithm, f"{name}Config")() for name in algorithms],
+    )
+    ModelQuantizer(config).quantize_model(float_model, out, Reader(calib))
+
+
+def quark(float_model: Path, out: Path, calib: Path) -> None:
+    """AMD Quark with its percentile calibrator."""
+    _quark(float_model, out, calib)
+
+
+def quark_cle(float_model: Path, out: Path, calib: Path) -> None:
+    """AMD Quark with cross-layer equalization and bias correction."""
+    _quark(float_model, out, calib, "CLE", "BiasCorrection")
+
+
+def quark_adaround(float_model: Path, out: Path, calib: Path) -> None:
+    """AMD Quark with AdaRound."""
+    _quark(float_model, out, calib, "AdaRound")
+
+
+def _neural_compressor(float_model: Path, out: Path, calib: Path, **recipes: Any) -> None:
+    import onnx
+    from neural_compressor import PostTrainingQuantConfig, quantization
+
+    reader = Reader(calib)
+    loader = type("Loader", (), {"batch_size": 1, "__iter__": lambda _self: ((feed, None) for feed in reader)})()
+    config = PostTrainingQuantConfig(
+        quant_format="QDQ", calibration_sampling_size=[reader.count], quant_level=1, recipes=recipes
+    )
+    model = quantization.fit(onnx.load(float_model), config, calib_dataloader=loader)
+    onnx.save(model.model, out)
+
+
+def neural_compressor(float_model: Path, out: Path, calib: Path) -> None:
+    """Intel Neural Compressor as it comes: min-max."""
+    _neural_compressor(float_model, out, calib)
+
+
+def onnxruntime_smooth(float_model: Path, out: Path, calib: Path) -> None:
+    """The SmoothQuant option of onnxruntime, which needs neural-compressor, and min-max."""
+    from onnxruntime import quantization as ortq
+
+    class Source(Reader, ortq.CalibrationDataReader):
+        """What onnxruntime checks for."""
+
+    ortq.quantize_static(
+        str(float_model),  # neural-compressor takes no Path
+        str(out),
+        Source(calib),
+        quant_format=ortq.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=ortq.QuantType.QUInt8,
+        weight_type=ortq.QuantType.QInt8,
+        extra_options={"SmoothQuant": True},
+    )
+
+
+PEERS = {
+    "NNCF, fast bias correction": Peer("nncf", "nncf", nncf_fast),
+    "NNCF, bias correction": Peer("nncf", "nncf", nncf_accurate),
+    "AIMET, min-max": Peer("aimet-onnx", "aimet_onnx", aimet_minmax),
+    "AIMET, least squares": Peer("aimet-onnx", "aimet_onnx", aimet_sqnr),
+    "AIMET, equalization, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_mended),
+    "AIMET, 4-bit activations": Peer("aimet-onnx", "aimet_onnx", aimet_a4),
+    "Quark, percentile": Peer("amd-quark", "quark", quark),
+    "Quark, equalization and bias correction": Peer("amd-quark", "quark", quark_cle),
+    "Quark, AdaRound": Peer("amd-quark", "quark", quark_adaround),
+    "Neural Compressor, min-max": Peer("neural-compressor", "neural_compressor", neural_compressor),
+    "onnxruntime, SmoothQuant": Peer("onnxruntime", "neural_compressor", onnxruntime_smooth),
+}
+
+
+def main() -> int:
+    """Command line."""
+    logging.basicConfig(level=logging.ERROR)
+    name, *paths = sys.argv[1:]
+    peer = PEERS[name]
+    peer.quantize(*map(Path, paths))
+    print(f"\n{version(peer.package)}")  # a line of its own, behind what the package prints
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

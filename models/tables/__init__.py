@@ -1,0 +1,1 @@
+"""Tables of the papers and of the README, each by one command."""

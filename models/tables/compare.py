@@ -1,0 +1,338 @@
+"""What the rewrite adds on top of other quantizers: same network, same calibration samples, same test samples.
+
+    python -m models.tables.compare FLOAT.onnx CALIB.npz TEST.npz [--budget 0.1]
+            [--python nncf=/path/to/python] > table.md
+
+Every quantizer of `models.quantizers` and `models.peers` quantizes FLOAT.onnx with CALIB.npz; `onnx_ocs` rewrites what
+comes out with the same samples; everything is judged on TEST.npz, which no quantizer and no pass has seen.  Prints a
+markdown table and names the best pair; what it is doing goes to stderr.
+
+A quantizer that is not installed here runs in another environment: `--python MODULE=INTERPRETER`.  One that is nowhere,
+or fails, gets a line that says so.  With `--folder` the files and figures stay, and what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+import onnx_ocs
+from models.commandline import exit_code
+from models.quantizers.peers import PEERS
+from models.quantizers.registry import find_quantizer
+from models.tables.metrics import METRICS, evaluate, first_output
+from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.passes.translate import Translate
+from onnx_ocs.passmanager import Pass
+from onnx_ocs.planning.plan import Plan
+from onnx_ocs.report.environment import package_version
+from onnx_ocs.runtime.session import Session
+
+__all__ = ["Row", "Task", "compare", "main", "table"]
+
+Array = npt.NDArray[Any]
+HERE = Path(__file__).resolve().parents[1]
+CHAINS = ("", "translate", "translate,compensate")
+SAME = "left as it is"
+ROUNDS = 300  # timed runs of each model, in turns
+HEADER = "| quantizer | followed by | {} | SQNR | MACs | integer kernels | latency | verified |"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all quantizers are given.
+
+    Attributes:
+        float_model: the float network.
+        calib: `.npz`, an array for each input.
+        test: the same for other samples, and `labels` where there are any.
+        metric: one of `models.metrics.METRICS`.
+        budget: extra MACs for copies, and again for branches, as a share of the network's.
+    """
+
+    float_model: Path
+    calib: Path
+    test: Path
+    metric: str = "top1"
+    budget: float = 0.1
+
+    def figure(self) -> str:
+        """What the first figure is called: the metric, or without labels how far the float network's answer is kept."""
+        with np.load(self.test, allow_pickle=False) as archive:
+            return METRICS[self.metric].task if "labels" in archive else METRICS[self.metric].agreement
+
+    def fingerprint(self) -> str:
+        """A digest of all that the figures depend on, but for versions."""
+        digest = hashlib.sha256(f"{self.metric} {self.budget}".encode())
+        for path in (self.float_model, self.calib, self.test):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A quantizer's model, as it is or rewritten.
+
+    Attributes:
+        quantizer: its name and version.
+        chain: the passes that followed; "" for none.
+        said: why there are no figures; "" where there are.
+        task: the metric in per cent, or without labels the agreement with the float network.
+        sqnr_db: of the first output against the float network.
+        macs: extra multiply-accumulates as a share of the quantized model's.
+        kernels: layers that onnxruntime runs with integer kernels.
+        latency: against the quantized model, both with integer kernels; None where onnxruntime does not load them so.
+        verdict: of the verification, or "left as it is".
+    """
+
+    quantizer: str
+    chain: str
+    said: str = ""
+    task: float | None = None
+    sqnr_db: float | None = None
+    macs: float = 0.0
+    kernels: int | None = None
+    latency: float | None = None
+    verdict: str = ""
+
+    def line(self) -> str:
+        """The row of the table."""
+        if self.said:
+            return f"| {self.quantizer} | {self.chain} | {self.said} | | | | | |"
+        cells = [self.quantizer if not self.chain else "", self.chain and f"`{self.chain}`"]
+        cells += ["" if self.task is None else f"{self.task:.2f} %", _decibels(self.sqnr_db)]
+        cells += [_percent(self.macs) if self.chain else ""]
+        cells += ["" if self.kernels is None else str(self.kernels)]
+        cells += [f"x {self.latency:.2f}" if self.latency else "", self.verdict]
+        return f"| {' | '.join(cells)} |"
+
+
+def _decibels(value: float | None) -> str:
+    return "exact" if value is None else f"{value:.2f} dB"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f} %"
+
+
+def _own(name: str, act_bits: int, task: Task, out: Path) -> str:
+    find_quantizer(name, act_bits=act_bits)(task.float_model, out, task.calib)
+    return package_version("onnxruntime" if name.startswith("ort") else "onnx-ocs")
+
+
+def _peer(name: str, python: str, task: Task, out: Path) -> str:
+    paths = [str(p.resolve()) for p in (task.float_model, out, task.calib)]
+    with tempfile.TemporaryDirectory(prefix="peer_") as scratch:  # some leave files where they are started
+        command = [python, str(HERE / "quantizers" / "peers.py"), name, *paths]
+        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    if done.returncode or not out.exists():
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
+        raise UserError(f"fails: {lines[-1].strip()[:200]}")
+    return done.stdout.splitlines()[-1]
+
+
+def quantizers(pythons: Mapping[str, str]) -> dict[str, Callable[[Task, Path], str]]:
+    """Every quantizer by name: writes a file, returns its version, raises UserError with what went wrong.
+
+    Args:
+        pythons: module -> interpreter that has it, for those that are not installed here.
+    """
+    found: dict[str, Callable[[Task, Path], str]] = {
+        "onnxruntime, min-max": partial(_own, "ort-minmax", 8),
+        "onnxruntime, entropy": partial(_own, "ort-entropy", 8),
+        "onnxruntime, percentile 99.9": partial(_own, "ort-percentile", 8),
+        "models/lowbit.py, least squares": partial(_own, "lowbit", 8),
+        "models/lowbit.py, 4-bit activations": partial(_own, "lowbit", 4),
+    }
+    for name, peer in PEERS.items():
+        python = pythons.get(peer.module) or (sys.executable if importlib.util.find_spec(peer.module) else None)
+        found[name] = partial(_missing, peer.package, peer.module) if python is None else partial(_peer, name, python)
+    return found
+
+
+def _missing(package: str, module: str, _task: Task, _out: Path) -> str:
+    raise UserError(f"not installed: `pip install {package}` somewhere, and `--python {module}=INTERPRETER`")
+
+
+def compare(
+    task: Task, folder: Path, names: Sequence[str], pythons: Mapping[str, str], chains: Sequence[str] = CHAINS
+) -> list[Row]:
+    """Quantize, rewrite and judge.
+
+    Args:
+        task: network and samples.
+        folder: keeps files and figures; what is there already is not done again.
+        names: of `quantizers`.
+        pythons: as for `quantizers`.
+        chains: which passes follow; "" for none, which must be the first.
+
+    Raises:
+        UserError: the folder holds the comparison of other files, or the network does not run on the samples.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / "task.txt"
+    if not stamp.exists():
+        stamp.write_text(task.fingerprint(), encoding="utf-8")
+    elif stamp.read_text(encoding="utf-8") != task.fingerprint():
+        raise UserError(f"{folder} holds the comparison of other files or options: choose another folder")
+    with np.load(task.test, allow_pickle=False) as archive:
+        samples = dict(archive)
+    judge = _Judge(task, first_output(task.float_model, samples), samples)
+    available = quantizers(pythons)
+    return [row for name in names for row in _rows(name, available[name], judge, folder, chains)]
+
+
+class _Judge:
+    """The test samples, and what the float network answers."""
+
+    def __init__(self, task: Task, reference: Array, samples: Mapping[str, Array]) -> None:
+        self.task, self.reference, self.samples = task, reference, samples
+
+    def row(self, quantizer: str, chain: str, path: Path, before: Path, report: Mapping[str, Any], verdict: str) -> Row:
+        """The figures of a file."""
+        scores = evaluate(path, self.reference, self.samples, self.task.metric)
+        cost = report["cost"]
+        extra = cost["macs_after"] / cost["macs_before"] - 1
+        latency = self._latency(path, before) if chain and verdict != SAME else None
+        kernels = cost["integer_kernels_after"]
+        figure = scores.agreement if scores.task is None else scores.task
+        return Row(quantizer, chain, "", figure, scores.sqnr_db, extra, kernels, latency, verdict)
+
+    def _latency(self, path: Path, before: Path) -> float | None:
+        """Median time of single-sample runs, in turns with the quantized model; None where one does not load."""
+        try:
+            sessions = [Session(onnx.load(p), "enable_all", fusion=True, threads=2) for p in (path, before)]
+        except Exception:  # onnxruntime's own exception types vary
+            return None
+        feed = {name: self.samples[name][:1] for name in sessions[0].inputs}
+        times: list[list[float]] = [[], []]
+        for turn in range(-5, ROUNDS):
+            for k in (0, 1) if turn % 2 else (1, 0):
+                start = time.perf_counter()
+                sessions[k].run(feed)
+                if turn >= 0:
+                    times[k].append(time.perf_counter() - start)
+        return float(np.median(times[0]) / np.median(times[1]))
+
+
+def _rows(
+    name: str, quantize: Callable[[Task, Path], str], judge: _Judge, folder: Path, chains: Sequence[str]
+) -> list[Row]:
+    """A quantizer's rows, from the folder or made."""
+    task, slug = judge.task, "_".join(name.lower().replace(",", "").replace("/", " ").split())
+    path, rows = folder / f"{slug}.onnx", []
+    plan: Plan | None = None
+    title = name
+    for chain in chains:
+        target = folder / f"{slug}{'.' * bool(chain)}{chain.replace(',', '_')}.onnx"
+        kept = target.with_suffix(".json")
+        if kept.exists():
+            rows.append(Row(**json.loads(kept.read_text(encoding="utf-8"))))
+            title = rows[0].quantizer
+            continue
+        print(f"{name}: {chain or 'quantizing'}", file=sys.stderr, flush=True)
+        try:
+            if not chain:
+                title = f"{name} ({quantize(task, path)})"
+                report = onnx_ocs.inspect(path)
+                rows.append(judge.row(title, chain, path, path, report, ""))
+            else:
+                if plan is None:
+                    options = onnx_ocs.PlanOptions(budget=task.budget, effort="full")
+                    plan, _ = onnx_ocs.plan(path, str(task.calib), options, task.float_model)
+                passes: list[Pass] = [Translate(plan=plan)]
+                passes += [Compensate(budget=task.budget)] * chain.count(",")
+                done = onnx_ocs.rewrite(path, target, str(task.calib), task.float_model, passes)
+                verdict = done.report["verification"]["verdict"] if done.changed else SAME
+                rows.append(judge.row(title, chain, target, path, done.report, verdict))
+        except VerificationError as e:
+            rows.append(Row(title, chain, f"not verified, nothing was written: {e.args[0]}"))
+        except UserError as e:
+            rows.append(Row(title, chain, str(e)))
+        if not rows[-1].said:
+            kept.write_text(json.dumps(asdict(rows[-1])), encoding="utf-8")
+        elif not chain:
+            break
+    return rows
+
+
+def table(rows: Sequence[Row], task: Task) -> str:
+    """Markdown: the table, what got worse, and the best pair."""
+    lines = [HEADER.format(task.figure()), "|---|---|---|---|---|---|---|---|", *(r.line() for r in rows)]
+    pairs = [(b, r) for b in rows for r in rows if not b.chain and r.chain and b.quantizer == r.quantizer]
+    pairs = [(b, r) for b, r in pairs if not b.said and not r.said]
+    worse = [
+        f"{r.quantizer} with `{r.chain}`: {_decibels(b.sqnr_db)} → {_decibels(r.sqnr_db)}"
+        for b, r in pairs
+        if _value(r) < _value(b)
+    ]
+    lines += ["", f"Worse than before, by SQNR: {'; '.join(worse) or 'none'} (of {len(pairs)} rewrites)."]
+    if pairs:
+        _, best = max(pairs, key=lambda pair: _value(pair[1]))
+        reached = _decibels(best.sqnr_db) if best.task is None else f"{best.task:.2f} %, {_decibels(best.sqnr_db)}"
+        price = f"{_percent(best.macs)} multiply-accumulates" + (f", x {best.latency:.2f}" if best.latency else "")
+        lines.append(f"Best pair, by SQNR: {best.quantizer} followed by `{best.chain}`: {reached} for {price}.")
+    return "\n".join(lines)
+
+
+def _value(row: Row) -> float:
+    return np.inf if row.sqnr_db is None else row.sqnr_db
+
+
+def show(args: argparse.Namespace) -> None:
+    """Compare what the command line asks for, and print the table."""
+    pythons = dict(p.partition("=")[::2] for p in args.python)
+    names = [n for n in quantizers(pythons) if not args.only or any(p.lower() in n.lower() for p in args.only)]
+    for path in (args.float_model, args.calib, args.test):
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+    if not names:
+        raise UserError(f"no quantizer's name has {' or '.join(args.only)}: {'; '.join(quantizers({}))}")
+    modules = sorted({p.module for p in PEERS.values()})
+    if unknown := sorted(set(pythons) - set(modules)):
+        raise UserError(f"--python {unknown[0]}: choose from {', '.join(modules)}")
+    task = Task(args.float_model, args.calib, args.test, args.metric, args.budget)
+    with tempfile.TemporaryDirectory(prefix="compare_") as scratch:
+        rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[1:])))
+    print(table(rows, task))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m models.tables.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("float_model", type=Path, metavar="FLOAT.onnx")
+    parser.add_argument("calib", type=Path, metavar="CALIB.npz", help="an array for each input, samples first")
+    parser.add_argument("test", type=Path, metavar="TEST.npz", help="the same for other samples, and `labels` if any")
+    parser.add_argument("--budget", type=float, default=0.1, help="extra MACs of each pass, default 0.1")
+    parser.add_argument("--metric", choices=sorted(METRICS), default="top1", help="default top1")
+    parser.add_argument("--only", action="append", default=[], metavar="PART", help="quantizers whose name has it")
+    parser.add_argument("--chain", action="append", choices=CHAINS[1:], help="what follows; default: both")
+    parser.add_argument("--python", action="append", default=[], metavar="MODULE=INTERPRETER", help="who has it")
+    parser.add_argument("--folder", type=Path, help="keep files and figures; what is there is not done again")
+    args = parser.parse_args(argv)
+    return exit_code(lambda: show(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

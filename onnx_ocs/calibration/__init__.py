@@ -1,0 +1,1 @@
+"""Calibration: samples, and what is seen of the activations when they run."""

@@ -1,0 +1,44 @@
+"""What a pass may use besides the model: samples, seed, progress, the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_ocs.calibration.samples import Samples
+
+__all__ = ["Context"]
+
+
+def _silent(_what: str, _done: int, _total: int | None) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Context:
+    """What passes may use besides the model.
+
+    Attributes:
+        samples: calibration samples; None without.
+        limit: most calibration samples to use.
+        seed: of everything random.
+        progress: called with (what, done, total) during long work.
+        original: the model before the first pass; `run_passes` sets it.
+        floats: the float model; None where it is not at hand.
+        again: whether a pass only shows that it changes nothing more: its report is not read.
+    """
+
+    samples: Samples | None = None
+    limit: int | None = None
+    seed: int = 0
+    progress: Callable[[str, int, int | None], None] = _silent
+    original: onnx.ModelProto | None = None
+    floats: onnx.ModelProto | None = None
+    again: bool = False
+
+    def total(self) -> int:
+        """How many samples there are to use."""
+        count = 0 if self.samples is None else self.samples.count()
+        return count if self.limit is None else min(self.limit, count)

@@ -1,0 +1,335 @@
+"""Calibration samples: from files, or from the user's own code, to feeds that onnxruntime takes.
+
+How an array of an .npz becomes feeds, where the model's input has the shape (B, d1, ...):
+
+    same rank, or unknown shape, B dynamic    array[i : i + batch_size]
+    same rank, B fixed                        array[i : i + B]; what is left over is dropped with a warning
+    one rank more (a sample axis in front)    array[i], one sample at a time
+
+Files of a folder are read one at a time and joined where their rows agree; test sets and functions give ready feeds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import itertools
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+from zipfile import ZipFile
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_ocs.errors import UserError
+
+__all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples", "random_samples"]
+
+_LOG = logging.getLogger(__name__)
+_Shape = tuple[int | None, ...]
+_Feed = dict[str, NDArray[Any]]
+_Feeds = Iterator[tuple[int, _Feed]]  # with the number of samples in each
+MOST_VALUES = 1 << 28  # of a random sample
+_Raw = Iterator[tuple[str, object]]  # unchecked, each with its place for messages
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of the model; None in ``shape`` is a dynamic dimension, None for all of it an unknown shape."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: _Shape | None
+
+
+def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
+    """Return the graph inputs that are not initializers, in order; UserError for one that is not a tensor."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    specs = []
+    for value in (value for value in model.graph.input if value.name not in constants):
+        tensor = value.type.tensor_type
+        if not tensor.elem_type:
+            raise UserError(f"input '{value.name}' of the model is not a typed tensor: give a model that takes tensors")
+        dims = (dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        specs.append(InputSpec(value.name, dtype, tuple(dims) if tensor.HasField("shape") else None))
+    return specs
+
+
+class Samples:
+    """Samples that can be read again and again; ``feeds`` is called with a batch size and a limit at every reading."""
+
+    def __init__(self, label: str, feeds: Callable[[int, int], _Feeds], count: int | None = None) -> None:
+        self._label, self._feeds, self._count = label, feeds, count
+
+    @property
+    def description(self) -> str:
+        """One line such as "calib.npz, 256 samples"; the number is left out until it is known."""
+        return self._label if self._count is None else f"{self._label}, {self._count} sample{'s' * (self._count != 1)}"
+
+    def count(self) -> int:
+        """Return the number of samples; where it is not known yet, all are read through once."""
+        if self._count is None:
+            self._count = sum(size for size, _ in self._feeds(1, sys.maxsize))
+        return self._count
+
+    def batches(self, batch_size: int = 8, limit: int | None = None) -> Iterator[_Feed]:
+        """Yield feeds of up to ``batch_size`` samples, until ``limit`` are given; UserError for what does not fit.
+
+        A feed that cannot be cut (fixed batch, ready feed) is given whole: the last one may reach beyond the limit.
+        """
+        if batch_size < 1 or (limit is not None and limit < 1):
+            raise UserError(f"batch size and sample limit must be 1 or more: change {batch_size} and {limit}")
+        given = 0
+        for size, feed in self._feeds(batch_size, limit or sys.maxsize):
+            yield feed
+            given += size
+            if given >= (limit or sys.maxsize):
+                return
+        if not given:
+            raise UserError(f"{self._label} gives no feed: give a sample, or as many as a fixed batch needs")
+        self._count = given
+
+
+class Reader(Protocol):
+    """What onnxruntime's CalibrationDataReader can do."""
+
+    def get_next(self) -> Any:
+        """The next feed, None at the end."""
+        ...
+
+
+Source = str | Path | Samples | Reader | Mapping[str, NDArray[Any]] | Iterable[Mapping[str, NDArray[Any]]]
+
+
+class _Inputs:
+    """What the model takes: checks, converts and cuts what is to be fed to it."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.specs = input_specs(model)
+        self.names = [spec.name for spec in self.specs]
+        self._said: set[str] = set()
+        if not self.specs:
+            raise UserError("the model has no inputs, so no samples can be fed to it: give a model with an input")
+
+    def say(self, message: str, level: int = logging.INFO) -> None:
+        if message not in self._said:  # once for all feeds
+            self._said.add(message)
+            _LOG.log(level, "%s", message)
+
+    def take(self, feed: object, where: str) -> _Feed:
+        """Check the names, types and values of one feed (or one .npz), and cast what is safe to cast."""
+        if not isinstance(feed, Mapping):
+            raise UserError(f"{where} is a {type(feed).__name__}: give dicts of input name to numpy array")
+        result, extra = {}, [name for name in feed if name not in self.names]
+        for spec in self.specs:
+            if spec.name not in feed:
+                close = difflib.get_close_matches(spec.name, map(str, extra), n=1)
+                advice = f"rename '{close[0]}' to '{spec.name}'" if close else f"add '{spec.name}'"
+                raise UserError(f"{where} lacks input '{spec.name}', it has {list(feed)} for {self.names}: {advice}")
+            if not isinstance(value := feed[spec.name], np.ndarray | np.generic):
+                raise UserError(f"'{spec.name}' in {where} is a {type(value).__name__}: give a numpy array")
+            result[spec.name] = self.convert(spec, np.asarray(value), where)
+        if extra:
+            self.say(f"ignored arrays that the model does not take: {extra}")
+        return result
+
+    def convert(self, spec: InputSpec, array: NDArray[Any], where: str) -> NDArray[Any]:
+        want, have, place = spec.dtype, array.dtype, f"input '{spec.name}' in {where}"
+        if array.ndim and not len(array):
+            raise UserError(f"{place} has no samples, its shape being {array.shape}: give at least one")
+        safe = want == have or (want.hasobject and have.kind == "U") or (have.kind == "f" and want in ("f4", "f8"))
+        if want.kind in "iu" and have.kind in "iu" and array.size:
+            safe = np.iinfo(want).min <= int(array.min()) and int(array.max()) <= np.iinfo(want).max
+        if not safe:
+            raise UserError(f"{place} is {have}, no safe cast to the model's {want}: save it as {want}")
+        if want != have:
+            self.say(f"input '{spec.name}': cast from {have} to {want}")
+            with np.errstate(over="ignore"):
+                array = array.astype(want)
+        if want.kind in "fc" and not np.isfinite(array).all():
+            sample = np.argwhere(~np.isfinite(np.atleast_1d(array)))[0, 0]
+            raise UserError(f"{place} has NaN or infinity in sample {sample}: mend or remove that sample")
+        return array
+
+    def ready(self, raw: Callable[[], _Raw], *_: int) -> _Feeds:
+        for where, feed in raw():
+            arrays = self.take(feed, where)
+            for spec in self.specs:
+                _check_shape(spec, arrays[spec.name], spec.shape, where)
+            yield next((len(array) for array in arrays.values() if array.ndim), 1), arrays
+
+    def rows(self, part: Path | Mapping[str, Any]) -> Iterator[tuple[Any, list[NDArray[Any]]]]:
+        """Yield the samples of one .npz (or its like), each with its kind: only one kind goes into one feed."""
+        where, loaded = "the calibration data", part
+        if isinstance(part, Path):
+            where = f"'{part}'"
+            blame = _blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
+            with blame, ZipFile(part), np.load(part, allow_pickle=False) as archive:
+                loaded = {name: archive[name] if name in self.names else None for name in archive}
+        arrays = self.take(loaded, where)
+        totals = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
+        if len(set(totals.values())) > 1:
+            raise UserError(f"{where} has different numbers of samples, {totals}: give every input as many")
+        cuts, sizes = [], set()
+        for spec, array in zip(self.specs, arrays.values(), strict=True):
+            shape = (None,) * array.ndim if spec.shape is None else spec.shape
+            extra = array.ndim > len(shape)
+            _check_shape(spec, array, (None, *shape[0 if extra else 1 :]), where)
+            sizes.add(1 if extra else shape[0] or 0)
+            cuts.append((extra, array.shape[1:]))
+        if len(sizes - {0}) > 1:
+            raise UserError(f"{where} has inputs of different batches, {sizes}: put a sample axis before every array")
+        for index in range(len(array)):
+            yield (max(sizes), cuts), [array[index : index + 1].copy() for array in arrays.values()]
+
+    def chunks(self, parts: Sequence[Path | Mapping[str, Any]], batch_size: int, limit: int) -> _Feeds:
+        given, rows = 0, itertools.chain.from_iterable(map(self.rows, parts))
+        for (batch, cuts), group in itertools.groupby(rows, key=lambda row: row[0]):
+            while part := [row for _, row in itertools.islice(group, batch or min(batch_size, limit - given))]:
+                if len(part) < (batch or 1):
+                    self.say(f"{len(part)} samples left over are dropped: a batch is fixed to {batch}", logging.WARNING)
+                    break
+                given += len(part)
+                pairs = zip(self.specs, map(np.concatenate, zip(*part, strict=True)), cuts, strict=True)
+                yield len(part), {spec.name: array[0, ...] if extra else array for spec, array, (extra, _) in pairs}
+
+
+def _check_shape(spec: InputSpec, array: NDArray[Any], shape: _Shape | None, where: str) -> None:
+    found, wanted = array.shape, array.shape if shape is None else shape
+    if len(found) != len(wanted) or any(b not in (None, a) for a, b in zip(found, wanted, strict=True)):
+        text = str(wanted).replace("None", "any")
+        raise UserError(f"input '{spec.name}' takes {text}, but {where} has {found}: reshape it, samples on axis 0")
+
+
+@contextmanager
+def _blame(problem: str, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{problem} ({type(error).__name__}: {error}): {advice}") from error
+
+
+def _test_sets(folders: Sequence[Path], names: list[str]) -> _Raw:
+    """Read the inputs: a tensor goes to the input of its name, the others to the inputs left over, in order."""
+    for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
+        feed, others = _Feed(), _Feed()
+        for path in sorted(folder.glob("input_*.pb"), key=lambda path: (len(path.name), path.name)):
+            with _blame(f"'{path}' is not a readable TensorProto", "write it with onnx.save_tensor"):
+                tensor = onnx.load_tensor(path)
+                array = onnx.numpy_helper.to_array(tensor, str(folder))
+            named = tensor.name in names
+            (feed if named else others)[tensor.name if named else path.name] = array
+        feed |= zip([name for name in names if name not in feed], others.values(), strict=False)
+        yield f"'{folder}'", feed
+
+
+def _called(source: str, module: str, attribute: str) -> _Raw:
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    advice = "in a module found from here, name a function without arguments that returns feed dicts or a reader"
+    with _blame(f"{source} failed", advice):
+        importlib.invalidate_caches()
+        result = getattr(importlib.import_module(module), attribute)()
+        reader = getattr(result, "get_next", None)
+        for index, feed in enumerate(iter(reader, None) if reader else result):
+            yield f"feed {index} of {source}", feed
+
+
+def _objects(source: object, inputs: _Inputs) -> Samples:
+    """Samples from what a program has at hand instead of a file."""
+    if isinstance(source, Mapping):
+        return Samples("calibration arrays", partial(inputs.chunks, [source]))
+    reader = getattr(source, "get_next", None)
+    if reader is None and not isinstance(source, Iterable):
+        raise UserError(f"calibration samples cannot be read from a {type(source).__name__}: give arrays or feed dicts")
+    feeds: Iterable[object] = iter(reader, None) if reader else source  # type: ignore[assignment]
+    if isinstance(feeds, Iterator):  # can be read once only
+        with _blame("the calibration data reader failed", "mend it, or give feed dicts"):
+            feeds = list(feeds)
+
+    def raw() -> _Raw:
+        for index, feed in enumerate(feeds):
+            yield f"feed {index} of the calibration data", feed
+
+    return Samples("calibration feeds", partial(inputs.ready, raw))
+
+
+def open_samples(source: Source, model: onnx.ModelProto) -> Samples:
+    """Open calibration samples and check the first feed; UserError for what cannot be read or does not fit.
+
+    Args:
+        source: an .npz (keys are input names, the first axis is the sample); a folder of such files; a folder of ONNX
+            ``test_data_set_*`` folders, or one of these; or ``package.module:function``, which **runs the user's own
+            code**: imported with the current directory on ``sys.path``, the function is called without arguments at
+            every reading, and returns an iterable of feeds or an onnxruntime CalibrationDataReader.  In a program
+            also such a reader or iterable itself (one that can be read only once is kept in memory), a dict of arrays
+            as an .npz holds them, or Samples.
+        model: the model that the samples are for.
+    """
+    if isinstance(source, Samples):
+        return source
+    inputs = _Inputs(model)
+    if not isinstance(source, str | Path):
+        samples = _objects(source, inputs)
+        next(samples.batches())
+        return samples
+    path = Path(source).resolve()
+    files = [path] if path.is_file() and path.suffix == ".npz" else sorted(path.glob("*.npz"))
+    folders = [path] if any(path.glob("input_*.pb")) else list(path.glob("test_data_set_*/"))
+    parts = files or folders
+    label = path.name if parts == [path] else f"{path.name} ({len(parts)} parts)"
+    if files:
+        samples = Samples(label, partial(inputs.chunks, files))
+    elif folders:
+        samples = Samples(label, partial(inputs.ready, partial(_test_sets, folders, inputs.names)))
+    elif not path.exists() and (function := re.fullmatch(r"([^\W\d][\w.]*):([^\W\d]\w*)", str(source))):
+        samples = Samples(str(source), partial(inputs.ready, partial(_called, str(source), *function.groups())))
+    else:
+        problem = "holds no samples" if path.exists() else "does not exist"
+        raise UserError(f"'{source}' {problem}: give an .npz, a folder of .npz or test data sets, or module:function")
+    next(samples.batches())
+    if files == [path]:
+        samples.count()  # already read whole
+    return samples
+
+
+def random_samples(
+    model: onnx.ModelProto, count: int, seed: int, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> Samples:
+    """Make seeded random samples: floats ~ N(0, 1), integers and booleans in {0, 1}; UserError for any other type.
+
+    A float input with a known range (low, high) gets values that fill it: normal, four deviations wide.
+
+    A dynamic first dimension is 1, others 16; with a fixed first, B, a feed counts as B samples (``count`` rounded up).
+    """
+    shapes = {}
+    for spec in _Inputs(model).specs:
+        if spec.shape is None or spec.dtype.kind not in "fiub" or count < 1:
+            raise UserError(f"{count} random samples cannot be made for {spec}: give samples, or a count of 1 or more")
+        shapes[spec] = [dim or (16 if axis else 1) for axis, dim in enumerate(spec.shape)]
+        if math.prod(shapes[spec]) > MOST_VALUES:
+            raise UserError(f"{spec} is too large to be filled with random samples: give samples, or --no-verify")
+    size = next((shape[0] for shape in shapes.values() if shape), 1)
+
+    def feeds(*__: int) -> _Feeds:
+        rng = np.random.default_rng(seed)
+        for _ in range(0, count, size):
+            drawn = {spec: np.asarray(rng.standard_normal(shape)) for spec, shape in shapes.items()}
+            for spec in drawn:
+                if spec.dtype.kind == "f" and ranges is not None and spec.name in ranges:
+                    low, high = ranges[spec.name]
+                    drawn[spec] = drawn[spec] * (high - low) / 4 + (low + high) / 2
+            yield size, {s.name: (x if s.dtype.kind == "f" else x > 0).astype(s.dtype) for s, x in drawn.items()}
+
+    return Samples(f"random inputs (seed {seed})", feeds, len(range(0, count, size)) * size)

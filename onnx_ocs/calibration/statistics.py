@@ -1,0 +1,168 @@
+"""Streaming statistics of activations: per-channel histograms, taken in front of the quantizers.
+
+One pass over the samples; memory does not depend on their number.  A histogram's range is a power of two and doubles
+when a value falls outside (neighbouring bins merge), so histograms of different samples can be added up exactly.
+Zeros are counted apart: behind a ReLU they are most of the values, and no quantizer errs on them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onnx_ocs.calibration.histogram import FEW, Histogram
+from onnx_ocs.errors import UserError
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.regions.region import Region
+
+__all__ = ["SAMPLED", "Statistics"]
+
+SAMPLED = 1 << 16  # values of one tensor that enter its histogram, per sample: more only cost time
+
+
+class Statistics:
+    """Histograms of all regions' tensors, tied to one model.
+
+    Batches count into two halves in turn: a plan that is made from one can be judged on samples of the other.
+
+    Attributes:
+        model_hash: `fingerprint` of the model.
+        halves: histograms by index of the region, of the even and of the odd batches.
+        counted: number of samples in each half.
+    """
+
+    def __init__(self, model_hash: str, regions: Sequence[Region], steps: Collection[int] = ()) -> None:
+        """Start empty.
+
+        Args:
+            model_hash: `fingerprint` of the model.
+            regions: its regions; those that a layer with a weight reads are counted by channel.
+            steps: indices of others, whose step alone may change: all their channels are counted together.
+        """
+        self.model_hash = model_hash
+        self.counted = [0, 0]
+        self.halves: tuple[dict[int, Histogram], dict[int, Histogram]] = ({}, {})
+        for k, r in enumerate(regions):
+            if r.walk is not None and r.quantizer is not None and (r.walk.weights or k in steps):
+                unsigned = r.bounds[0] >= 0 or r.quantizer.rectifies
+                channels = r.walk.channels if r.walk.weights else 1
+                for half in self.halves:
+                    half[k] = Histogram(channels, not unsigned)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples seen."""
+        return sum(self.counted)
+
+    @property
+    def regions(self) -> list[int]:
+        """Indices of the regions that are counted."""
+        return list(self.halves[0])
+
+    @property
+    def histograms(self) -> dict[int, Histogram]:
+        """The histograms of all samples, by index of the region."""
+        return {k: self.histogram(k, None) for k in self.regions}
+
+    def part(self, half: int | None) -> int | None:
+        """The half that is to be taken for a half: all samples (None) where the other one is empty."""
+        return half if half is not None and self.counted[1 - half] else None
+
+    def histogram(self, region: int, half: int | None) -> Histogram:
+        """The histogram of a region, from one half of the samples (`part`) or from all."""
+        if (part := self.part(half)) is not None:
+            return self.halves[part][region]
+        found = Histogram(len(self.halves[0][region].counts), self.halves[0][region].signed)
+        for h in self.halves:
+            found.merge(h[region])
+        return found
+
+    def add(self, regions: Sequence[Region], batch: Mapping[str, Array], turn: int) -> None:
+        """Count batch number `turn` of float tensors by name (it varies which values of large tensors are sampled)."""
+        first = next(iter(batch.values()), np.zeros(0))
+        self.counted[turn % 2] += len(first) if first.ndim else 1
+        for k, h in self.halves[turn % 2].items():
+            r = regions[k]
+            assert r.walk is not None
+            a = np.asarray(batch[r.tensor])
+            rows = len(a) if a.ndim else 1
+            axis = r.walk.axis % a.ndim
+            channels, inner = a.shape[axis], int(np.prod(a.shape[axis + 1 :], dtype=np.int64))
+            if len(h.counts) == 1:
+                channels, inner = 1, a.size
+            stride = max(1, a.size // max(1, rows * SAMPLED))
+            parts: Iterable[Array]
+            if stride > 1:
+                # every stride-th position of the other axes, an odd stride so that it does not follow rows
+                stride |= 1
+                h.low, h.high = min(h.low, float(a.min())), max(h.high, float(a.max()))
+            if inner >= FEW:  # as it lies in memory
+                blocks = a.reshape(-1, channels, inner)
+                starts = [(turn - o * inner) % stride for o in range(len(blocks))]
+                parts = [blocks] if stride == 1 else (b[:, s::stride] for b, s in zip(blocks, starts, strict=True))
+            else:
+                parts = [np.moveaxis(a, axis, 0).reshape(channels, -1)[:, turn % stride :: stride]]
+            for part in parts:
+                if np.isfinite(r.ceiling):
+                    part = np.minimum(part, r.ceiling)
+                h.add(part.astype(np.float32, copy=False))
+
+    def merge(self, other: Statistics) -> None:
+        """Add the statistics of other samples of the same model.
+
+        Raises:
+            UserError: they belong to another model.
+        """
+        if other.model_hash != self.model_hash:
+            raise UserError("the statistics belong to another model: calibrate again")
+        for part, counted in enumerate(other.counted):
+            self.counted[part] += counted
+            for k, h in other.halves[part].items():
+                self.halves[part][k].merge(h)
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz (no pickles), atomically."""
+        from onnx_ocs.model.files import write_bytes
+
+        arrays: dict[str, Array] = {
+            "model": np.frombuffer(self.model_hash.encode(), np.uint8),
+            "samples": np.asarray(self.counted),
+        }
+        for part, half in enumerate(self.halves):
+            for k, h in half.items():
+                arrays[f"counts_{part}_{k}"] = h.counts
+                arrays[f"zeros_{part}_{k}"] = h.zeros
+                info = [-9999 if h.exponent is None else h.exponent, h.signed, h.low, h.high]
+                arrays[f"info_{part}_{k}"] = np.asarray(info)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write_bytes(path, buffer.getvalue())
+
+    @staticmethod
+    def load(path: str | Path, model_hash: str, regions: Sequence[Region]) -> Statistics:
+        """Read statistics back.
+
+        Raises:
+            UserError: not such a file, or of another model.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                new = Statistics(model_hash, regions, [k for k in range(len(regions)) if f"counts_0_{k}" in z])
+                if bytes(z["model"]).decode() != model_hash:
+                    raise UserError(f"{path}: these statistics belong to another model: calibrate again")
+                new.counted = [int(n) for n in z["samples"]]
+                for part, k, h in ((p, k, h) for p, half in enumerate(new.halves) for k, h in half.items()):
+                    counts, zeros = z[f"counts_{part}_{k}"], z[f"zeros_{part}_{k}"]
+                    if (counts.shape, zeros.shape) != (h.counts.shape, h.zeros.shape) or counts.dtype.kind != "i":
+                        raise UserError(f"{path}: the statistics of '{regions[k].tensor}' do not fit: calibrate again")
+                    h.counts, h.zeros = counts.astype(np.int64), zeros.astype(np.int64)
+                    exponent, signed, h.low, h.high = z[f"info_{part}_{k}"].tolist()
+                    h.exponent, h.signed = None if exponent == -9999 else int(exponent), bool(signed)
+        except UserError:
+            raise
+        except Exception as e:  # zip, key and value errors of a file that is something else
+            raise UserError(f"{path}: not a statistics file of onnx_ocs ({type(e).__name__})") from None
+        return new

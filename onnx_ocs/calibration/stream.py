@@ -1,0 +1,87 @@
+"""Float activations in front of the quantizers, streamed over the calibration samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.regions.region import Region
+from onnx_ocs.runtime.instrument import expose
+from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.threads import in_order
+
+__all__ = ["BATCH", "Activations", "samples_in", "stream"]
+
+BATCH = 8  # samples a run
+
+
+class Activations:
+    """The reference (`onnx_ocs.oracle.reference`), loaded, which gives the float tensors of regions.
+
+    No activation quantizer stands upstream that would already have clipped the values.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, regions: Sequence[Region], wanted: Sequence[Region], threads: int | None = None
+    ) -> None:
+        """Load it.
+
+        Args:
+            model: the QDQ model.
+            regions: all its regions.
+            wanted: those whose float tensors are asked for.
+            threads: how many onnxruntime may use; None for its own choice.
+        """
+        self._tensors = list(dict.fromkeys(r.tensor for r in wanted))
+        exposed = expose(reference(model, regions), self._tensors)
+        self._session = as_written(exposed, threads)
+
+    def __call__(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Float tensors (and graph inputs) by name.
+
+        Raises:
+            UserError: the model does not run on the samples.
+        """
+        try:
+            got = self._session.run(feed, [t for t in self._tensors if t not in feed])
+        except Exception as e:  # onnxruntime raises many kinds
+            raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
+        return {**feed, **got}
+
+
+def samples_in(feed: Mapping[str, Array]) -> int:
+    """How many samples a feed holds."""
+    return next((len(a) for a in feed.values() if a.ndim), 1)
+
+
+def stream(
+    model: onnx.ModelProto, regions: Sequence[Region], wanted: Sequence[Region], context: Context
+) -> Iterator[Mapping[str, Array]]:
+    """Run the reference over the samples, batch by batch; the next batch runs while the caller works on the last.
+
+    Args:
+        model: the QDQ model.
+        regions: all its regions.
+        wanted: those whose float tensors are asked for; nothing runs when there are none.
+        context: the samples, and whom to tell about progress.
+
+    Yields:
+        Float tensors (and graph inputs) by name.
+
+    Raises:
+        UserError: the model does not run on the samples.
+    """
+    if not wanted or context.samples is None:
+        return
+    activations = Activations(model, regions, wanted)
+    total, done = context.total(), 0
+    for got in in_order(activations, context.samples.batches(BATCH, context.limit), 1):
+        context.progress("calibrating", done, total)
+        yield got
+        done += samples_in(got)
+    context.progress("calibrating", total, total)

@@ -1,0 +1,1 @@
+"""NBC: small nonlinear branches that undo what quantization left."""

@@ -1,0 +1,266 @@
+"""Fit compensation branches to the blocks of a model, one after the other, and choose what each block gets.
+
+One round runs model and float model once over the samples (`onnx_ocs.relay`).  Every block is offered the best branch
+of each form (`onnx_ocs.offers`); a price of MACs decides which it gets.  If all branches together cost more than the
+budget, the price is raised until they fit, and a second round fits the branches that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.calibration.stream import samples_in
+from onnx_ocs.compensation.blocks import Block
+from onnx_ocs.compensation.ground_truth import Truth
+from onnx_ocs.compensation.insert import insert
+from onnx_ocs.compensation.menu import Menu, Observed, learn
+from onnx_ocs.compensation.regression import Branch
+from onnx_ocs.compensation.relay import Relay, save
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.order import mentioned
+from onnx_ocs.records.branches import remove
+
+__all__ = ["Fitting"]
+
+HELD = 4  # every HELD-th batch is held out
+RANDOM = ("Random", "Multinomial", "Bernoulli")
+PROBED = 16  # held-out batches on which the model's output is looked at
+LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
+Progress = Callable[[str, int, int | None], None]
+
+
+def _start(b: Block, ends: Mapping[str, Menu]) -> Block:
+    """A block that starts where the last one ends that can be compensated: what others end with may not be read."""
+    while b.input is not None and ends[b.input].why:
+        before = ends[b.input].block
+        strides = tuple(p * q for p, q in zip(before.strides, b.strides, strict=False))
+        b = replace(b, input=before.input, strides=strides, input_channels=before.input_channels)
+    return b
+
+
+def _steady(graph: Graph) -> list[NodeProto]:
+    """The nodes that compute the same for every input, such as weights' DequantizeLinear: no sample carries these."""
+    known, found = graph.initializers.keys() - {i.name for i in graph.model.graph.input}, list[NodeProto]()
+    for n in graph.nodes:
+        if not n.op_type.startswith(RANDOM) and all(t in known for t in mentioned(n)):
+            known |= set(n.output)
+            found.append(n)
+    return found
+
+
+def _in_turn(nodes: Sequence[NodeProto], ends: Iterable[str]) -> list[NodeProto]:
+    """Nodes in an order in which the given tensors are finished one after the other.
+
+    An earlier pass may have put what was side by side the other way round, and what a block starts from (copies that
+    are folded back for other readers) behind the block's end.
+    """
+    writer = {o: k for k, n in enumerate(nodes) for o in n.output if o}
+    order: dict[int, None] = {}
+    for tensor in ends:
+        stack, found = [tensor], set[int]()
+        while stack:
+            k = writer.get(stack.pop())
+            if k is not None and k not in order and k not in found:
+                found.add(k)
+                stack += mentioned(nodes[k])
+        order.update(dict.fromkeys(sorted(found)))
+    order.update(dict.fromkeys(range(len(nodes))))
+    return [nodes[k] for k in order]
+
+
+class Fitting:
+    """Branches for one model.
+
+    Attributes:
+        menus: one for each block.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        blocks: Sequence[Menu],
+        ranks: Mapping[str, int],
+        forms: Sequence[str],
+        linear: bool,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            model: the model; changed by `fit`.
+            blocks: one menu for each block; those with a reason (`why`) get nothing.
+            ranks: of the blocks' outputs.
+            forms: which forms are candidates besides a bias.
+            linear: whether only a = b = 0 is tried.
+            folder: for files.
+            progress: called during long work.
+        """
+        self.model, self.menus, self.ranks = model, list(blocks), ranks
+        self.forms, self.linear = forms, linear
+        self.folder, self.progress = folder, progress
+        self.open = [m for m in self.menus if not m.why]
+        self.batches = 0
+        self.output = model.graph.output[0].name
+        self.number: dict[str, int] = {}  # of a tensor in the files of targets
+
+    def targets(self, truth: Truth, feeds: Iterable[Mapping[str, Array]], most: int) -> None:
+        """Write down what the float model has at the end of every block.
+
+        Args:
+            truth: gives that.
+            feeds: samples, batch by batch.
+            most: bytes beyond which no further batch is taken.
+        """
+        wanted = [m.block.output for m in self.open]
+        size = 0
+        for feed in feeds:
+            self.progress("float activations", self.batches, None)
+            got = truth.run(feed, list(dict.fromkeys([*wanted, self.output])))
+            if not self.batches:
+                for m in self.open:
+                    if got[m.block.output].dtype != np.float32:
+                        m.why = "not_float"
+                self.open = [m for m in self.open if not m.why]
+                wanted = [m.block.output for m in self.open]
+                self.number = {t: k for k, t in enumerate(dict.fromkeys([*wanted, self.output]))}
+            size += sum(v.nbytes for v in got.values())
+            if self.batches and size > most:
+                break
+            save(self.folder / f"target{self.batches}.npz", {f"t{k}": got[t] for t, k in self.number.items()})
+            self.batches += 1
+        if self.batches < 2:  # nothing could be held out
+            for m in self.open:
+                m.why = "few_samples"
+            self.open = []
+        ends = {m.block.output: m for m in self.menus}
+        for m in self.open:
+            m.block = _start(m.block, ends)
+
+    @property
+    def held_out(self) -> range:
+        """Numbers of the batches that nothing is fitted on."""
+        every = max(min(HELD, self.batches), 1)
+        return range(every - 1, self.batches, every)
+
+    def _target(self, batch: int, tensor: str) -> Array:
+        with np.load(self.folder / f"target{batch}.npz", allow_pickle=False) as z:
+            return np.asarray(z[f"t{self.number[tensor]}"])
+
+    def held(self, feeds: Callable[[], Iterator[Mapping[str, Array]]], label: str) -> Samples:
+        """The samples that nothing is fitted on."""
+
+        def given(_size: int, _limit: int) -> Iterator[tuple[int, dict[str, Array]]]:
+            for k, feed in enumerate(feeds()):
+                if k in self.held_out:
+                    yield samples_in(feed), dict(feed)
+
+        return Samples(f"{label}, held out", given)
+
+    def fit(self, feeds: Callable[[], Iterator[Mapping[str, Array]]], budget: int, macs: int) -> Graph:
+        """Choose branches within a budget.
+
+        Args:
+            feeds: gives the samples of `targets`, batch by batch, each time it is called.
+            budget: most MACs of all branches for one sample.
+            macs: of the model.
+
+        Returns:
+            A graph of a copy of the model with the branches, not committed.
+        """
+        least = np.log(10.0) / 10 * LEAST_DB / (0.01 * max(macs, 1))
+        graph = self._round(feeds(), least, None)
+        if sum(m.chosen.macs for m in self.open if m.chosen) <= budget:
+            return graph
+
+        def spent(price: float) -> int:
+            return sum(o.macs for m in self.open if (o := m.best(price)) is not None)
+
+        low, high = np.log10(least), np.log10(least) + 12.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if spent(10.0**middle) > budget else (low, middle)
+        kept = {m.block.output: o for m in self.open if (o := m.best(10.0**high)) is not None}
+        for m in self.open:
+            if m.offers and m.block.output not in kept:
+                m.chosen, m.why = None, "budget"
+        return self._round(feeds(), least, {t: o.branch for t, o in kept.items()})
+
+    def _round(self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, Branch] | None) -> Graph:
+        """Fit all blocks in order, each behind the branches of those before it; by price, or like given branches."""
+        work = onnx.ModelProto()
+        work.CopyFrom(self.model)
+        graph = Graph(work)
+        steady = _steady(graph)
+        always = {id(n) for n in steady}
+        rest = [n for n in graph.nodes if id(n) not in always]
+        nodes = _in_turn(rest, [m.block.output for m in self.open])
+        place = {o: k for k, n in enumerate(nodes) for o in n.output}
+        last: dict[str, float] = {t: k for k, n in enumerate(nodes) for t in mentioned(n)}
+        last |= dict.fromkeys(graph.outputs, np.inf)
+        menus = [m for m in self.open if wanted is None or m.block.output in wanted]
+        for m in menus:  # a block's input lives until the block is fitted
+            if m.block.input is not None:
+                last[m.block.input] = max(last.get(m.block.input, 0), place[m.block.output] + 1.0)
+        relay = Relay((f for k, f in enumerate(feeds) if k < self.batches), self.folder)
+        now_error: float | None = None
+        alive, names, pending, start = set(graph.inputs), dict[str, str](), list[NodeProto](), 0
+        for k, m in enumerate(menus):
+            self.progress("fitting branches", k, len(menus))
+            b, stop = m.block, place[m.block.output] + 1
+            part = [*pending, *nodes[start:stop]]
+            alive |= {o for n in part for o in n.output if o}
+            alive = {t for t in alive if last.get(t, -1) >= stop} | {b.output}
+            source = None if b.input is None else names.get(b.input, b.input)
+            like = None if wanted is None else wanted[b.output]
+            states = relay.run(graph, [*steady, *part], sorted(alive))
+            seen = (
+                Observed(
+                    i in self.held_out, s[b.output], None if source is None else s[source], self._target(i, b.output)
+                )
+                for i, s in states
+            )
+            # groups are kernels: a matrix has no axis to slide them along, and its dense form is cheap
+            forms = [f for f in self.forms if f != "grouped" or self.ranks[b.output] > 2]
+            learn(m, seen, self.batches, len(self.held_out), forms, self.linear, like)
+            m.chosen = m.best(price if like is None else 0.0)
+            m.why = "" if m.chosen is not None else "no_gain"
+            start, pending = stop, []
+            if m.chosen is not None:
+                if now_error is None and b.output != self.output:
+                    now_error = self._at_output(relay, graph, [*steady, *nodes[stop:]])
+                count = len(graph.added)
+                tensors = [b.output, *([] if source is None else [source])]
+                chosen = [tensors[i] for i in m.chosen.branch.which]
+                now = insert(graph, b, m.chosen.branch, chosen, self.ranks[b.output])
+                pending = graph.added[count:]
+                if now.before == b.output and now_error is not None:
+                    then = self._at_output(relay, graph, [*steady, *pending, *nodes[stop:]])
+                    if not then < now_error:
+                        remove(graph, now)
+                        m.chosen, m.why, pending = None, "no_end_gain", []
+                        continue
+                    now_error = then
+                names[b.output] = now.after
+                last[now.after] = last[b.output]
+                if now.before != b.output:
+                    relay.rename(b.output, now.before)
+                    alive = (alive - {b.output}) | {now.before}
+                last[now.before] = -1
+        self.progress("fitting branches", len(menus), len(menus))
+        return graph
+
+    def _at_output(self, relay: Relay, graph: Graph, nodes: Sequence[NodeProto]) -> float:
+        """Squared error of the model's output on held-out samples, from the last cut on."""
+        error = 0.0
+        for k, out in relay.peek(graph, nodes, self.output, self.held_out[:PROBED]):
+            error += float(((np.asarray(out, np.float64) - self._target(k, self.output)) ** 2).sum())
+        return error

@@ -1,0 +1,257 @@
+"""How far every quantized activation is from the float model, before and after a rewrite.
+
+Two errors for each, as signal to noise in dB over the calibration samples, against the float value a of the reference
+(`onnx_ocs.oracle.reference`):
+
+    isolated      a - Q(a): what this quantizer alone does to exact values
+    accumulated   a - a_hat: what the tensor really holds in the quantized model, with all errors from upstream
+
+The models are asked for the integers of all quantizers at once; wide ones are folded back to their channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.histogram import Histogram
+from onnx_ocs.calibration.stream import BATCH, Activations, samples_in
+from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.measurement.quality import decibels
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
+from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.records.layouts import read_layouts, read_scales
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.wide import Wide
+from onnx_ocs.runtime.instrument import as_bytes, expose
+from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.threads import in_order, share, side_by_side
+from onnx_ocs.translation.rescale import rescale_model
+
+__all__ = ["LIMIT", "measure_layers"]
+
+LIMIT = 32  # samples
+SAMPLED = 1 << 13  # values of one tensor and sample that are looked at
+BARS = 64  # of a report's histogram
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """What a quantizer with copies expresses: k * scale for low <= k <= high, each of shape (C, 1) or (1, 1)."""
+
+    scale: Array
+    low: Array
+    high: Array
+
+    @staticmethod
+    def of(q: Quantizer, wide: Wide | None = None) -> _Grid:
+        copies, copies_low = (0, 0) if wide is None else wide.copies()
+        scale, low, high = q.scale, (copies_low + 1) * (q.qmin - q.zero_point), (copies + 1) * (q.qmax - q.zero_point)
+        if wide is not None and wide.halved:
+            scale, low, high = scale * wide.units(), q.qmin - q.zero_point, q.qmax - q.zero_point
+        scale, low, high = (np.asarray(v, np.float32).reshape(-1, 1) for v in (scale, low, high))
+        return _Grid(scale, low, high)
+
+    def quantize(self, a: Array) -> Array:
+        return np.asarray(np.clip(np.rint(a / self.scale), self.low, self.high) * self.scale)
+
+    def clipped(self, a: Array) -> float:
+        """Sum over what lies beyond the range."""
+        return float(np.abs(a - np.clip(a, self.low * self.scale, self.high * self.scale)).sum(dtype=np.float64))
+
+    def above(self, a: Array) -> Array:
+        """Where values lie beyond the range."""
+        return np.asarray((a > self.high * self.scale) | (a < self.low * self.scale))
+
+    def reaches_beyond(self, other: _Grid) -> Array:
+        """Channels with a wider range."""
+        return np.asarray(
+            (self.high * self.scale > other.high * other.scale * (1 + 1e-6))
+            | (self.low * self.scale < other.low * other.scale * (1 + 1e-6))
+        )
+
+
+@dataclass
+class _Tally:
+    """Running sums over one tensor."""
+
+    region: Region
+    axis: int | None
+    before: _Grid
+    after: _Grid | None
+    histogram: Histogram
+    signal: float = 0.0
+    noise: dict[str, float] = field(default_factory=dict)
+    clipped: tuple[float, float] = 0.0, 0.0
+
+    def expected(self, a: Array) -> Array:
+        """What the reference lets through: saturation that acts as a ReLU or ReLU6 is part of the float model."""
+        q = self.region.quantizer
+        assert q is not None
+        if q.rectifies and self.region.bounds[0] < 0:
+            a = np.maximum(a, 0)
+        ceiling = self.region.ceiling
+        return np.minimum(a, np.float32(ceiling)) if np.isfinite(ceiling) else a
+
+    def add(self, a: Array, held: Mapping[str, Array]) -> None:
+        """Count values, (C, n), and what the quantized models hold in their place."""
+        self.signal += _energy(a)
+        errors = {f"accumulated_{when}": a - h for when, h in held.items()}
+        errors["isolated_before"] = a - self.before.quantize(a)
+        if self.after is not None:
+            errors["isolated_after"] = a - self.after.quantize(a)
+        for name, e in errors.items():
+            self.noise[name] = self.noise.get(name, 0.0) + _energy(e)
+        saved = np.zeros((), bool)
+        if self.after is not None:
+            self.clipped = self.clipped[0] + self.before.clipped(a), self.clipped[1] + self.after.clipped(a)
+            saved = self.before.above(a) & self.after.reaches_beyond(self.before)
+        zero = np.zeros((), a.dtype)
+        # a histogram leaves out zeros, so each value is counted in one of the two rows
+        self.histogram.add(np.stack([np.where(saved, zero, a).reshape(-1), np.where(saved, a, zero).reshape(-1)]))
+
+    def as_dict(self, samples: int) -> dict[str, Any]:
+        """The fields that go into a region's entry of the report."""
+        error: dict[str, Any] = {f"{n}_db": decibels(self.signal, e) for n, e in sorted(self.noise.items())}
+        lost, still = self.clipped
+        saved = None if self.after is None or lost <= 0 else 1 - still / lost
+        return {"error": {**error, "samples": samples}, "mass_saved": saved, "histogram": _bars(self.histogram)}
+
+
+def _energy(a: Array) -> float:
+    return float(np.square(a).sum(dtype=np.float64))
+
+
+def _bars(h: Histogram) -> dict[str, Any] | None:
+    """A histogram with few bins over the values seen; zeros are not counted."""
+    used = np.flatnonzero(h.counts.sum(0))
+    if not used.size:
+        return None
+    edges = np.append(h.edges, 2 * h.edges[-1] - h.edges[-2])
+    width = -(-(used[-1] + 1 - used[0]) // BARS)
+    starts = np.arange(used[0], used[-1] + 1, width)
+    rest, saved = (np.add.reduceat(row[: used[-1] + 1], starts) for row in h.counts)
+    ends = [float(edges[starts[0]]), float(edges[min(starts[-1] + width, len(edges) - 1)])]
+    return {"range": ends, "counts": (rest + saved).tolist(), "saved": saved.tolist()}
+
+
+def _columns(a: Array, axis: int | None, narrow: int, samples: int) -> Array:
+    """Values as float32 (C, n); of large tensors some positions, evenly spread, `SAMPLED` values of every sample.
+
+    `narrow` is the number of channels without copies: the positions are the same in the wide tensor and the narrow one.
+    """
+    rows = a.reshape(1, -1) if axis is None or not a.ndim else np.moveaxis(a, axis, 0)
+    positions = rows[0].size
+    stride = positions * narrow // (samples * SAMPLED) | 1  # odd, so that it does not follow rows of pixels
+    index = np.unravel_index(np.arange(0, positions, stride), rows.shape[1:])
+    picked: Any = (slice(None), *index)
+    return np.asarray(rows[picked], np.float32)
+
+
+def _steps(cut: Cut, integers: Array, axis: int | None, narrow: int, samples: int) -> Array:
+    """Multiples k of the step that a quantizer's integers stand for, (C, n); copies are added to their channels."""
+    wide, z = cut.wide, cut.quantizer.zero_point.astype(np.float32)
+    rows = _columns(integers, axis, narrow, samples)
+    if wide is None:
+        return rows - z.reshape(-1, 1)
+    rows -= np.broadcast_to(z, (wide.narrow,))[wide.origin][:, None]
+    total = np.zeros((wide.narrow, rows.shape[1]), np.float32)
+    for level in np.unique(wide.level):
+        at = wide.level == level
+        total[wide.origin[at]] += rows[at]  # no channel twice in one level
+    return total
+
+
+class _Quantized:
+    """A quantized model that is asked for the integers of its quantizers."""
+
+    def __init__(self, model: onnx.ModelProto, cuts: Sequence[Cut]) -> None:
+        self.cuts = {c.quantized: c for c in cuts}
+        self.names = list(dict.fromkeys(c.rewritten for c in cuts))
+        named = as_bytes(model, nibbles(Graph(model)))
+        self.session = as_written(expose(named, self.names), share(3))  # of three that run side by side
+
+    def run(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
+        try:
+            return self.session.run({k: batch[k] for k in self.session.inputs}, self.names)
+        except Exception as e:  # onnxruntime raises many kinds
+            raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
+
+
+def _tally(region: Region, after: Cut | None) -> _Tally:
+    """Empty sums for one region; `after` is its quantizer in the rewritten model."""
+    q, walk = region.quantizer, region.walk
+    assert q is not None
+    axis = walk.axis if walk is not None else q.axis
+    wide = None if after is None else after.wide
+    # a carried quantizer may see another axis than its own walk would choose
+    axis = axis if wide is None else wide.axis
+    after_grid = None if after is None else _Grid.of(after.quantizer, wide)
+    unsigned = region.bounds[0] >= 0 or q.rectifies
+    return _Tally(region, axis, _Grid.of(q), after_grid, Histogram(2, not unsigned))
+
+
+def measure_layers(
+    original: onnx.ModelProto, rewritten: onnx.ModelProto | None, context: Context
+) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Measure all quantized activations in one streaming pass over up to `LIMIT` samples.
+
+    Args:
+        original: the QDQ model.
+        rewritten: the same after passes; its metadata say what is wide and which steps changed.  None: there is none.
+        context: the samples; nothing is measured without.
+
+    Returns:
+        By what a region's Q nodes write in the original: `error` (isolated and accumulated, before and after, in dB;
+        None where there is no error at all, left out where there is nothing to measure), `mass_saved` (share of
+        sum |a - clip(a)| that the new range saves; None where nothing was clipped) and `histogram` (of the float
+        values that are not 0; `saved` are those that the old range clips, in channels whose range has grown).
+
+    Raises:
+        UserError: a model does not run on the samples.
+    """
+    before = Graph(original)
+    regions = find_regions(before, infer_shapes(original))
+    models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
+    if rewritten is not None:
+        scales = read_scales(rewritten)
+        yardstick = Graph(rescale_model(original, scales)) if scales else before
+        cuts = find_cuts(yardstick, Graph(rewritten), read_layouts(rewritten), {})
+        models["after"] = _Quantized(rewritten, cuts)
+    measured = [r for r in regions if r.quantizer is not None]
+    tallies = [_tally(r, models["after"].cuts.get(r.outputs[0]) if "after" in models else None) for r in measured]
+    if context.samples is None or not measured:
+        return {}
+    limit = min(context.limit or LIMIT, LIMIT)
+    samples, total = 0, min(context.total(), limit)
+    sources: list[Callable[[Mapping[str, Array]], Mapping[str, Array]]]
+    sources = [Activations(original, regions, measured, share(3)), *(m.run for m in models.values())]
+
+    def ask(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        return side_by_side(lambda source: source(feed), sources)
+
+    for batch, *integers in in_order(ask, context.samples.batches(BATCH, limit), 1):
+        context.progress("measuring layers", samples, total)
+        size = samples_in(batch)
+        samples += size
+        held = dict(zip(models, integers, strict=True))
+        for t in tallies:
+            a, values = np.asarray(batch[t.region.tensor]), {}
+            narrow = 1 if t.axis is None or not a.ndim else a.shape[t.axis]
+            for when, m in models.items():
+                cut = m.cuts.get(t.region.outputs[0])
+                if cut is not None:
+                    scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
+                    values[when] = _steps(cut, held[when][cut.rewritten], t.axis, narrow, size) * scale
+            t.add(t.expected(_columns(a, t.axis, narrow, size)), values)
+    context.progress("measuring layers", total, total)
+    return {t.region.outputs: t.as_dict(samples) for t in tallies}

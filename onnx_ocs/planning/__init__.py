@@ -1,0 +1,1 @@
+"""Which steps and copies: a plan within a budget, chosen by measured error."""

@@ -1,0 +1,205 @@
+"""What the planner may change: regions whose copies or steps it chooses, what that costs, and how far it may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.calibration.statistics import Statistics
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.planning.curve import Curve
+from onnx_ocs.planning.distortion import Readers, Table, readers
+from onnx_ocs.qdq.intervals import clip_bounds
+from onnx_ocs.qdq.weights import read_weight
+from onnx_ocs.regions.producer import Early
+from onnx_ocs.regions.region import HALF_COPIES, STEP_ONLY, Region
+from onnx_ocs.regions.steps import check_rescale
+from onnx_ocs.translation import early as early_mode
+from onnx_ocs.translation.decision import Decision, Mode
+from onnx_ocs.translation.kernels import behind_kernels, losing
+
+__all__ = ["COARSE", "COARSER", "Candidate", "factors", "find_candidates", "room"]
+
+STEPS = 24  # steps that are tried for a region
+COARSER = 1.3  # the largest of them, against the old one
+COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # beyond, on trial: for ranges that clip a lot and have many steps to spare
+
+
+@dataclass
+class Candidate:
+    """A region that may be given copies or another step.
+
+    Attributes:
+        index: of the region.
+        region: the region.
+        readers: how its readers weigh errors.
+        mode: "early" or "late".
+        macs: MACs that one copy costs.
+        shares: by id of the reader, which share of its input one copy adds.
+        damage: error at the model's output when this tensor alone is quantized as it is.
+        weight: lambda, what the allocation multiplies J with.
+        steps: the steps that may be chosen, factors of the old one.
+        limit: most copies (early mode behind a bound).
+        uniform: whether all channels must get the same number of copies.
+        bound: values above it never existed (a folded ReLU6).
+        tables: errors by step.
+        rooms: most copies on the upper and the lower side, by step.
+        savings: what every further copy saves, by most copies a channel and by step: float32 (C, 2, N).
+        curves: error and cost at every price, by most copies a channel and by step.
+    """
+
+    index: int
+    region: Region
+    readers: Readers
+    mode: Literal["early", "late"]
+    macs: float
+    shares: dict[int, float]
+    damage: float = 0.0
+    weight: float = 1.0
+    steps: Array = field(default_factory=lambda: np.ones(1))
+    limit: float = np.inf
+    uniform: bool = False
+    bound: float = np.inf
+    tables: list[Table] = field(default_factory=list)
+    rooms: list[tuple[int, int]] = field(default_factory=list)
+    savings: dict[int, list[Array]] = field(default_factory=dict)
+    curves: dict[int, list[Curve]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> int:
+        """Which of the steps is the file's."""
+        return int(np.flatnonzero(self.steps == 1)[0])
+
+
+def find_candidates(
+    graph: Graph,
+    regions: Sequence[Region],
+    base: Mapping[int, int],
+    statistics: Statistics,
+    mode: Mode,
+    allowed: Sequence[bool],
+) -> list[Candidate]:
+    """All regions that a plan may change.
+
+    Args:
+        graph: the graph, not edited.
+        regions: its regions.
+        base: MACs of every node, by id.
+        statistics: histograms; a region without is left out.
+        mode: where the copies are made (`onnx_ocs.plan_options`).
+        allowed: for each region whether the user lets it be changed.
+    """
+    carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
+    seen = {k for half in statistics.halves for k, h in half.items() if h.exponent is not None}
+    held = behind_kernels(graph, regions) if mode == "integer" else set()
+    found = []
+    for k, r in enumerate(regions):
+        useful = r.refusal is None or r.refusal.code in STEP_ONLY
+        if useful and allowed[k] and k in seen and not any(id(n) in carried for n in r.nodes):
+            found.append(_candidate(graph, base, k, r, mode, r.tensor in held))
+    if mode == "integer":
+        tried = [(c, _one_copy(c)) for c in found if c.shares]
+        lost = {id(d) for d in losing(graph.model, [d for _, d in tried])}
+        for c in (c for c, d in tried if id(d) in lost):  # only its step can be changed
+            c.shares, c.macs = {}, 0.0
+    return found
+
+
+def _one_copy(c: Candidate) -> Decision:
+    """A copy of every channel of a candidate."""
+    assert c.region.walk is not None
+    one = np.ones(c.region.walk.channels, np.int64)
+    return Decision(c.region, c.mode, one, 0 * one)
+
+
+def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, mode: Mode, held: bool) -> Candidate:
+    assert r.walk is not None and r.quantizer is not None
+    shares = {id(n): _share(graph, r, n) for n in r.walk.weights}
+    macs = sum(base[n] * share for n, share in shares.items())
+    top = float(r.quantizer.x_clip.max())
+    bound = r.ceiling
+    limit = np.inf
+    one = np.ones(r.walk.channels, np.int64)
+    uniform = r.walk.groups > 1 or (mode in ("early", "integer") and r.walk.depthwise)
+    if not r.walk.weights:
+        return Candidate(
+            k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, limit=bound, bound=bound
+        )
+    if (
+        mode != "late"
+        and isinstance(r.early, Early)
+        and (early_mode.check(graph, r, Decision(r, "early", one, 0 * one).wide) is None)
+    ):
+        macs += base[id(r.early.layer)] / r.walk.channels
+        if r.early.copies < 1 << 19:  # an explicit bound: (n + 1) * X_clip must stay below it at any step
+            limit = (r.early.copies + 1) * top
+        return Candidate(
+            k, r, readers(graph, r), "early", macs, shares, limit=min(limit, bound), bound=bound,
+            uniform=uniform,
+        )  # fmt: skip
+    if mode == "early" or held:  # only its step can be changed
+        return Candidate(k, r, readers(graph, r), "early", 0.0, {}, limit=bound, bound=bound)
+    return Candidate(
+        k, r, readers(graph, r), "late", macs, shares, limit=bound, bound=bound, uniform=uniform
+    )  # fmt: skip
+
+
+def _share(graph: Graph, r: Region, node: NodeProto) -> float:
+    """Which share of a reader's input one copy of a region's channel adds."""
+    assert r.walk is not None
+    k = next(i for i, n in enumerate(r.walk.weights) if n is node)
+    weight = read_weight(graph, node, 1)
+    assert weight is not None
+    inner = r.walk.columns[k].size / r.walk.channels
+    if node.op_type == "Conv":
+        total = weight.shape[1] * int(attribute(node, "group", 1))
+    elif node.op_type == "ConvTranspose":
+        total = weight.shape[0]
+    else:
+        total = weight.shape[-1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else -2]
+    return inner / total
+
+
+def factors(graph: Graph, region: Region, copies: int) -> Array:
+    """Steps that may be chosen, as factors of the old one: finer ones as far as the readers' biases allow.
+
+    Args:
+        graph: the graph, not edited.
+        region: the region.
+        copies: most copies a channel, which a finer step may need to keep the range.
+    """
+    q = region.quantizer
+    assert q is not None
+    if q.scale.size > 1 or check_rescale(graph, region, q.scale * COARSER) is not None:
+        return np.ones(0)
+    found = np.append(COARSE, np.geomspace(COARSER, 1 / (copies + 1), STEPS))
+    clip = graph.producer.get(region.tensor)
+    if clip is not None and is_op(clip, "Clip"):
+        # beyond its bounds a coarser step only rounds more, and costs a kernel: onnxruntime computes layer, Clip
+        # and quantizer in one as long as the quantizer clips as much as the Clip does
+        low, high = clip_bounds(graph, clip)
+        top, bottom = float(q.x_clip.max()), float(q.x_low.max())
+        ends = max(1.0, high / top if top > 0 else 1.0, -low / bottom if bottom > 0 else 1.0)
+        found = found[found <= ends * (1 + 1e-6)]
+    if all(check_rescale(graph, region, q.scale * f) is None for f in found[[0, -1]]):
+        return found
+    return np.asarray([f for f in found if check_rescale(graph, region, q.scale * f) is None])
+
+
+def room(c: Candidate, step: int, copies: int) -> tuple[int, int]:
+    """Most copies on the upper and the lower side at one step."""
+    q = c.region.quantizer
+    assert q is not None
+    top = float(q.x_clip.max()) * float(c.steps[step])
+    most = copies if q.float_dtype == np.float32 else min(copies, HALF_COPIES)
+    most = most if c.shares else 0
+    up = most if top > 0 else 0
+    if c.limit < np.inf:
+        up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0
+    low = most if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
+    return up, low

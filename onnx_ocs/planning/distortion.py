@@ -1,0 +1,205 @@
+"""What a quantizer's error costs its readers, as a function of step and copies, from histograms.
+
+A reader with weight W answers an input error e with E||W e||^2.  With errors of different channels uncorrelated but for
+their means m (clipping errors have one sign and add up coherently):
+
+    J = sum_c g_c * (E[e_c^2] - m_c^2) + m' G m,        g_c = sum of W[:, c]^2,   G = S' S,  S = W summed over its taps
+
+g and G add up over all readers of the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.calibration.histogram import BINS, Histogram
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, attribute
+from onnx_ocs.qdq.weights import read_weight
+from onnx_ocs.regions.region import Region
+
+__all__ = ["Readers", "Table", "readers", "tabulate"]
+
+POINTS = 8  # sub-positions inside a bin
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """How the readers weigh a tensor's error.
+
+    Attributes:
+        gain: g, float64 (C,).
+        coherent: G, float64 (C, C); None when only its diagonal matters (`gain_mean`).
+        gain_mean: diagonal of G, float64 (C,).
+    """
+
+    gain: Array
+    coherent: Array | None
+    gain_mean: Array
+
+    @staticmethod
+    def equal() -> Readers:
+        """For a tensor that no layer with a weight reads: all errors count alike, and channels are not told apart."""
+        return Readers(np.ones(1), None, np.ones(1))
+
+
+def _rows(graph: Graph, node: NodeProto) -> Array | None:
+    """A layer's weight as (input channels, output channels of the group, taps), float64."""
+    w = graph.constant(node.input[1])
+    if w is None or read_weight(graph, node, 1) is None or w.ndim < 2:
+        return None
+    w = w.astype(np.float64)
+    groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
+    if node.op_type == "Conv":
+        m, k = w.shape[0] // groups, w.shape[1]
+        split = w.reshape(groups, m, k, -1)
+        return np.asarray(np.moveaxis(split, 2, 1).reshape(groups * k, m, -1))
+    if node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not attribute(node, "transB", 0)):
+        return w.reshape(w.shape[0], w.shape[1], -1)
+    if node.op_type == "Gemm":
+        return w.T.reshape(w.shape[1], w.shape[0], 1)
+    return np.moveaxis(w, -2, 0).reshape(w.shape[-2], -1, 1)
+
+
+def _phases(graph: Graph, node: NodeProto, rows: Array) -> list[Array]:
+    """Taps that meet in one output: all of them, but those of one phase of a ConvTranspose's stride."""
+    strides = list(attribute(node, "strides") or ())
+    if node.op_type != "ConvTranspose" or not strides or max(strides) == 1:
+        return [rows]
+    weight = read_weight(graph, node, 1)
+    if weight is None or len(weight.shape) != len(strides) + 2:
+        return [rows]
+    kernel = weight.shape[2:]
+    dilations = list(attribute(node, "dilations") or [1] * len(kernel))
+    index = np.indices(kernel).reshape(len(kernel), -1)
+    phase = np.ravel_multi_index(tuple(i * d % s for i, d, s in zip(index, dilations, strides, strict=True)), strides)
+    return [rows[:, :, phase == p] for p in np.unique(phase)]
+
+
+def readers(graph: Graph, region: Region) -> Readers:
+    """Weights of all layers that read a region, folded into channel gains."""
+    walk = region.walk
+    assert walk is not None
+    c = walk.channels
+    gain, diagonal, coherent = np.zeros(c), np.zeros(c), np.zeros((c, c))
+    dense = False
+    for node, columns, factor in zip(walk.weights, walk.columns, walk.factors, strict=True):
+        flat = _rows(graph, node)
+        if flat is None or columns.size % c:
+            continue
+        inner = columns.size // c
+        groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
+        flat = flat[columns] * factor
+        gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
+        for taps in _phases(graph, node, flat):
+            summed = taps.sum(2).reshape(c, inner, -1).sum(1)
+            if groups == 1:
+                coherent += summed @ summed.T
+                dense = True
+            elif inner == 1 and c % groups == 0 and groups < c:
+                block = np.arange(c) // (c // groups)
+                coherent += np.where(block[:, None] == block, summed @ summed.T, 0.0)
+                dense = True
+            else:
+                diagonal += (summed**2).sum(1)
+    if walk.folded:  # who reads the value itself sees every channel alike
+        level = float(gain.mean()) if gain.any() else 1.0
+        gain, diagonal = gain + level, diagonal + level
+    return Readers(gain, coherent if dense else None, np.diag(coherent) + diagonal)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Errors of one tensor per element, for one step: for each channel and number of copies on each side.
+
+    Attributes:
+        square: sum of squared errors over the number of values, float64 (C, 2, N + 1); side 0 is the upper one.
+        mean: the same of signed errors.
+    """
+
+    square: Array
+    mean: Array
+
+
+def tabulate(
+    h: Histogram,
+    counts: Array,
+    scales: Sequence[float],
+    low: int,
+    high: int,
+    rooms: Sequence[tuple[int, int]],
+    most: int,
+) -> list[Table]:
+    """Errors of quantizing with each of several steps, for 0..most copies on each side.
+
+    Copies that there is no room for, or that nothing is left for, are as good as those before.
+
+    Args:
+        h: the tensor's histogram.
+        counts: its counts, as they are or `onnx_ocs.stats.smoothed`.
+        scales: the steps.
+        low: integers that the quantizer can express below zero (zero_point - qmin).
+        high: integers above zero (qmax - zero_point).
+        rooms: most copies on the upper and the lower side, for every step.
+        most: copies up to which the tables go.
+    """
+    edges = h.edges
+    width = edges[1] - edges[0]
+    # the golden ratio shifts the positions from bin to bin, so that they do not fall in step with the grid
+    turn = np.arange(BINS) * 0.6180339887498949 % 1.0
+    v = edges + width * ((np.arange(POINTS)[:, None] + turn) % POINTS) / POINTS
+    total = np.maximum(h.zeros + counts.sum(1), 1)
+    square, mean = (np.zeros((len(scales), len(counts), 2, most + 1)) for _ in range(2))
+    positive = int(np.searchsorted(edges, 0.0))
+    for side, (levels, mine) in enumerate(((high, slice(positive, BINS)), (low, slice(positive)))):
+        if mine.stop == 0:
+            continue
+        x = np.abs(v[:, mine])
+        errors = []
+        for scale, room in zip(scales, rooms, strict=True):
+            enough = np.ceil(np.rint(x.max() / scale) / levels) if levels else 1
+            errors.append(_bins(x, scale, width, levels * np.arange(1, 1 + max(1, min(room[side] + 1, int(enough))))))
+        # one product for all steps: the counts are read once
+        ends = np.cumsum([e.shape[2] for e in errors])[:-1]
+        found = counts[:, mine] @ np.concatenate(errors, 2) / total[:, None]
+        for s, (squares, means) in enumerate(zip(*(np.split(f, ends, 1) for f in found), strict=True)):
+            last = np.minimum(np.arange(most + 1), squares.shape[1] - 1)
+            square[s, :, side], mean[s, :, side] = squares[:, last], means[:, last] * (1 if side == 0 else -1)
+    return [Table(s, m) for s, m in zip(square, mean, strict=True)]
+
+
+def _bins(x: Array, scale: float, width: float, most: Array) -> Array:
+    """Mean squared and mean signed error of every bin, for each number of copies.
+
+    Args:
+        x: magnitudes, (points, bins).
+        scale: the step.
+        width: of a bin.
+        most: largest integer with 0..N copies, (N + 1,).
+
+    Returns:
+        float64 (2, bins, N + 1).
+    """
+    k = np.rint(x / scale)
+    if 2 * scale < width:  # finer than a bin resolves: rounding errors are uniform in [-s/2, s/2]
+        rounded, inside = 0.0 * x, np.full(x.shape, scale * scale / 12)
+    else:
+        rounded = x - k * scale
+        inside = rounded**2
+    out = np.empty((2, x.shape[1], len(most)))
+    out[0], out[1] = inside.mean(0)[:, None], rounded.mean(0)[:, None]
+    whole, some = (v[:, None] > most for v in (k.min(0), k.max(0)))  # clipped: most bins are not, by most copies
+    middle = x.mean(0)
+    beyond = middle[:, None] - most * scale
+    np.copyto(out[0], beyond**2 + ((x - middle) ** 2).mean(0)[:, None], where=whole)
+    np.copyto(out[1], beyond, where=whole)
+    at = np.nonzero(some & ~whole)  # a bin in which clipping begins
+    x, k, top = x[:, at[0]], k[:, at[0]], most[at[1]]
+    error = np.where(k > top, x - top * scale, rounded[:, at[0]])
+    out[0][at] = np.where(k > top, error**2, inside[:, at[0]]).mean(0)
+    out[1][at] = error.mean(0)
+    return out

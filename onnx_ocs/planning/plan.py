@@ -1,0 +1,189 @@
+"""A plan is data: for every region a step, copies per channel, and a mode.  `rewrite --plan` applies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_ocs.errors import UserError
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, label
+from onnx_ocs.refusals import Refusal
+from onnx_ocs.regions.producer import Early
+from onnx_ocs.regions.region import Region
+from onnx_ocs.translation import early
+from onnx_ocs.translation.decision import Decision
+
+__all__ = ["SCHEMA", "Plan", "PlannedRegion", "early_or_late"]
+
+SCHEMA = "onnx_ocs.plan/1"
+MOST = 255  # copies a channel
+MODES = ("early", "early only", "late")
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRegion:
+    """What to do with one region.
+
+    Attributes:
+        tensor: float input of the QuantizeLinear.
+        quantizers: what its Q nodes write (a tensor may have several grids).
+        scale: the step, float64, shape () or (C,).
+        copies: on the upper side, int64 (C,).
+        copies_low: on the lower side, int64 (C,).
+        mode: "early" (late where the producer cannot make the copies exactly), "early only" (none there), or "late".
+    """
+
+    tensor: str
+    quantizers: tuple[str, ...]
+    scale: Array
+    copies: Array
+    copies_low: Array
+    mode: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "tensor": self.tensor,
+            "quantizers": list(self.quantizers),
+            "scale": self.scale.tolist(),
+            "copies": self.copies.tolist(),
+            "copies_low": self.copies_low.tolist(),
+            "mode": self.mode,
+        }
+
+
+def _counts(values: Any) -> Array:
+    """Copies per channel from JSON: whole numbers from 0 to `MOST`."""
+    if not isinstance(values, list) or not all(isinstance(v, int) and 0 <= v <= MOST for v in values):
+        raise ValueError(f"copies must be whole numbers from 0 to {MOST}")
+    return np.asarray(values, np.int64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan for one model.
+
+    Attributes:
+        model: `stats.fingerprint` of the model that it is for.
+        regions: what to do; regions that are not named are left alone.
+        predicted: cost and gain as the planner measured them, for the reader.
+    """
+
+    model: str
+    regions: tuple[PlannedRegion, ...]
+    predicted: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as text."""
+        entries = [r.as_dict() for r in self.regions]
+        data = {"schema": SCHEMA, "model": self.model, "predicted": self.predicted, "regions": entries}
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+    def digest(self) -> str:
+        """A short hash of what the plan does."""
+        text = json.dumps([r.as_dict() for r in self.regions], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @staticmethod
+    def read(path: str | Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            UserError: no such file, or not a plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as e:
+            raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+        except ValueError:
+            raise UserError(f"{path}: not JSON: give a plan written by `python -m onnx_ocs plan`") from None
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise UserError(f"{path}: not a plan (its schema is not {SCHEMA})")
+        try:
+            regions = tuple(
+                PlannedRegion(
+                    tensor=str(r["tensor"]),
+                    quantizers=tuple(str(q) for q in r["quantizers"]),
+                    scale=np.asarray(r["scale"], np.float64),
+                    copies=_counts(r["copies"]),
+                    copies_low=_counts(r["copies_low"]),
+                    mode=str(r["mode"]),
+                )
+                for r in data["regions"]
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
+            raise UserError(f"{path}: a region of the plan is damaged ({type(e).__name__}: {e})") from None
+        predicted = data.get("predicted", {})
+        if not isinstance(predicted, dict):
+            raise UserError(f"{path}: the plan is damaged ('predicted' is no object)")
+        return Plan(str(data.get("model", "")), regions, predicted)
+
+    def match(self, regions: Sequence[Region]) -> list[tuple[int, PlannedRegion]]:
+        """The regions that the plan names, by index.
+
+        Raises:
+            UserError: the plan does not fit the model.
+        """
+        index = {(r.tensor, r.outputs): k for k, r in enumerate(regions)}
+        found: list[tuple[int, PlannedRegion]] = []
+        for p in self.regions:
+            k = index.get((p.tensor, p.quantizers))
+            if any(k == other for other, _ in found):
+                raise UserError(f"the plan names the tensor '{p.tensor}' twice")
+            if k is None:
+                raise UserError(f"the plan names the tensor '{p.tensor}', which this model does not quantize that way")
+            walk, q = regions[k].walk, regions[k].quantizer
+            if walk is None or q is None or not regions[k].adjustable:
+                raise UserError(f"the plan names the tensor '{p.tensor}', which cannot be translated")
+            good = p.copies.shape == p.copies_low.shape == (walk.channels,)
+            if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in MODES:
+                raise UserError(f"the plan's copies for '{p.tensor}' do not fit its {walk.channels} channels")
+            if not walk.weights and (p.copies.any() or p.copies_low.any()):
+                raise UserError(f"the plan has copies for '{p.tensor}', which no layer with a weight reads")
+            with np.errstate(over="ignore", under="ignore"):
+                held = p.scale.astype(q.float_dtype).astype(np.float64)
+            if p.scale.shape != q.scale.shape or not np.all(np.isfinite(held)) or np.any(held <= 0):
+                raise UserError(f"the plan's scale for '{p.tensor}' is not {q.scale.size} positive numbers")
+            found.append((k, p))
+        carried = {id(n) for k, _ in found for n in regions[k].walk.carried}  # type: ignore[union-attr]
+        for k, p in found:
+            if any(id(n) in carried for n in regions[k].nodes):
+                raise UserError(
+                    f"the plan names '{p.tensor}', whose quantizer carries another planned tensor's copies on"
+                )
+        for k, p in found:
+            for j, other in enumerate(regions):
+                q = other.quantizer
+                if j != k and other.tensor == p.tensor and q is not None and np.array_equal(q.scale, p.scale):
+                    raise UserError(
+                        f"the plan's scale for '{p.tensor}' is that of another quantizer of the same tensor"
+                    )
+        return found
+
+
+def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decision | Refusal:
+    """A planned region as a decision: early where that is exact, else late, or refused if only early will do.
+
+    Other regions' new steps may have made it impossible: a bias counts in the steps of what its layer reads.
+    """
+    late = Decision(region, "late", planned.copies, planned.copies_low)
+    if planned.mode == "late":
+        return late
+    why = region.early if isinstance(region.early, Refusal) else None
+    if isinstance(region.early, Early) and not planned.copies_low.any():
+        decision = Decision(region, "early", planned.copies, planned.copies_low)
+        if planned.copies.max(initial=0) <= region.early.copies:
+            why = early.check(graph, region, decision.wide)
+            if why is None:
+                return decision
+    if planned.mode == "early":
+        return late
+    because = f": {why.message} ({why.code})" if why else ""
+    return Refusal("mode", f"not exact in early mode{because}", label(region.nodes[0]))

@@ -1,0 +1,1 @@
+"""Models that are built only to be asked, and never written."""

@@ -1,0 +1,269 @@
+"""A model in onnxruntime that is asked again and again with few of its parameters changed, and runs what lies behind.
+
+Where all that the rest of the model reads are tensors that were switched (`onnx_ocs.switchboard`), or that no switch
+reaches, it is cut, into stages of a session each.  What crossed the cuts is kept: a question runs from the first stage
+whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
+behind it leaves every number as it is in one session.  Each stage also has a session without switches, for questions
+that leave it and all that follow at rest: it takes half the time, and may add up in another order.
+
+The samples of a feed run a few at a time, side by side: caches hold what they leave behind, and no thread waits for
+another at every layer.  Only where that gives the very numbers of the whole feed, which is tried on an example.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.model.order import mentioned, topological
+from onnx_ocs.model.tensors import rough_size
+from onnx_ocs.runtime.session import LARGE, NUMBERS, SMALL, Session, as_written
+from onnx_ocs.runtime.threads import share, side_by_side
+
+__all__ = ["STAGES", "Staged"]
+
+STAGES = 12  # most sessions
+KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
+SLICE = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    session: Session
+    parameters: tuple[str, ...]  # those that it reads
+    resting: Session | None  # the same for parameters at rest, as constants
+
+    def key(self, parameters: Mapping[str, Array]) -> tuple[bytes, ...]:
+        return tuple(parameters[p].tobytes() for p in self.parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One question and its answer: every stage's parameters, and what each wrote."""
+
+    keys: Sequence[tuple[bytes, ...]]
+    written: Sequence[Mapping[str, Array]]
+
+    def agrees(self, keys: Sequence[tuple[bytes, ...]]) -> int:
+        """How many stages from the first on have the same parameters."""
+        return next((k for k, (a, b) in enumerate(zip(self.keys, keys, strict=True)) if a != b), len(keys))
+
+
+@dataclass(eq=False)
+class _Slice:
+    """Samples that run together, and the questions about them that are kept."""
+
+    feed: Mapping[str, Array]
+    runs: Sequence[_Run] = ()
+
+
+class Staged:
+    """The model's first output, as a function of samples and parameters."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        rest: Mapping[str, Array],
+        switched: Collection[str],
+        stages: int = STAGES,
+        example: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Load it.
+
+        Args:
+            model: the model; not changed.
+            rest: the graph inputs that are no samples, and the values that most questions have for most of them.
+            switched: tensors behind which it may be cut.
+            stages: in how many sessions at most.
+            example: a feed to try on whether its samples may run a few at a time; None: they may not.
+
+        Raises:
+            Exception: whatever onnxruntime raises for a model that it does not load.
+        """
+        self._feeds: OrderedDict[int, tuple[Mapping[str, Array], Sequence[_Slice]]] = OrderedDict()
+        parts = _Parts(model, rest, set(switched))
+        self._output, cuts = parts.output, parts.cuts(stages)
+        slices = [] if example is None else _sliced(example)
+        self.sliced = len(slices) > 1
+        self.stages = parts.load(cuts, len(slices) if self.sliced else 1)
+        self._rest = [s.key(rest) for s in self.stages]
+        if self.sliced and example is not None and not self._same(example, slices, rest):
+            self.sliced, self.stages = False, parts.load(cuts)
+
+    def _same(
+        self, whole: Mapping[str, Array], slices: Sequence[Mapping[str, Array]], rest: Mapping[str, Array]
+    ) -> bool:
+        """Whether samples in slices give the very numbers that they give together."""
+        try:
+            want, *got = (self._ask(_Slice(feed), rest, self._rest) for feed in (whole, *slices))
+        except Exception:  # onnxruntime raises many kinds
+            return False
+        return all(g.ndim for g in got) and np.array_equal(np.concatenate(got), want, equal_nan=True)
+
+    def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> Array:
+        """The output for samples (which are known again by identity: they must not change) and parameters."""
+        keys = [s.key(parameters) for s in self.stages]
+        known = self._feeds.pop(id(feed), None)
+        slices = [_Slice(f) for f in (_sliced(feed) if self.sliced else [feed])] if known is None else known[1]
+        outputs = side_by_side(lambda s: self._ask(s, parameters, keys), slices)
+        self._feeds[id(feed)] = feed, slices
+        while self._feeds and _size(self._feeds.values()) > KEPT:
+            self._feeds.popitem(last=False)
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def _ask(self, samples: _Slice, parameters: Mapping[str, Array], keys: Sequence[tuple[bytes, ...]]) -> Array:
+        """The output for one slice, which keeps what crossed the cuts."""
+        like = max(samples.runs, key=lambda r: r.agrees(keys), default=None)  # the older one, where both agree as far
+        same = 0 if like is None else like.agrees(keys)
+        written = [] if like is None else list(like.written[:same])
+        known = {**samples.feed, **parameters}
+        for found in written:
+            known |= found
+        last = max((k for k, key in enumerate(keys) if key != self._rest[k]), default=-1)  # that is not at rest
+        for k, stage in list(enumerate(self.stages))[same:]:
+            session = stage.resting if stage.resting is not None and k > last else stage.session
+            inputs = {n: known[n] for n in session.inputs if n in known}
+            written.append(session.run(inputs))
+            known |= written[-1]
+        if like is None or same < len(keys):
+            # questions change one thing about a plan, or keep the change: that plan, or the last question, comes again
+            samples.runs = [_Run(keys, written)] if like is None else [like, _Run(keys, written)]
+        return written[-1][self._output]
+
+
+def _sliced(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+    """A feed in slices, the last of up to 2 * SLICE - 1 samples; the feed itself where its arrays do not fit that."""
+    lengths = {len(a) if a.ndim else 0 for a in feed.values()}
+    ends = range(SLICE, min(lengths) - SLICE + 1, SLICE) if len(lengths) == 1 else ()
+    return [{n: a[begin:end] for n, a in feed.items()} for begin, end in pairwise((0, *ends, None))]
+
+
+def _size(kept: Collection[tuple[Mapping[str, Array], Sequence[_Slice]]]) -> int:
+    """Bytes of all that crossed a cut."""
+    runs = (r for _, slices in kept for s in slices for r in s.runs)
+    arrays = {id(a): a.nbytes for r in runs for found in r.written for a in found.values()}
+    return sum(arrays.values())
+
+
+class _Parts:
+    """The nodes that the first output needs, in order, and where they can be parted."""
+
+    def __init__(self, model: onnx.ModelProto, rest: Mapping[str, Array], switched: set[str]) -> None:
+        self.model, self.rest, self.parameters, self.switched = model, rest, set(rest), switched
+        self.initializers = {t.name: t for t in model.graph.initializer}
+        self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
+        size = rough_size(model, SMALL)  # of the whole model, not of a part
+        self.small = size < SMALL
+        self.large = size >= LARGE  # its weights are held once
+        self.output = model.graph.output[0].name
+        wanted, nodes = {self.output}, []
+        for n in reversed(topological(model.graph.node)):
+            if not wanted.isdisjoint(n.output):
+                nodes.append(n)
+                wanted.update(mentioned(n))
+        # constants belong to whatever reads them; the others are parted
+        self.constants: dict[str, NodeProto] = {}
+        self.nodes: list[NodeProto] = []
+        self.varying: set[str] = set()
+        for n in reversed(nodes):
+            if n.op_type in RANDOM or any(t in self.varying or t in self.inputs for t in mentioned(n)):
+                self.nodes.append(n)
+                self.varying.update(n.output)
+            else:
+                self.constants.update(dict.fromkeys(n.output, n))
+        # by which node a tensor is read last
+        self.last = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n) if t in self.varying}
+        self.last[self.output] = len(self.nodes)
+
+    def cuts(self, stages: int) -> list[int]:
+        """Behind how many nodes to cut, so that about as many switches lie between two cuts."""
+        if self.model.graph.sparse_initializer:
+            return []
+        done: dict[int, list[str]] = defaultdict(list)  # what nobody reads behind a node
+        for t, k in self.last.items():
+            done[k].append(t)
+        passing, reached = set(self.switched), set(self.parameters)
+        bound: set[str] = set()  # what is read later, and may not cross a cut
+        most = sum(not self.parameters.isdisjoint(mentioned(n)) for n in self.nodes) / stages
+        found: list[int] = []
+        switches = 0
+        for k, n in enumerate(self.nodes[:-1]):
+            read = set(mentioned(n))
+            switches += not self.parameters.isdisjoint(read)
+            if not reached.isdisjoint(read):
+                reached.update(n.output)
+                if is_op(n, "Identity") and n.input[0] in passing:
+                    passing.update(n.output)
+                bound.update(o for o in n.output if o in self.last and o not in passing)
+            bound.difference_update(done[k])
+            if len(found) < stages - 1 and switches >= most and not bound:
+                found.append(k + 1)
+                switches = 0
+        return found
+
+    def load(self, cuts: Sequence[int], at_once: int = 1) -> list[_Stage]:
+        """The sessions of all parts; of one, where what crosses a cut cannot be handed over.
+
+        Args:
+            cuts: behind how many nodes to cut.
+            at_once: how many runs there will be side by side, which share the cores.
+        """
+        threads = 1 if self.small else 0 if at_once == 1 else share(at_once)
+        known, stages = dict(self.inputs), []
+        bounds = [0, *cuts, len(self.nodes)]
+        for begin, end in pairwise(bounds):
+            part = self._part(begin, end, known)
+            session = as_written(part, threads)
+            read = tuple(sorted(session.inputs & self.parameters))
+            resting = as_written(self._at_rest(part), threads) if read and not self.large else None
+            stages.append(_Stage(session, read, resting))
+            for name, kind, shape in session.described():
+                if end < len(self.nodes):
+                    if kind not in NUMBERS:
+                        return self.load([], at_once)
+                    known[name] = helper.make_tensor_value_info(name, NUMBERS[kind], shape)
+        return stages
+
+    def _part(self, begin: int, end: int, known: Mapping[str, onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """Some of the nodes as a model."""
+        nodes = self.nodes[begin:end]
+        read: set[str] = set()
+        constants: dict[int, NodeProto] = {}
+        stack = [t for n in nodes for t in mentioned(n)] or [self.output]
+        while stack:
+            t = stack.pop()
+            if t in read:
+                continue
+            read.add(t)
+            if (n := self.constants.get(t)) is not None:
+                constants[id(n)] = n
+                stack += mentioned(n)
+        written = [o for n in nodes for o in n.output]
+        outputs = [o for o in written if self.last.get(o, -1) >= end] or [self.output]
+        m = self.model
+        new = onnx.ModelProto(ir_version=m.ir_version, opset_import=m.opset_import, functions=m.functions)
+        g = new.graph
+        g.name = m.graph.name or "part"
+        g.node.extend(topological([*constants.values(), *nodes]))
+        g.initializer.extend(t for name, t in self.initializers.items() if name in read)
+        g.input.extend(v for name, v in known.items() if name in read.difference(written))
+        g.output.extend(onnx.ValueInfoProto(name=t) for t in outputs)
+        return new
+
+    def _at_rest(self, part: onnx.ModelProto) -> onnx.ModelProto:
+        """A part with its parameters as constants: onnxruntime puts what was chosen in the place of an If."""
+        inputs = list(part.graph.input)
+        del part.graph.input[:]
+        part.graph.input.extend(i for i in inputs if i.name not in self.rest)
+        part.graph.initializer.extend(
+            numpy_helper.from_array(self.rest[i.name], i.name) for i in inputs if i.name in self.rest
+        )
+        return part

@@ -1,0 +1,1 @@
+"""Quantizers, weights, biases and activations of a QDQ graph, read by structure and value."""

@@ -1,0 +1,1 @@
+"""What a rewritten file says of itself: the contract between who rewrites and who verifies."""

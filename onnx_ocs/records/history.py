@@ -1,0 +1,45 @@
+"""Which passes a file has been through, and which of them wrote a node."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import onnx
+
+__all__ = ["RECORD", "history", "stamp"]
+
+RECORD = "onnx_ocs.passes"
+STAMP = "onnx_ocs.pass"
+
+
+def history(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    """The passes that have run on a model, as the file says."""
+    for p in model.metadata_props:
+        if p.key == RECORD:
+            try:
+                entries = json.loads(p.value)
+                return [e for e in entries if isinstance(e, dict)]
+            except (ValueError, TypeError):
+                return []
+    return []
+
+
+def stamp(node: onnx.NodeProto, name: str, version: str) -> None:
+    """Write a pass's name and version on a node (several passes may have edited it)."""
+    text = f"{name} {version}"
+    for p in node.metadata_props:
+        if p.key == STAMP:
+            if text not in p.value.split(", "):
+                p.value += ", " + text
+            return
+    node.metadata_props.add(key=STAMP, value=text)
+
+
+def _note(model: onnx.ModelProto, entry: dict[str, Any]) -> None:
+    text = json.dumps([*history(model), entry], sort_keys=True)
+    for p in model.metadata_props:
+        if p.key == RECORD:
+            p.value = text
+            return
+    model.metadata_props.add(key=RECORD, value=text)

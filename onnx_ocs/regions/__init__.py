@@ -1,0 +1,1 @@
+"""Regions: a quantized activation, who makes it and who reads it."""

@@ -1,0 +1,141 @@
+"""Find the regions of a model: one for each quantized activation, readable or refused."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import is_op, label
+from onnx_ocs.model.shapes import Shape
+from onnx_ocs.qdq.activation import LEAST, recognise
+from onnx_ocs.qdq.intervals import Interval, value_bounds
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.regions.producer import find_early
+from onnx_ocs.regions.region import COARSEST, RELU6, Region, Walk
+from onnx_ocs.regions.walk import _best_walk
+
+__all__ = ["find_regions"]
+
+BARELY = 1.02  # values that leave the range by less than this factor are not worth a copy
+
+
+def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None = None) -> list[Region]:
+    """All quantized activations of the main graph, in topological order.
+
+    Args:
+        graph: the graph.
+        shapes: its tensors' shapes, as far as known.
+        refusal: a code of `PRINCIPLE` with which all are refused unseen.
+
+    Returns:
+        One region for each float tensor and each distinct grid on it; weights (constants) are left out.
+    """
+    grouped: dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]] = defaultdict(list)
+    for n in graph.nodes:
+        if not is_op(n, "QuantizeLinear") or graph.is_constant(n.input[0]):
+            continue
+        q = read_quantizer(graph, n)
+        for other, nodes in grouped[n.input[0]]:
+            if isinstance(q, Quantizer) and isinstance(other, Quantizer) and q.same_grid(other):
+                nodes.append(n)
+                break
+        else:
+            grouped[n.input[0]].append((q, [n]))
+    if refusal is not None:
+        return [
+            Region(
+                tensor=t,
+                nodes=tuple(nodes),
+                quantizer=q if isinstance(q, Quantizer) else None,
+                activation=recognise(graph, t),
+                refusal=Refusal(refusal, PRINCIPLE[refusal], label(nodes[0])),
+                outputs=tuple(n.output[0] for n in nodes),
+            )
+            for t, found in grouped.items()
+            for q, nodes in found
+        ]
+    implicit = [
+        float(q.x_clip.max())
+        for t, found in grouped.items()
+        for q, _ in found
+        if isinstance(q, Quantizer) and _implicit(graph, t, q)
+    ]
+    bounds = value_bounds(graph, grouped)
+    relu6 = bool(implicit) and RELU6 * (1 - 1e-3) <= max(implicit) <= RELU6 * (1 + 1e-6)
+    return [
+        _region(graph, t, q, tuple(nodes), shapes, bounds, relu6) for t, found in grouped.items() for q, nodes in found
+    ]
+
+
+def _implicit(graph: Graph, tensor: str, q: Quantizer) -> bool:
+    """Whether a layer feeds the quantizer directly and zero_point == qmin: saturation acts as a ReLU."""
+    return q.rectifies and is_op(graph.producer.get(tensor), "Conv", "ConvTranspose", "Gemm")
+
+
+def _is_gate(graph: Graph, tensor: str, q: Quantizer) -> bool:
+    """Whether the quantizer saturates x + 3 at 0 and 6, where a Clip was removed because it does (onnxruntime)."""
+    n = graph.producer.get(tensor)
+    if n is None or not is_op(n, "Add") or float(q.x_clip.max()) > RELU6 * (1 + 1e-6) or np.any(q.zero_point != q.qmin):
+        return False
+    constants = [v for v in (graph.constant(t) for t in n.input) if v is not None and v.size == 1]
+    return len(constants) == 1 and abs(float(constants[0].reshape(())) - RELU6 / 2) < 1e-2
+
+
+def _region(
+    graph: Graph,
+    tensor: str,
+    q: Quantizer | Refusal,
+    nodes: tuple[NodeProto, ...],
+    shapes: Mapping[str, Shape],
+    bounds: Mapping[str, Interval],
+    relu6: bool,
+) -> Region:
+    activation, outputs = recognise(graph, tensor), tuple(n.output[0] for n in nodes)
+    if isinstance(q, Refusal):
+        return Region(tensor, nodes, None, activation, refusal=q, outputs=outputs)
+    lo, hi = bounds.get(tensor, (-np.inf, np.inf))
+    interval = (max(lo, LEAST.get(activation.kind, -np.inf)), hi)
+    relu6 = relu6 and _implicit(graph, tensor, q)
+    folded = relu6 or _is_gate(graph, tensor, q)
+    known = Region(tensor, nodes, q, activation, bounds=interval, outputs=outputs, folded=folded)
+    walk = _best_walk(graph, known, shapes)
+    if isinstance(walk, Refusal):
+        return replace(known, refusal=walk)
+    shape = shapes.get(tensor)
+    rank = None if shape is None else len(shape)
+    early = find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank)
+    refusal = _nothing_to_save(known, walk, relu6)
+    return replace(known, walk=walk, early=early, refusal=refusal)
+
+
+def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
+    q, (lo, hi) = region.quantizer, region.bounds
+    assert q is not None
+    at, top, low = label(region.nodes[0]), float(q.x_clip.min()), float(q.x_low.min())
+    if not walk.weights:
+        code = "no_weight_consumer"
+        readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
+        return Refusal(code, f"{PRINCIPLE[code]} (but {readers})", at)
+    if hi <= top * BARELY and (lo >= -low * BARELY or q.rectifies):
+        return Refusal(
+            "never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at
+        )
+    if relu6 and float(q.x_clip.max()) > RELU6 / 2:
+        return Refusal(
+            "folded_bound",
+            f"a ReLU6 is folded into this quantizer (X_clip {top:.6g}): copies would let values up to "
+            f"{2 * top:.6g} through, and those above {RELU6:g} never existed",
+            at,
+        )
+    most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)
+    if np.max(np.abs(most - q.x_clip) / q.scale) > COARSEST:
+        return Refusal("half_precision", f"{q.float_dtype} cannot hold X_clip {top:.6g} to within {COARSEST} steps", at)
+    if np.all(q.zero_point == q.qmax) and hi > 0:
+        return Refusal("one_sided", PRINCIPLE["one_sided"], at)
+    return None

@@ -1,0 +1,109 @@
+"""Regions: one quantized activation, what stands before it, and everything that reads it.
+
+A region is found by structure and value alone.  It is either translatable, early and/or late, or refused with a
+reason.  *Early* (the paper): the producer's rows are repeated and i * X_clip is subtracted from the copies' bias; then
+the activation and the one existing Q/DQ do the rest.  It is exact only where
+
+    Q(f(y - i * X_clip)) == Q(relu(f(y) - i * X_clip))      for every y:
+
+f is ReLU (explicit with any zero-point; implicit, no node at all, with zero_point == qmin), or f(t) = t for t >= 0 and
+f(t) <= 0 below with zero_point == qmin.  A bound (ReLU6) belongs to f: (n + 1) * X_clip must not exceed it.
+*Late* is exact for every f: the copies are made in float behind the activation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.qdq.activation import Activation
+from onnx_ocs.qdq.intervals import Interval
+from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.refusals import Refusal
+from onnx_ocs.regions.producer import Early
+
+__all__ = ["COARSEST", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Region", "Walk"]
+
+STEP_ONLY = ("never_clipped", "folded_bound", "no_weight_consumer")  # refused, but another step may help
+RELU6 = 6.0
+HALF_COPIES = 2  # most copies where the float type is not float32
+COARSEST = 0.15  # steps by which a float type may miss X_clip (float16 holds that of an 8-bit quantizer to 0.06)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What reads a widened tensor, found with a probe of two copies a channel.
+
+    Attributes:
+        axis: channel axis.
+        channels: number of channels.
+        weights: layers that read it with a repeated weight.
+        depthwise: whether one of them is depthwise.
+        groups: number of equal groups that the copies must respect (1: none).
+        folded: readers for which the copies are folded back, with the reason.
+        carried: Q nodes on the same grid that carry the copies on.
+        columns: for each of `weights`, which of its input channels the region's channels are, int64 (C * inner,).
+        factors: for each of `weights`, what the region's values have been multiplied by on the way.
+        dequantizers: DQ nodes that read the integers (of the region's Q nodes and the carried ones).
+        integers_leave: whether somebody else reads the integers, so that their step must stay what it is.
+        joined: whether a carried Q quantizes other values too (behind a Concat), so that its step must stay.
+        unranked: whether the copies would be folded back in a tensor whose rank is not known.
+    """
+
+    axis: int
+    channels: int
+    weights: tuple[NodeProto, ...]
+    depthwise: bool
+    groups: int
+    folded: tuple[tuple[NodeProto, str], ...]
+    carried: tuple[NodeProto, ...]
+    columns: tuple[Array, ...]
+    factors: tuple[float, ...]
+    dequantizers: tuple[NodeProto, ...]
+    integers_leave: bool
+    joined: bool
+    unranked: bool
+
+
+@dataclass(frozen=True)
+class Region:
+    """One quantized activation.
+
+    Attributes:
+        tensor: float input of the QuantizeLinear.
+        nodes: the QuantizeLinear nodes on this tensor with the same grid.
+        quantizer: their grid; None when it cannot be read.
+        activation: what stands in front.
+        walk: what reads it; None when nothing is known.
+        early: how to repeat the producer's rows, or why that is not exact.
+        refusal: why nothing can be done; None if it can be translated.
+        bounds: interval that the float values cannot leave.
+        outputs: what `nodes` write in the original model.
+        folded: whether its saturation stands for a ReLU6, or for the Clip(x + 3, 0, 6) of a HardSwish.
+    """
+
+    tensor: str
+    nodes: tuple[NodeProto, ...]
+    quantizer: Quantizer | None
+    activation: Activation
+    walk: Walk | None = None
+    early: Early | Refusal | None = None
+    refusal: Refusal | None = None
+    bounds: Interval = (-np.inf, np.inf)
+    outputs: tuple[str, ...] = ()
+    folded: bool = False
+
+    @property
+    def ceiling(self) -> float:
+        """The bound of a Clip that was folded into the quantizer: the float model has no larger values."""
+        return RELU6 if self.folded else np.inf
+
+    @property
+    def adjustable(self) -> bool:
+        """Whether anything about it can be changed: copies for layers that repeat a weight, or its step alone."""
+        if self.walk is None or self.quantizer is None:
+            return False
+        return bool(self.walk.weights) or (self.quantizer.scale.size == 1 and bool(self.walk.dequantizers))

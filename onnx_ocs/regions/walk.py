@@ -1,0 +1,164 @@
+"""Walk from a quantizer to the layers that read it, and see along which axis its channels lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, attribute, is_op, label
+from onnx_ocs.model.shapes import Shape
+from onnx_ocs.qdq.weights import read_weight
+from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.regions.carry import NOT_LINEAR, Route
+from onnx_ocs.regions.region import Region, Walk
+from onnx_ocs.regions.routes import route
+from onnx_ocs.regions.wide import Wide
+
+MOST_CHANNELS = 1 << 20  # a longer axis is none of channels
+
+
+def _channels(graph: Graph, tensor: str, axis: int, shapes: Mapping[str, Shape]) -> int | None:
+    shape = shapes.get(tensor)
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return None
+    size = shape[axis]
+    return size if isinstance(size, int) and 0 < size <= MOST_CHANNELS else None
+
+
+def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Walk | Refusal:
+    """Follow the readers along every axis that may be the channel's; the one with most layers wins."""
+    q = region.quantizer
+    assert q is not None
+    shape = shapes.get(region.tensor)
+    rank = None if shape is None else len(shape)
+    axes = [1, -1] if rank is None else [a for a in dict.fromkeys((1, rank - 1, *range(1, rank - 1))) if 0 < a < rank]
+    if q.axis is not None:
+        axes = [q.axis % rank if rank is not None else q.axis]
+    best: Walk | None = None
+    missing = False
+    for axis in axes:
+        channels = _channels(graph, region.tensor, axis, shapes) or _layer_channels(graph, region, axis)
+        if not channels:
+            missing = True
+            continue
+        if q.scale.size not in (1, channels):
+            return Refusal("bad_scale", f"{q.scale.size} scales for {channels} channels", label(region.nodes[0]))
+        walk = _walk(graph, region, axis, channels, shapes)
+        if best is None or len(walk.weights) > len(best.weights):
+            best = walk
+        if all(why == NOT_LINEAR for _, why in walk.folded):  # no other axis leads further
+            break
+    at = label(region.nodes[0])
+    if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):
+        return Refusal(
+            "unknown_rank",
+            "the rank of the tensor, or of one behind it, is not known, so the channel axis cannot be addressed",
+            at,
+        )
+    if best is None:
+        if rank is not None and rank < 2:
+            return Refusal("no_weight_consumer", f"{PRINCIPLE['no_weight_consumer']} (rank {rank})", at)
+        code = "unknown_channels" if missing else "no_weight_consumer"
+        return Refusal(code, "the number of channels is not known" if missing else PRINCIPLE[code], at)
+    dequantized = any(is_op(r, "DequantizeLinear", "Clip") for n in region.nodes for r in graph.readers(n.output[0]))
+    if not dequantized and not best.weights:
+        return Refusal("not_dequantized", PRINCIPLE["not_dequantized"], at)
+    return best
+
+
+def _layer_channels(graph: Graph, region: Region, axis: int) -> int | None:
+    """Channel count from the first layer that reads the tensor directly, when shape inference does not know it."""
+    tensors = [n.output[0] for n in region.nodes]
+    for _ in range(8):
+        following: list[str] = []
+        for t in tensors:
+            for r in graph.readers(t):
+                if is_op(r, "Conv", "ConvTranspose", "Gemm", "MatMul") and r.input[0] == t:
+                    weight = read_weight(graph, r, 1)
+                    if weight is None:
+                        continue
+                    if r.op_type == "Conv" and axis == 1:
+                        return weight.shape[1] * int(attribute(r, "group", 1))
+                    if r.op_type == "ConvTranspose" and axis == 1:
+                        return weight.shape[0]
+                    if r.op_type == "Gemm" and axis in (1, -1):
+                        return weight.shape[1 if attribute(r, "transB", 0) else 0]
+                    if r.op_type == "MatMul" and axis == -1:
+                        return weight.shape[-2]
+                elif is_op(r, "Clip", "DequantizeLinear", "QuantizeLinear", "Relu", "MaxPool"):
+                    following.append(r.output[0])
+        tensors = following
+    return None
+
+
+@lru_cache
+def _interleaved(channels: int) -> tuple[Array, Array]:
+    """One copy of every channel, beside it: spread evenly over any grouping, so that grouped layers show themselves."""
+    origin, level = np.repeat(np.arange(channels), 2), np.tile([0, 1], channels)
+    origin.flags.writeable = level.flags.writeable = False
+    return origin, level
+
+
+def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mapping[str, Shape]) -> Walk:
+    origin, level = _interleaved(channels)
+    wide = Wide(axis, origin, level, channels, region.quantizer, integer=False)
+    stack: list[tuple[NodeProto, int, Wide, bool]] = [(n, 0, wide, False) for n in region.nodes]
+    joined = False
+    weights: dict[int, tuple[NodeProto, Array, float]] = {}
+    dequantizers: dict[int, NodeProto] = {}
+    leave = False
+    folded: dict[tuple[int, str], tuple[NodeProto, str]] = {}
+    carried: list[NodeProto] = []
+    groups, depthwise, unranked, seen = 1, False, False, set()
+    while stack:
+        node, index, at, mixed = stack.pop()
+        if (id(node), index) in seen:
+            continue
+        seen.add((id(node), index))
+        r: Route = route(graph, node, index, at, shapes)
+        if r.kind in ("weight", "grouped", "depthwise"):
+            weights[id(node)] = (node, at.origin[at.level == 1], at.factor)
+        if r.kind in ("grouped", "depthwise"):
+            g = int(attribute(node, "group", 1))
+            if g == at.narrow:
+                depthwise = True
+            elif at.narrow == channels:  # behind a Concat the groups are those of the joined channels
+                groups = int(np.lcm(groups, g))
+        if is_op(node, "DequantizeLinear") and r.kind == "carry":
+            dequantizers[id(node)] = node
+        leave = leave or (at.integer and r.kind == "fold")
+        if r.kind == "fold":
+            unranked = unranked or (at.axis >= 0 and node.input[index] not in shapes)
+            folded[id(node), r.why] = (node, r.why)
+        elif r.output is not None and node.output:
+            if is_op(node, "QuantizeLinear") and not any(node is n for n in region.nodes):
+                carried.append(node)
+                joined = joined or mixed
+            t = node.output[0]
+            mixed = mixed or is_op(node, "Concat")
+            leave = leave or (r.output.integer and (t in graph.outputs or bool(graph.captured(t))))
+            stack += [
+                (reader, k, r.output, mixed)
+                for reader in graph.readers(t)
+                for k, i in enumerate(reader.input)
+                if i == t
+            ]
+    return Walk(
+        axis=axis,
+        channels=channels,
+        weights=tuple(n for n, _, _ in weights.values()),
+        depthwise=depthwise,
+        groups=groups,
+        folded=tuple(folded.values()),
+        carried=tuple(carried),
+        columns=tuple(c for _, c, _ in weights.values()),
+        factors=tuple(f for _, _, f in weights.values()),
+        dequantizers=tuple(dequantizers.values()),
+        integers_leave=leave,
+        joined=joined,
+        unranked=unranked,
+    )

@@ -1,0 +1,1 @@
+"""The report: JSON, the table on the terminal, and the page."""

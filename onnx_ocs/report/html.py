@@ -1,0 +1,158 @@
+"""The report as one self-contained HTML file: no network, light and dark, readable on a phone.
+
+The page is a Jinja template (`report.html.j2`) that escapes every name; charts are drawn by `onnx_ocs.charts`.  Both
+libraries come with the extra `report`, and are imported when a report is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from onnx_ocs.errors import UserError
+from onnx_ocs.report.format import _count, _db, _name, _range
+
+__all__ = ["CARDS", "check_html", "to_html"]
+
+Entry = dict[str, Any]
+CARDS = 60  # regions with a histogram of their own; all others are in the table
+WORST = 20  # tensors whose loss is shown
+TENSORS = 200  # names in one list
+VERBS = {"inspect": "What could be rewritten", "plan": "Plan", "rewrite": "Rewrite", "verify": "Verification"}
+
+
+def check_html() -> None:
+    """Complain before the long work starts, not after it.
+
+    Raises:
+        UserError: the libraries for HTML reports are not installed.
+    """
+    missing = [m for m in ("jinja2", "matplotlib") if find_spec(m) is None]
+    if missing:
+        raise UserError(f"--html needs {' and '.join(missing)}: pip install 'onnx-ocs[report]'")
+
+
+def to_html(report: Mapping[str, Any], title: str) -> str:
+    """The page.
+
+    Args:
+        report: a report (`onnx_ocs.report/1`) of any verb.
+        title: what it is about, such as the name of the file.
+
+    Returns:
+        HTML; equal reports give equal pages.
+    """
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
+    from onnx_ocs.report import charts
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.filters |= {"number": _number, "db": _db, "percent": _percent, "name": _name, "count": _count}
+    pages.globals["range_of"] = _range
+    unmeasured = dict.fromkeys(("error", "mass_saved", "histogram"))  # without calibration samples
+    regions = [{**unmeasured, **r, "number": k} for k, r in enumerate(report["regions"], 1)]
+    measured = [r for r in regions if r["error"] and r["error"].get("isolated_before_db") is not None]
+    widths = {"wide": 960, "slim": 380}
+    chain = {k: Markup(charts.chain(measured, w)) for k, w in widths.items()} if len(measured) > 1 else None
+    plan = report.get("plan") or {}
+    points = _points(plan)
+    sweep = None
+    if points:
+        tried = list(plan["candidates"].values())
+        sweep = {k: Markup(charts.tradeoff(points, tried, w)) for k, w in widths.items()}
+    return pages.get_template("report.html.j2").render(
+        report=report,
+        title=title,
+        heading=VERBS.get(report["verb"], report["verb"]),
+        regions=regions,
+        active=[r for r in regions if r["status"] != "refused"],
+        cards=[{**r, "chart": Markup(charts.histogram(r, f"h{r['number']}"))} for r in _shown(regions)],
+        chain=chain,
+        sweep=sweep,
+        plan=plan,
+        refusals=_refusals(regions),
+        tensors=TENSORS,
+        cost=_cost(report["cost"], report["latency"]),
+        loss=_loss(report.get("loss"), regions),
+    )
+
+
+def _loss(loss: Mapping[str, Any] | None, regions: Sequence[Entry]) -> Entry | None:
+    """What the quantized activations cost at the output: in groups, and the tensors that cost most alone."""
+    if loss is None or loss["sqnr_all_db"] is None:
+        return None
+    beyond = {t["tensor"]: t["code"] for t in loss["unmendable"]}
+    alone = [
+        {**{k: r[k] for k in ("number", "tensor", "sqnr_alone_db", "share_alone")}, "why": beyond.get(r["tensor"])}
+        for r in regions
+        if r.get("share_alone")
+    ]
+    alone.sort(key=lambda a: -a["share_alone"])
+    groups = {"all": "all quantized activations", "mendable": "those that copies or another step can help"}
+    groups |= {"unmendable": "all others"}
+    rows = [(name, loss[f"sqnr_{key}_db"], loss[f"share_{key}"]) for key, name in groups.items()]
+    return {"samples": loss["samples"], "groups": rows, "worst": alone[:WORST], "tensors": len(alone)}
+
+
+def _points(plan: Mapping[str, Any]) -> list[Entry]:
+    """Gain and cost of a sweep, or of the plans on the way to a target of SQNR; none where neither was asked for."""
+    target = plan.get("target") or {}
+    probes = target.get("probes", ()) if target.get("kind") == "sqnr" else ()
+    found = [*plan.get("sweep", ()), *({"extra_macs": p["extra_macs"], "sqnr_db": p["got"]} for p in probes)]
+    return [{"extra_macs": 0.0, "sqnr_db": plan["before"][1]}, *found] if found else []
+
+
+def _shown(regions: Sequence[Entry]) -> list[Entry]:
+    """Regions that get a histogram: those with most copies, in graph order."""
+    drawn = [r for r in regions if r["status"] != "refused" and r["histogram"]]
+    most = sorted(drawn, key=lambda r: -sum(r["copies"]) - sum(r["copies_low"]))[:CARDS]
+    return sorted(most, key=lambda r: r["number"])
+
+
+def _refusals(regions: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Refused regions by code, the most frequent first."""
+    found: dict[str, list[Entry]] = {}
+    for r in regions:
+        if r["reason"]:
+            found.setdefault(r["reason"]["code"], []).append(r)
+    return sorted(found.items(), key=lambda f: -len(f[1]))
+
+
+def _cost(cost: Mapping[str, int | None], latency: Mapping[str, float | None]) -> list[tuple[str, str, str, str]]:
+    """Rows of the table of cost: name, before, after, change."""
+    names = {
+        "macs": "multiply-accumulates",
+        "params": "parameters",
+        "bytes": "bytes",
+        "nodes": "nodes",
+        "integer_kernels": "integer kernels",
+    }
+    rows = []
+    for key, name in names.items():
+        a, b = cost.get(f"{key}_before"), cost.get(f"{key}_after")
+        if a is not None and b is not None:
+            change = f"{100 * (b - a) / a:+.1f} %" if a and key != "integer_kernels" else f"{b - a:+d}"
+            rows.append((name, f"{a:,}", f"{b:,}", change if b != a else "–"))
+    if latency["ratio"] is not None:
+        rows.append((
+            "latency, one thread", f"{latency['before_ms']:.3g} ms", f"{latency['after_ms']:.3g} ms",
+            f"× {latency['ratio']:.2f}",
+        ))  # fmt: skip
+    return rows
+
+
+def _number(value: Any) -> str:
+    """A scale or X_clip: one number, or the range of a per-channel one."""
+    if value is None:
+        return "–"
+    values = value if isinstance(value, list) else [value]
+    low, high = (f"{f(values, default=0):.4g}" for f in (min, max))
+    return low if low == high else f"{low} … {high}"
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"

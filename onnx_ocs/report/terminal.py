@@ -1,0 +1,325 @@
+"""What the command line shows: tables of regions and compensations, one of totals, one last line.
+
+Columns go, least important first, where the terminal is too narrow for all of them; a pipe gets all, without colour.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnx_ocs.report.format import _change, _decibels, _number, _percent, _short
+
+__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
+
+Report = dict[str, Any]
+NOTABLE = 0.01  # share of the loss from which a tensor is listed
+NAME = 24  # fewest characters of a tensor's name
+SHOWN = 40  # regions in the table; --report and --html have all
+GAIN, LOSS = "green", "red"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of a table of report entries; `rank` says which go first where there is no room (highest first)."""
+
+    title: str
+    show: Callable[[Report], str | Text]
+    rank: int = 0
+    justify: Any = "right"
+    most: int = 200  # characters; longer text is folded
+
+
+def _gain(entry: Report, name: str) -> Text:
+    """Two levels in dB, coloured by which is better; None is no error at all, a missing one was not measured."""
+    if f"{name}_before_db" not in entry:
+        return Text("")
+    before, after = entry[f"{name}_before_db"], entry.get(f"{name}_after_db", entry[f"{name}_before_db"])
+    a, b = ("exact" if v is None else f"{v:.1f}" for v in (before, after))
+    if a == b:
+        return Text(a)
+    better = after is None or (before is not None and after > before)
+    return Text(f"{a} → {b}", style=GAIN if better else LOSS)
+
+
+def _copies(region: Report) -> str:
+    up, low = sum(region["copies"]), sum(region["copies_low"])
+    return f"{up} + {low} low" if low else str(up)
+
+
+def _error(kind: str) -> Callable[[Report], Text]:
+    return lambda r: _gain(r.get("error", {}), kind)
+
+
+def _saved(r: Report) -> str:
+    share = r.get("mass_saved")
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+REGION = (
+    _Column("mode", lambda r: r["mode"], justify="left"),
+    _Column("activation", lambda r: r["activation"], 7, "left"),
+    _Column("channels", lambda r: str(r["channels"]), 6),
+    _Column("copies", _copies),
+    _Column("X_clip", lambda r: _change(r["x_clip"], r.get("x_clip_after")), 2),
+    _Column("step", lambda r: _change(r["scale_before"], r["scale"]), 4),
+    _Column("mass saved", _saved, 5),
+    _Column("own SQNR, dB", _error("isolated"), 3),
+    _Column("accumulated, dB", _error("accumulated"), 1),
+)
+COMPENSATION = (
+    _Column("form", lambda c: c.get("form") or "", 4),
+    _Column("alpha", lambda c: _number(c.get("alpha")), 2),
+    _Column("beta", lambda c: _number(c.get("beta")), 3),
+    _Column("rank", lambda c: str(c.get("rank", "")), 1),
+    _Column("SQNR, dB", lambda c: _gain(c, "sqnr")),
+)
+
+
+def _show(console: Console, title: str, name: str, columns: Sequence[_Column], rows: Sequence[Report]) -> None:
+    """A table of entries: first what they are called, then as many columns as there is room for."""
+    cells = [[c.show(r) for c in columns] for r in rows]
+    widths = [min(c.most, max(len(c.title), *(len(row[k]) for row in cells))) + 3 for k, c in enumerate(columns)]
+    kept = [k for k in range(len(columns)) if any(len(row[k]) for row in cells)]
+    while sum(widths[k] for k in kept) + NAME + 4 > console.width and any(columns[k].rank for k in kept):
+        kept.remove(max(kept, key=lambda k: columns[k].rank))
+    room = max(NAME, console.width - sum(widths[k] for k in kept) - 4)
+    table = Table(title=title, title_justify="left")
+    table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for k in kept:
+        c = columns[k]
+        table.add_column(c.title, justify=c.justify, overflow="fold")
+    for r, row in zip(rows, cells, strict=True):
+        table.add_row(Text(_short(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
+    console.print(table)
+
+
+def _path(r: Report) -> str:
+    readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
+    return " → ".join(p for p in (_short(r["producer"], 32), r["activation"], readers) if p and p != "none")
+
+
+def _finding(r: Report) -> str:
+    return f"{r['mode']}, copies: {_copies(r)}" if r["mode"] else f"{r['reason']['code']}: {r['reason']['message']}"
+
+
+FOUND = (
+    _Column("producer → activation → readers", _path, 6, "left", 34),
+    _Column("range", lambda r: "" if r["qmin"] is None else f"{r['qmin']}..{r['qmax']}", 5),
+    _Column("X_clip", lambda r: _number(r["x_clip"]), 3),
+    _Column("mass above", lambda r: _percent(r.get("share_clipped")), 2),
+    _Column("range used", lambda r: _percent(r.get("range_used")), 4),
+    _Column("own dB", _error("isolated"), 1),
+    _Column("alone dB", lambda r: _decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "", 2),
+    _Column("accum. dB", _error("accumulated"), 1),
+    _Column("mode, or why not", _finding, 0, "left", 30),
+)
+
+
+def show_inspection(console: Console, report: Report) -> None:
+    """The table of quantized activations."""
+    if report["regions"]:
+        _show(console, "Quantized activations", "tensor", FOUND, report["regions"])
+    _reasons(console, report)
+    q = report["quality"]
+    if q["reference"]:
+        agreement = f", same answer {_percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
+        sqnr = _decibels(q["sqnr_before_db"])
+        console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
+    if "loss" in report:
+        _loss(console, report["loss"])
+    _notes(console, report)
+
+
+def _loss(console: Console, loss: Report) -> None:
+    """What the quantized activations cost at the output, and what of it nothing can mend."""
+    rows = (
+        ("all quantized activations", "all"),
+        ("those that can be mended", "mendable"),
+        ("all others", "unmendable"),
+    )
+    table = Table(title=f"Loss at the output, {loss['samples']} samples", title_justify="left")
+    for name in ("quantized, nothing else", "SQNR", "share of the squared error"):
+        table.add_column(name, justify="left" if name.startswith("quantized") else "right", overflow="fold")
+    for name, key in rows:
+        table.add_row(name, _decibels(loss[f"sqnr_{key}_db"]), _percent(loss[f"share_{key}"]))
+    console.print(table)
+    if not loss["unmendable"]:
+        return
+    table = Table(title="Loss that neither copies nor another step can mend", title_justify="left")
+    for name in ("tensor", "why", "SQNR alone", "share of the squared error"):
+        table.add_column(name, justify="left" if name in ("tensor", "why") else "right", overflow="fold")
+    shown = [t for t in loss["unmendable"] if (t["share"] or 0.0) >= NOTABLE]
+    for t in shown:
+        table.add_row(_short(t["tensor"], 56), t["code"], _decibels(t["sqnr_db"]), _percent(t["share"]))
+    if shown:
+        console.print(table)
+    if rest := len(loss["unmendable"]) - len(shown):
+        console.print(f"{rest} more that nothing can mend cost less than {_percent(NOTABLE)} each.")
+
+
+def show_rewrite(console: Console, report: Report) -> None:
+    """What was done, and what it costs and gains."""
+    applied = [r for r in report["regions"] if r["status"] == "applied"]
+    if applied:
+        shown = applied
+        if len(applied) > SHOWN:
+            most = sorted(applied, key=lambda r: -sum(r["copies"]) - sum(r["copies_low"]))[:SHOWN]
+            shown = [r for r in applied if any(r is m for m in most)]
+        _show(console, "Translated", "tensor", REGION, shown)
+        if len(applied) > len(shown):
+            console.print(
+                f"… and {len(applied) - len(shown)} more with fewer copies: --report and --html have them all"
+            )
+    _compensations(console, report["compensations"])
+    _reasons(console, report)
+    _totals(console, report)
+    _notes(console, report)
+
+
+def _compensations(console: Console, entries: Sequence[Report]) -> None:
+    applied = [c for c in entries if c["status"] == "applied"]
+    if applied:
+        _show(console, "Compensated", "block", COMPENSATION, applied[:SHOWN])
+    refused = Counter((c.get("reason") or {}).get("code", "unknown") for c in entries if c["status"] != "applied")
+    if refused:
+        console.print("Not compensated: " + ", ".join(f"{n} {code}" for code, n in refused.most_common()))
+
+
+def show_plan(console: Console, predicted: Report, found: Report) -> None:
+    """The plans that were compared, the chosen one, and the sweep."""
+    if not found["candidates"]:
+        console.print("Nothing to change: no quantized activation that a layer reads can be widened or rescaled.")
+        return
+    table = Table(title=f"Plans, by {found['objective']} on held-out samples", title_justify="left")
+    for name in ("plan", "extra MACs", "copies a channel", "objective", "SQNR"):
+        table.add_column(name, justify="left" if name == "plan" else "right")
+    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", _decibels(found["before"][1]))
+    for name, c in found["candidates"].items():
+        row = (
+            f"{100 * c['extra_macs']:.1f} %",
+            f"{c['mean_copies']:.2f}",
+            f"{c['objective']:.4g}",
+            _decibels(c["sqnr_db"]),
+        )
+        table.add_row(name, *row)
+    p = predicted
+    row = (
+        f"{100 * p['extra_macs']:.1f} %",
+        f"{p['mean_copies']:.2f}",
+        f"{p['objective_after']:.4g}",
+        _decibels(p["sqnr_after_db"]),
+    )
+    table.add_row(f"written: {p['chosen']}", *row, style="bold")
+    console.print(table)
+    if not p["regions"]:
+        console.print("Nothing to change: no plan is better on the held-out samples than the model as it is.")
+    if found.get("kernels", {}).get("kept"):
+        console.print(f"Copies were left out: {found['kernels']['why']}.")
+    if found["rolled_back"]:
+        console.print(f"Rolled back, since the samples are better off without: {', '.join(found['rolled_back'])}.")
+    if found.get("sweep"):
+        table = Table(title="Gain against extra MACs", title_justify="left")
+        for name in ("budget", "extra MACs", "objective", "SQNR", "plan"):
+            table.add_column(name, justify="left" if name == "plan" else "right")
+        for s in found["sweep"]:
+            share, spent = f"{100 * s['budget']:.1f} %", f"{100 * s['extra_macs']:.1f} %"
+            table.add_row(share, spent, f"{s['objective']:.4g}", _decibels(s["sqnr_db"]), s["chosen"])
+        console.print(table)
+
+
+def show_target(console: Console, target: Report) -> None:
+    """The plans that were measured on the way to a target."""
+    sqnr = target["kind"] == "sqnr"
+
+    def value(v: float | None) -> str:
+        return _decibels(v) if sqnr else _percent(v)
+
+    what = "output SQNR" if sqnr else "same answer as the reference"
+    table = Table(title=f"The cheapest plan with {what} ≥ {value(target['wanted'])}", title_justify="left")
+    for name in ("allowed", "extra MACs", "copies a channel", what, "plan"):
+        table.add_column(name, justify="left" if name == "plan" else "right")
+    for p in target["probes"]:
+        row = f"{p['allowed']:.3f}", f"{100 * p['extra_macs']:.1f} %", f"{p['mean_copies']:.2f}", value(p["got"])
+        table.add_row(*row, p["plan"], style="bold" if p["chosen"] else None)
+    if target["probes"]:
+        console.print(table)
+
+
+def _reasons(console: Console, report: Report) -> None:
+    codes = Counter(r["reason"]["code"] for r in report["regions"] if r["reason"])
+    if codes:
+        console.print("Left alone: " + ", ".join(f"{n} {code}" for code, n in codes.most_common()))
+
+
+def _totals(console: Console, report: Report) -> None:
+    c, q = report["cost"], report["quality"]
+    table = Table(title="Cost and gain", title_justify="left")
+    for name in ("", "before", "after", "change"):
+        table.add_column(name, justify="right" if name else "left")
+    names = {
+        "macs": "MACs",
+        "params": "parameters",
+        "bytes": "bytes",
+        "nodes": "nodes",
+        "integer_kernels": "integer kernels",
+    }
+    for key, name in names.items():
+        a, b = c.get(f"{key}_before"), c.get(f"{key}_after")
+        if a is None or b is None:
+            continue
+        change = f"{100 * (b - a) / a:+.1f} %" if a and key != "integer_kernels" else f"{b - a:+d}"
+        table.add_row(name, f"{a:,}", f"{b:,}", change)
+    time = report["latency"]
+    if time["ratio"] is not None:
+        a, b = time["before_ms"], time["after_ms"]
+        table.add_row("latency, one thread", f"{a:.3g} ms", f"{b:.3g} ms", f"x {time['ratio']:.2f}")
+    if q["sqnr_before_db"] is not None and q["sqnr_after_db"] is not None:
+        a, b = q["sqnr_before_db"], q["sqnr_after_db"]
+        table.add_row("output SQNR", f"{a:.2f} dB", f"{b:.2f} dB", f"{b - a:+.2f} dB")
+    if q["agreement_before"] is not None and q["agreement_after"] is not None:
+        a, b = 100 * q["agreement_before"], 100 * q["agreement_after"]
+        table.add_row("same answer as the reference", f"{a:.2f} %", f"{b:.2f} %", f"{b - a:+.2f} points")
+    if c:
+        console.print(table)
+    if q["reference"]:
+        console.print(f"Quality against the {q['reference']}, on {q['samples']} calibration samples.")
+    if report["ranking"]:
+        console.print(f"Channels ranked by: {report['ranking']}.")
+
+
+def _notes(console: Console, report: Report) -> None:
+    v = report["verification"]
+    for note in report["notes"] + (v["notes"] if v else []):
+        console.print(f"Note: {note}.")
+
+
+def show_verdict(console: Console, text: str) -> None:
+    """The last line, on one line."""
+    passed = text.startswith("PASSED")
+    style = "bold green" if passed else "bold red" if text.startswith("FAILED") else "bold"
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:
+    """The last line."""
+    v = report["verification"]
+    if not changed:
+        return f"PASSED: nothing to rewrite, the output is the input ({seconds:.1f} s)"
+    if v is None:
+        return f"DONE, not verified ({seconds:.1f} s)" if not verified else f"PASSED ({seconds:.1f} s)"
+    if v["verdict"] != "PASSED":
+        return f"FAILED: {'; '.join(v['failures'])} ({seconds:.1f} s)"
+    level, oracle = v["levels"][0], v["oracle"]
+    branches = oracle.get("branches", 0)
+    extra = f"{branches} branches compute what their records say, " if branches else ""
+    return (
+        f"PASSED: {extra}{oracle['translated_quantizers']} wide quantizers equal the oracle's on {level['values']:,} "
+        f"values ({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
+    )

@@ -1,0 +1,163 @@
+"""onnxruntime sessions, and models instrumented for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto
+
+from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.model import tensors
+from onnx_ocs.model.nodes import Array
+
+__all__ = ["LARGE", "LEVELS", "NUMBERS", "SMALL", "Session", "as_written", "attempt", "attempt_run"]
+
+LEVELS = {
+    "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "enable_all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+NUMBERS = {
+    f"tensor({name})": int(getattr(TensorProto, name.upper()))
+    for name in ("float", "float16", "double", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")
+}  # what onnxruntime calls tensors that numpy can share
+SMALL = 200_000  # bytes of a model that one thread runs fastest
+LARGE = 1 << 28  # bytes of a model from which memory counts more than time
+PROTOBUF_LIMIT = 1 << 31
+
+
+def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    if size < SMALL:  # threads cost more than they bring
+        options.intra_op_num_threads = 1
+    options.graph_optimization_level = LEVELS[level]
+    if size > LARGE:  # what a layer needs is given back when it is done
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.log_severity_level = 4
+    # many short-lived sessions: threads that spin would take the time of the next one
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # MatMulNBits rounds its activation once more by default, which shows only where the original does not clip
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if not fusion:
+        # onnxruntime quantizes float weights behind a DequantizeLinear silently, from ENABLE_BASIC on
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
+def _serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[bytes, list[Any]]:
+    """The model as onnxruntime reads it; side files are read by onnxruntime itself, from their folder.
+
+    What is taken from a side file, and what protobuf could not hold, is handed over in memory, and must be kept as
+    long as the session.
+    """
+    outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
+    large = tensors.inline_size(model) >= PROTOBUF_LIMIT // 2
+    if not outside and not large:
+        return model.SerializeToString(), []
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    folders = {tensors.reference(t)[tensors.FOLDER] for t in outside}
+    folder = min(folders, default="")
+    if folders:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    names: list[str] = []
+    given: list[Any] = []
+    initializers = list(new.graph.initializer)  # held, or their identities would not last
+    main = {id(t) for t in initializers}
+    for t in tensors.all_tensors(new):
+        external = tensors.is_external(t)
+        near = external and not tensors.is_taken(t) and tensors.reference(t)[tensors.FOLDER] == folder
+        if near:
+            tensors.refer(t, {k: v for k, v in tensors.reference(t).items() if not k.startswith(tensors.PRIVATE)})
+        elif id(t) in main and (external or large) and tensors.stored_size(t) > tensors.INLINE:
+            value = np.ascontiguousarray(tensors.values(t))
+            if value.dtype.kind not in "fiub":  # bfloat16, float8: their bits
+                value = value.view(f"u{value.itemsize}")
+            names.append(t.name)
+            given.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, t.data_type))
+            t.ClearField("raw_data")
+            for field in tensors.TYPED:
+                t.ClearField(field)
+            tensors.refer(t, {"location": "in_memory", "offset": "0", "length": str(value.nbytes)})
+        elif external:
+            t.CopyFrom(tensors.inlined(t))
+    if names:
+        options.add_external_initializers(names, given)
+    return new.SerializeToString(), given
+
+
+class Session:
+    """One model in onnxruntime's CPU provider.
+
+    Raises:
+        Exception: whatever onnxruntime raises for a model that it does not load.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
+    ) -> None:
+        """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
+        options = _options(level, fusion, tensors.rough_size(model, SMALL))
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        data, self._kept = _serialized(model, options)
+        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.inputs = {i.name for i in self._session.get_inputs()}
+        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+        self._shared = all(v.type in NUMBERS for v in (*self._session.get_inputs(), *self._session.get_outputs()))
+
+    def described(self) -> list[tuple[str, str, list[int | str | None] | None]]:
+        """Name, type and shape of every output, as far as onnxruntime infers them."""
+        return [(o.name, o.type, o.shape or None) for o in self._session.get_outputs()]
+
+    def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run one feed; returns the outputs by name."""
+        names = self.outputs if names is None else list(names)
+        if not names:  # onnxruntime takes that for all
+            return {}
+        if not self._shared:
+            return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+        if missing := self.inputs.difference(feed):  # which would be found out in the middle of the run
+            raise ValueError(f"inputs are missing: {', '.join(sorted(missing))}")
+        # `InferenceSession.run` copies its outputs to fresh memory, which takes about as long as a layer does
+        binding = self._session.io_binding()
+        for name, value in feed.items():
+            binding.bind_cpu_input(name, np.asarray(value, order="C"))
+        for name in names:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return {name: value.numpy() for name, value in zip(names, binding.get_outputs(), strict=True)}
+
+
+def as_written(model: onnx.ModelProto, threads: int | None = None) -> Session:
+    """A session that computes Q and DQ as they stand: optimized, and plain where the optimizer fails on the model.
+
+    Raises:
+        UserError: onnxruntime does not load it.
+    """
+    try:
+        return Session(model, "enable_all", fusion=False, threads=threads)
+    except Exception:  # a Clip in front of a 4-bit quantizer is more than onnxruntime 1.31's optimizer can take
+        try:
+            return Session(model, "disable_all", threads=threads)
+        except Exception as e:  # onnxruntime raises many kinds
+            raise UserError(f"onnxruntime does not load the model: {first_line(e)}") from None
+
+
+def attempt(model: onnx.ModelProto, level: str) -> Session | str:
+    """A session, or why there is none."""
+    try:
+        return Session(model, level)
+    except Exception as e:  # onnxruntime raises many kinds; the message is the finding
+        return first_line(e)
+
+
+def attempt_run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array] | str:
+    """What a session computes, or why it does not."""
+    try:
+        return session.run(feed)
+    except Exception as e:
+        return first_line(e)

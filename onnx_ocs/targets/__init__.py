@@ -1,0 +1,1 @@
+"""What a runtime demands of a graph for its fast kernels."""

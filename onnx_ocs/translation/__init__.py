@@ -1,0 +1,1 @@
+"""OCS+: clipped outliers live in extra channels, and steps are chosen anew."""

@@ -1,0 +1,73 @@
+"""What costs a layer its integer kernel in onnxruntime.
+
+It computes a layer, its activation and the one quantizer behind it in one integer kernel; with another reader of the
+float values in between, the layer runs in float.  That is read off the structure.  Kernels are lost for other reasons,
+too (a float bias, a MatMul of two activations of which one is folded back, a depthwise Conv that must add up copies and
+so becomes a grouped one, for which there is no fast kernel): that is found out by trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import is_op
+from onnx_ocs.qdq.activation import LAYERS
+from onnx_ocs.regions.region import Region
+from onnx_ocs.targets.ort import integer_kernels, without_kernels
+from onnx_ocs.translation.decision import Decision
+from onnx_ocs.translation.widen import widened
+
+__all__ = ["behind_kernels", "losing"]
+
+PARTS = ("Add", "BatchNormalization", "Clip", "LeakyRelu", "Relu")  # between a layer and its quantizer in one kernel
+
+
+def behind_kernels(graph: Graph, regions: Sequence[Region]) -> set[str]:
+    """The quantized tensors in front of whose quantizers nothing can be inserted without the loss of a kernel."""
+    tensors = []
+    for r in regions:
+        n = graph.producer.get(r.tensor)
+        while n is not None and is_op(n, *PARTS):
+            varying = [t for t in n.input if not graph.is_constant(t)]
+            n = graph.producer.get(varying[0]) if len(varying) == 1 else None
+        if is_op(n, *LAYERS):
+            tensors.append(r.tensor)
+    return without_kernels(graph.model, tensors)
+
+
+def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decision]:
+    """Those decisions that must be left out for no layer to lose its integer kernel, found by bisection.
+
+    Args:
+        model: the model; not changed.
+        decisions: about regions of this model.
+    """
+    whole = integer_kernels(model)
+
+    def lost(part: Sequence[Decision]) -> int:
+        new = widened(model, lambda _, of: [replace(d, region=of[d.region.tensor, d.region.outputs]) for d in part])
+        left = integer_kernels(new)
+        return 0 if left is None or whole is None else whole - left
+
+    def search(part: Sequence[Decision], count: int) -> list[Decision]:
+        """Of decisions that lose so many kernels together."""
+        if len(part) == 1 or (count >= len(part) and all(_depthwise(d) for d in part)):  # each its reader's
+            return [*part]
+        halves = part[: len(part) // 2], part[len(part) // 2 :]
+        found = [d for half in halves if (n := lost(half)) > 0 for d in search(half, n)]
+        return found or [*part]
+
+    left, found = sorted(decisions, key=_depthwise), list[Decision]()
+    while whole and left and (count := lost(left)) > 0:
+        found += search(left, count)
+        left = [d for d in left if not any(d is f for f in found)]
+    return found
+
+
+def _depthwise(decision: Decision) -> bool:
+    """Whether a depthwise layer reads it, which is none any more where every channel has a copy."""
+    return decision.region.walk is not None and decision.region.walk.depthwise

@@ -1,0 +1,96 @@
+"""Give quantizers another step: Q, DQ, and the integer biases that are tied to it.
+
+A bias stored in int32 with scale s_x * s_w must follow s_x, or integer kernels (which take that product for granted)
+would read it wrongly: b' = round(b * s_x / s'_x), in int64, never clipped.  Where it would overflow, s_w grows by a
+power of two and the channel's weights are rounded to it, as onnxruntime's own quantizer does.  Such a channel is next
+to constant: its bias is more than 2^30 steps, and its weights reach a few thousand.  If rounding them could change the
+channel by more than TOLERANCE of its bias, the step is refused.  Shared parameters are cloned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.qdq.bias import write_bias
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.qdq.weights import coarsen
+from onnx_ocs.records.layouts import SCALE
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.steps import _factors, _tied_bias
+
+__all__ = ["rescale", "rescale_model"]
+
+
+def rescale(graph: Graph, region: Region, scale: Array) -> None:
+    """Change one region's step (checked before), its carried quantizers' and the readers' tied biases."""
+    walk, q = region.walk, region.quantizer
+    assert walk is not None and q is not None
+    new = scale.astype(q.float_dtype)
+    made: dict[tuple[tuple[int, ...], bytes], str] = {}
+    for node in (*region.nodes, *walk.carried, *walk.dequantizers):
+        old = graph.constant(node.input[1])
+        assert old is not None
+        before = old.astype(np.float64).reshape(q.scale.shape)
+        same = np.array_equal(before, q.scale)  # else behind a multiplication by a constant
+        value = (new if same else (scale * before / q.scale).astype(q.float_dtype)).reshape(old.shape)
+        key = value.shape, value.tobytes()
+        if key not in made:
+            made[key] = graph.add_initializer(node.input[1] + "_rescaled", value)
+        graph.set_input(node, 1, made[key])
+        if is_op(node, "QuantizeLinear"):
+            node.metadata_props.add(key=SCALE, value=json.dumps(before.tolist()))
+    for node, share in zip(walk.weights, walk.factors, strict=True):
+        tied = _tied_bias(graph, node, q.scale * share)
+        if tied is None:
+            continue
+        bias, old_scale, weight_scale = tied
+        at_reader = (new * share).reshape(())
+        factors = _factors(tied, at_reader)
+        if np.any(factors > 1):
+            coarsen(graph, node, 1, factors)
+            weight_scale = weight_scale * factors
+        factor = float(old_scale) / float(at_reader) / factors
+        value = np.rint(bias.value.astype(np.float64) * factor).astype(bias.value.dtype)
+        everything = np.arange(value.size)
+        write_bias(graph, node, 2, bias, value, everything)
+        dq = graph.producer[node.input[2]]
+        old_product = graph.constant(dq.input[1])
+        assert old_product is not None
+        product = np.asarray(at_reader.astype(np.float32) * weight_scale.astype(np.float32))
+        product = np.broadcast_to(
+            product.reshape(-1) if old_product.ndim else product.reshape(-1)[0], old_product.shape
+        )
+        graph.set_input(dq, 1, graph.add_initializer(dq.input[1] + "_rescaled", product.astype(old_product.dtype)))
+
+
+def rescale_model(model: onnx.ModelProto, scales: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of a model with new steps, by what each Q writes; the yardstick for a rewrite that changed steps.
+
+    Only regions' own quantizers need be named; a carried one follows its region.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    graph = Graph(new)
+    for region in find_regions(graph, infer_shapes(new)):
+        scale = next((scales[o] for o in region.outputs if o in scales), None)
+        q = region.quantizer
+        if scale is None or q is None or not region.adjustable:
+            continue
+        if np.array_equal(read_now(graph, region), q.scale):  # not yet changed by the region that carries it
+            rescale(graph, region, scale.reshape(q.scale.shape))
+    graph.commit()
+    return new
+
+
+def read_now(graph: Graph, region: Region) -> Array:
+    """The region's step at this moment."""
+    q = read_quantizer(graph, region.nodes[0])
+    return q.scale if isinstance(q, Quantizer) else np.zeros(())

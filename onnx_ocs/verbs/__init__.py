@@ -1,0 +1,1 @@
+"""The verbs as functions: inspect, plan, rewrite, verify."""

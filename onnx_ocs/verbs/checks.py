@@ -1,0 +1,119 @@
+"""Whether a model is one that can be worked with: the user's mistakes, told before anything is done.
+
+What no list of checks foresees is answered by `answers_for_the_model`: an unexpected error on a model that
+`onnx.checker` or onnxruntime rejects is the model's fault, and is told as that; on a model that both accept it is a
+defect of onnx_ocs, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import onnx
+
+from onnx_ocs.errors import UserError, VerificationError, first_line
+from onnx_ocs.model import files
+from onnx_ocs.model.external import attach
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import is_op, label
+from onnx_ocs.model.tensors import without_side_files
+from onnx_ocs.runtime.session import Session
+
+__all__ = ["answers_for_the_model", "check_graph", "check_qdq", "check_runs", "load"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def load(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
+    """A model from its path, or as it is.
+
+    Raises:
+        UserError: it cannot be read, or is damaged.
+    """
+    if not isinstance(model, onnx.ModelProto):
+        return files.load_model(model)
+    attach(model, None)
+    return model
+
+
+def check_qdq(model: onnx.ModelProto) -> list[str]:
+    """Refuse a model that is not quantized; a note for one whose quantization lies inside local functions."""
+    if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
+        return []
+    if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for f in model.functions for n in f.node):
+        return [
+            "all QuantizeLinear and DequantizeLinear nodes are inside local functions, which are left intact: inline "
+            "them first (onnx.inliner.inline_local_functions)"
+        ]
+    raise UserError("the model has no QuantizeLinear or DequantizeLinear node: quantize it to QDQ format first")
+
+
+def check_graph(model: onnx.ModelProto) -> None:
+    """Complain about what no pass could work with: tensors that nobody writes, scales that are not finite."""
+    graph = Graph(model)
+    known = graph.initializers.keys() | graph.inputs | graph.producer.keys()
+    known |= {t.values.name for t in model.graph.sparse_initializer}
+    for n in graph.nodes:
+        missing = next((t for t in n.input if t and t not in known), None)
+        if missing is not None:
+            raise UserError(
+                f"the node '{label(n)}' reads '{missing}', which nobody writes: this is not a valid ONNX graph"
+            )
+        if is_op(n, "QuantizeLinear", "DequantizeLinear") and len(n.input) > 1:
+            scale = graph.constant(n.input[1])
+            if scale is not None and not np.all(np.isfinite(scale.astype(np.float64))):
+                raise UserError(
+                    f"the scale '{n.input[1]}' of '{label(n)}' is not a finite number: quantize the model again"
+                )
+
+
+def check_runs(model: onnx.ModelProto) -> None:
+    """Complain about a model that onnxruntime does not load."""
+    why = _unloadable(model)
+    if why:
+        raise UserError(
+            f"onnxruntime does not load this model ({why}), so a rewrite could not be "
+            f"verified: mend the model, or rewrite it unverified with --no-verify"
+        )
+
+
+def _unloadable(model: onnx.ModelProto) -> str:
+    try:
+        Session(model, "disable_all")
+    except Exception as e:  # onnxruntime raises many kinds
+        return first_line(e, 200)
+    return ""
+
+
+def _complaint(model: onnx.ModelProto) -> str:
+    """What onnx.checker, else onnxruntime, has against a model."""
+    try:
+        onnx.checker.check_model(without_side_files(model), full_check=True)
+    except Exception as e:
+        return first_line(e, 200)
+    return _unloadable(model)
+
+
+def answers_for_the_model(verb: Callable[P, R]) -> Callable[P, R]:
+    """Tell unexpected errors on an invalid model as the model's fault."""
+
+    @wraps(verb)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except (UserError, VerificationError):
+            raise
+        except Exception as e:
+            models: list[Any] = [m for m in (*args, *kwargs.values()) if isinstance(m, (onnx.ModelProto, str, Path))]
+            for m in models[:1]:
+                why = _complaint(load(m))
+                if why:
+                    raise UserError(f"this is not a valid ONNX model ({why}): export or quantize it again") from e
+            raise
+
+    return told

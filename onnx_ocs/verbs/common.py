@@ -1,0 +1,76 @@
+"""What the verbs share: the samples that they see, and what they measure against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import Samples, Source, open_samples, random_samples
+from onnx_ocs.measurement.tensor_errors import measure_layers
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.verbs.checks import load
+
+__all__ = [
+    "VERIFIED_SAMPLES",
+    "Model",
+    "Progress",
+    "add_errors",
+    "quiet",
+    "ranked_by",
+    "reference_model",
+    "sample_shapes",
+    "samples_for",
+]
+
+Model = onnx.ModelProto | str | Path
+Progress = Callable[[str, int, int | None], None]
+ESTIMATED = "estimated from weights, biases and quantization parameters (no calibration data)"
+MEASURED = "outlier mass on the calibration data"
+VERIFIED_SAMPLES = 4
+
+
+def quiet(_what: str, _done: int, _total: int | None) -> None:
+    """No progress."""
+
+
+def samples_for(model: onnx.ModelProto, calib: Source | None, seed: int) -> Samples:
+    """The samples to verify on: the calibration data, or seeded random inputs over the input quantizers' range."""
+    if calib is not None:
+        return open_samples(calib, model)
+    return random_samples(model, VERIFIED_SAMPLES, seed)
+
+
+def ranked_by(samples: Samples | None) -> str:
+    """Where the channels' ranking comes from, for the report."""
+    return ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
+
+
+def sample_shapes(samples: Samples) -> dict[str, list[int]]:
+    """Shapes of one sample's inputs."""
+    for feed in samples.batches(1, 1):
+        return {k: list(v.shape) for k, v in feed.items()}
+    return {}
+
+
+def reference_model(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.ModelProto, str]:
+    """What a model is measured against, and what that is called."""
+    if float_model is not None:
+        return load(float_model), "float model"
+    regions = find_regions(Graph(model), infer_shapes(model))
+    return reference(model, regions), "QDQ model without its activation quantizers"
+
+
+def add_errors(
+    entries: Sequence[dict[str, Any]], original: onnx.ModelProto, new: onnx.ModelProto | None, context: Context
+) -> None:
+    """Put each tensor's own error, and what has piled up until there, into the report's entries."""
+    found = measure_layers(original, new, context)
+    for e in entries:
+        e |= found.get(tuple(e.get("quantizers", ())), {})

@@ -1,0 +1,81 @@
+"""The verb plan: steps and copies within a budget, measured on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import onnx
+
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import Source
+from onnx_ocs.measurement.quality import Quality, compare
+from onnx_ocs.passes.translate import Translate
+from onnx_ocs.passmanager import Pass, run_passes
+from onnx_ocs.planning.make import make_plan
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.plan import Plan
+from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, load
+from onnx_ocs.verbs.common import Model, Progress, quiet, reference_model, samples_for
+
+__all__ = ["plan"]
+
+
+@answers_for_the_model
+def plan(
+    model: Model,
+    calib: Source,
+    options: PlanOptions | None = None,
+    float_model: Model | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    budgets: Sequence[float] = (),
+    progress: Progress = quiet,
+) -> tuple[Plan, dict[str, Any]]:
+    """Plan steps and copies within a budget, measured on calibration data.
+
+    Args:
+        model: the QDQ model or its path; not changed.
+        calib: calibration samples.
+        options: budget and limits.
+        float_model: the float model, as the reference.
+        seed: of everything random.
+        limit: most samples.
+        budgets: further budgets, for a sweep of gain against cost.
+        progress: called during long work.
+
+    Returns:
+        The plan, and what was measured on the way.
+
+    Raises:
+        UserError: the model or the samples cannot be used.
+    """
+    proto = load(model)
+    check_qdq(proto)
+    check_graph(proto)
+    samples = samples_for(proto, calib, seed)
+    float_proto = None if float_model is None else load(float_model)
+    context = Context(samples, limit, seed, progress, floats=float_proto)
+    measure = _measure(proto, [Translate()], context, float_proto)
+    return make_plan(proto, options or PlanOptions(), context, float_proto, budgets, measure)
+
+
+def _by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:
+    return [replace(p, plan=made) if isinstance(p, Translate) else p for p in passes]
+
+
+def _measure(
+    model: onnx.ModelProto, passes: Sequence[Pass], context: Context, float_model: onnx.ModelProto | None
+) -> Callable[[Plan], Quality]:
+    """How good a plan's model is, as the report will say it: rewritten, and run on all samples."""
+    against = cache(lambda: reference_model(model, float_model)[0])
+
+    def measure(made: Plan) -> Quality:
+        assert context.samples is not None
+        new, _ = run_passes(model, _by_plan(passes, made), replace(context, progress=quiet))
+        context.progress("measuring plans", 0, None)
+        return compare(against(), [new], context.samples, context.limit)[0]
+
+    return measure

@@ -1,0 +1,1 @@
+"""The proof: is the rewritten file what it says it is?"""

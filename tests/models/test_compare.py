@@ -1,0 +1,140 @@
+"""The comparison with other quantizers: its harness, on the committed network, with onnxruntime's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.quantizers.peers import PEERS, Reader
+from models.tables import compare as module
+from models.tables.compare import Row, Task, main, table
+from models.tables.metrics import evaluate, first_output
+from onnx_ocs import verify
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+FLOAT, TEST = MODELS / "digits.fp32.onnx", MODELS / "digits.test.npz"
+NAME = "onnxruntime, percentile 99.9"
+QUICK = ("--only", "percentile 99", "--chain", "translate")
+
+
+@pytest.fixture(scope="module")
+def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few calibration samples."""
+    path = tmp_path_factory.mktemp("calib") / "calib.npz"
+    with np.load(MODELS / "digits.calib.npz") as z:
+        np.savez(path, pixels=z["pixels"][:48])
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(calib: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one quantizer's comparison."""
+    folder = tmp_path_factory.mktemp("compare")
+    assert main([str(FLOAT), str(calib), str(TEST), *QUICK, "--folder", str(folder)]) == 0
+    return folder
+
+
+def rows(folder: Path) -> dict[str, Row]:
+    """The kept rows by chain."""
+    found = [Row(**json.loads(p.read_text(encoding="utf-8"))) for p in folder.glob("*.json")]
+    return {r.chain: r for r in found}
+
+
+def test_figures(done: Path) -> None:
+    """What stands in the table is what the files do on the test samples."""
+    found = rows(done)
+    assert set(found) == {"", "translate"} and found["translate"].verdict == "PASSED"
+    with np.load(TEST) as z:
+        samples = dict(z)
+    reference = first_output(FLOAT, samples)
+    before, after = (done / f"onnxruntime_percentile_99.9{end}.onnx" for end in ("", ".translate"))
+    for path, row in ((before, found[""]), (after, found["translate"])):
+        scores = evaluate(path, reference, samples, "top1")
+        assert (row.task, row.sqnr_db) == (scores.task, scores.sqnr_db)
+    wide = found["translate"]
+    assert wide.sqnr_db is not None and wide.sqnr_db > (found[""].sqnr_db or 0)
+    assert 0 <= wide.macs <= 0.1 + 1e-9 and wide.latency is not None and wide.kernels == found[""].kernels
+    assert verify(before, after)["verification"]["verdict"] == "PASSED"
+
+
+def test_nothing_is_done_twice(
+    done: Path, calib: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise AssertionError("it was there")
+
+    monkeypatch.setattr(module.onnx_ocs, "rewrite", fail)
+    monkeypatch.setattr(module, "find_quantizer", fail)
+    assert main([str(FLOAT), str(calib), str(TEST), *QUICK, "--folder", str(done)]) == 0
+    out = capsys.readouterr().out
+    found = rows(done)
+    assert f"| {NAME} (" in out and f"| {found['translate'].sqnr_db:.2f} dB |" in out
+    assert "Worse than before, by SQNR: none (of 1 rewrites)." in out
+    assert re.search(rf"Best pair, by SQNR: {NAME} \(\S+\) followed by `translate`: ", out)
+    assert main([str(FLOAT), str(calib), str(TEST), *QUICK, "--folder", str(done), "--budget", "0.2"]) == 1
+    assert "other files or options" in capsys.readouterr().err
+
+
+def test_without_labels(calib: Path, tmp_path: Path) -> None:
+    """The answers of the float network take their place, and the column says so."""
+    with np.load(TEST) as z:
+        samples = {"pixels": z["pixels"]}
+    np.savez(tmp_path / "test.npz", **samples)
+    task = Task(FLOAT, calib, tmp_path / "test.npz")
+    (row,) = module.compare(task, tmp_path / "folder", [NAME], {}, ("",))
+    path = tmp_path / "folder" / "onnxruntime_percentile_99.9.onnx"
+    assert row.task == evaluate(path, first_output(FLOAT, samples), samples, "top1").agreement
+    assert "| same answer as float | SQNR |" in table([row], task)
+    assert "| top-1 | SQNR |" in table([row], Task(FLOAT, calib, TEST))
+
+
+def test_not_installed(calib: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _name: None)
+    assert main([str(FLOAT), str(calib), str(TEST), "--only", "NNCF, fast"]) == 0
+    assert "not installed: `pip install nncf`" in capsys.readouterr().out
+
+
+def test_a_quantizer_that_fails(calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n", encoding="utf-8")
+    broken.chmod(0o755)
+    assert main([str(FLOAT), str(calib), str(TEST), "--only", "NNCF, fast", "--python", f"nncf={broken}"]) == 0
+    assert "fails: out of luck" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--only", "nobody"), "no quantizer's name has nobody"),
+        (("--python", "other=python"), "--python other: choose from aimet_onnx, "),
+    ],
+)
+def test_mistakes(args: tuple[str, ...], said: str, calib: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(FLOAT), str(calib), str(TEST), *args]) == 1
+    assert said in capsys.readouterr().err
+    assert main([str(FLOAT), str(calib / "none"), str(TEST), *args]) == 1
+
+
+def test_worse_is_said(calib: Path) -> None:
+    task = Task(FLOAT, calib, TEST)
+    better = Row("a (1)", "translate", task=90.0, sqnr_db=21.0, macs=0.1, verdict="PASSED")
+    worse = Row("b (2)", "translate", task=95.0, sqnr_db=19.0, macs=0.05, latency=1.25, verdict="PASSED")
+    said = table([Row("a (1)", "", sqnr_db=20.0), better, Row("b (2)", "", sqnr_db=30.0), worse], task)
+    assert "Worse than before, by SQNR: b (2) with `translate`: 30.00 dB → 19.00 dB (of 2 rewrites)." in said
+    assert "Best pair, by SQNR: a (1) followed by `translate`: 90.00 %, 21.00 dB for +10.0 % multiply" in said
+
+
+def test_samples_reach_the_peers(calib: Path) -> None:
+    """In order, all of them, in both forms, and as often as asked for."""
+    reader = Reader(calib, 7)
+    with np.load(calib) as z:
+        pixels = z["pixels"]
+    once = list(iter(reader.get_next, None))
+    reader.rewind()
+    for feeds in (once, list(reader), list(iter(reader.get_next, None))):
+        assert np.array_equal(np.concatenate([f["pixels"] for f in feeds]), pixels)
+    assert {p.module for p in PEERS.values()} >= {"nncf", "aimet_onnx", "quark"}

@@ -1,0 +1,66 @@
+"""The scripts in models/ that the README shows: the export pipeline, and the picture."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import onnx
+import pytest
+
+import onnx_ocs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "models" / script), *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_pipeline(tmp_path):
+    """From a torch module to a file that is better than the one it came from; the gate closes when asked for more."""
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    done = run("pipeline.py", tmp_path, "--gate", 0.5)
+    assert done.returncode == 0, done.stdout + done.stderr
+    gains = dict(re.findall(r"\| (\w+)\.onnx \| [\d.]+% \| ([\d.]+) dB \|", done.stdout))
+    assert float(gains["wide"]) > float(gains["int8"]) + 0.5
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["verification"]["verdict"] == "PASSED"
+    assert report["cost"]["macs_after"] <= 1.1 * report["cost"]["macs_before"] + 1
+    again = onnx_ocs.verify(tmp_path / "int8.onnx", tmp_path / "wide.onnx")
+    assert again["verification"]["verdict"] == "PASSED"
+    before, after = (onnx.load(tmp_path / f"{name}.onnx") for name in ("float", "wide"))
+    assert before.graph.input == after.graph.input
+    assert run("pipeline.py", tmp_path, "--gate", 60).returncode == 1
+
+
+@pytest.mark.slow
+def test_pipeline_with_nncf(tmp_path):
+    """The same behind another quantizer, where that is installed."""
+    for package in ("torch", "sklearn", "nncf"):
+        pytest.importorskip(package)
+    done = run("pipeline.py", tmp_path, "--gate", 1, "--quantizer", "nncf")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert onnx.load(tmp_path / "int8.onnx").graph.node != onnx.load(tmp_path / "wide.onnx").graph.node
+    again = onnx_ocs.verify(tmp_path / "int8.onnx", tmp_path / "wide.onnx")
+    assert again["verification"]["verdict"] == "PASSED"
+
+
+def test_picture(tmp_path):
+    """The committed picture and a fresh one say the same, up to what the planner finds on this machine."""
+    done = run("picture.py", "--out", tmp_path / "p.svg")
+    assert done.returncode == 0, done.stderr
+    texts = []
+    for path in (ROOT / "models" / "picture.svg", tmp_path / "p.svg"):
+        root = ElementTree.parse(path).getroot()
+        texts.append({t.text for t in root.iter("{http://www.w3.org/2000/svg}text")})
+        assert path.stat().st_size < 30_000
+    words = {"X_clip", "2 X_clip", "Q(a) + Q(relu(a - X_clip))", "old", "new", "activation a"}
+    assert words <= texts[0] & texts[1]

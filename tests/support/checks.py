@@ -1,0 +1,89 @@
+"""What must hold for every rewritten model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import zoo
+from reference import initializer, wide_model
+
+from onnx_ocs.api import RewriteResult
+
+Array = np.ndarray[Any, Any]
+
+
+def applied(result: RewriteResult) -> dict[str, str]:
+    return {e["tensor"]: e["mode"] for e in result.report["regions"] if e["status"] == "applied"}
+
+
+def rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def output_step(model: onnx.ModelProto, name: str) -> float:
+    """The quantization step of a graph output; 0 for one in float."""
+    n = next(n for n in model.graph.node if name in n.output)
+    return float(initializer(model, n.input[1]).max()) if n.op_type == "DequantizeLinear" else 0.0
+
+
+def check_outputs(
+    case: zoo.Case, model: onnx.ModelProto, result: RewriteResult, feed: dict[str, Array], level: str, least: float
+) -> None:
+    """The rewritten model against the wide quantizers, which must differ from the original by a share of `least`."""
+    tensors = [e["tensor"] for e in result.report["regions"]]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors if t not in feed)
+    values = zoo.execute(probe, feed)[len(model.graph.output) :]
+    ranks = dict(zip([t for t in tensors if t not in feed], (v.ndim for v in values), strict=True))
+    ranks |= {k: v.ndim for k, v in feed.items()}
+    wants = zoo.execute(wide_model(model, result.report["regions"], ranks), feed)
+    plains, gots = zoo.execute(model, feed), zoo.execute(result.model, feed, level)
+    changes = []
+    for o, want, plain, got in zip(model.graph.output, wants, plains, gots, strict=True):
+        assert got.dtype == want.dtype and got.shape == want.shape
+        want, plain, got = (v.astype(np.float64) for v in (want, plain, got))
+        gap, change, step = np.abs(got - want), np.abs(want - plain), output_step(model, o.name)
+        changes.append(rms(change) / rms(want))
+        if not case.exact:
+            assert rms(gap) <= 0.05 * rms(change) + 1e-6 * rms(want), o.name
+        elif step:
+            assert gap.max() <= 1.001 * step and np.mean(gap > 0.01 * step) < 0.01, o.name
+        else:
+            # a value on the edge of rounding may fall to the other side in one sample, on one machine
+            size = np.abs(want).max()
+            off = sum(g.max() > 1e-5 * size for g in gap)
+            assert off <= len(gap) // 3 and gap.max() <= 0.02 * size, o.name
+    assert max(changes) > least, "the rewrite changes nothing, so nothing was tested"
+
+
+def check_structure(model: onnx.ModelProto, new: onnx.ModelProto, by: str = "translate 1") -> None:
+    """Same inputs, outputs and opset, no new quantizer, constants untouched, provenance on all that was edited."""
+    for field in ("input", "output"):
+        assert [v.SerializeToString() for v in getattr(model.graph, field)] == [
+            v.SerializeToString() for v in getattr(new.graph, field)
+        ]
+    assert list(model.opset_import) == list(new.opset_import) and model.ir_version == new.ir_version
+    onnx.checker.check_model(new, full_check=True)
+    assert activation_quantizers(model) == activation_quantizers(new)
+    old = {t.name: t.SerializeToString() for t in model.graph.initializer}
+    for t in new.graph.initializer:
+        assert t.name not in old or t.SerializeToString() == old[t.name], f"{t.name} was changed in place"
+    before = {n.SerializeToString() for n in model.graph.node}
+    for n in new.graph.node:
+        keys = {p.key: p.value for p in n.metadata_props}
+        assert n.SerializeToString() in before or keys.get("onnx_ocs.pass") == by, n.name or n.output[0]
+    assert len({n.name for n in new.graph.node if n.name}) == sum(bool(n.name) for n in new.graph.node)
+
+
+def activation_quantizers(model: onnx.ModelProto) -> tuple[int, int]:
+    """Numbers of Q and of DQ nodes that do not belong to a constant."""
+    constants = {t.name for t in model.graph.initializer}
+    constants |= {n.output[0] for n in model.graph.node if n.op_type == "Constant"}
+    for n in model.graph.node:  # in any order, as a rewritten model is sorted and the zoo's chains are short
+        if n.input and n.input[0] in constants and n.op_type in ("QuantizeLinear", "Clip"):
+            constants.update(n.output)
+    live = [n.op_type for n in model.graph.node if n.input and n.input[0] not in constants]
+    return live.count("QuantizeLinear"), live.count("DequantizeLinear")

@@ -1,0 +1,160 @@
+"""Integer kernels: mode "integer" costs none, and a plan of mode "auto" none that it is not worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import zoo
+
+import onnx_ocs
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passes.split import Split
+from onnx_ocs.passes.translate import Translate
+from onnx_ocs.planning import budget as spending
+from onnx_ocs.planning.candidates import factors
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.targets.ort import INTEGER_KERNELS, integer_kernels, optimized
+from onnx_ocs.translation.kernels import behind_kernels
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "models" / "digits.w8a2.onnx"
+DATA = ROOT / "tests" / "data"
+FILES = sorted(p.stem for p in DATA.glob("**/*.onnx"))
+LOSE = ["nncf_mbv2_l17_pt", "ort_hswish_l17_weightqdq", "ort_convnexttanh_l17_u8s8pt", "brevitas_mbv2_leg_w8a8i32bias"]
+
+
+def read(name: str) -> onnx.ModelProto:
+    return onnx.load(next(DATA.glob(f"**/{name}.onnx")))
+
+
+def applied(result: onnx_ocs.RewriteResult) -> list[dict[str, Any]]:
+    return [e for e in result.report["regions"] if e["status"] == "applied"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_kernel_is_lost(name: str) -> None:
+    model = read(name)
+    kernels = integer_kernels(model)
+    if not kernels:
+        pytest.skip("runs without integer kernels")
+    result = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "integer")], verify=name in LOSE)
+    assert integer_kernels(result.model) == kernels
+    assert not any("integer kernels" in n for n in result.report["notes"])
+    if name in LOSE:
+        assert applied(result) and result.report["verification"]["verdict"] == "PASSED"
+
+
+@pytest.mark.parametrize("name", [*zoo.CASES, *(c.name for c in (*zoo.VARIANTS, *zoo.DIALECTS))])
+def test_small_networks(name: str) -> None:
+    model, _ = zoo.build(name)
+    result = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "integer")], verify=False)
+    assert (integer_kernels(result.model) or 0) >= (integer_kernels(model) or 0)
+
+
+@pytest.mark.parametrize("name", LOSE)
+def test_the_report_says_when_kernels_are_lost(name: str) -> None:
+    result = onnx_ocs.rewrite(read(name), passes=[Translate(0.5)], verify=False)
+    cost = result.report["cost"]
+    lost = cost["integer_kernels_before"] - cost["integer_kernels_after"]
+    assert lost > 0
+    assert any(n.startswith(f"{lost} of {cost['integer_kernels_before']} layers") for n in result.report["notes"])
+
+
+def test_a_depthwise_kernel_that_became_a_grouped_one_is_lost() -> None:
+    """Copies of every channel make a depthwise Conv a grouped one, whose integer kernel is a slow one."""
+    model, _ = zoo.build("depthwise")
+    result = onnx_ocs.rewrite(model, passes=[Translate(1.0, 1, "early")], verify=False)
+    run = optimized(result.model)
+    assert run is not None and sum(n.op_type in INTEGER_KERNELS for n in run.graph.node) == integer_kernels(model) == 2
+    assert integer_kernels(result.model) == 1
+    assert any(n.startswith("1 of 2 layers") for n in result.report["notes"])
+    spared = onnx_ocs.rewrite(model, passes=[Translate(1.0, 1, "integer")], verify=False)
+    assert integer_kernels(spared.model) == 2
+
+
+def test_why_a_tensor_is_left() -> None:
+    result = onnx_ocs.rewrite(read("nncf_mbv2_l17_pt"), passes=[Translate(0.5, 1, "integer")], verify=False)
+    reasons = [e["reason"] for e in result.report["regions"] if e["status"] == "refused" and e["reason"]]
+    assert any(r["code"] == "mode" and "integer kernel" in r["message"] for r in reasons)
+
+
+@pytest.mark.parametrize("name", LOSE[:2])
+def test_planned(name: str) -> None:
+    model = read(name)
+    shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    rng = np.random.default_rng(3)  # heavy tails, so that there is something to gain
+    calib = {model.graph.input[0].name: rng.laplace(size=(16, *shape[1:])).astype(np.float32) * 3}
+    options = onnx_ocs.PlanOptions(budget=0.5, copies=2, mode="integer")
+    plan, _ = onnx_ocs.plan(model, calib, options)
+    held = behind_kernels(graph := Graph(model), find_regions(graph, infer_shapes(model)))
+    late = {r.tensor for r in plan.regions if r.mode == "late" and (r.copies.any() or r.copies_low.any())}
+    assert held and plan.regions and not late & held
+    result = onnx_ocs.rewrite(model, passes=[Translate(plan=plan)])
+    assert integer_kernels(result.model) == integer_kernels(model)
+
+
+def test_no_step_is_coarser_than_a_clip_needs() -> None:
+    """One beyond its bounds only rounds more, and onnxruntime would have to compute the Clip."""
+    graph = Graph(model := read("nncf_mbv2_l17_pt"))
+    regions = find_regions(graph, infer_shapes(model))
+    clipped = [r for r in regions if r.tensor in graph.producer and graph.producer[r.tensor].op_type == "Clip"]
+    assert clipped
+    for r in clipped:
+        assert r.quantizer is not None
+        found = factors(graph, r, 15)
+        assert (
+            found.min() < 0.1 and found.max() * float(r.quantizer.x_clip) <= max(6.0, float(r.quantizer.x_clip)) * 1.001
+        )
+
+
+def test_splitting_keeps_them_too() -> None:
+    model = read("nncf_mbv2_l17_pt")
+    result = onnx_ocs.rewrite(model, passes=[Split(0.5, "integer")], verify=False)
+    assert integer_kernels(result.model) == integer_kernels(model)
+
+
+def planned(**options: Any) -> tuple[onnx_ocs.Plan, dict[str, Any]]:
+    """A plan for the example, and what was found on the way."""
+    calib = str(ROOT / "models" / "digits.calib.npz")
+    return onnx_ocs.plan(DIGITS, calib, onnx_ocs.PlanOptions(**options), ROOT / "models" / "digits.fp32.onnx")
+
+
+def left(plan: onnx_ocs.Plan) -> int | None:
+    return integer_kernels(onnx_ocs.rewrite(DIGITS, passes=[Translate(plan=plan)], verify=False).model)
+
+
+def test_auto_weighs_kernels_against_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that costs kernels stands beside one that costs none, and needs a gain that is worth them."""
+    before = integer_kernels(onnx.load(DIGITS))
+    spared, found = planned(budget=0.1)
+    assert before == found["kernels"]["of"] and found["kernels"]["kept"] and left(spared) == before
+    layers = sum(n.op_type in ("Conv", "Gemm") for n in onnx.load(DIGITS).graph.node)
+    assert 0 < found["kernels"]["gain_db"] < spending.HALVED * found["kernels"]["lost"] / layers
+    integer, _ = planned(budget=0.1, mode="integer")
+    assert spared.digest() == integer.digest()
+    assert found["chosen"] == f"{integer.predicted['chosen']}, kernels kept"
+    monkeypatch.setattr(spending, "HALVED", 0.0)  # now any gain is worth a kernel
+    fast, found = planned(budget=0.1)
+    assert not found["kernels"]["kept"] and left(fast) == before - found["kernels"]["lost"]
+    assert fast.predicted["objective_after"] < spared.predicted["objective_after"]
+
+
+@pytest.mark.parametrize("options", [{"budget": None, "ratio": 0.5}, {"budget": 0.2, "mode": "late"}])
+def test_what_is_asked_for_is_done(options: dict[str, Any]) -> None:
+    """So many copies, or late ones, are wanted: that is no question of time."""
+    _, found = planned(effort="quick", **options)
+    assert "kernels" not in found
+
+
+def test_the_report_says_that_kernels_were_kept() -> None:
+    calib = str(ROOT / "models" / "digits.calib.npz")
+    options = onnx_ocs.PlanOptions(budget=0.1)
+    floats = ROOT / "models" / "digits.fp32.onnx"
+    report = onnx_ocs.rewrite(DIGITS, calib=calib, float_model=floats, options=options, verify=False).report
+    assert any(n.startswith("copies were left out: they would cost 1 of 8") for n in report["notes"])
+    assert report["cost"]["integer_kernels_after"] == report["cost"]["integer_kernels_before"]

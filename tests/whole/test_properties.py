@@ -1,0 +1,48 @@
+"""A few random graphs; `python tests/whole/properties.py` looks at thousands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from properties import COMMON, cases, check, check_planned, planned_cases
+
+
+@settings(max_examples=40, derandomize=True, **COMMON)
+@cases
+def test_random_graphs(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
+    check(*graph, ratio, copies, mode, verify)
+
+
+@settings(max_examples=15, derandomize=True, **COMMON)
+@planned_cases
+def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any, seed: int) -> None:
+    check_planned(*graph, budget, mode, effort, seed)
+
+
+def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One weight of the result is changed: the property must not hold."""
+    import properties
+
+    genuine = properties.execute
+    seen = []
+
+    def wrong(model: Any, feed: Any) -> Any:
+        found = genuine(model, feed)
+        if any(p.key == "onnx_ocs.passes" for p in model.metadata_props):
+            seen.append(1)
+            found = {k: v + np.float32(2**-16) for k, v in found.items()}
+        return found
+
+    monkeypatch.setattr(properties, "execute", wrong)
+
+    @settings(max_examples=60, derandomize=True, **COMMON)
+    @cases
+    def hold(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
+        check(*graph, ratio, copies, mode, False)
+
+    with pytest.raises(AssertionError, match="not what the oracle is"):
+        hold()
+    assert seen
