@@ -22,7 +22,7 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.stream import BATCH
 from onnx_ocs.compensation.blocks import Block, find_blocks
-from onnx_ocs.compensation.entries import FEWEST, WHY, _entry
+from onnx_ocs.compensation.entries import FEWEST, block_entry
 from onnx_ocs.compensation.fitting import Fitting
 from onnx_ocs.compensation.ground_truth import find_truth
 from onnx_ocs.compensation.menu import Menu
@@ -34,6 +34,7 @@ from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.passmanager import PassResult
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.history import history, stamp
+from onnx_ocs.refusals import CATALOGUE
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.targets.ort import without_kernels
 
@@ -77,12 +78,12 @@ class Compensate:
             return PassResult(False)
         original = context.original or model
         if any(e.get("pass") in ("translate", "split") for e in history(original)):
-            return PassResult(False, notes=[f"compensate: {WHY['translated_before']}"])
+            return PassResult(False, notes=[f"compensate: {CATALOGUE['translated_before'].why}"])
         samples = context.samples
         if samples is None:
-            raise UserError(f"compensate: {WHY['no_samples']}")
+            raise UserError(f"compensate: {CATALOGUE['no_samples'].why}: give --calib")
         if context.total() < FEWEST:
-            return PassResult(False, notes=[f"compensate: {WHY['few_samples']}"])
+            return PassResult(False, notes=[f"compensate: {CATALOGUE['few_samples'].why}"])
         one = {k: [1, *v.shape[1:]] for k, v in next(samples.batches(1, 1)).items()}
         before, graph = Graph(original), Graph(model)
         declared, shapes = infer_shapes(original), infer_shapes(original, one)
@@ -109,7 +110,7 @@ class Compensate:
         changed = any(m.chosen is not None for m in menus)
         if changed:
             model.CopyFrom(fitted.model)
-        return PassResult(changed, compensations=[_entry(m, before) for m in menus])
+        return PassResult(changed, compensations=[block_entry(m, before) for m in menus])
 
 
 def _sized(b: Block, opset: int, declared: Mapping[str, Shape]) -> Block:

@@ -29,7 +29,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import PassResult
 from onnx_ocs.planning.plan import Plan, early_or_late
 from onnx_ocs.records.history import history, stamp
-from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.steps import check_rescale
@@ -109,9 +109,9 @@ class Translate:
         decisions: list[Decision | Refusal | None] = []
         for k, r in enumerate(regions):
             wanted = planned.get(k)
-            code = "excluded"
+            code = "excluded" if r.tensor in plan.excluded else "not_planned"
             if wanted is None or k in refused:
-                decisions.append(refused.get(k) or r.refusal or Refusal(code, PRINCIPLE[code], label(r.nodes[0])))
+                decisions.append(refused.get(k) or r.refusal or Refusal.of(code, label(r.nodes[0])))
             elif wanted.copies.any() or wanted.copies_low.any():
                 decision: Decision | Refusal | None = early_or_late(fresh, again[r.tensor, r.outputs], wanted)
                 if isinstance(decision, Refusal):

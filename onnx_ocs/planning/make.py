@@ -101,13 +101,14 @@ def make_plan(
         return made
 
     planner = candidates(options.mode)
+    excluded = tuple(dict.fromkeys(r.tensor for r in regions if not options.allows(r.tensor)))
     if not planner.candidates:
         none = {"extra_macs": 0.0, "mean_copies": 0.0, "regions": 0, "chosen": "nothing to change"}
         nothing: dict[str, Any] = {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
         if options.target is not None and measure is not None:
             value = options.target.value(measure(Plan(model_hash, ())))
             nothing["target"] = {**options.target.outcome(value), "probes": []}
-        return Plan(model_hash, (), none), nothing
+        return Plan(model_hash, (), none, excluded), nothing
     weigh(planner, board, learn, context.progress)
     judgements = 16 + 2 * len(planner.candidates)
     wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
@@ -158,7 +159,7 @@ def make_plan(
         "sqnr_before_db": _finite(before[1]),
         "sqnr_after_db": _finite(after[1]),
     }
-    return Plan(model_hash, planner.planned(choices), predicted), found
+    return Plan(model_hash, planner.planned(choices), predicted, excluded), found
 
 
 def _point(planner: Planner, judge: Judge, budget: Budget, options: PlanOptions) -> dict[str, Any]:

@@ -271,7 +271,9 @@ def test_include_and_exclude(run: Any, tmp_path: Path) -> None:
     globs = ["--include", "/block[13]/*", "--include", "*block4*", "--exclude", "*inner*", "--exclude", "*/relu1/*"]
     code, _, err = run("plan", DIGITS, "-o", "p.json", "--calib", CALIB, *FEW, "--budget", 0.3, *globs)
     assert (code, err) == (0, "")
-    tensors = {r.tensor for r in Plan.read(tmp_path / "p.json").regions}
+    made = Plan.read(tmp_path / "p.json")
+    tensors = {r.tensor for r in made.regions}
+    assert "/block1/inner/Relu_output_0" in made.excluded and not tensors & set(made.excluded)
     allowed = {"/block1/outer/Relu_output_0", "/block3/outer/Relu_output_0", "/block4/relu2/Relu_output_0"}
     assert tensors and tensors <= allowed | {"/block4/outer/Relu_output_0"}
     code, out, err = run("rewrite", DIGITS, "o.onnx", "--calib", CALIB, *FEW, "--include", "nothing*", "--exclude", "a")
