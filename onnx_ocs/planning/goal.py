@@ -73,13 +73,13 @@ class Probe:
         allowed: what it might spend.
         spent: what it costs.
         value: what it reaches.
-        plan: the plan.
+        trial: the plan.
     """
 
     allowed: float
     spent: float
     value: float
-    plan: Any
+    trial: Any
 
 
 def search(
