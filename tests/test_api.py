@@ -123,7 +123,7 @@ POLISH = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_ocs.manager import PassResult
+from onnx_ocs.passes import PassResult
 
 
 @dataclass(frozen=True)

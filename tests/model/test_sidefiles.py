@@ -346,7 +346,8 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
     out.parent.mkdir()
     files.save_model(files.load_model(source), out, source)
     old, program = outputs(out), (
-        "import sys\nfrom onnx_ocs.model import files\nfrom onnx_ocs.calibration.context import Context\nfrom onnx_ocs.passmanager import run_passes\n"
+        "import sys\nfrom onnx_ocs.model import files\nfrom onnx_ocs.calibration.context import Context\n"
+        "from onnx_ocs.passmanager import run_passes\n"
         "from onnx_ocs.passes import Translate\nfrom pathlib import Path\n"
         "s, o = map(Path, sys.argv[1:])\nm, _ = run_passes(files.load_model(s), [Translate()], Context())\n"
         "print('ready', flush=True)\nwhile True:\n    files.save_model(m, o, s)\n"
