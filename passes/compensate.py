@@ -29,7 +29,7 @@ Form = Literal["diagonal", "grouped", "low rank", "dense"]
 
 @dataclass(frozen=True)
 class Compensate:
-    """Nonlinear compensation.
+    """NBC: small branches undo part of what quantization did.
 
     The budget is a share of the model's MACs.
     """

@@ -29,7 +29,7 @@ __all__ = ["Split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Outlier channel splitting (OCS by halving, the baseline).
+    """OCS by halving, the baseline.
 
     `ratio` is the share of the channels that are split, the same in every tensor.
     """

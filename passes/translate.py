@@ -32,7 +32,7 @@ __all__ = ["Translate"]
 
 @dataclass(frozen=True)
 class Translate:
-    """Outlier translation.
+    """OCS+: clipped outliers live on in extra channels.
 
     Without a plan every tensor gets the same share of copies; with a `plan`, the other options are not used.
     """

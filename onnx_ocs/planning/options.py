@@ -25,8 +25,8 @@ class PlanOptions:
     reach at the least cost, `budget` or `ratio` is the most that may be spent, and the unit that it is counted in; a
     target has its own search, whatever the effort.
 
-    Within a budget a plan of mode "auto" costs integer kernels only where that is worth it (`onnx_ocs.planning.budget`).
-    The objective "auto" is the geometric mean of squared error and divergence for class scores, else squared error:
+    Within a budget a plan of mode "auto" costs integer kernels only where that is worth it (see
+    `onnx_ocs.planning.budget`).  The objective "auto" is the geometric mean of squared error and divergence for class scores, else squared error:
     the two rank plans differently, and one that wins by either alone tends to lose by the other.  The effort "auto" is
     "full" for models small enough to be judged on many samples: others would only be fitted to the few.
 
