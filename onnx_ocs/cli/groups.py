@@ -1,4 +1,4 @@
-"""Options that belong to the command line and not to a pass or the planner, and what they ask the planner for."""
+"""Arguments and options that belong to the command line, not to a pass or the planner, and what they ask for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+import typer
 
 from onnx_ocs.cli.options import Given
 from onnx_ocs.cli.outputs import start_logging
@@ -16,7 +18,20 @@ from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.translation.options import PANEL
 
-__all__ = ["Data", "Output", "Selecting", "Targets", "begin", "is_planned", "plan_options", "warn_of_unused"]
+__all__ = [
+    "Data",
+    "In",
+    "Original",
+    "Out",
+    "Output",
+    "Rewritten",
+    "Selecting",
+    "Targets",
+    "begin",
+    "is_planned",
+    "plan_options",
+    "warn_of_unused",
+]
 
 _LOG = logging.getLogger(__name__)
 NO_LIMIT = 1.0  # the budget of a target: twice the model's MACs
@@ -28,6 +43,11 @@ MEASURED = (
     "--stats",
     "--jobs",
 )  # only plans have these
+
+In = Annotated[Path, typer.Argument(metavar="IN", help="A quantized (QDQ) ONNX model.", show_default=False)]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.", show_default=False)]
+Original = Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model before.", show_default=False)]
+Rewritten = Annotated[Path, typer.Argument(metavar="REWRITTEN", help="The model after.", show_default=False)]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_ocs.cli.groups import Data, Output, begin
+from onnx_ocs.cli.groups import Data, In, Output, begin
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import check_outputs, console, show_progress, write_outputs
-from onnx_ocs.cli.paths import In
 from onnx_ocs.passes.translate import Translate
 
 __all__ = ["INSPECT"]

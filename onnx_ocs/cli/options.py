@@ -73,7 +73,8 @@ class Flag:
 
     def as_parameter(self) -> Parameter:
         """The parameter from which typer makes the option."""
-        o, kind, default = self.option, self.item, self.default
+        o, default = self.option, self.default
+        kind: Any = self.item
         if self.choices:
             make: Any = StrEnum
             kind = make("Choice", {c.replace("-", "_"): c for c in self.choices})

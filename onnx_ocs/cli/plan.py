@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnx_ocs.cli.groups import Data, Output, Targets, begin, is_planned, plan_options
+from onnx_ocs.cli.groups import Data, In, Output, Targets, begin, is_planned, plan_options
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import check_outputs, console, exit_if_missed, show_progress, write_outputs
-from onnx_ocs.cli.paths import In
 from onnx_ocs.errors import UserError
 from onnx_ocs.options import option, required
 from onnx_ocs.planning.options import PlanOptions

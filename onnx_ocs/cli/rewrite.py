@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from onnx_ocs.cli.groups import Data, Output, Selecting, Targets, begin, is_planned, plan_options, warn_of_unused
+from onnx_ocs.cli.groups import (
+    Data,
+    In,
+    Out,
+    Output,
+    Selecting,
+    Targets,
+    begin,
+    is_planned,
+    plan_options,
+    warn_of_unused,
+)
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import check_outputs, console, exit_if_missed, show_progress, write_outputs
-from onnx_ocs.cli.paths import In, Out
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.options import option
 from onnx_ocs.passes import PASSES, Translate

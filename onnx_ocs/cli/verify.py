@@ -6,10 +6,9 @@ import time
 
 import typer
 
-from onnx_ocs.cli.groups import Data, Output, begin
+from onnx_ocs.cli.groups import Data, Original, Output, Rewritten, begin
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import check_outputs, console, write_outputs
-from onnx_ocs.cli.paths import Original, Rewritten
 
 __all__ = ["VERIFY"]
 

@@ -26,9 +26,10 @@ class PlanOptions:
     target has its own search, whatever the effort.
 
     Within a budget a plan of mode "auto" costs integer kernels only where that is worth it (see
-    `onnx_ocs.planning.budget`).  The objective "auto" is the geometric mean of squared error and divergence for class scores, else squared error:
-    the two rank plans differently, and one that wins by either alone tends to lose by the other.  The effort "auto" is
-    "full" for models small enough to be judged on many samples: others would only be fitted to the few.
+    `onnx_ocs.planning.budget`).  The objective "auto" is the geometric mean of squared error and divergence for class
+    scores, else squared error: the two rank plans differently, and one that wins by either alone tends to lose by the
+    other.  The effort "auto" is "full" for models small enough to be judged on many samples: others would only be
+    fitted to the few.
 
     The processes of `jobs` are spawned, so a script that asks for more than one must keep its own work under
     `if __name__ == "__main__":`.
