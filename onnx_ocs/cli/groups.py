@@ -178,4 +178,4 @@ def warn_of_unused(given: Given) -> None:
     """Say of each option that was given, but that nothing is made with, why it is ignored."""
     for f in given.unused():
         name = getattr(f.owner, "name", None)
-        _LOG.warning("%s is ignored: %s", f.name, "nothing is planned" if name is None else f"'{name}' does not run")
+        _LOG.warning("%s is ignored: %s", f.name, "no plan is made" if name is None else f"'{name}' does not run")

@@ -23,8 +23,9 @@ Made from the code: `python -m onnx_ocs.cli.options_markdown > docs/options.md`.
 PYTHON = """
 ## From Python
 
-A flag is a field of a class. `compensate.budget` is the field `budget` of the pass `compensate`: `Compensate(budget=0.2)`
-in Python, `--nbc-budget 0.2` on the command line. The planner's options are the fields of `PlanOptions`.
+A flag is a field of a class. `compensate.budget` is the field `budget` of the pass `compensate`:
+`Compensate(budget=0.2)` in Python, `--nbc-budget 0.2` on the command line. The planner's options are the fields of
+`PlanOptions`.
 
 | Field | Flag | Type | Default |
 |---|---|---|---|
