@@ -156,7 +156,8 @@ def is_planned(given: Given, calib: str | None) -> bool:
             raise UserError("--select error needs --calib: the plan is measured on samples")
         return True
     for flag in MEASURED:
-        if given.value(flag) not in (None, False):
+        value = given.value(flag)
+        if value is not None and value is not False:  # a budget of 0 is a budget
             why = "needs --calib" if calib is None else "is for --select error"
             raise UserError(f"{flag} {why}: the plan is measured on samples")
     if given.value("--include") or given.value("--exclude"):

@@ -45,6 +45,7 @@ def test_when_there_is_a_plan(values: dict[str, Any], calib: str | None, wanted:
         ({"target_sqnr": float("inf")}, None, "--target-sqnr inf: give a number of decibels"),
         ({"select": "error"}, None, "--select error needs --calib"),
         ({"budget": 0.1}, None, "--budget needs --calib: the plan is measured on samples"),
+        ({"budget": 0.0}, None, "--budget needs --calib: the plan is measured on samples"),
         ({"budget": 0.1, "select": "mass"}, "c.npz", "--budget is for --select error"),
         ({"target_sqnr": 9.0}, None, "--target-sqnr needs --calib"),
         ({"target_agreement": 0.0}, None, "--target-agreement needs --calib"),
