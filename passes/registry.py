@@ -14,6 +14,7 @@ value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def make_passes(names: Sequence[str], options: Mapping[str, Any] | None = None) 
             raise UserError(f"the pass '{name}' is named twice: a second run would change nothing")
         kind = find_pass(name)
         own = {k.removeprefix(f"{name}."): v for k, v in (options or {}).items() if k.startswith(f"{name}.")}
-        unknown = own.keys() - {*getattr(kind, "__dataclass_fields__", ())}
+        unknown = own.keys() - {f.name for f in fields(kind)} if is_dataclass(kind) else own.keys()
         if unknown:
             raise UserError(f"the pass '{name}' has no option '{min(unknown)}'")
         made.append(kind(**own))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
 from inspect import Parameter, Signature, signature
 from types import NoneType, SimpleNamespace, UnionType
@@ -124,7 +124,7 @@ def flags_of(kind: type) -> list[Flag]:
 
 
 def _fields(kind: type) -> Sequence[Field[Any]]:
-    return fields(kind) if hasattr(kind, "__dataclass_fields__") else ()
+    return fields(kind) if is_dataclass(kind) else ()
 
 
 def _flag(field: Field[Any]) -> str:
