@@ -6,7 +6,7 @@ A package adds passes in its own pyproject.toml:
     polish = "my_package.polish:Polish"
 
 and `--passes translate,polish` finds them.  A pass is a class that can be made without arguments, with `name`,
-`version` and `run` as `onnx_ocs.passmanager.Pass` says.  An option has the address "pass.field": two passes can
+`version` and `run` as `onnx_ocs.passes.Pass` says.  An option has the address "pass.field": two passes can
 have fields of one name.  On the command line, fields of another package's pass that are called like a flag get its
 value.
 """

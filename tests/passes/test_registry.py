@@ -35,3 +35,12 @@ def test_addresses() -> None:
 def test_mistakes(names: list[str], options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_passes(names, options)
+
+
+def test_what_a_pass_needs_is_at_hand() -> None:
+    import onnx_ocs.passes
+    from onnx_ocs.passes import __all__ as names
+
+    assert all(getattr(onnx_ocs.passes, n) is not None for n in names)
+    with pytest.raises(AttributeError, match="has no attribute 'Polish'"):
+        _ = onnx_ocs.passes.Polish  # type: ignore[attr-defined]
