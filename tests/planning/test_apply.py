@@ -19,12 +19,12 @@ from onnx_ocs.planning.plan import Plan, PlannedRegion
 from onnx_ocs.regions.find import find_regions
 
 
-def planned(model: onnx.ModelProto, tensor: str, factor: float, copies: int) -> PlannedRegion:
+def planned(model: onnx.ModelProto, tensor: str, factor: float, copies: int, mode: str = "early") -> PlannedRegion:
     """A new step for a tensor, and so many copies of every channel."""
     r = next(r for r in find_regions(Graph(model), infer_shapes(model)) if r.tensor == tensor)
     assert r.quantizer is not None and r.walk is not None
     counts = np.full(r.walk.channels, copies, np.int64)
-    return PlannedRegion(r.tensor, r.outputs, r.quantizer.scale * factor, counts, 0 * counts, "auto")
+    return PlannedRegion(r.tensor, r.outputs, r.quantizer.scale * factor, counts, 0 * counts, mode)
 
 
 def scales(model: onnx.ModelProto) -> list[float]:
@@ -49,7 +49,17 @@ def test_steps_and_copies(factor: float, copies: int, mode: str) -> None:
     assert e["scale"] == pytest.approx(e["scale_before"] * factor)
     assert all(e["status"] == "refused" for e in entries.values())
     assert scales(model) == pytest.approx([before[0], before[1] * factor], rel=1e-6)
-    assert all(n.metadata_props for n in model.graph.node if n.op_type == "Conv") == (copies > 0)
+
+
+@pytest.mark.parametrize(("factor", "status", "mode"), [(1.0, "refused", None), (0.5, "applied", "rescale")])
+def test_copies_that_cannot_be_made_early(factor: float, status: str, mode: str | None) -> None:
+    """A region whose producer cannot make the copies gets its new step alone, or is refused."""
+    model, _ = zoo.build("add_map")
+    plan = Plan("", (planned(model, "relu1", factor, 1, "early only"),))
+    result = apply_plan(model, plan, Translate(plan=plan))
+    e = next(e for e in result.regions if e["tensor"] == "relu1")
+    assert (result.changed, e["status"], e["mode"]) == (factor != 1.0, status, mode)
+    assert (e["reason"] or {}).get("code") == ("mode" if status == "refused" else None)
 
 
 def test_a_plan_for_another_model() -> None:
