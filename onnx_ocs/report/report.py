@@ -49,15 +49,16 @@ def environment(seed: int) -> dict[str, Any]:
 def assemble(
     verb: str,
     seed: int,
-    regions: Sequence[dict[str, Any]] = (),
+    regions: Sequence[Mapping[str, Any]] = (),
     costs: tuple[Cost, Cost] | None = None,
     qualities: tuple[Quality, Quality] | None = None,
     reference: str | None = None,
     ranking: str | None = None,
     verification: Verification | None = None,
     notes: Sequence[str] = (),
-    compensations: Sequence[dict[str, Any]] = (),
+    compensations: Sequence[Mapping[str, Any]] = (),
     latency: Sequence[float] | None = None,
+    reconstructions: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Put a report together (see `design` in the README for the meaning of the fields).
 
@@ -73,9 +74,8 @@ def assemble(
         notes: sentences for the reader.
         compensations: one entry for each block.
         latency: milliseconds of one sample before and after, where it was measured.
+        reconstructions: one entry for each layer with a quantized weight.
     """
-    for e in regions:
-        e["x_clip_after"] = _x_clip_after(e)
     quality: dict[str, Any] = dict.fromkeys(
         ("sqnr_before_db", "sqnr_after_db", "agreement_before", "agreement_after", "samples", "reference")
     )
@@ -94,8 +94,9 @@ def assemble(
     return {
         "schema": SCHEMA,
         "verb": verb,
-        "regions": list(regions),
-        "compensations": list(compensations),
+        "regions": [{**e, "x_clip_after": _x_clip_after(e)} for e in regions],
+        "compensations": [dict(e) for e in compensations],
+        "reconstructions": [dict(e) for e in reconstructions],
         "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
         "latency": {"before_ms": before_ms, "after_ms": after_ms, "ratio": ratio},
         "quality": quality,
