@@ -11,6 +11,7 @@ from typing import Any
 from onnx_ocs.measurement.cost import Cost
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.report.environment import package_version
+from onnx_ocs.report.outputs import output_entries
 from onnx_ocs.verification.verdict import Verification
 
 __all__ = ["SCHEMA", "assemble", "environment", "to_json"]
@@ -97,6 +98,7 @@ def assemble(
         "regions": [{**e, "x_clip_after": _x_clip_after(e)} for e in regions],
         "compensations": [dict(e) for e in compensations],
         "reconstructions": [dict(e) for e in reconstructions],
+        "outputs": [] if qualities is None else output_entries(*qualities),
         "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
         "latency": {"before_ms": before_ms, "after_ms": after_ms, "ratio": ratio},
         "quality": quality,

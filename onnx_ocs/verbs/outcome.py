@@ -13,9 +13,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.verification.verdict import Verification
 
-__all__ = ["Outcome", "Prepared", "loses", "taken_back"]
-
-LOSS_DB = 0.01  # a rewrite that loses more than this on the calibration data, and agreement too, is not applied
+__all__ = ["Outcome", "Prepared", "taken_back"]
 
 Entries = tuple[Mapping[str, Any], ...]
 
@@ -72,20 +70,16 @@ class Outcome:
         return replace(self, notes=(*self.notes, *notes))
 
 
-def loses(before: Quality, after: Quality) -> bool:
-    """Whether a rewrite is worse than what it was made from."""
-    worse = after.sqnr_db is not None and (before.sqnr_db is None or after.sqnr_db < before.sqnr_db - LOSS_DB)
-    agrees = after.agreement is not None and before.agreement is not None and after.agreement > before.agreement
-    return worse and not agrees
+def taken_back(ready: Prepared, outcome: Outcome, lost: str) -> Outcome:
+    """The outcome of a rewrite that is not applied, since it loses.
 
-
-def _db(q: Quality) -> str:
-    return "identical" if q.sqnr_db is None else f"{q.sqnr_db:.2f} dB"
-
-
-def taken_back(ready: Prepared, outcome: Outcome, before: Quality, after: Quality) -> Outcome:
-    """The outcome of a rewrite that is not applied, since it loses."""
-    why = f"the rewrite lost on the calibration data ({_db(before)} -> {_db(after)}), so it was not applied"
+    Args:
+        ready: what it started from.
+        outcome: with the qualities of both models.
+        lost: where it loses, and how much (`losing`).
+    """
+    why = f"the rewrite lost on the calibration data ({lost}), so it was not applied"
+    before = None if outcome.qualities is None else outcome.qualities[0]
     return replace(
         outcome,
         model=ready.original,
@@ -93,7 +87,7 @@ def taken_back(ready: Prepared, outcome: Outcome, before: Quality, after: Qualit
         regions=_refused(outcome.regions, why),
         compensations=_refused(outcome.compensations, why),
         reconstructions=_refused(outcome.reconstructions, why),
-        qualities=(before, before),
+        qualities=None if before is None else (before, before),
     ).noting(why)
 
 

@@ -18,7 +18,7 @@ from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.measurement.cost import Cost, cost
 from onnx_ocs.measurement.latency import latencies
-from onnx_ocs.measurement.quality import compare
+from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.sidefiles import Staged
 from onnx_ocs.model.tensors import all_tensors, is_external
@@ -40,7 +40,7 @@ from onnx_ocs.verbs.common import (
     sample_shapes,
     with_errors,
 )
-from onnx_ocs.verbs.outcome import Outcome, Prepared, loses, taken_back
+from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
 from onnx_ocs.verbs.plan import by_plan, measured
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
@@ -179,8 +179,9 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     tick = _ticker(context.progress, "comparing", total)
     found = compare(reference, models, context.samples, context.limit, tick=tick)
     outcome = replace(outcome, qualities=(found[0], found[-1]), against=against)
-    if outcome.changed and loses(found[0], found[1]):
-        outcome = taken_back(ready, outcome, found[0], found[1])
+    lost = losing(found[0], found[1]) if outcome.changed else None
+    if lost is not None:
+        outcome = taken_back(ready, outcome, lost)
     return replace(
         outcome, regions=with_errors(outcome.regions, original, outcome.model if outcome.changed else None, context)
     )
