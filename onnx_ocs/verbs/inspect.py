@@ -11,7 +11,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.outliers import Outliers
 from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.compensation.entries import branch_entry
-from onnx_ocs.measurement.attribution import Loss, find_loss
+from onnx_ocs.measurement.attribution import Loss, Share, find_loss
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.graph import Graph
@@ -23,6 +23,7 @@ from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region
+from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
@@ -94,10 +95,12 @@ def inspect(
             entries = _with_shares(entries, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect", seed, entries, (price, price), qualities, against, ranked_by(samples),
-        notes=notes, compensations=carried,
+        "inspect", seed, regions=entries, compensations=carried, costs=(price, price), qualities=qualities,
+        reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
-    return report if loss is None else {**report, "loss": _loss_entry(loss, regions)}
+    if loss is not None:
+        report["loss"] = _loss_entry(loss, regions)
+    return dict(report)
 
 
 def _entries(
@@ -133,14 +136,24 @@ def _with_shares(entries: Sequence[dict[str, Any]], loss: Loss) -> tuple[dict[st
     return tuple({**e, **alone.get(k, {})} for k, e in enumerate(entries))
 
 
-def _loss_entry(loss: Loss, regions: Sequence[Region]) -> dict[str, Any]:
-    groups = {"all": loss.everything, "mendable": loss.mendable, "unmendable": loss.unmendable}
-    entry: dict[str, Any] = {"samples": loss.samples}
-    for name, share in groups.items():
-        entry |= {f"sqnr_{name}_db": share.sqnr_db, f"share_{name}": share.share}
-    entry["unmendable"] = []
-    for k in loss.beyond:
-        why = regions[k].refusal
-        one = {"tensor": regions[k].tensor, "code": None if why is None else why.code}
-        entry["unmendable"].append(one | {"sqnr_db": loss.alone[k].sqnr_db, "share": loss.alone[k].share})
-    return entry
+def _loss_entry(loss: Loss, regions: Sequence[Region]) -> LossEntry:
+    return {
+        "samples": loss.samples,
+        "sqnr_all_db": loss.everything.sqnr_db,
+        "share_all": loss.everything.share,
+        "sqnr_mendable_db": loss.mendable.sqnr_db,
+        "share_mendable": loss.mendable.share,
+        "sqnr_unmendable_db": loss.unmendable.sqnr_db,
+        "share_unmendable": loss.unmendable.share,
+        "unmendable": [_unmendable(regions[k], loss.alone[k]) for k in loss.beyond],
+    }
+
+
+def _unmendable(region: Region, alone: Share) -> UnmendableEntry:
+    why = region.refusal
+    return {
+        "tensor": region.tensor,
+        "code": None if why is None else why.code,
+        "sqnr_db": alone.sqnr_db,
+        "share": alone.share,
+    }

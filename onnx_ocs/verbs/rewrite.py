@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 
@@ -27,7 +27,9 @@ from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
+from onnx_ocs.report.schema import Report
 from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, check_runs, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
@@ -116,7 +118,7 @@ def rewrite(
         outcome = _judge(ready, outcome)
         if verify and outcome.changed:
             outcome = _prove(ready, outcome)
-        report = _report(ready, outcome, options)
+        report = dict(_report(ready, outcome, options))
         checked = outcome.verification
         if checked is not None and checked.verdict != "PASSED":
             raise VerificationError("; ".join(checked.failures), report)
@@ -198,7 +200,7 @@ def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
     return replace(outcome, verification=checked, latency=latency)
 
 
-def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> dict[str, Any]:
+def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> Report:
     """The report; it says all that is known, also of a rewrite that is not written."""
     samples, planned = ready.context.samples, outcome.planned
     shapes = None if samples is None else sample_shapes(samples)
@@ -211,15 +213,17 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> d
     if planned:
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
     report = assemble(
-        "rewrite", ready.context.seed, outcome.regions, costs, outcome.qualities, outcome.against, ranking,
-        outcome.verification, notes, outcome.compensations, outcome.latency, outcome.reconstructions,
+        "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
+        reconstructions=outcome.reconstructions, costs=costs, latency=outcome.latency, qualities=outcome.qualities,
+        reference=outcome.against, ranking=ranking, verification=outcome.verification, notes=notes,
     )  # fmt: skip
     if planned:
-        report["plan"] = dict(planned)
+        report["plan"] = cast(PlanEntry, dict(planned))
         if options is not None and options.target is not None and outcome.qualities is not None:
-            report["target"] = options.target.outcome(options.target.value(outcome.qualities[1]))
-            if not report["target"]["reached"]:
-                report["notes"].append(report["target"]["shortfall"])
+            target = options.target.outcome(options.target.value(outcome.qualities[1]))
+            report["target"] = cast(TargetEntry, target)
+            if target["shortfall"]:
+                report["notes"].append(target["shortfall"])
     return report
 
 

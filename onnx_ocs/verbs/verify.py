@@ -56,4 +56,7 @@ def verify(
     shapes_in = None if samples is None else sample_shapes(samples)
     costs = cost(before, shapes_in), cost(after, shapes_in)
     latency = latencies([before, after], next(fed.batches(1, 1))) if checked.verdict == "PASSED" else None
-    return assemble("verify", seed, (), costs, qualities, against, None, checked, latency=latency)
+    report = assemble(
+        "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked
+    )
+    return dict(report)
