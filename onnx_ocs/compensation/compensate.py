@@ -18,7 +18,7 @@ from onnx_ocs.compensation.ground_truth import find_truth
 from onnx_ocs.compensation.menu import Menu
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.quality import compare
+from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult

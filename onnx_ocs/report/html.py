@@ -16,7 +16,7 @@ from onnx_ocs.report.format import _count, _db, _name, _range
 
 __all__ = ["CARDS", "check_html", "to_html"]
 
-Entry = dict[str, Any]
+Entry = Mapping[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
 WORST = 20  # tensors whose loss is shown
 TENSORS = 200  # names in one list
