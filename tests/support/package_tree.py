@@ -1,6 +1,6 @@
 """The tree of folders in docs/architecture.md.
 
-python tests/docs/tree.py
+python tests/support/package_tree.py
 
 writes it between its two markers.  Each package has a line with the first sentence of its docstring, and one with the
 names of its modules.
