@@ -6,7 +6,7 @@ A package adds passes in its own pyproject.toml:
     polish = "my_package.polish:Polish"
 
 and `--passes translate,polish` finds them.  A pass is a class that can be made without arguments, with `name`,
-`version` and `run` as `onnx_ocs.manager.Pass` says; fields of a dataclass that are called like an option get its value.
+`version` and `run` as `onnx_ocs.passes.Pass` says; fields of a dataclass that are called like an option get its value.
 """
 
 from __future__ import annotations

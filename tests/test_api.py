@@ -123,7 +123,7 @@ POLISH = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_ocs.manager import PassResult
+from onnx_ocs.passes import PassResult
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,6 @@ def test_types(tmp_path):
     """The README's scripts have at most ten lines and hold under mypy --strict, against the package as installed."""
     pytest.importorskip("mypy")
     shutil.copytree(ROOT / "onnx_ocs", tmp_path / "site" / "onnx_ocs")
-    shutil.copytree(ROOT / "passes", tmp_path / "site" / "onnx_ocs" / "passes")
     assert (tmp_path / "site" / "onnx_ocs" / "py.typed").exists()
     scripts = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert scripts
@@ -226,7 +225,7 @@ def test_types(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "first", ["onnx_ocs", "onnx_ocs.api", "onnx_ocs.plans", "onnx_ocs.verification", "onnx_ocs.cli"]
+    "first", ["onnx_ocs", "onnx_ocs.api", "onnx_ocs.verbs.plan", "onnx_ocs.verification.verify", "onnx_ocs.cli"]
 )
 def test_verbs_are_functions(first):
     """No module of the package hides a verb, whatever was imported before."""

@@ -21,7 +21,7 @@ BATCH = 8  # samples a run
 
 
 class Activations:
-    """The reference (`onnx_ocs.oracle.reference`), loaded, which gives the float tensors of regions.
+    """The reference (`onnx_ocs.probes.reference`), loaded, which gives the float tensors of regions.
 
     No activation quantizer stands upstream that would already have clipped the values.
     """

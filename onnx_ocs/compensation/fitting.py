@@ -1,7 +1,7 @@
 """Fit compensation branches to the blocks of a model, one after the other, and choose what each block gets.
 
-One round runs model and float model once over the samples (`onnx_ocs.relay`).  Every block is offered the best branch
-of each form (`onnx_ocs.offers`); a price of MACs decides which it gets.  If all branches together cost more than the
+One round runs model and float model once over the samples (`onnx_ocs.compensation.relay`).  Every block is offered the best branch
+of each form (`onnx_ocs.compensation.menu`); a price of MACs decides which it gets.  If all branches together cost more than the
 budget, the price is raised until they fit, and a second round fits the branches that are left.
 """
 

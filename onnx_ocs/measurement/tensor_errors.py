@@ -1,7 +1,7 @@
 """How far every quantized activation is from the float model, before and after a rewrite.
 
 Two errors for each, as signal to noise in dB over the calibration samples, against the float value a of the reference
-(`onnx_ocs.oracle.reference`):
+(`onnx_ocs.probes.reference`):
 
     isolated      a - Q(a): what this quantizer alone does to exact values
     accumulated   a - a_hat: what the tensor really holds in the quantized model, with all errors from upstream

@@ -41,7 +41,7 @@ PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
-    """Read a model; what lies in side files is checked, and stays there (`onnx_ocs.tensors`).
+    """Read a model; what lies in side files is checked, and stays there (`onnx_ocs.model.tensors`).
 
     Raises:
         UserError: no such file, not an ONNX model, damaged, or its side files are missing or not its own.

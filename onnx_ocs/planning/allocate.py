@@ -4,7 +4,7 @@ For every region a step and copies per channel, for the whole model a budget:
 
     minimise  sum over regions of lambda_r * J_r(step, copies)     subject to   cost(copies) <= budget
 
-J is the error at the readers' outputs (`onnx_ocs.distortion`).  lambda makes regions comparable: it is measured, as the
+J is the error at the readers' outputs (`onnx_ocs.planning.distortion`).  lambda makes regions comparable: it is measured, as the
 error at the *model's* output when that tensor alone is quantized, divided by its J.  The minimum is found by a
 Lagrangian (rate-distortion allocation, Shoham and Gersho 1988): for a price per MAC every region chooses for itself;
 the price is bisected until the budget is met.  Several plans are made (the paper's selection, same step, re-chosen
@@ -89,7 +89,7 @@ class Planner:
             regions: its regions.
             shapes: shapes for one sample.
             statistics: histograms.
-            mode: where the copies are made (`onnx_ocs.plan_options`).
+            mode: where the copies are made (`onnx_ocs.planning.options`).
             copies: most copies a channel.
             allowed: for each region whether the user lets it be changed.
             align: what the number of a tensor's channels, copies included, is to be a multiple of.

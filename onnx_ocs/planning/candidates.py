@@ -91,7 +91,7 @@ def find_candidates(
         regions: its regions.
         base: MACs of every node, by id.
         statistics: histograms; a region without is left out.
-        mode: where the copies are made (`onnx_ocs.plan_options`).
+        mode: where the copies are made (`onnx_ocs.planning.options`).
         allowed: for each region whether the user lets it be changed.
     """
     carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}

@@ -140,7 +140,7 @@ def tabulate(
 
     Args:
         h: the tensor's histogram.
-        counts: its counts, as they are or `onnx_ocs.stats.smoothed`.
+        counts: its counts, as they are or `onnx_ocs.calibration.histogram.smoothed`.
         scales: the steps.
         low: integers that the quantizer can express below zero (zero_point - qmin).
         high: integers above zero (qmax - zero_point).

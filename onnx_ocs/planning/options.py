@@ -30,7 +30,7 @@ class PlanOptions:
         rescale: whether steps may be re-chosen.
         mode: where the copies are made: "early", "late", "auto" (early wherever it is exact), or "integer": as
             "auto", but nowhere where a layer would lose its integer kernel.  Within a budget a plan of mode "auto"
-            costs kernels only where that is worth it (`onnx_ocs.spending`).
+            costs kernels only where that is worth it (`onnx_ocs.planning.budget`).
         objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
             "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
             and one that wins by either alone tends to lose by the other.

@@ -1,6 +1,6 @@
 """A model in onnxruntime that is asked again and again with few of its parameters changed, and runs what lies behind.
 
-Where all that the rest of the model reads are tensors that were switched (`onnx_ocs.switchboard`), or that no switch
+Where all that the rest of the model reads are tensors that were switched (`onnx_ocs.probes.switchboard`), or that no switch
 reaches, it is cut, into stages of a session each.  What crossed the cuts is kept: a question runs from the first stage
 whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
 behind it leaves every number as it is in one session.  Each stage also has a session without switches, for questions

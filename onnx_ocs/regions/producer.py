@@ -1,6 +1,6 @@
 """Producers that can make the copies themselves (early translation), and why others cannot.
 
-Early is exact only where Q(f(y - i * X_clip)) == Q(relu(f(y) - i * X_clip)) for every y, see `onnx_ocs.region`.
+Early is exact only where Q(f(y - i * X_clip)) == Q(relu(f(y) - i * X_clip)) for every y, see `onnx_ocs.regions.find`.
 """
 
 from __future__ import annotations

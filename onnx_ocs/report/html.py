@@ -1,6 +1,6 @@
 """The report as one self-contained HTML file: no network, light and dark, readable on a phone.
 
-The page is a Jinja template (`report.html.j2`) that escapes every name; charts are drawn by `onnx_ocs.charts`.  Both
+The page is a Jinja template (`report.html.j2`) that escapes every name; charts are drawn by `onnx_ocs.report.charts`.  Both
 libraries come with the extra `report`, and are imported when a report is asked for.
 """
 

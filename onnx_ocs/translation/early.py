@@ -6,7 +6,7 @@
 Nothing is added to the graph: the activation, the one existing Q/DQ and the integer kernels stay as they are.
 An integer bias is shifted by a whole number of its steps, in int64; what does not fit is refused, never clipped.
 Integers are halved by halving their steps, which is exact; so is f(y / 2) = f(y) / 2 in front of the quantizer wherever
-a translation is exact (`onnx_ocs.region`).
+a translation is exact (`onnx_ocs.regions.find`).
 """
 
 from __future__ import annotations

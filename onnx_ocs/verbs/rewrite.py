@@ -238,7 +238,7 @@ def make_passes(names: Sequence[str], **options: Any) -> list[Pass]:
     """Passes by name, with the options that each of them has.
 
     Raises:
-        UserError: there is no such pass (`onnx_ocs.registry` says which there are).
+        UserError: there is no such pass (`onnx_ocs.passes.registry` says which there are).
     """
     made: list[Pass] = []
     if {"translate", "split"} <= {*names}:

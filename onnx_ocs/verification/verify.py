@@ -2,11 +2,11 @@
 
 A deep quantized network amplifies one flipped rounding into another answer, so two models cannot be compared by their
 outputs.  Instead both are *cut* at every quantized activation: each piece gets the same integers and must give the
-same integers.  The yardstick is the oracle: the original with wide fake-quantizers (`onnx_ocs.oracle`).
+same integers.  The yardstick is the oracle: the original with wide fake-quantizers (`onnx_ocs.verification.oracle`).
 
 - At ORT_DISABLE_ALL, rewritten against oracle, on the samples' own activations and on random ones that fill the wide
   range: no value may differ by more than one step, and by one only where the exact value lies on a rounding tie.
-- At ORT_ENABLE_ALL, rewritten against itself at ORT_DISABLE_ALL (`onnx_ocs.levels`); what the original already shows is
+- At ORT_ENABLE_ALL, rewritten against itself at ORT_DISABLE_ALL (`onnx_ocs.verification.optimizer`); what the original already shows is
   not held against the rewrite.
 """
 

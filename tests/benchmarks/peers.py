@@ -24,12 +24,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 WORK = {
     "rewrite": """
-from onnx_ocs import io
-from onnx_ocs.manager import Context, run_passes
-from onnx_ocs.passes import Translate
+from onnx_ocs.model import files
+from onnx_ocs.passes import Context, Translate, run_passes
 def work(source, out):
-    new, _ = run_passes(io.load_model(source), [Translate()], Context())
-    io.save_model(new, out, source)
+    new, _ = run_passes(files.load_model(source), [Translate()], Context())
+    files.save_model(new, out, source)
 """,
     "onnxslim": """
 import onnxslim

@@ -23,6 +23,7 @@ from onnx_ocs.model.files import fingerprint
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.runtime import session as runtime
+from onnx_ocs.verification import exact
 from onnx_ocs.verification import verify as verification
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "digits.w8a2.onnx"
@@ -345,10 +346,11 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
     out.parent.mkdir()
     files.save_model(files.load_model(source), out, source)
     old, program = outputs(out), (
-        "import sys\nfrom onnx_ocs import io\nfrom onnx_ocs.manager import Context, run_passes\n"
+        "import sys\nfrom onnx_ocs.model import files\nfrom onnx_ocs.calibration.context import Context\n"
+        "from onnx_ocs.passmanager import run_passes\n"
         "from onnx_ocs.passes import Translate\nfrom pathlib import Path\n"
-        "s, o = map(Path, sys.argv[1:])\nm, _ = run_passes(io.load_model(s), [Translate()], Context())\n"
-        "print('ready', flush=True)\nwhile True:\n    io.save_model(m, o, s)\n"
+        "s, o = map(Path, sys.argv[1:])\nm, _ = run_passes(files.load_model(s), [Translate()], Context())\n"
+        "print('ready', flush=True)\nwhile True:\n    files.save_model(m, o, s)\n"
     )  # fmt: skip
     rng = np.random.default_rng(0)
     answers = []
@@ -370,6 +372,7 @@ def test_large_models_are_verified_on_one_sample(tmp_path: Path, monkeypatch: py
     source = external(tmp_path / "in")
     small = api.rewrite(source, tmp_path / "small.onnx").verification
     monkeypatch.setattr(verification, "LARGE", 1000)
+    monkeypatch.setattr(exact, "LARGE", 1000)
     large = api.rewrite(source, tmp_path / "large.onnx").verification
     assert small is not None and large is not None
     assert small.verdict == large.verdict == "PASSED"
