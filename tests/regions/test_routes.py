@@ -5,9 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from zoo import Net, Style, execute, pool
 
 from onnx_ocs.model.graph import Graph
@@ -17,7 +15,6 @@ from onnx_ocs.regions.carry import Route
 from onnx_ocs.regions.routes import route
 from onnx_ocs.regions.wide import Wide, concat_sizes, join
 from onnx_ocs.translation.decision import arrange
-from onnx_ocs.translation.widen import _Widening
 
 Array = np.ndarray[Any, Any]
 Reader = Callable[[Net, str], str]
@@ -37,49 +34,6 @@ def total(values: Array, layout: Wide) -> Array:
     for j, c in enumerate(layout.origin):
         out[c] += values[j]
     return np.moveaxis(out, 0, layout.axis)
-
-
-# ---- Wide and arrange -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("copies", "low", "groups", "origin", "level"),
-    [
-        ([0, 0, 0], [0, 0, 0], 1, [0, 1, 2], [0, 0, 0]),
-        ([1, 0, 2], [0, 0, 0], 1, [0, 1, 2, 0, 2, 2], [0, 0, 0, 1, 1, 2]),
-        ([1, 0, 0], [0, 1, 2], 1, [0, 1, 2, 0, 1, 2, 2], [0, 0, 0, 1, -1, -1, -2]),
-        ([1, 0, 1, 0], [0] * 4, 2, [0, 1, 0, 2, 3, 2], [0, 0, 1, 0, 0, 1]),
-        ([1, 1], [1, 1], 2, [0, 0, 0, 1, 1, 1], [0, 1, -1, 0, 1, -1]),
-    ],
-    ids=["none", "two levels", "both sides", "two groups", "depthwise"],
-)
-def test_arrange(copies: list[int], low: list[int], groups: int, origin: list[int], level: list[int]) -> None:
-    o, lv = arrange(np.asarray(copies), np.asarray(low), groups)
-    assert o.tolist() == origin and lv.tolist() == level
-    w = Wide(1, o, lv, len(copies), None)
-    assert [v.tolist() for v in w.copies()] == [copies, low]
-    assert w.grouped(groups) or not any(copies + low)
-
-
-def test_spread_repeats_blocks() -> None:
-    origin, level = wide([0, 1]).spread(3)
-    assert origin.tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 5] and level.tolist() == [0] * 6 + [1] * 3
-
-
-@pytest.mark.parametrize(
-    ("layout", "groups", "expected"),
-    [
-        (wide([1, 1, 1, 1], groups=2), 2, True),
-        (wide([1, 1, 1, 1], groups=4), 2, True),
-        (wide([1, 1, 1, 1], groups=2), 4, False),
-        (wide([1, 1, 1, 1]), 2, False),
-        (wide([2, 0, 0, 2], groups=2), 2, True),
-        (wide([2, 0, 0, 1], groups=2), 2, False),
-        (wide([1, 1, 1]), 2, False),
-    ],
-)
-def test_grouped(layout: Wide, groups: int, expected: bool) -> None:
-    assert layout.grouped(groups) is expected
 
 
 # ---- routes ---------------------------------------------------------------------------------------------------------
@@ -285,17 +239,6 @@ def test_integers_between_q_and_dq() -> None:
 # ---- Concat ---------------------------------------------------------------------------------------------------------
 
 
-def test_join() -> None:
-    a, b = wide([1, 0]), wide([0, 2], grid=replace(GRID))
-    j = join([a, None, b], 1, [2, 3, 2])
-    assert j.origin.tolist() == [0, 1, 0, 2, 3, 4, 5, 6, 6, 6]
-    assert j.level.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 2]
-    assert j.narrow == 7 and j.axis == 1 and j.grid is GRID
-    other = replace(GRID, scale=np.asarray(0.25))
-    assert join([a, wide([1, 0], grid=other)], 1, [2, 2]).grid is None
-    assert join([a, wide([1, 0], grid=None)], 1, [2, 2]).grid is None
-
-
 @pytest.mark.parametrize("axis", [1, -3])
 def test_concat_routes_agree_with_join(axis: int) -> None:
     n = Net(Style(), x=SHAPE, z=(3, 3, 6))
@@ -319,43 +262,3 @@ def test_concat_of_unknown_sizes_folds() -> None:
     shapes = {**infer_shapes(graph.model), "x": ("N", None, 3, 6)}
     assert concat_sizes(graph.nodes[-1], shapes) is None
     assert route(graph, graph.nodes[-1], 0, wide([1, 0, 2, 0]), shapes).kind == "fold"
-
-
-# ---- folding back ---------------------------------------------------------------------------------------------------
-
-
-def folded(layout: Wide, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """x -> y, copies added to their channels."""
-    size = [layout.narrow if k == layout.axis % len(shape) else n for k, n in enumerate(shape)]
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", size))]
-    model = helper.make_model(
-        helper.make_graph([], "fold", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
-    )
-    graph = Graph(model)
-    _Widening(graph, {"y": tuple(size)}, []).fold("x", "y", layout)
-    graph.commit()
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-@pytest.mark.parametrize("axis", [1, -1, 2])
-@pytest.mark.parametrize(
-    ("copies", "low", "groups"),
-    [
-        ([1, 0, 0, 0, 0], None, 1), ([1] * 5, None, 1), ([3, 0, 1, 0, 15], None, 1), ([2, 1, 1, 3, 1], None, 1),
-        ([0, 2, 0, 1, 0], [1, 1, 0, 0, 3], 1), ([0] * 5, [0, 0, 2, 2, 0], 1), ([1, 0, 2, 0, 1, 2], None, 2),
-        ([2, 0, 0, 2], [0, 1, 1, 0], 2), ([1, 2, 0, 0, 0, 0, 0, 0], [0, 0, 0, 4, 0, 0, 0, 0], 1),
-    ],
-)  # fmt: skip
-def test_a_fold_is_the_sum_in_order(copies: list[int], low: list[int] | None, groups: int, axis: int) -> None:
-    """To the last bit, wherever the copies lie, and no wider than there are channels to be added up."""
-    layout = wide(copies, low, groups, axis)
-    shape = [3, 4, 6]
-    shape[axis] = layout.origin.size
-    model = folded(layout, tuple(shape))
-    x = np.random.default_rng(len(copies)).standard_normal(shape).astype(np.float32)
-    np.testing.assert_array_equal(execute(model, {"x": x})[0], total(x, layout))
-    shapes = infer_shapes(model)
-    widths = [shapes[n.output[0]][axis] for n in model.graph.node if n.op_type == "Add"]
-    count = np.asarray(copies) + (0 if low is None else np.asarray(low))
-    assert widths == [int((count > t).sum()) for t in range(count.max())]
