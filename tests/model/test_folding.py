@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from zoo import Net, Style, image
 
-from onnx_ocs.model.folding import fold
+from onnx_ocs.model.folding import Taken, fold, integer_range
 from onnx_ocs.model.graph import Graph
 
 
@@ -68,3 +69,43 @@ def test_what_is_not_folded(op: str) -> None:
     n.op("Identity", "x", out="y")
     graph = Graph(n.model("y"))
     assert graph.constant(t) is None and graph.constant("x") is None and graph.constant("nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (np.uint8, (0, 255)),
+        (np.int16, (-32768, 32767)),
+        (ml_dtypes.uint4, (0, 15)),
+        (ml_dtypes.int4, (-8, 7)),
+        (ml_dtypes.uint2, (0, 3)),
+        (ml_dtypes.int2, (-2, 1)),
+    ],
+)
+def test_integer_range(dtype: type, expected: tuple[int, int]) -> None:
+    assert integer_range(np.dtype(dtype)) == expected
+
+
+def test_parameters_out_of_the_ordinary_have_no_value() -> None:
+    x, scale = np.zeros((2, 4), np.int8), np.ones(4, np.float32)
+    blocked = helper.make_node("DequantizeLinear", ["x", "s"], ["y"], axis=1, block_size=2)
+    assert fold(blocked, [x, np.ones((2, 2), np.float32)]) is None
+    assert fold(helper.make_node("DequantizeLinear", ["x", "s"], ["y"], axis=0), [x, scale]) is None  # 4 for 2 rows
+    assert fold(helper.make_node("DequantizeLinear", ["x", "s"], ["y"], axis=2), [x, scale]) is None
+    float8 = helper.make_node("QuantizeLinear", ["x", "s"], ["y"], output_dtype=TensorProto.FLOAT8E4M3FN)
+    assert fold(float8, [x.astype(np.float32), scale[:1]]) is None
+    assert fold(helper.make_node("Identity", ["x"], ["y"]), [None]) is None
+
+
+def test_what_is_taken_is_taken_of_the_constant() -> None:
+    whole = np.arange(12).reshape(3, 4)
+    taken = Taken(whole, {}).take(1, np.asarray([3, 3, 0])).take(0, np.asarray([2, 0])).take(1, np.asarray([2, 0]))
+    assert taken.shape == (2, 2) and taken.dtype == whole.dtype
+    np.testing.assert_array_equal(taken.array(), [[8, 11], [0, 3]])
+    assert {a: p.tolist() for a, p in taken.positions.items()} == {1: [0, 3], 0: [2, 0]}
+
+
+def test_all_and_copies_of_some_are_put_together_as_any_other() -> None:
+    whole = np.arange(12).reshape(3, 4)
+    positions = np.asarray([0, 1, 2, 3, 1, 1, 3])
+    np.testing.assert_array_equal(Taken(whole, {1: positions}).array(), whole[:, positions])
