@@ -7,21 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
+from wide_layouts import GRID, wide
 
-from onnx_ocs.qdq.quantizer import Quantizer
-from onnx_ocs.regions.wide import Wide, join
-from onnx_ocs.translation.decision import arrange
+from onnx_ocs.regions.wide import Wide, concat_sizes, join
 
 Array = np.ndarray[Any, Any]
-
-
-GRID = Quantizer(np.asarray(0.5), np.asarray(0), None, np.dtype(np.uint8), np.dtype(np.float32), 0, 15)
-
-
-def wide(copies: list[int], low: list[int] | None = None, groups: int = 1, axis: int = 1, grid: Any = GRID) -> Wide:
-    up = np.asarray(copies)
-    origin, level = arrange(up, np.zeros_like(up) if low is None else np.asarray(low), groups)
-    return Wide(axis, origin, level, up.size, grid)
 
 
 def test_spread_repeats_blocks() -> None:
@@ -54,3 +45,27 @@ def test_join() -> None:
     other = replace(GRID, scale=np.asarray(0.25))
     assert join([a, wide([1, 0], grid=other)], 1, [2, 2]).grid is None
     assert join([a, wide([1, 0], grid=None)], 1, [2, 2]).grid is None
+
+
+def test_copies_are_counted_on_each_side() -> None:
+    layout = Wide(1, np.asarray([0, 1, 2, 0, 0, 2]), np.asarray([0, 0, 0, 1, 2, -1]), 3, None)
+    up, low = layout.copies()
+    assert up.tolist() == [2, 0, 0] and low.tolist() == [0, 0, 1]
+    assert layout.units().tolist() == [1, 1, 1]
+    assert replace(layout, halved=True).units().tolist() == [3, 1, 1]
+
+
+def test_sizes_of_a_concat() -> None:
+    node = helper.make_node("Concat", ["a", "b", "c"], ["y"], axis=-1)
+    assert concat_sizes(node, {"a": ("N", 2), "b": ("N", 3), "c": ("N", 4)}) == [2, 3, 4]
+    assert concat_sizes(node, {"a": ("N", 2), "b": ("N", "M"), "c": ("N", 4)}) is None
+    assert concat_sizes(node, {"a": ("N", 2), "c": ("N", 4)}) is None
+
+
+def test_join_loses_a_grid_that_not_all_share() -> None:
+    other = replace(GRID, scale=GRID.scale * 2)
+    same = join([wide([1]), None, wide([0])], 1, [1, 2, 1])
+    assert same.grid is not None and same.origin.tolist() == [0, 0, 1, 2, 3] and same.narrow == 4
+    assert join([wide([1]), wide([0], grid=other)], 1, [1, 1]).grid is None
+    assert join([wide([1]), wide([0], grid=None)], 1, [1, 1]).grid is None
+    assert join([replace(wide([1]), halved=True), None], 1, [1, 2]).halved

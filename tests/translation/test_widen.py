@@ -8,34 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from wide_layouts import total, wide
 from zoo import execute
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation.decision import arrange
 from onnx_ocs.translation.widen import _Widening
 
 Array = np.ndarray[Any, Any]
-
-
-GRID = Quantizer(np.asarray(0.5), np.asarray(0), None, np.dtype(np.uint8), np.dtype(np.float32), 0, 15)
-
-
-def wide(copies: list[int], low: list[int] | None = None, groups: int = 1, axis: int = 1, grid: Any = GRID) -> Wide:
-    up = np.asarray(copies)
-    origin, level = arrange(up, np.zeros_like(up) if low is None else np.asarray(low), groups)
-    return Wide(axis, origin, level, up.size, grid)
-
-
-def total(values: Array, layout: Wide) -> Array:
-    """narrow[c] = sum of wide[j] with origin[j] = c, in a plain loop."""
-    values = np.moveaxis(values, layout.axis, 0)
-    out = np.zeros((layout.narrow, *values.shape[1:]), values.dtype)
-    for j, c in enumerate(layout.origin):
-        out[c] += values[j]
-    return np.moveaxis(out, 0, layout.axis)
 
 
 def folded(layout: Wide, shape: tuple[int, ...]) -> onnx.ModelProto:
