@@ -27,6 +27,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
+from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.regions.find import find_regions
@@ -35,7 +36,6 @@ from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import in_order, share, side_by_side
-from onnx_ocs.translation.rescale import rescale_model
 
 __all__ = ["LIMIT", "measure_layers"]
 
@@ -224,7 +224,7 @@ def measure_layers(
     models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
     if rewritten is not None:
         scales = read_scales(rewritten)
-        yardstick = Graph(rescale_model(original, scales)) if scales else before
+        yardstick = Graph(rescaled(original, scales)) if scales else before
         cuts = find_cuts(yardstick, Graph(rewritten), read_layouts(rewritten), {})
         models["after"] = _Quantized(rewritten, cuts)
     measured = [r for r in regions if r.quantizer is not None]

@@ -9,7 +9,6 @@ channel by more than TOLERANCE of its bias, the step is refused.  Shared paramet
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,7 +20,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq.bias import write_bias
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import coarsen
-from onnx_ocs.records.layouts import SCALE
+from onnx_ocs.records.steps import record_step
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.steps import _factors, _tied_bias
@@ -46,7 +45,7 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
             made[key] = graph.add_initializer(node.input[1] + "_rescaled", value)
         graph.set_input(node, 1, made[key])
         if is_op(node, "QuantizeLinear"):
-            node.metadata_props.add(key=SCALE, value=json.dumps(before.tolist()))
+            record_step(node, before, value.astype(np.float64).reshape(before.shape))
     for node, share in zip(walk.weights, walk.factors, strict=True):
         tied = _tied_bias(graph, node, q.scale * share)
         if tied is None:

@@ -18,6 +18,7 @@ from onnx_ocs.verification.difference import FEW, FLIPS, SHIFT
 from onnx_ocs.verification.oracle import WideQuantizer
 from onnx_ocs.verification.stress import stress
 from onnx_ocs.verification.verdict import Verification
+from onnx_ocs.verification.verify import _feeds
 
 __all__ = ["LARGE", "RELATIVE"]
 
@@ -55,12 +56,15 @@ def _exact(
     active = total = 0
     graph_outputs = [o.name for o in truth.graph.output]
     states: dict[str, Array] = {}
-    feed: dict[str, Array] = {}
+    feed: Mapping[str, Array] = {}
 
     def compare(computed: Mapping[str, Array], expected: Mapping[str, Array], outside: bool) -> None:
         for c in cuts:
             name = outputs.get(c.rewritten)
             if name is None:
+                continue
+            if computed[name].shape != fed_shapes[c.rewritten]:
+                result.fail(f"'{c.tensor}' has the shape {computed[name].shape}, not {fed_shapes[c.rewritten]}")
                 continue
             a = c.total(c.split(expected[c.oracle]))
             known = expected.get(c.tensor)
@@ -68,19 +72,23 @@ def _exact(
             result.exact.integers(c.tensor, a, c.total(computed[name]), exact_steps, c.noise)
         for o in graph_outputs:
             # integers that are a graph output come straight from what is fed: random states differ there
-            if o in computed and o in expected and (outside or expected[o].dtype.kind == "f"):
+            if o in computed and o in expected and computed[o].dtype != expected[o].dtype:
+                result.fail(f"the graph output '{o}' is {computed[o].dtype}, not {expected[o].dtype}")
+            elif o in computed and o in expected and (outside or expected[o].dtype.kind == "f"):
                 result.exact.floats(o if outside else f"{o} from random states", expected[o], computed[o])
 
-    for feed in inputs.samples.batches(1, inputs.limit):
+    for feed, given in _feeds(truth, inputs):
         got = attempt_run(whole, feed)
         if isinstance(got, str):
+            if not given:  # of another size, that the original cannot take either
+                continue
             result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
             return
         states = {c.oracle: got[c.oracle] for c in cuts}
         fed = {c.rewritten: c.split(states[c.oracle]) for c in cuts}
-        if pieces is None or any(fed[c.rewritten].shape != fed_shapes[c.rewritten] for c in cuts):
-            fed_shapes = {k: v.shape for k, v in fed.items()}
-            model, outputs = cut(rewritten, fed)
+        fed_shapes = {k: v.shape for k, v in fed.items()}
+        if pieces is None:
+            model, outputs = cut(rewritten, fed, {})  # of any size
             pieces = attempt(model, "disable_all")
         if isinstance(pieces, str):
             result.fail(f"onnxruntime does not load the rewritten model cut into layers: {pieces}")
