@@ -109,8 +109,8 @@ def read_refitted(model: onnx.ModelProto) -> dict[str, Refitted]:
                 weight = _refit(e["weight"])
                 if weight is None:
                     raise KeyError("weight")
-                rest = [_refit(e[k]) for k in ("weight_scale", "bias", "bias_scale")]
-                found[n.output[0]] = Refitted(weight, *rest, int(e["low"]), int(e["high"]))
+                scale, bias, step = (_refit(e[k]) for k in ("weight_scale", "bias", "bias_scale"))
+                found[n.output[0]] = Refitted(weight, scale, bias, step, int(e["low"]), int(e["high"]))
             except (KeyError, TypeError, ValueError, AttributeError) as problem:
                 raise ValueError(f"the entry '{REFITTED}' of '{n.output[0]}' is damaged: {problem}") from None
     return found
