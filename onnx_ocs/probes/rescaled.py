@@ -183,7 +183,7 @@ class Steps:
     # ---- biases -----------------------------------------------------------------------------------------------------
 
     def followed(self, node: NodeProto) -> list[Followed]:
-        """How a layer's integer bias may follow the changed steps of its input; empty where it has none that is tied."""
+        """How a layer's integer bias may follow the changed steps of its input; empty where none is tied."""
         if not is_op(node, "Conv", "ConvTranspose", "Gemm") or len(node.input) < 3 or not node.input[2]:
             return []
         sources = [s for s in self.floats.get(node.input[0], ()) if s.changed and s.before.scale.size == 1]

@@ -7,8 +7,8 @@ channels c:
     Shifted        row j = side(factor[j] * a[origin[j]] - shift[j]): what goes into a quantizer of copies
     Wide           row j is the base or a copy of channel origin[j] behind that quantizer, or a sum of several
 
-A `Wide` value whose rows are the full sums of their channels, in order, is the same as the original's tensor again: that
-is how a fold-back is proven, whatever nodes it is made of.
+A `Wide` value whose rows are the full sums of their channels, in order, is the same as the original's tensor again:
+that is how a fold-back is proven, whatever nodes it is made of.
 """
 
 from __future__ import annotations
@@ -178,13 +178,14 @@ class Shifted:
 
     def take(self, rows: Array) -> Shifted:
         """Some of the rows."""
-        parts = (v[rows] for v in self._rows())
-        return Shifted(self.axis, self.behind, *parts, self.ceiling, self.rectify)
+        origin, shift, factor, side = (v[rows] for v in self._rows())
+        return Shifted(self.axis, self.behind, origin, shift, factor, side, self.ceiling, self.rectify)
 
     def join(self, other: Shifted) -> Shifted:
         """The other's rows behind these."""
-        parts = (np.concatenate(v) for v in zip(self._rows(), other._rows(), strict=True))
-        return Shifted(self.axis, self.behind, *parts, self.ceiling, self.rectify)
+        both = zip(self._rows(), other._rows(), strict=True)
+        origin, shift, factor, side = (np.concatenate(v) for v in both)
+        return Shifted(self.axis, self.behind, origin, shift, factor, side, self.ceiling, self.rectify)
 
     def _rows(self) -> tuple[Array, Array, Array, Array]:
         return self.origin, self.shift, self.factor, self.side

@@ -26,10 +26,6 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.model.tensors import rough_size, without_side_files
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
 from onnx_ocs.probes.rescaled import rescaled
-from onnx_ocs.proof.feeds import resized
-from onnx_ocs.proof.refitted import check_refitted, substituted
-from onnx_ocs.proof.strip import strange_constants, without_branches
-from onnx_ocs.proof.structure import Structure, compare
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.regions.wide import Wide
@@ -38,8 +34,12 @@ from onnx_ocs.runtime.session import attempt
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.difference import Difference
 from onnx_ocs.verification.exact import LARGE, RELATIVE, _exact, _Inputs
+from onnx_ocs.verification.feeds import resized
 from onnx_ocs.verification.optimizer import between, excess
 from onnx_ocs.verification.oracle import WideQuantizer, oracle
+from onnx_ocs.verification.refitted import check_refitted, substituted
+from onnx_ocs.verification.strip import strange_constants, without_branches
+from onnx_ocs.verification.structure import Structure, compare
 from onnx_ocs.verification.verdict import Verification
 
 __all__ = ["verify"]
