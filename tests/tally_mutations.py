@@ -1,6 +1,6 @@
 """How many single mutations of rewritten models `verify` catches, by kind; slips are listed.
 
-    python tests/tally_mutations.py [COUNT] [SEED]
+python tests/tally_mutations.py [COUNT] [SEED]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import mutations
 import numpy as np
 import onnx
 import zoo
@@ -19,9 +20,6 @@ from onnx_ocs.calibration.samples import Samples, random_samples
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.verification.verify import verify
-
-sys.path.append(str(Path(__file__).parent / "verification"))
-import mutations
 
 Array = np.ndarray[Any, Any]
 DIGITS = Path(__file__).parent.parent / "models"

@@ -76,7 +76,7 @@ class Carrying:
             raise Differs(f"{op} reads channels and their copies as a parameter")
         edited: dict[int, None] = {index: None}
         rule = getattr(self, f"_{op.lower()}", None)
-        out: Wide = rule(new, old, index, wide, edited) if rule is not None else wide
+        out: Wide = wide if rule is None else rule(new, old, index, wide, edited)
         for k, (t, u) in enumerate(zip(new.input, old.input, strict=True)):
             if k not in edited and (t or u):
                 self.constants.same(t, u)

@@ -18,7 +18,7 @@ from onnx_ocs.verification.difference import FEW, FLIPS, SHIFT
 from onnx_ocs.verification.oracle import WideQuantizer
 from onnx_ocs.verification.stress import stress
 from onnx_ocs.verification.verdict import Verification
-from onnx_ocs.verification.verify import _feeds
+from onnx_ocs.verification.verify import _runs
 
 __all__ = ["LARGE", "RELATIVE"]
 
@@ -77,13 +77,7 @@ def _exact(
             elif o in computed and o in expected and (outside or expected[o].dtype.kind == "f"):
                 result.exact.floats(o if outside else f"{o} from random states", expected[o], computed[o])
 
-    for feed, given in _feeds(truth, inputs):
-        got = attempt_run(whole, feed)
-        if isinstance(got, str):
-            if not given:  # of another size, that the original cannot take either
-                continue
-            result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
-            return
+    for feed, got in _runs(result, truth, whole, inputs):
         states = {c.oracle: got[c.oracle] for c in cuts}
         fed = {c.rewritten: c.split(states[c.oracle]) for c in cuts}
         fed_shapes = {k: v.shape for k, v in fed.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ __all__ = ["resized"]
 
 Array = np.ndarray[Any, Any]
 MOST = 4  # free dimensions besides the batch that are varied
+LARGE = 1 << 16  # values of a sample beyond which only the batch is
 
 
 def _free(model: onnx.ModelProto) -> dict[str, list[tuple[str, int]]]:
@@ -35,29 +36,40 @@ def _sized(value: Array, axis: int, size: int) -> Array:
     return np.asarray(np.take(value, np.arange(size) % max(value.shape[axis], 1), axis=axis))
 
 
-def resized(model: onnx.ModelProto, feed: Mapping[str, Array], few: bool = False) -> Iterator[dict[str, Array]]:
-    """Feeds like the given one with other sizes: the batch at 2 and 3, every other free dimension at twice its size.
+def _batch(given: Sequence[Mapping[str, Array]], name: str, count: int) -> Array:
+    """Several samples of one input behind each other; where they do not fit, one of them repeated."""
+    parts = [given[k % len(given)][name] for k in range(1, count + 1)]
+    if any(p.shape[1:] != parts[0].shape[1:] for p in parts):
+        parts = [parts[0]] * count
+    return np.ascontiguousarray(np.concatenate(parts)[:count])
+
+
+def resized(
+    model: onnx.ModelProto, given: Sequence[Mapping[str, Array]], few: bool = False
+) -> Iterator[tuple[dict[str, Array], bool]]:
+    """Feeds of other sizes: batches of 2 and 3, and every other free dimension at twice its size.
 
     Args:
         model: the original; its graph inputs say what is free.
-        feed: one sample.
+        given: samples, one each.
         few: whether one other batch is enough.
 
     Yields:
-        Feeds; whether the model runs on them is not known.
+        Feeds, and whether it is another batch; whether the model runs on them is not known.
     """
-    varied = 0
+    varied, feed = 0, given[0]
     for places in _free(model).values():
         places = [(name, axis) for name, axis in places if name in feed and axis < feed[name].ndim]
         if not places or any(not feed[name].size for name, _ in places):
             continue
-        first = any(axis == 0 for _, axis in places)
-        varied += not first
-        if varied > MOST or (few and not first):
-            return
-        size = feed[places[0][0]].shape[places[0][1]]
-        for count in ((2,) if few else (2, 3)) if first else (2 * size,):
-            new = dict(feed)
-            for name, axis in places:
-                new[name] = np.ascontiguousarray(_sized(new[name], axis, count))
-            yield new
+        if all(axis == 0 for _, axis in places):
+            for count in (2,) if few else (2, 3):
+                yield {**feed, **{name: _batch(given, name, count) for name, _ in places}}, True
+            continue
+        varied += 1
+        if few or varied > MOST or sum(v.size for v in feed.values()) > LARGE:
+            continue
+        new = dict(feed)
+        for name, axis in places:
+            new[name] = np.ascontiguousarray(_sized(new[name], axis, 2 * new[name].shape[axis]))
+        yield new, False

@@ -7,8 +7,8 @@ channels c:
     Shifted        row j = side(factor[j] * a[origin[j]] - shift[j]): what goes into a quantizer of copies
     Wide           row j is the base or a copy of channel origin[j] behind that quantizer, or a sum of several
 
-A `Wide` value whose rows are the full sums of their channels, in order, is the same as the original's tensor again:
-that is how a fold-back is proven, whatever nodes it is made of.
+A `Wide` value whose rows are the full sums of their channels, in order, is the original's tensor again: that is how a
+fold-back is proven, whatever nodes it is made of.
 """
 
 from __future__ import annotations
@@ -179,13 +179,13 @@ class Shifted:
     def take(self, rows: Array) -> Shifted:
         """Some of the rows."""
         origin, shift, factor, side = (v[rows] for v in self._rows())
-        return Shifted(self.axis, self.behind, origin, shift, factor, side, self.ceiling, self.rectify)
+        return replace(self, origin=origin, shift=shift, factor=factor, side=side)
 
     def join(self, other: Shifted) -> Shifted:
         """The other's rows behind these."""
-        both = zip(self._rows(), other._rows(), strict=True)
-        origin, shift, factor, side = (np.concatenate(v) for v in both)
-        return Shifted(self.axis, self.behind, origin, shift, factor, side, self.ceiling, self.rectify)
+        pairs = zip(self._rows(), other._rows(), strict=True)
+        origin, shift, factor, side = (np.concatenate(v) for v in pairs)
+        return replace(self, origin=origin, shift=shift, factor=factor, side=side)
 
     def _rows(self) -> tuple[Array, Array, Array, Array]:
         return self.origin, self.shift, self.factor, self.side

@@ -30,7 +30,7 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes
-from onnx_ocs.runtime.session import attempt
+from onnx_ocs.runtime.session import Session, attempt, attempt_run
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.difference import Difference
 from onnx_ocs.verification.exact import LARGE, RELATIVE, _exact, _Inputs
@@ -201,15 +201,23 @@ def _translation(
         _optimized(result, models, cuts, inputs)
 
 
-def _feeds(model: onnx.ModelProto, inputs: _Inputs) -> Iterator[tuple[Mapping[str, Array], bool]]:
-    """The samples, and samples of other sizes; whether each is a given one."""
-    first: Mapping[str, Array] | None = None
+def _runs(
+    result: Verification, truth: onnx.ModelProto, whole: Session, inputs: _Inputs
+) -> Iterator[tuple[Mapping[str, Array], dict[str, Array]]]:
+    """What the oracle computes on the samples, in batches of 1, 2 and 3 where it takes them, and on other sizes."""
     given = list(inputs.samples.batches(1, inputs.limit))
-    for first in given[:1]:
-        for feed in resized(model, first, rough_size(model, 0) > LARGE):
-            yield feed, False
-    for feed in given:
-        yield feed, True
+    batched = False
+    for feed, batch in resized(truth, given, rough_size(truth, 0) > LARGE) if given else ():
+        got = attempt_run(whole, feed)
+        if not isinstance(got, str):  # else the original cannot take this size either
+            batched = batched or batch
+            yield feed, got
+    for sample in given[:1] if batched else given:
+        got = attempt_run(whole, sample)
+        if isinstance(got, str):
+            result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
+            return
+        yield sample, got
 
 
 def _optimized(

@@ -5,21 +5,14 @@ The yardstick shares no code with what is broken here, so no mistake can be in b
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-
-from onnx_ocs.qdq import bias
-
-sys.path.append(str(Path(__file__).parent.parent))
-
 import zoo
 from checks import random_plan
 from test_compensate import image_net, some_branch
@@ -32,7 +25,7 @@ from onnx_ocs.model.folding import Taken
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.qdq import weights
+from onnx_ocs.qdq import bias, weights
 from onnx_ocs.qdq.bias import Bias
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.translation import early, rescale, widen
@@ -194,6 +187,11 @@ def scaled(by: float) -> Callable[[Array], Array]:
     return lambda value: value * by
 
 
+def at_first(by: float) -> Callable[[Array], Array]:
+    """The first value times a factor."""
+    return lambda value: value * np.where(np.arange(value.size) == 0, by, 1.0)
+
+
 def input_stays(op: str, index: int, ending: str) -> Callable[[Patch], None]:
     """An input of a node is not changed."""
 
@@ -232,6 +230,10 @@ def shifted(change: Callable[[Bias, Array, Array], Array]) -> Callable[[Patch], 
     return replaced(Bias, "shifted", lambda _: change)
 
 
+def shift_of(times: float) -> Callable[[Bias, Array, Array], Array]:
+    return lambda b, positions, shift: (b.value[positions] + times * shift).astype(np.float32)
+
+
 def floor_shift(self: Bias, positions: Array, shift: Array) -> Array:
     assert self.scale is not None
     steps = np.floor(shift / np.broadcast_to(self.scale, self.value.shape)[positions])
@@ -245,7 +247,9 @@ def base_alone(self: Any, source: str, target: str, wide: Wide) -> None:
 
 def picked(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
     return replaced(
-        widen._Widening, "pick", lambda f: lambda self, source, where, wide, to: f(self, source, change(where.copy()), wide, to)
+        widen._Widening,
+        "pick",
+        lambda f: lambda self, source, where, wide, to: f(self, source, change(where.copy()), wide, to),
     )
 
 
@@ -285,7 +289,10 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
         ("bias: one more", written(one)),
         ("bias: does not follow", input_stays("Conv", 2, "_wide")),
         ("bias: in another order", written(rolled)),
-        ("bias scale: one is off", constants("_b_scale_wide_rescaled", lambda s: s * np.where(np.arange(s.size) == 0, 1.1, 1))),
+        (
+            "bias scale: one is off",
+            constants("_b_scale_wide_rescaled", at_first(1.1)),
+        ),
     ],
     "steps and copies": [
         ("step: not the one declared", constants("relu1_scale_rescaled", scaled(0.95))),
@@ -307,8 +314,11 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
         ("copies: all one further", taken(rolled)),
         ("bias: 3 b + 1000", written(lambda b: 3 * b + 1000)),
         ("bias: not shifted", shifted(lambda b, positions, shift: b.value[positions])),
-        ("shift: upwards", shifted(lambda b, positions, shift: (b.value[positions] + shift).astype(np.float32))),
-        ("shift: a little more", shifted(lambda b, positions, shift: (b.value[positions] - 1.001 * shift).astype(np.float32))),
+        ("shift: upwards", shifted(shift_of(1.0))),
+        (
+            "shift: a little more",
+            shifted(shift_of(-1.001)),
+        ),
         ("weights: one is off", constants("_w_wide", one)),
         ("weights: in another order", constants("_w_wide", rolled)),
         ("weights: their steps are not repeated", constants("_w_scale_wide", rolled)),
@@ -365,14 +375,17 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
     ],
     "halved early": [
         ("halves: steps of the weights not halved", constants("_w_scale", scaled(2.0))),
-        ("halves: one step is off", constants("_w_scale", lambda s: s * np.where(np.arange(s.size) == 0, 1.01, 1))),
+        ("halves: one step is off", constants("_w_scale", at_first(1.01))),
         ("halves: quarters", replaced(Wide, "units", lambda f: lambda self: 1 + 3 * (f(self) - 1))),
         ("halves: the bias is not halved", written(lambda b: 2 * b)),
     ],
     "halved late": [
         ("halves: all a little more", constants("_factor", scaled(1.01))),
         ("halves: of other channels", constants("_factor", rolled)),
-        ("halves: one is whole", constants("_factor", lambda f: np.where(np.arange(f.size).reshape(f.shape) == f.size - 1, 1, f))),
+        (
+            "halves: one is whole",
+            constants("_factor", one),
+        ),
         ("halves: channels in another order", constants("_channels", swapped)),
         ("folded sums: subtracted", operator("Add", "Sub")),
     ],
@@ -441,7 +454,9 @@ def test_a_mistake_in_a_branch_is_found(what: str, monkeypatch: Patch) -> None:
 def test_a_branch_takes_nothing_else_along(monkeypatch: Patch) -> None:
     """Where a pass changes a bias in passing, it does not pass for a part of the branch."""
     model, new = branched()
-    conv = next(n for n in new.graph.node if n.op_type == "Conv" and n.name and n.name in {m.name for m in model.graph.node})
+    conv = next(
+        n for n in new.graph.node if n.op_type == "Conv" and n.name and n.name in {m.name for m in model.graph.node}
+    )
     t = next(t for t in new.graph.initializer if t.name in conv.input[1:] or t.name.startswith("conv1"))
     value = onnx.numpy_helper.to_array(t).copy()
     value.reshape(-1)[0] += 1

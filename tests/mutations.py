@@ -41,7 +41,9 @@ def roles(model: Model) -> dict[str, str]:
         constant = [t for t in n.input if t in graph.initializers]
         if is_op(n, "QuantizeLinear", "DequantizeLinear"):
             source, readers = n.input[0], graph.readers(n.output[0])
-            bias = any(is_op(r, "Conv", "ConvTranspose", "Gemm") and list(r.input).index(n.output[0]) == 2 for r in readers)
+            bias = any(
+                is_op(r, "Conv", "ConvTranspose", "Gemm") and list(r.input).index(n.output[0]) == 2 for r in readers
+            )
             kind = "bias" if bias else "weight" if graph.is_constant(source) else "activation"
             names = (kind if kind != "activation" else "constant", f"{kind} scale", "zero point")
             found |= {t: names[k] for k, t in enumerate(n.input) if t in constant}
@@ -133,9 +135,10 @@ def edge(model: Model, rng: np.random.Generator) -> str | None:
     nodes = [n for n in model.graph.node if any(n.input)]
     n = nodes[rng.integers(len(nodes))]
     k = int(rng.choice([k for k, t in enumerate(n.input) if t]))
-    alike = sorted({
-        m.input[k] for m in model.graph.node if m.op_type == n.op_type and len(m.input) > k and m.input[k]
-    } - {n.input[k]})
+    alike = sorted(
+        {m.input[k] for m in model.graph.node if m.op_type == n.op_type and len(m.input) > k and m.input[k]}
+        - {n.input[k]}
+    )
     if not alike:
         return None
     before = n.input[k]
