@@ -3,7 +3,8 @@
 The nodes of the rewritten model are gone through in order.  Each is either a node of the original, with the same
 attributes, constants and inputs, or belongs to a declared construct: copies made in front of a quantizer, or copies
 folded back.  What every tensor holds is known in terms of the original's (`onnx_ocs.verification.values`); in the end
-every graph output must be the original's, every node of the original must have been found, and nothing may be left over.
+every graph output must be the original's, every node of the original must have been found, and nothing may be left
+over.
 
 The yardstick is computed from the original and the declarations alone; no code of the rewriter is called.
 """

@@ -12,7 +12,7 @@ same integers.  The yardstick is the oracle: the original with wide fake-quantiz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,10 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes
-from onnx_ocs.runtime.session import Session, attempt, attempt_run
+from onnx_ocs.runtime.session import attempt
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.difference import Difference
-from onnx_ocs.verification.exact import LARGE, RELATIVE, _exact, _Inputs
-from onnx_ocs.verification.feeds import resized
+from onnx_ocs.verification.exact import LARGE, RELATIVE, Inputs, compare_exactly
 from onnx_ocs.verification.optimizer import between, excess
 from onnx_ocs.verification.oracle import WideQuantizer, oracle
 from onnx_ocs.verification.refitted import check_refitted, substituted
@@ -89,7 +88,7 @@ def verify(
     if rough_size(original, 0) > LARGE and limit > 1:
         limit = 1
         result.notes.append("the model is large: one sample, and three draws of random activations in every layer")
-    inputs = _Inputs(samples, limit, seed)
+    inputs = Inputs(samples, limit, seed)
     _structure(result, original, rewritten)
     try:
         given, found = read_branches(original), read_branches(rewritten)
@@ -123,7 +122,7 @@ def _branches(
     result: Verification,
     original: onnx.ModelProto,
     rewritten: onnx.ModelProto,
-    inputs: _Inputs,
+    inputs: Inputs,
 ) -> None:
     """Compensation branches: they are left out of the comparison with the oracle, and checked by themselves."""
     for level in ("disable_all", "enable_all"):
@@ -145,7 +144,7 @@ def _translation(
     original: onnx.ModelProto,
     rewritten: onnx.ModelProto,
     structure: Structure,
-    inputs: _Inputs,
+    inputs: Inputs,
 ) -> None:
     """Quantizers that were widened or got another step, against the oracle; re-fitted layers, against numpy."""
     declared = structure.declared
@@ -188,7 +187,7 @@ def _translation(
         rewritten, final = (as_bytes(m, nibbles(after)) for m in (rewritten, final))
     cuts = find_cuts(before, after, layouts, names)
     limits = {c.original: wide[n] for n in wide for c in cuts if c.oracle == names[n]}
-    _exact(result, truth, rewritten, cuts, limits, inputs)
+    compare_exactly(result, truth, rewritten, cuts, limits, inputs)
     if wide and not result.exact.values and result.verdict == "PASSED":
         result.fail(
             "the models could not be run on these inputs, so nothing was compared: give samples that fit (--calib)"
@@ -201,27 +200,8 @@ def _translation(
         _optimized(result, models, cuts, inputs)
 
 
-def _runs(
-    result: Verification, truth: onnx.ModelProto, whole: Session, inputs: _Inputs
-) -> Iterator[tuple[Mapping[str, Array], dict[str, Array]]]:
-    """What the oracle computes on the samples, in batches of 1, 2 and 3 where it takes them, and on other sizes."""
-    given = list(inputs.samples.batches(1, inputs.limit))
-    batched = False
-    for feed, batch in resized(truth, given, rough_size(truth, 0) > LARGE) if given else ():
-        got = attempt_run(whole, feed)
-        if not isinstance(got, str):  # else the original cannot take this size either
-            batched = batched or batch
-            yield feed, got
-    for sample in given[:1] if batched else given:
-        got = attempt_run(whole, sample)
-        if isinstance(got, str):
-            result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
-            return
-        yield sample, got
-
-
 def _optimized(
-    result: Verification, models: Mapping[str, onnx.ModelProto], cuts: Sequence[Cut], inputs: _Inputs
+    result: Verification, models: Mapping[str, onnx.ModelProto], cuts: Sequence[Cut], inputs: Inputs
 ) -> None:
     """ORT_ENABLE_ALL against ORT_DISABLE_ALL.
 
