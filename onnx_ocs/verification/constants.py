@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from onnx_ocs.model import tensors
 from onnx_ocs.model.graph import Graph
@@ -20,54 +20,12 @@ from onnx_ocs.model.nodes import is_op
 from onnx_ocs.probes.rescaled import coarse
 from onnx_ocs.qdq.bias import Bias
 from onnx_ocs.qdq.weights import Weight, read_weight
+from onnx_ocs.verification.bytewise import BLOCK, attributes, equal_arrays, same_tensor
 from onnx_ocs.verification.values import Differs
 
-__all__ = ["Constants", "Edit", "attributes", "same_tensor"]
+__all__ = ["Constants", "Edit"]
 
 Array = np.ndarray[Any, Any]
-BLOCK = 1 << 22  # bytes that are compared at a time
-
-
-def attributes(node: NodeProto, without: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """A node's attributes, as bytes."""
-    return {a.name: a.SerializeToString(deterministic=True) for a in node.attribute if a.name not in without}
-
-
-def _equal(a: Array, b: Array) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if a.dtype.kind in "iub":
-        return np.array_equal(a, b)
-    return a.tobytes() == b.tobytes()
-
-
-def same_tensor(a: TensorProto, b: TensorProto) -> bool:
-    """Whether two tensors have the same type, dims and bytes, wherever they are stored."""
-    if a.data_type != b.data_type or a.dims[:] != b.dims[:]:
-        return False
-    if a.HasField("raw_data") and b.HasField("raw_data"):
-        return bool(a.raw_data == b.raw_data)
-    if tensors.is_external(a) and tensors.is_external(b):
-        first, second = tensors.reference(a), tensors.reference(b)
-        if first == second:
-            return True
-    if not (tensors.is_external(a) or tensors.is_external(b)):
-        if a.data_type == TensorProto.STRING:
-            return bool(a.string_data[:] == b.string_data[:])
-        return _equal(tensors.values(a), tensors.values(b))
-    left, right = _stream(a), _stream(b)
-    return all(x == y for x, y in zip(left, right, strict=True))
-
-
-def _stream(t: TensorProto) -> Iterator[bytes]:
-    """A tensor's bytes in pieces of `BLOCK`, whatever the blocks in which they come."""
-    rest = bytearray()
-    for part in tensors.blocks(t):
-        rest += part
-        while len(rest) >= BLOCK:
-            yield bytes(rest[:BLOCK])
-            del rest[:BLOCK]
-    yield bytes(rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +149,7 @@ class Constants:
         found = self.value(self.after, new)
         if flat and found.ndim and found.size == found.shape[-1]:
             found = found.reshape(-1) if expected.ndim else found.reshape(())
-        if not _equal(found, np.asarray(expected)):
+        if not equal_arrays(found, np.asarray(expected)):
             raise Differs(f"the constant '{new}' does not hold what the original and the declarations give")
 
     def _declared(self, new: str, expected: Any) -> None:
@@ -298,7 +256,7 @@ class Constants:
             for axis, positions in takes.items():
                 if axis:
                     wanted = np.take(wanted, positions, axis=axis)
-            if not _equal(part, wanted):
+            if not equal_arrays(part, wanted):
                 raise Differs(f"the weight '{new}' does not hold the channels of '{old}' that are declared")
         if start != shape[0]:
             raise Differs(f"the weight '{new}' has another shape than it should have")

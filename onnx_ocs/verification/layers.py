@@ -21,7 +21,8 @@ from onnx_ocs.model.shapes import Shape
 from onnx_ocs.probes.rescaled import Followed, Steps
 from onnx_ocs.qdq.bias import Bias, read_bias
 from onnx_ocs.qdq.weights import Weight, read_weight
-from onnx_ocs.verification.constants import Constants, Edit, attributes
+from onnx_ocs.verification.bytewise import attributes
+from onnx_ocs.verification.constants import Constants, Edit
 from onnx_ocs.verification.values import Differs, Layout, Shifted, Wide
 
 __all__ = ["LAYERS", "Demand", "Layers", "output_axis"]
