@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.reconstruction.bounds import reach
+from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.forward import Forward
 from onnx_ocs.reconstruction.layers import Layer
 from onnx_ocs.reconstruction.moments import Moments, Sums
@@ -32,7 +32,7 @@ from onnx_ocs.reconstruction.solve import Problem, Solution, choose_ridge, probl
 from onnx_ocs.reconstruction.write import Values, scale_free, values, write
 from onnx_ocs.runtime.threads import CORES, in_order, side_by_side
 
-__all__ = ["Fitted", "Fitting", "Fold", "fold"]
+__all__ = ["Fitted", "Fitting"]
 
 ROWS = 30000  # output positions of a layer that are looked at
 INPUTS = 30_000_000  # values of these positions' inputs, beyond which fewer are
@@ -45,31 +45,6 @@ Products = tuple[int, Array, Array, Array, Array, Array]
 _Part = tuple[int, Array, Array, Products | None]
 Feeds = Callable[[], Iterator[Mapping[str, Array]]]
 Progress = Callable[[str, int, int | None], None]
-
-
-class Fold(IntEnum):
-    """What a sample is used for."""
-
-    FIT = 0
-    CHOOSE = 1
-    JUDGE = 2
-
-
-def fold(sample: Array, total: int, unit: int) -> Array:
-    """What samples are used for.
-
-    Of many samples every eighth judges, of few every fourth; every fourth chooses.
-
-    Args:
-        sample: their numbers.
-        total: how many there are.
-        unit: how many always come together, in a model with a fixed batch.
-    """
-    feed = sample // unit
-    every = 8 if total // unit >= 64 else 4
-    judge = feed % every == every - 1
-    choose = feed % 4 == 1
-    return np.where(judge, Fold.JUDGE, np.where(choose, Fold.CHOOSE, Fold.FIT))
 
 
 @dataclass

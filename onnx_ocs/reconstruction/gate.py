@@ -135,11 +135,11 @@ def choose(count: int, losses: Callable[[frozenset[int]], Array]) -> frozenset[i
 
 
 def _surely_better(now: Array, then: Array) -> bool:
-    """Whether the errors are smaller by more than chance: by feed, by two standard errors and by a least amount."""
+    """Whether the errors are smaller by more than chance: by two standard errors, of few feeds by more."""
     gain = 10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)).mean(0)
     if gain.size < 2 or not np.isfinite(gain).all():
         return bool(now.sum() < then.sum())
-    return bool(gain.mean() > max(GAIN, 2 * gain.std(ddof=1) / np.sqrt(gain.size)))
+    return bool(gain.mean() > max(GAIN, (2 + 8 / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size)))
 
 
 def _no_worse(now: Array, before: Array) -> bool:

@@ -19,7 +19,8 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.reconstruction.entries import entries
-from onnx_ocs.reconstruction.fit import Fitted, Fitting, Fold, fold
+from onnx_ocs.reconstruction.fit import Fitted, Fitting
+from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.gate import Judge, choose
 from onnx_ocs.reconstruction.layers import Layer, find_layers
 from onnx_ocs.reconstruction.masks import mask_of
