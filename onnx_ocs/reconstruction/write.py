@@ -20,7 +20,7 @@ from onnx_ocs.reconstruction.solve import Problem, Solution
 from onnx_ocs.reconstruction.stored import write_scale, write_values
 from onnx_ocs.records.weights import Refit, Refitted, digest, record_refitted
 
-__all__ = ["Values", "scale_free", "values", "write"]
+__all__ = ["Values", "on_grid", "scale_free", "values", "write"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,3 +233,19 @@ def _add_bias(graph: Graph, layer: Layer, new: Values) -> tuple[Refit, Refit | N
     out = graph.add_node("DequantizeLinear", [root, step], graph.fresh(name), domain=x.domain, **axis)
     graph.set_input(layer.bias_node, layer.bias_index, out)
     return Refit(root, None, digest(value)), Refit(step, None, digest(scale))
+
+
+def on_grid(layer: Layer, integers: Array, scale: Array | None, wanted: Array | None, graph: Graph) -> Values | str:
+    """What a layer's constants become, or why that cannot be stored.
+
+    Args:
+        layer: the layer.
+        integers: of the weight, int64, in the reader's axes; rows that follow others do so.
+        scale: new scales of the weight, float64; None where they stay.
+        wanted: float64 (rows,), in the units of the bias, X_clip already subtracted; None where the bias stays.
+        graph: the graph.
+    """
+    if wanted is None or not layer.free:
+        return Values(integers, scale, None, None)
+    found = _bias(layer, wanted, scale, graph)
+    return found if isinstance(found, str) else Values(integers, scale, *found)
