@@ -34,6 +34,12 @@ class Reconstruct:
     mask: str | None = option(
         None, "The input that says which positions count, where it is not found by itself.", metavar="INPUT"
     )
+    refine: str | None = option(
+        None,
+        "Train weights, biases and steps with gradients afterwards: so many steps (400), or so long (5m). "
+        "Needs torch (extra: refine).",
+        metavar="STEPS|MINUTES",
+    )
 
     name: ClassVar[str] = "reconstruct"
     version: ClassVar[str] = "1"
@@ -54,4 +60,4 @@ class Reconstruct:
         """
         from onnx_ocs.reconstruction.run import reconstruct
 
-        return reconstruct(model, context, self.mask, self)
+        return reconstruct(model, context, self.mask, self.refine, self)

@@ -18,7 +18,6 @@ from onnx_ocs.reconstruction.parameters import Parameters, Result
 from onnx_ocs.reconstruction.stored import Stored
 from onnx_ocs.reconstruction.trainable import Trainable
 from onnx_ocs.reconstruction.write import on_grid, write
-from onnx_ocs.records.layouts import SCALE
 from onnx_ocs.records.weights import REFITTED, Refit, Refitted, digest, read_refitted, record_refitted
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.translation.rescale import rescale
@@ -61,10 +60,6 @@ def _rescale(model: onnx.ModelProto, parts: Trainable, factors: list[float]) -> 
         if region.outputs in changed:
             rescale(graph, region, np.asarray(changed[region.outputs]))
     graph.commit()
-    for n in model.graph.node:  # a step that had been changed before was another one at first
-        entries = [p for p in n.metadata_props if p.key == SCALE]
-        for p in entries[1:]:
-            n.metadata_props.remove(p)
 
 
 def _names(layer: Layer) -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -25,9 +26,12 @@ from onnx_ocs.reconstruction.gate import Judge, choose
 from onnx_ocs.reconstruction.layers import Layer, find_layers
 from onnx_ocs.reconstruction.masks import mask_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
+from onnx_ocs.reconstruction.train import Effort, Refinement, parse_refine, refine
 from onnx_ocs.reconstruction.write import write
 from onnx_ocs.records.history import history, stamp
 from onnx_ocs.records.layouts import read_layouts
+from onnx_ocs.records.steps import SCALE
+from onnx_ocs.records.weights import REFITTED
 from onnx_ocs.regions.find import find_regions
 
 __all__ = ["reconstruct"]
@@ -39,18 +43,22 @@ LOOKED_AT = 4  # samples on which tensors are compared
 JUDGED = 64  # most samples on which the result is judged
 
 
-def reconstruct(model: onnx.ModelProto, context: Context, mask_input: str | None, by: Pass) -> PassResult:
+def reconstruct(
+    model: onnx.ModelProto, context: Context, mask_input: str | None, refine_by: str | None, by: Pass
+) -> PassResult:
     """Fit what can be fitted, in place.
 
     Args:
         model: the model.
         context: calibration samples, the float model if there is one, and the model before all passes.
         mask_input: the input that says which positions count; None where it is found by structure.
+        refine_by: steps or time of a refinement with gradients behind the fit (`parse_refine`); None for none.
         by: the pass that is named in the file.
 
     Raises:
         UserError: there are no calibration samples, or the model does not run on them.
     """
+    effort = None if refine_by is None else parse_refine(refine_by)
     if any(e.get("pass") == by.name for e in history(model)):
         return PassResult(False)
     if context.samples is None:
@@ -78,7 +86,38 @@ def reconstruct(model: onnx.ModelProto, context: Context, mask_input: str | None
     kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)
     if kept:
         model.CopyFrom(_written(model, fitting.fitted, kept, by))
-    return PassResult(bool(kept), reconstructions=entries(found, fitting.fitted, kept))
+    refined = None if effort is None else _refined(model, effort, floats or exact, context, by)
+    notes = [] if refined is None else [_told(refined)]
+    changed = bool(kept) or (refined is not None and refined.best > 0)
+    return PassResult(changed, reconstructions=entries(found, fitting.fitted, kept), notes=notes)
+
+
+def _refined(
+    model: onnx.ModelProto, effort: Effort, truth: onnx.ModelProto | None, context: Context, by: Pass
+) -> Refinement:
+    """Train what was fitted, in place; nodes with new values carry the pass's name."""
+    assert context.samples is not None
+    new, done = refine(
+        model, context.samples, truth, steps=effort.steps, minutes=effort.minutes, seed=context.seed,
+        limit=context.limit, progress=context.progress,
+    )  # fmt: skip
+    if done.best:
+        for n in new.graph.node:
+            if any(p.key in (REFITTED, SCALE) for p in n.metadata_props):
+                stamp(n, by.name, by.version)
+        model.CopyFrom(new)
+    return done
+
+
+def _told(done: Refinement) -> str:
+    """What came of a refinement, in one sentence."""
+    if not done.best:
+        return f"refinement with gradients changed nothing ({done.note})"
+    gains = [10 * math.log10(max(a, 1e-30) / max(b, 1e-30)) for a, b in done.errors.values()]
+    return (
+        f"refined with gradients: {done.layers} layers and {done.rescaled} steps changed, {min(gains):+.2f} dB or more "
+        f"at every output on {done.samples[1]} held-out samples (step {done.best} of {done.steps})"
+    )
 
 
 def _judged(

@@ -116,7 +116,8 @@ def _hint(graph: Graph, layer: Layer, pair: Pair) -> Hint | None:
     if ours in graph.outputs:
         return None
     rows = None if layer.tie is None else torch.from_numpy(layer.tie.base)
-    bounds = reach(graph, replace(layer, y=ours)) or (np.asarray(-np.inf), np.asarray(np.inf))
+    found = reach(graph, replace(layer, y=ours))
+    bounds = (np.asarray(-np.inf), np.asarray(np.inf)) if found is None else (found.low, found.high)
     behind = -1 - (layer.axis if layer.axis < 0 else layer.axis - len(layer.weight.chain.shape))
     low, high = (tensor(b.reshape(-1, *[1] * behind) if b.size > 1 else b.reshape(())) for b in bounds)
     return Hint(ours, theirs, layer.axis, rows, low, high)

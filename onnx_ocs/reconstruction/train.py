@@ -24,7 +24,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.reconstruction.fit import Fold, fold
+from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.trainable import Trainable, find_trainable
 from onnx_ocs.records.layouts import read_layouts
 from onnx_ocs.regions.find import find_regions
@@ -173,7 +173,7 @@ def _trained(
     teacher = Teacher(graph, parts.layers, truth, genuine, feeds[:LOOKED_AT])
     asked = [h.ours for h in teacher.hints]
     network, parameters = Network(graph, parts.roots, parts.ceilings, asked), Parameters(graph, parts)
-    judging = fold(np.arange(len(feeds)), len(feeds)) == Fold.JUDGE
+    judging = fold(np.arange(len(feeds)), len(feeds), 1) == Fold.JUDGE
     held, taken = np.flatnonzero(judging).tolist(), np.flatnonzero(~judging).tolist()
     batches = Batches(feeds, taken, held, _dynamic(model), teacher)
     seconds = None if effort.minutes is None else effort.minutes * 60

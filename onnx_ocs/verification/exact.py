@@ -93,7 +93,8 @@ class _Comparison:
             Whether the pieces could be run, or there was nothing to run.
         """
         active = total = 0
-        for self.feed, got in self._runs(whole):
+        for feed, got in self._runs(whole):
+            self.feed = feed
             self.states = {c.oracle: got[c.oracle] for c in self.cuts}
             fed = self._fed(self.states)
             if self.pieces is None:

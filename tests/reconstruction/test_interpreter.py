@@ -14,10 +14,10 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.model.graph import Graph
 
 torch = pytest.importorskip("torch")
-from onnx_ocs.reconstruction.interpreter import (
+from onnx_ocs.reconstruction.interpreter import (  # noqa: E402
     Network,
     quantize,
-    tensor,  # noqa: E402
+    tensor,
 )
 
 SUBGRAPHS = {"branch", "inner_names"}  # cases with an If

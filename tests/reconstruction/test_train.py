@@ -26,9 +26,9 @@ from onnx_ocs.records.weights import digest, read_refitted
 from onnx_ocs.runtime.instrument import expose
 
 torch = pytest.importorskip("torch")
-from onnx_ocs.reconstruction.interpreter import (
+from onnx_ocs.reconstruction.interpreter import (  # noqa: E402
     Network,
-    tensor,  # noqa: E402
+    tensor,
 )
 from onnx_ocs.reconstruction.outcome import written  # noqa: E402
 from onnx_ocs.reconstruction.parameters import Parameters  # noqa: E402
