@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.measurement.quality import Quality
+
+if TYPE_CHECKING:  # this module holds a type of options: it stays light
+    from onnx_ocs.measurement.quality import Quality
 
 __all__ = ["Probe", "Target", "search"]
 
@@ -77,13 +79,13 @@ class Probe:
         allowed: what it might spend.
         spent: what it costs.
         value: what it reaches.
-        plan: the plan.
+        trial: the plan.
     """
 
     allowed: float
     spent: float
     value: float
-    plan: Any
+    trial: Any
 
 
 def search(

@@ -27,7 +27,7 @@ from onnx_ocs.model.tensors import rough_size
 from onnx_ocs.runtime.session import LARGE, NUMBERS, SMALL, Session, as_written
 from onnx_ocs.runtime.threads import share, side_by_side
 
-__all__ = ["STAGES", "Staged"]
+__all__ = ["STAGES", "Stages"]
 
 STAGES = 12  # most sessions
 KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
@@ -65,7 +65,7 @@ class _Slice:
     runs: Sequence[_Run] = ()
 
 
-class Staged:
+class Stages:
     """The model's first output, as a function of samples and parameters."""
 
     def __init__(

@@ -15,14 +15,14 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import Source, open_samples
-from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.errors import VerificationError
 from onnx_ocs.measurement.cost import Cost, cost
 from onnx_ocs.measurement.latency import latencies
 from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.sidefiles import Staged
 from onnx_ocs.model.tensors import all_tensors, is_external
-from onnx_ocs.passes.registry import find_pass
+from onnx_ocs.passes.registry import make_passes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
@@ -264,21 +264,3 @@ def _ticker(progress: Progress, what: str, total: int) -> Callable[[int], None]:
         progress(what, done, total)
 
     return tick
-
-
-def make_passes(names: Sequence[str], **options: Any) -> list[Pass]:
-    """Passes by name, with the options that each of them has.
-
-    Raises:
-        UserError: there is no such pass (`onnx_ocs.passes.registry` says which there are).
-    """
-    made: list[Pass] = []
-    if {"translate", "split"} <= {*names}:
-        raise UserError("the passes 'translate' and 'split' widen the same tensors: run each on the original")
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"the pass '{name}' is named twice: a second run would change nothing")
-        kind = find_pass(name)
-        fields = getattr(kind, "__dataclass_fields__", ())
-        made.append(kind(**{k: v for k, v in options.items() if k in fields}))
-    return made

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from onnx_ocs.compensation.entries import WHY
-
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.S)
@@ -54,16 +52,3 @@ def test_blocks(folder: Path) -> None:
             assert out.splitlines()[-1].startswith("PASSED"), args
         elif "-c" in args:
             assert "PASSED" in out
-
-
-def test_every_refusal_is_explained() -> None:
-    """A code that the program can give stands in the README, and the README names no other."""
-    source = "".join(p.read_text(encoding="utf-8") for d in ("onnx_ocs", "passes") for p in (ROOT / d).glob("*.py"))
-    given = set(re.findall(r'(?:Refusal|no)\(\s*"(\w+)"', source))
-    given |= set(re.findall(r'code = "(\w+)"', source)) | set(re.findall(r'"code": "(\w+)"', source))
-    given |= set(WHY)
-    given |= set(re.findall(r'code = "(\w+)" if missing else "(\w+)"', source)[0])
-    start = README.index("## Why a tensor was left alone")
-    told = set(re.findall(r"`(\w+)`", README[start : README.index("## From Python")]))
-    assert given <= told, given - told
-    assert told - given <= {"rescale", "already_translated", "mode"} | set(re.findall(r'^    "(\w+)": "', source, re.M))
