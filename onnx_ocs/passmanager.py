@@ -7,7 +7,8 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -18,8 +19,10 @@ from onnx_ocs.errors import PassError, UserError, first_line
 from onnx_ocs.model.tensors import without_side_files
 from onnx_ocs.records.history import _note
 
-__all__ = ["Pass", "PassResult", "run_passes"]
+__all__ = ["PLACES", "Pass", "PassResult", "run_passes"]
 
+_LOG = logging.getLogger("onnx_ocs.passmanager")
+PLACES = ("tensor", "block", "layer")  # what an entry calls the place that it is about
 WEIGHTS = 1 << 20  # bytes from which a model is checked without its weights, whose sizes are known to fit
 UNLISTED = 4  # the first IR version in which an initializer need not be a graph input
 
@@ -67,7 +70,7 @@ def _check(model: onnx.ModelProto) -> tuple[str, str]:
 
 
 def run_passes(
-    model: onnx.ModelProto, passes: Sequence[Pass], context: Context
+    model: onnx.ModelProto, passes: Sequence[Pass], context: Context, level: int = logging.INFO
 ) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
     """Run passes on a copy of the model.
 
@@ -75,6 +78,7 @@ def run_passes(
         model: the model; not changed.
         passes: in order.
         context: samples, seed, progress.
+        level: of the summary in the log; what is only tried is no news.
 
     Returns:
         The new model (the given one when nothing changed), and each pass's result by name.
@@ -110,7 +114,21 @@ def run_passes(
             if now != "full" and order[now] < order[_check(model)[0]]:
                 raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {complaint}")
             model = new
+    _log(results, level)
     return model, results
+
+
+def _log(results: Mapping[str, PassResult], level: int) -> None:
+    """One line about all passes, and one about every entry for who wants to know."""
+    told = []
+    for name, r in results.items():
+        entries = [*r.regions, *r.compensations, *r.reconstructions]
+        applied = sum(e.get("status") == "applied" for e in entries)
+        told.append(f"{name} {'changed' if r.changed else 'left'} the model ({applied} of {len(entries)} applied)")
+        for e in entries:
+            place = next((e[k] for k in PLACES if k in e), "")
+            _LOG.debug("%s: '%s' %s %s", name, place, e.get("status"), (e.get("reason") or {}).get("message", ""))
+    _LOG.log(level, "passes: %s", "; ".join(told) or "none")
 
 
 def _options(p: Pass) -> dict[str, Any]:

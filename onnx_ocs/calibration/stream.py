@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
@@ -16,6 +17,8 @@ from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import in_order
 
 __all__ = ["BATCH", "Activations", "samples_in", "stream"]
+
+_LOG = logging.getLogger("onnx_ocs.calibration")
 
 BATCH = 8  # samples a run
 
@@ -84,4 +87,6 @@ def stream(
         context.progress("calibrating", done, total)
         yield got
         done += samples_in(got)
+        _LOG.debug("calibrated on %d of %d samples", done, total)
     context.progress("calibrating", total, total)
+    _LOG.info("calibrated %d tensors on %d samples", len(wanted), done)

@@ -17,7 +17,7 @@ from onnx_ocs.model.tensors import as_input, inlined
 
 __all__ = ["Shape", "infer_shapes"]
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger("onnx_ocs.model")
 Shape = tuple[int | str | None, ...]
 KEPT_ELEMENTS = 64  # constants up to this size are kept: they may be the shape input of a Reshape
 SAME_SHAPE = frozenset(
@@ -92,7 +92,7 @@ def infer_shapes(
         skeleton = _skeleton(model, inputs, topological(model.graph.node) if nodes is None else nodes)
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception as e:  # a model that shape inference does not like may still run
-        log.debug("shape inference failed: %s", e)
+        _LOG.debug("shape inference failed: %s", e)
         inferred = model
     stored: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes: dict[str, Shape] = {}

@@ -12,6 +12,7 @@ same integers.  The yardstick is the oracle: the original with wide fake-quantiz
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,6 +41,8 @@ from onnx_ocs.verification.oracle import WideQuantizer, oracle
 from onnx_ocs.verification.verdict import Verification
 
 __all__ = ["verify"]
+
+_LOG = logging.getLogger("onnx_ocs.verification")
 
 
 def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
@@ -95,6 +98,7 @@ def verify(
         plain = strip(original) if given else original
     except (ValueError, KeyError, TypeError, UserError) as e:
         result.fail(f"the branches that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
+        _log(result)
         return result
     entries = [b.entry for b in found]
     for b in given:  # a pass that ran on a compensated model leaves its branches as they are
@@ -103,7 +107,19 @@ def verify(
     _translation(result, plain, bare, inputs)
     if result.branches and result.verdict == "PASSED":
         _branches(result, original, rewritten, inputs)
+    _log(result)
     return result
+
+
+def _log(result: Verification) -> None:
+    """One line about the verdict; what was compared for who wants to know."""
+    for level in result.as_dict()["levels"]:
+        _LOG.debug("%s", level)
+    _LOG.info(
+        "verification: %s, %d wide quantizers, %d other steps, %d branches, %d of %d values differ",
+        result.verdict, result.translated, result.rescaled, result.branches,
+        result.exact.mismatches, result.exact.values,
+    )  # fmt: skip
 
 
 def _branches(
