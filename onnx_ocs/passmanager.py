@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Protocol
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.errors import PassError, UserError, first_line
+from onnx_ocs.errors import PassError, UserError
+from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.tensors import without_side_files
 from onnx_ocs.records.history import _note
 
@@ -59,14 +60,13 @@ class Pass(Protocol):
 
 def _check(model: onnx.ModelProto) -> tuple[str, str]:
     """How strict a check the model passes ("full", "basic", "none"), and the complaint of the next stricter one."""
-    complaint, model = "", without_side_files(model, WEIGHTS)
+    last, model = "", without_side_files(model, WEIGHTS)
     for level, full in (("full", True), ("basic", False)):
-        try:
-            onnx.checker.check_model(model, full_check=full)
-            return level, complaint
-        except Exception as e:  # ValidationError, InferenceError, and what protobuf raises for huge models
-            complaint = first_line(e)
-    return "none", complaint
+        why = complaint(model, full)
+        if why is None:
+            return level, last
+        last = why
+    return "none", last
 
 
 def run_passes(
@@ -104,15 +104,15 @@ def run_passes(
                     raise PassError(f"a second run of the pass '{p.name}' changes its own result{after}")
         except (UserError, PassError):
             raise
-        except Exception as e:
+        except Exception as e:  # a pass may be another package's
             raise PassError(f"the pass '{p.name}' failed{after}: {type(e).__name__}: {e}") from e
         results[p.name] = result
         done.append(p.name)
         if result.changed:
             new.ir_version = max(new.ir_version, UNLISTED)
-            now, complaint = _check(new)
+            now, why = _check(new)
             if now != "full" and order[now] < order[_check(model)[0]]:
-                raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {complaint}")
+                raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {why}")
             model = new
     _log(results, level)
     return model, results

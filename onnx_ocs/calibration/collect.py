@@ -188,5 +188,5 @@ def _work(connection: Connection, path: Path, model_hash: str, steps: Collection
         connection.close()
     except (EOFError, OSError):  # the other side has gone
         return
-    except Exception as e:  # to be raised over there
+    except Exception as e:  # whatever it is, it is to be raised over there
         connection.send(e if isinstance(e, UserError) else RuntimeError(f"in a calibration process: {e!r}"))

@@ -22,6 +22,7 @@ import onnx
 
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
@@ -31,7 +32,7 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.branches import read_branches, strip
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.runtime.instrument import as_bytes
-from onnx_ocs.runtime.session import attempt
+from onnx_ocs.runtime.session import RUN_ERRORS, attempt
 from onnx_ocs.translation.rescale import rescale_model
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.difference import Difference
@@ -55,18 +56,15 @@ def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.
         result.fail("graph inputs, outputs or opsets are not those of the original")
     original, rewritten = without_side_files(original), without_side_files(rewritten)
     for full in (True, False):
-        try:
-            onnx.checker.check_model(original, full_check=full)
-        except Exception as e:
-            result.notes.append(f"onnx.checker (full_check={full}) rejects the original: {first_line(e, 160)}")
+        why = complaint(original, full, 160)
+        if why is not None:
+            result.notes.append(f"onnx.checker (full_check={full}) rejects the original: {why}")
             result.checker = "the original is rejected"
             continue
-        try:
-            onnx.checker.check_model(rewritten, full_check=full)
-            result.checker = "ok (full)" if full else "ok"
-        except Exception as e:
-            result.checker = first_line(e)
-            result.fail(f"onnx.checker rejects the rewritten model: {result.checker}")
+        why = complaint(rewritten, full)
+        result.checker = why or ("ok (full)" if full else "ok")
+        if why is not None:
+            result.fail(f"onnx.checker rejects the rewritten model: {why}")
         return
 
 
@@ -139,7 +137,7 @@ def _branches(
     try:
         for why in check_branches(rewritten, inputs.samples, inputs.limit, inputs.seed):
             result.fail(why)
-    except Exception as e:  # onnxruntime raises many kinds
+    except RUN_ERRORS as e:
         result.fail(f"the branches cannot be run ({first_line(e, 200)})")
 
 
