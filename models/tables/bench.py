@@ -21,11 +21,9 @@ from models.evaluate import measure
 from models.networks.zoo import Built, find_network
 from models.quantizers.registry import find_quantizer, label, read_samples
 from models.tables.metrics import Scores
-from onnx_ocs import api
-from onnx_ocs.calibration.context import Context
+from onnx_ocs import PlanOptions, api
 from onnx_ocs.calibration.samples import open_samples
-from onnx_ocs.passmanager import Pass, run_passes
-from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.passes import Context, Pass, run_passes
 from onnx_ocs.report.environment import package_version
 
 __all__ = [

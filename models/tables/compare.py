@@ -37,9 +37,7 @@ from models.quantizers.peers import PEERS
 from models.quantizers.registry import find_quantizer
 from models.tables.metrics import METRICS, evaluate, first_output
 from onnx_ocs.errors import UserError, VerificationError
-from onnx_ocs.passes.compensate import Compensate
-from onnx_ocs.passes.translate import Translate
-from onnx_ocs.passmanager import Pass
+from onnx_ocs.passes import Compensate, Pass, Translate
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.report.environment import package_version
 from onnx_ocs.runtime.session import RUN_ERRORS, Session

@@ -43,11 +43,9 @@ from models.tables.bench import (
     with_passes,
 )
 from models.tables.findings import STEPS, above, gained, growing, halves_and_copies, said
+from onnx_ocs import PlanOptions
 from onnx_ocs.errors import UserError
-from onnx_ocs.passes.compensate import Compensate
-from onnx_ocs.passes.split import Split
-from onnx_ocs.passes.translate import Translate
-from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.passes import Compensate, Split, Translate
 
 __all__ = ["TABLES", "main"]
 
