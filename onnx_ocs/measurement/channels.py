@@ -17,7 +17,7 @@ from onnx_ocs.model.nodes import Array
 __all__ = ["Channels", "Group", "decibels", "noise_along"]
 
 APART = 30.0  # ratio of neighbouring energies, sorted, between two groups
-FLOOR = 1e-10  # of the strongest channel's energy: what is weaker is in no group
+FLOOR = 1e-14  # of the strongest channel's energy: what is weaker is dead, and in no group
 RARE = 1 / 16  # of the channels: a smaller group does not count by itself
 SEEN = 16  # values of a channel without which it is not called constant
 

@@ -15,7 +15,7 @@ from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.measurement.channels import decibels
 from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import CORES, in_order, share
 
 __all__ = ["Quality", "compare", "decibels", "losing"]
@@ -148,7 +148,7 @@ def compare(
     def run(feed: Mapping[str, Array]) -> tuple[int, list[list[Array]]]:
         try:
             found = [s.run(feed, list(dict.fromkeys(a))) for s, a in zip(sessions, asked, strict=True)]
-        except Exception as e:
+        except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
         return samples_in(feed), [[np.asarray(f[n]) for n in a] for f, a in zip(found, asked, strict=True)]
 

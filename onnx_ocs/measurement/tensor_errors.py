@@ -34,7 +34,7 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
-from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import in_order, share, side_by_side
 
 __all__ = ["LIMIT", "measure_layers"]
@@ -183,7 +183,7 @@ class _Quantized:
     def run(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
         try:
             return self.session.run({k: batch[k] for k in self.session.inputs}, self.names)
-        except Exception as e:  # onnxruntime raises many kinds
+        except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
 
 

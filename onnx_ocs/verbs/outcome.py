@@ -11,6 +11,7 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.measurement.quality import Quality
+from onnx_ocs.passmanager import PLACES
 from onnx_ocs.verification.verdict import Verification
 
 __all__ = ["Outcome", "Prepared", "taken_back"]
@@ -95,7 +96,7 @@ def _refused(entries: Entries, why: str) -> Entries:
     """Entries in which nothing is applied any more."""
 
     def taken_back(e: Mapping[str, Any]) -> Mapping[str, Any]:
-        node = next(e[k] for k in ("tensor", "block", "layer") if k in e)
+        node = next(e[k] for k in PLACES if k in e)
         return {**e, "status": "refused", "reason": {"code": "loses", "message": why, "node": node}}
 
     return tuple(taken_back(e) if e["status"] == "applied" else e for e in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -73,7 +74,7 @@ def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -
     against = cache(lambda: reference_model(model, context.floats)[0])
 
     def measure(made: Plan) -> Quality:
-        new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet))
+        new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         context.progress("measuring plans", 0, None)
         return compare(against(), [new], samples, context.limit)[0]
 

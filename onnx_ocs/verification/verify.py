@@ -12,6 +12,7 @@ same integers.  The yardstick is the oracle: the original with wide fake-quantiz
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnx
 
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
@@ -30,7 +32,7 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes
-from onnx_ocs.runtime.session import attempt
+from onnx_ocs.runtime.session import RUN_ERRORS, attempt
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.difference import Difference
 from onnx_ocs.verification.exact import LARGE, RELATIVE, Inputs, compare_exactly
@@ -43,6 +45,8 @@ from onnx_ocs.verification.verdict import Verification
 
 __all__ = ["verify"]
 
+_LOG = logging.getLogger("onnx_ocs.verification")
+
 
 def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
     def signature(m: onnx.ModelProto) -> list[Any]:
@@ -54,18 +58,15 @@ def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.
         result.fail("graph inputs, outputs or opsets are not those of the original")
     original, rewritten = without_side_files(original), without_side_files(rewritten)
     for full in (True, False):
-        try:
-            onnx.checker.check_model(original, full_check=full)
-        except Exception as e:
-            result.notes.append(f"onnx.checker (full_check={full}) rejects the original: {first_line(e, 160)}")
+        why = complaint(original, full, 160)
+        if why is not None:
+            result.notes.append(f"onnx.checker (full_check={full}) rejects the original: {why}")
             result.checker = "the original is rejected"
             continue
-        try:
-            onnx.checker.check_model(rewritten, full_check=full)
-            result.checker = "ok (full)" if full else "ok"
-        except Exception as e:
-            result.checker = first_line(e)
-            result.fail(f"onnx.checker rejects the rewritten model: {result.checker}")
+        why = complaint(rewritten, full)
+        result.checker = why or ("ok (full)" if full else "ok")
+        if why is not None:
+            result.fail(f"onnx.checker rejects the rewritten model: {why}")
         return
 
 
@@ -101,6 +102,7 @@ def verify(
         bare = without_branches(rewritten, added, kept) if added else rewritten
     except (ValueError, KeyError, TypeError, UserError) as e:
         result.fail(f"the branches that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
+        _log(result)
         return result
     for b in given:  # a pass that ran on a compensated model leaves its branches as they are
         if b.entry not in [f.entry for f in found]:
@@ -115,7 +117,19 @@ def verify(
         _translation(result, original, bare, structure, inputs)
     if result.branches and result.verdict == "PASSED":
         _branches(result, original, rewritten, inputs)
+    _log(result)
     return result
+
+
+def _log(result: Verification) -> None:
+    """One line about the verdict; what was compared for who wants to know."""
+    for level in result.as_dict()["levels"]:
+        _LOG.debug("%s", level)
+    _LOG.info(
+        "verification: %s, %d wide quantizers, %d other steps, %d branches, %d of %d values differ",
+        result.verdict, result.translated, result.rescaled, result.branches,
+        result.exact.mismatches, result.exact.values,
+    )  # fmt: skip
 
 
 def _branches(
@@ -135,7 +149,7 @@ def _branches(
     try:
         for why in check_branches(rewritten, inputs.samples, inputs.limit, inputs.seed):
             result.fail(why)
-    except Exception as e:  # onnxruntime raises many kinds
+    except RUN_ERRORS as e:
         result.fail(f"the branches cannot be run ({first_line(e, 200)})")
 
 
