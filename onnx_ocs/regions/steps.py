@@ -45,14 +45,13 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
 
     Args:
         graph: the graph, not edited.
-        region: a region with a walk.
+        region: the region.
         scale: the new step, shape of the old one.
 
     Returns:
         None, or why not.
     """
     walk, q = region.walk, region.quantizer
-    assert walk is not None and q is not None
     at = label(region.nodes[0])
     if walk.integers_leave:
         return Refusal.of("integers_leave", at)

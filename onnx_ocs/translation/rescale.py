@@ -23,7 +23,7 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import coarsen
 from onnx_ocs.records.layouts import SCALE
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Region, adjustable
 from onnx_ocs.regions.steps import _factors, _tied_bias
 
 __all__ = ["rescale", "rescale_model"]
@@ -32,7 +32,6 @@ __all__ = ["rescale", "rescale_model"]
 def rescale(graph: Graph, region: Region, scale: Array) -> None:
     """Change one region's step (checked before), its carried quantizers' and the readers' tied biases."""
     walk, q = region.walk, region.quantizer
-    assert walk is not None and q is not None
     new = scale.astype(q.float_dtype)
     made: dict[tuple[tuple[int, ...], bytes], str] = {}
     for node in (*region.nodes, *walk.carried, *walk.dequantizers):
@@ -79,10 +78,10 @@ def rescale_model(model: onnx.ModelProto, scales: Mapping[str, Array]) -> onnx.M
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = Graph(new)
-    for region in find_regions(graph, infer_shapes(new)):
+    for region in adjustable(find_regions(graph, infer_shapes(new))).values():
         scale = next((scales[o] for o in region.outputs if o in scales), None)
         q = region.quantizer
-        if scale is None or q is None or not region.adjustable:
+        if scale is None:
             continue
         if np.array_equal(read_now(graph, region), q.scale):  # not yet changed by the region that carries it
             rescale(graph, region, scale.reshape(q.scale.shape))

@@ -18,7 +18,7 @@ from onnx_ocs.passmanager import Pass
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.records.history import history
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.report.report import assemble
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
@@ -118,7 +118,7 @@ def inspect(
     return report
 
 
-def _loss_entry(loss: Loss, regions: Sequence[Region]) -> dict[str, Any]:
+def _loss_entry(loss: Loss, regions: Sequence[Quantized]) -> dict[str, Any]:
     groups = {"all": loss.everything, "mendable": loss.mendable, "unmendable": loss.unmendable}
     entry: dict[str, Any] = {"samples": loss.samples}
     for name, share in groups.items():
