@@ -152,12 +152,8 @@ def _walk(
             t = node.output[0]
             mixed = mixed or is_op(node, "Concat")
             leave = leave or (r.output.integer and (t in graph.outputs or bool(graph.captured(t))))
-            stack += [
-                (reader, k, r.output, mixed)
-                for reader in graph.readers(t)
-                for k, i in enumerate(reader.input)
-                if i == t
-            ]
+            readers = ((n, k) for n in graph.readers(t) for k, i in enumerate(n.input) if i == t)
+            stack += [(n, k, r.output, mixed) for n, k in readers]
     return Walk(
         axis=axis,
         channels=channels,

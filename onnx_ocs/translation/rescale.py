@@ -24,7 +24,7 @@ from onnx_ocs.qdq.weights import coarsen
 from onnx_ocs.records.layouts import SCALE
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region, adjustable
-from onnx_ocs.regions.steps import _factors, _tied_bias
+from onnx_ocs.regions.steps import coarsening, tied_bias
 
 __all__ = ["rescale", "rescale_model"]
 
@@ -47,12 +47,12 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
         if is_op(node, "QuantizeLinear"):
             node.metadata_props.add(key=SCALE, value=json.dumps(before.tolist()))
     for node, share in zip(walk.weights, walk.factors, strict=True):
-        tied = _tied_bias(graph, node, q.scale * share)
+        tied = tied_bias(graph, node, q.scale * share)
         if tied is None:
             continue
         bias, old_scale, weight_scale = tied
         at_reader = (new * share).reshape(())
-        factors = _factors(tied, at_reader)
+        factors = coarsening(tied, at_reader)
         if np.any(factors > 1):
             coarsen(graph, node, 1, factors)
             weight_scale = weight_scale * factors

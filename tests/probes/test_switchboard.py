@@ -45,14 +45,14 @@ TOLERANCE = {"float16": 3e-3, "float16_gelu": 5e-3, "uint16": 1e-4}
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small models run six times faster without onnxruntime's thread pools."""
-    make = runtime._options
+    make = runtime.session_options
 
     def options(*args: Any) -> Any:
         o = make(*args)
         o.intra_op_num_threads = 1
         return o
 
-    monkeypatch.setattr(runtime, "_options", options)
+    monkeypatch.setattr(runtime, "session_options", options)
 
 
 @pytest.fixture(params=NAMES)
