@@ -20,6 +20,7 @@ from onnx_ocs.reconstruction.trainable import Trainable
 from onnx_ocs.reconstruction.write import on_grid, write
 from onnx_ocs.records.weights import REFITTED, Refit, Refitted, digest, read_refitted, record_refitted
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
 from onnx_ocs.translation.rescale import rescale
 
 __all__ = ["written"]
@@ -57,7 +58,7 @@ def _rescale(model: onnx.ModelProto, parts: Trainable, factors: list[float]) -> 
         return
     graph = Graph(model)
     for region in find_regions(graph, infer_shapes(model)):
-        if region.outputs in changed:
+        if isinstance(region, Region) and region.outputs in changed:
             rescale(graph, region, np.asarray(changed[region.outputs]))
     graph.commit()
 

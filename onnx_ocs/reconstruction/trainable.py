@@ -23,7 +23,7 @@ from onnx_ocs.records.layouts import read_layouts
 from onnx_ocs.records.weights import read_refitted
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.steps import check_rescale
 
 __all__ = ["MOST_GROWTH", "Step", "Trainable", "bias_shift", "find_trainable", "follows_weight"]
@@ -141,14 +141,14 @@ def _holds(layer: Layer, least: float) -> bool:
 
 
 def _steps(
-    graph: Graph, regions: Sequence[Region], wide: set[str], layers: Mapping[str, Layer], least: float
+    graph: Graph, regions: Sequence[Quantized], wide: set[str], layers: Mapping[str, Layer], least: float
 ) -> tuple[list[Step], dict[str, int]]:
     """Steps that may change, and which of them a layer reads."""
     steps: list[Step] = []
     inputs: dict[str, int] = {}
     claimed: set[int] = set()
     for r in regions:
-        if r.walk is None or r.quantizer is None:
+        if not isinstance(r, Region):
             continue
         nodes = (*r.nodes, *r.walk.carried, *r.walk.dequantizers)
         taken = any(id(n) in claimed for n in nodes)

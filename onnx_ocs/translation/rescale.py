@@ -17,7 +17,7 @@ from onnx_ocs.qdq.bias import write_bias
 from onnx_ocs.qdq.weights import coarsen
 from onnx_ocs.records.steps import record_step
 from onnx_ocs.regions.region import Region
-from onnx_ocs.regions.steps import _factors, _tied_bias
+from onnx_ocs.regions.steps import coarsening, tied_bias
 
 __all__ = ["rescale"]
 
@@ -25,7 +25,6 @@ __all__ = ["rescale"]
 def rescale(graph: Graph, region: Region, scale: Array) -> None:
     """Change one region's step (checked before), its carried quantizers' and the readers' tied biases."""
     walk, q = region.walk, region.quantizer
-    assert walk is not None and q is not None
     new = scale.astype(q.float_dtype)
     made: dict[tuple[tuple[int, ...], bytes], str] = {}
     for node in (*region.nodes, *walk.carried, *walk.dequantizers):
@@ -41,12 +40,12 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
         if is_op(node, "QuantizeLinear"):
             record_step(node, before, value.astype(np.float64).reshape(before.shape))
     for node, share in zip(walk.weights, walk.factors, strict=True):
-        tied = _tied_bias(graph, node, q.scale * share)
+        tied = tied_bias(graph, node, q.scale * share)
         if tied is None:
             continue
         bias, old_scale, weight_scale = tied
         at_reader = (new * share).reshape(())
-        factors = _factors(tied, at_reader)
+        factors = coarsening(tied, at_reader)
         if np.any(factors > 1):
             coarsen(graph, node, 1, factors)
             weight_scale = weight_scale * factors

@@ -28,7 +28,7 @@ from onnx_ocs.planning.plan import Plan, PlannedRegion
 from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.records.layouts import read_scales
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.targets import ort
 
@@ -37,13 +37,12 @@ Model = onnx.ModelProto
 Wish = tuple[float, int, str]  # factor of the step, copies of every second channel, mode
 
 
-def regions_of(model: Model) -> list[Region]:
+def regions_of(model: Model) -> list[Quantized]:
     return find_regions(Graph(model), infer_shapes(model))
 
 
 def planned(region: Region, factor: float, copies: int = 0, mode: str = "late") -> PlannedRegion:
     q, walk = region.quantizer, region.walk
-    assert q is not None and walk is not None
     scale = (q.scale * factor).astype(q.float_dtype).astype(np.float64)
     up = np.zeros(walk.channels, np.int64)
     up[:: 1 if walk.groups > 1 else 2] = copies
@@ -175,7 +174,7 @@ def test_step_and_copies(name: str, factor: float, copies: int, mode: str) -> No
 def test_every_region_at_once() -> None:
     for name in ("residual", "depthwise", "three_layers"):
         model, feed = zoo.build(name)
-        tensors = [r.tensor for r in regions_of(model) if r.walk is not None and r.walk.weights]
+        tensors = [r.tensor for r in adjustable(regions_of(model)).values() if r.walk.weights]
         wishes = {t: (f, n, "early") for t, f, n in zip(tensors, (0.8, 0.5, 0.6), (1, 0, 2), strict=False)}
         result = apply(model, plan_for(model, **wishes))
         assert result.verification is not None and result.verification.verdict == "PASSED"
@@ -325,7 +324,7 @@ def integer_kernels(model: Model) -> int | None:
 @pytest.mark.parametrize("mode", ["early", "late"])
 def test_tied_biases_with_copies(name: str, mode: str) -> None:
     net, model = biased(name)
-    wishes = {r.tensor: (0.45, 2, mode) for r in regions_of(model) if r.walk is not None and r.walk.weights}
+    wishes = {r.tensor: (0.45, 2, mode) for r in adjustable(regions_of(model)).values() if r.walk.weights}
     result = apply(model, plan_for(model, **wishes))
     assert result.verification is not None and result.verification.verdict == "PASSED"
     check_values(model, result, net.feed, 0.05)
@@ -508,7 +507,7 @@ def test_checks_do_not_edit() -> None:
         before = model.SerializeToString(deterministic=True)
         graph = Graph(model)
         for r in find_regions(graph, infer_shapes(model)):
-            if r.walk is not None and r.walk.weights and r.quantizer is not None:
+            if isinstance(r, Region) and r.walk.weights:
                 check_rescale(graph, r, r.quantizer.scale / 3)
         graph.commit()
         assert model.SerializeToString(deterministic=True) == before

@@ -18,7 +18,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan, PlannedRegion
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.producer import Early
+from onnx_ocs.regions.region import Early, Region
 from onnx_ocs.regions.steps import check_rescale
 
 MODES = ("auto", "early", "late")
@@ -98,13 +98,13 @@ def random_plan(model: onnx.ModelProto, seed: int) -> Plan:
     """Any copies, on both sides, and any step, for most regions."""
     rng, graph = np.random.default_rng(seed), Graph(model)
     regions = find_regions(graph, infer_shapes(model))
-    carried = {id(n) for r in regions if r.walk is not None for n in r.walk.carried}
+    carried = {id(n) for r in regions if isinstance(r, Region) for n in r.walk.carried}
     planned = []
     for r in regions:
-        q, walk = r.quantizer, r.walk
         fit = r.refusal is None and not any(id(n) in carried for n in r.nodes)
-        if q is None or walk is None or not fit or rng.random() < 0.1:
+        if not isinstance(r, Region) or not fit or rng.random() < 0.1:
             continue
+        q, walk = r.quantizer, r.walk
         copies = np.full(walk.channels, rng.integers(1, 3)) if rng.random() < 0.4 else rng.integers(0, 4, walk.channels)
         low = rng.integers(0, 3, walk.channels) * int(np.any(q.x_low > 0))
         scale = (q.scale * rng.choice([1.0, rng.uniform(0.3, 1.2)])).astype(q.float_dtype).astype(np.float64)
@@ -146,7 +146,7 @@ def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
 def test_a_quantizer_that_carries_copies_follows_the_step(name: str, carried: str, copies: int) -> None:
     model, feed = zoo.build(name)
     region = next(r for r in find_regions(Graph(model), infer_shapes(model)) if r.tensor == "relu1")
-    assert region.quantizer is not None
+    assert isinstance(region, Region)
     scale = (0.6 * region.quantizer.scale).astype(np.float32).astype(np.float64)
     n = np.full(8, copies)
     plan = Plan("", (PlannedRegion("relu1", region.outputs, scale, n, 0 * n, "early"),))
