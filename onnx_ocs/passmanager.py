@@ -32,12 +32,14 @@ class PassResult:
         changed: whether the model was edited.
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
+        reconstructions: the report's entries, one for each layer with a quantized weight.
         notes: sentences for the user.
     """
 
     changed: bool
     regions: list[dict[str, Any]] = field(default_factory=list)
     compensations: list[dict[str, Any]] = field(default_factory=list)
+    reconstructions: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 

@@ -11,54 +11,40 @@ made on samples that the fit has not seen: a block that does not gain there gets
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import onnx
+from onnx_ocs.options import option
 
-from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.stream import BATCH
-from onnx_ocs.compensation.blocks import Block, find_blocks
-from onnx_ocs.compensation.entries import FEWEST, WHY, _entry
-from onnx_ocs.compensation.fitting import Fitting
-from onnx_ocs.compensation.ground_truth import find_truth
-from onnx_ocs.compensation.menu import Menu
-from onnx_ocs.errors import UserError
-from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.quality import compare
-from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.shapes import Shape, infer_shapes
-from onnx_ocs.passmanager import PassResult
-from onnx_ocs.probes.reference import reference
-from onnx_ocs.records.history import history, stamp
-from onnx_ocs.regions.find import find_regions
-from onnx_ocs.targets.ort import without_kernels
+if TYPE_CHECKING:
+    import onnx
 
-__all__ = ["Compensate"]
+    from onnx_ocs.calibration.context import Context
+    from onnx_ocs.passmanager import PassResult
 
-SLICE = 10  # the opset from which Slice takes steps
-SPILL = 4 << 30  # bytes of float activations that are kept in files
+__all__ = ["Compensate", "Form"]
+
+Form = Literal["diagonal", "grouped", "low rank", "dense"]
 
 
 @dataclass(frozen=True)
 class Compensate:
-    """Nonlinear compensation.
+    """NBC: small branches undo part of what quantization did.
 
-    Attributes:
-        budget: most extra MACs of all branches, as a share of the model's.
-        forms: which forms of W are candidates besides a bias.
-        linear: whether only a = b = 0 is tried.
+    The budget is a share of the model's MACs.
     """
 
-    budget: float = 0.1
-    forms: tuple[str, ...] = ("diagonal", "grouped", "low rank", "dense")
-    linear: bool = False
+    budget: float = option(0.1, "Most extra MACs of all branches.", flag="--nbc-budget", low=0.0, high=32.0)
+    forms: tuple[Form, ...] = option(
+        ("diagonal", "grouped", "low rank", "dense"),
+        "Forms of a branch's weights, besides a bias. Default: all.",
+        flag="--nbc-form",
+    )
+    linear: bool = option(False, "Linear branches only (alpha = beta = 0).", flag="--nbc-linear")
 
     name: ClassVar[str] = "compensate"
     version: ClassVar[str] = "1"
+    panel: ClassVar[str] = "Compensation"
 
     def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
         """Fit branches and insert them, in place.
@@ -73,66 +59,6 @@ class Compensate:
         Raises:
             UserError: there are no calibration samples, or the model does not run on them.
         """
-        if any(e.get("pass") == self.name for e in history(model)):
-            return PassResult(False)
-        original = context.original or model
-        if any(e.get("pass") in ("translate", "split") for e in history(original)):
-            return PassResult(False, notes=[f"compensate: {WHY['translated_before']}"])
-        samples = context.samples
-        if samples is None:
-            raise UserError(f"compensate: {WHY['no_samples']}")
-        if context.total() < FEWEST:
-            return PassResult(False, notes=[f"compensate: {WHY['few_samples']}"])
-        one = {k: [1, *v.shape[1:]] for k, v in next(samples.batches(1, 1)).items()}
-        before, graph = Graph(original), Graph(model)
-        declared, shapes = infer_shapes(original), infer_shapes(original, one)
-        regions = find_regions(before, declared)
-        exact = reference(original, regions)
-        menus = [Menu(_sized(b, graph.opset, declared)) for b in find_blocks(before, regions, shapes)]
-        _refuse(menus, graph, shapes, infer_shapes(model, one))
-        macs = cost(original, one, kernels=False).macs
-        ranks = {m.block.output: len(shapes.get(m.block.output, ())) for m in menus}
-        with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-            fitting = Fitting(model, menus, ranks, self.forms, self.linear, Path(folder), context.progress)
-            tensors = [m.block.output for m in fitting.open]
-            truth = find_truth(original, exact, context.floats, tensors, samples.batches(1, context.limit))
-            fitting.targets(truth, samples.batches(BATCH, context.limit), SPILL)
-            fitted = fitting.fit(lambda: samples.batches(BATCH, context.limit), int(self.budget * macs), macs)
-        if any(m.chosen is not None for m in menus):
-            fitted.commit(lambda node: stamp(node, self.name, self.version))
-            held = fitting.held(lambda: samples.batches(BATCH, context.limit), samples.description)
-            now, then = compare(truth.model, [model, fitted.model], held)
-            worse = then.sqnr_db is not None and (now.sqnr_db is None or then.sqnr_db < now.sqnr_db)
-            if worse and (then.agreement or 0) <= (now.agreement or 0):
-                for m in menus:
-                    m.chosen, m.why = None, m.why or "loses"
-        changed = any(m.chosen is not None for m in menus)
-        if changed:
-            model.CopyFrom(fitted.model)
-        return PassResult(changed, compensations=[_entry(m, before) for m in menus])
+        from onnx_ocs.compensation.compensate import compensate
 
-
-def _sized(b: Block, opset: int, declared: Mapping[str, Shape]) -> Block:
-    """A block without its input where strides fit the samples' size only, or cannot be written in this opset."""
-    if b.input is None or all(s == 1 for s in b.strides):
-        return b
-    fixed = all(isinstance(d, int) for t in (b.input, b.output) for d in declared.get(t, (None, None))[1:])
-    return b if fixed and opset >= SLICE else replace(b, input=None, strides=(), input_channels=0)
-
-
-def _refuse(menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> None:
-    """Say of every block that cannot be compensated why."""
-    elements = {v.name: v.type.tensor_type.elem_type for v in graph.model.graph.output}
-    for m in menus:
-        b = m.block
-        if b.refusal is not None:
-            m.why = b.refusal.code
-        elif b.output not in graph.producer or shapes.get(b.output) != before.get(b.output):
-            m.why = "widened"
-        elif elements.get(b.output, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
-            m.why = "not_float"
-    layers = [m for m in menus if not m.why and m.block.kind == "layer"]
-    lost = without_kernels(graph.model, [m.block.output for m in layers])
-    for m in layers:
-        if m.block.output in lost:
-            m.why = "integer_kernel"
+        return compensate(model, context, self.budget, self.forms, self.linear, self)

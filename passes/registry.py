@@ -6,18 +6,25 @@ A package adds passes in its own pyproject.toml:
     polish = "my_package.polish:Polish"
 
 and `--passes translate,polish` finds them.  A pass is a class that can be made without arguments, with `name`,
-`version` and `run` as `onnx_ocs.passes.Pass` says; fields of a dataclass that are called like an option get its value.
+`version` and `run` as `onnx_ocs.passes.Pass` says.  An option has the address "pass.field": two passes can
+have fields of one name.  On the command line, fields of another package's pass that are called like a flag get its
+value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import PASSES
 
-__all__ = ["GROUP", "find_pass"]
+if TYPE_CHECKING:
+    from onnx_ocs.passmanager import Pass
+
+__all__ = ["GROUP", "find_pass", "make_passes"]
 
 GROUP = "onnx_ocs.passes"
 
@@ -45,3 +52,28 @@ def find_pass(name: str) -> Any:
     if missing:
         raise UserError(f"the pass '{name}' ({entry.value}) has no {', '.join(missing)}: it is no pass of onnx_ocs")
     return kind
+
+
+def make_passes(names: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Pass]:
+    """Passes by name, with their options.
+
+    Args:
+        names: in order.
+        options: values by address, such as {"compensate.budget": 0.2}; those of passes that are not named are not used.
+
+    Raises:
+        UserError: there is no such pass or no such option, or the passes do not go together.
+    """
+    if {"translate", "split"} <= {*names}:
+        raise UserError("the passes 'translate' and 'split' widen the same tensors: run each on the original")
+    made: list[Pass] = []
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"the pass '{name}' is named twice: a second run would change nothing")
+        kind = find_pass(name)
+        own = {k.removeprefix(f"{name}."): v for k, v in (options or {}).items() if k.startswith(f"{name}.")}
+        unknown = own.keys() - {f.name for f in fields(kind)} if is_dataclass(kind) else own.keys()
+        if unknown:
+            raise UserError(f"the pass '{name}' has no option '{min(unknown)}'")
+        made.append(kind(**own))
+    return made

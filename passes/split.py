@@ -13,31 +13,29 @@ Early, the producer's rows are halved by halving their steps; late, its values a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnx
+from onnx_ocs.options import option
+from onnx_ocs.translation.options import MODE, RATIO, Mode
 
-from onnx_ocs.calibration.context import Context
-from onnx_ocs.passmanager import PassResult
-from onnx_ocs.translation.apply import apply
-from onnx_ocs.translation.decision import Mode
-from onnx_ocs.translation.selection import Selection
+if TYPE_CHECKING:
+    import onnx
+
+    from onnx_ocs.calibration.context import Context
+    from onnx_ocs.passmanager import PassResult
 
 __all__ = ["Split"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Outlier channel splitting.
+    """OCS by halving, the baseline.
 
-    Attributes:
-        ratio: share of the channels that are split, the same in every tensor.
-        mode: "early" (the producer makes the halves), "late" (made in float behind the activation), or "auto": early
-            wherever it is exact; "integer": as "auto", but nowhere where a layer would lose its integer kernel.
+    `ratio` is the share of the channels that are split, the same in every tensor.
     """
 
-    ratio: float = 0.5
-    mode: Mode = "auto"
+    ratio: float = option(0.5, RATIO)
+    mode: Mode = option("auto", MODE)
 
     name: ClassVar[str] = "split"
     version: ClassVar[str] = "1"
@@ -52,4 +50,7 @@ class Split:
         Returns:
             One report entry for each quantized activation.
         """
+        from onnx_ocs.translation.apply import apply
+        from onnx_ocs.translation.selection import Selection
+
         return apply(model, context, Selection(self.ratio, 1, self.mode, halved=True), self)

@@ -2,7 +2,7 @@
 
 ort-minmax, ort-entropy, ort-percentile    onnxruntime's quantize_static: QDQ, 8-bit activations (uint8) calibrated
                                            that way (percentile: 99.9), int8 weights with a scale per channel
-lowbit                                     models/lowbit.py: QCDQ, 2 to 8 bits, scales of least squared error
+lowbit                                     models/quantizers/lowbit.py: QCDQ, 2 to 8 bits, scales of least squared error
 reconstructed                              the same, then trained to answer as the float network (models/reconstruct.py)
 """
 

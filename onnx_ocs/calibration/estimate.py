@@ -21,7 +21,7 @@ from onnx_ocs.regions.region import Region
 __all__ = ["estimate"]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-Moments = tuple[Array, Array]  # mean and variance, each (C,) or ()
+Spread = tuple[Array, Array]  # mean and variance, each (C,) or ()
 
 
 def _cdf(t: Array) -> Array:
@@ -41,7 +41,7 @@ def _tail_mass(mean: Array, std: Array, lo: Array, hi: Array) -> Array:
     return np.asarray(np.maximum(mean * inside + std * (_pdf(a) - _pdf(b)), 0.0))
 
 
-def _rectified(m: Moments) -> Moments:
+def _rectified(m: Spread) -> Spread:
     """Mean and variance of max(x, 0) for Gaussian x (Nagel et al. 2019, appendix C)."""
     mean, std = np.asarray(m[0], np.float64), np.sqrt(np.maximum(m[1], 1e-24))
     t = mean / std
@@ -74,7 +74,7 @@ def _matrix(w: Array, upright: bool) -> Array:
     return _kernel_sums(w) if w.ndim > 2 else w if upright else w.T
 
 
-def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
+def _layer(graph: Graph, node: NodeProto, x: Spread) -> Spread | None:
     weight = read_weight(graph, node, 1)
     if weight is None or len(weight.shape) < 2:
         return None
@@ -111,8 +111,8 @@ def _layer(graph: Graph, node: NodeProto, x: Moments) -> Moments | None:
     return (mean + bias.reshape(-1) if bias is not None and bias.size in (1, mean.size) else mean), var
 
 
-def _range(q: Quantizer) -> Moments:
-    """Moments of a tensor of which only the quantizer is known: it was fitted to it, as to three deviations."""
+def _range(q: Quantizer) -> Spread:
+    """Spread of a tensor of which only the quantizer is known: it was fitted to it, as to three deviations."""
     half = float((q.x_clip + q.x_low).max()) / 2
     return np.asarray(float((q.x_clip - q.x_low).mean()) / 2), np.asarray((half / 3) ** 2)
 
@@ -122,7 +122,7 @@ def _scale(graph: Graph, n: NodeProto) -> Array | None:
     return graph.constant(n.input[1]) if n.op_type == "LayerNormalization" and len(n.input) > 1 else None
 
 
-def _step(graph: Graph, n: NodeProto, known: dict[str, Moments]) -> Moments | None:
+def _step(graph: Graph, n: NodeProto, known: dict[str, Spread]) -> Spread | None:
     got = [known.get(t) for t in n.input]
     x = next((m for m in got if m is not None), None)
     op = n.op_type
@@ -189,7 +189,7 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
         Index of the region -> its estimated outliers.
     """
     floats = {i.name for i in graph.model.graph.input if i.type.tensor_type.elem_type in FLOATS}
-    known: dict[str, Moments] = {t: (np.zeros(()), np.ones(())) for t in graph.inputs & floats}
+    known: dict[str, Spread] = {t: (np.zeros(()), np.ones(())) for t in graph.inputs & floats}
     open_to_translation = {k: r for k, r in enumerate(regions) if r.walk is not None and r.refusal is None}
     wanted = {t for r in open_to_translation.values() for t in (r.tensor, r.activation.source)}
     steps: list[NodeProto] = []

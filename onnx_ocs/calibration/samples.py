@@ -112,7 +112,7 @@ class Reader(Protocol):
 Source = str | Path | Samples | Reader | Mapping[str, NDArray[Any]] | Iterable[Mapping[str, NDArray[Any]]]
 
 
-class _Inputs:
+class _Declared:
     """What the model takes: checks, converts and cuts what is to be fed to it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -246,7 +246,7 @@ def _called(source: str, module: str, attribute: str) -> _Raw:
             yield f"feed {index} of {source}", feed
 
 
-def _objects(source: object, inputs: _Inputs) -> Samples:
+def _objects(source: object, inputs: _Declared) -> Samples:
     """Samples from what a program has at hand instead of a file."""
     if isinstance(source, Mapping):
         return Samples("calibration arrays", partial(inputs.chunks, [source]))
@@ -279,7 +279,7 @@ def open_samples(source: Source, model: onnx.ModelProto) -> Samples:
     """
     if isinstance(source, Samples):
         return source
-    inputs = _Inputs(model)
+    inputs = _Declared(model)
     if not isinstance(source, str | Path):
         samples = _objects(source, inputs)
         next(samples.batches())
@@ -314,7 +314,7 @@ def random_samples(
     A dynamic first dimension is 1, others 16; with a fixed first, B, a feed counts as B samples (``count`` rounded up).
     """
     shapes = {}
-    for spec in _Inputs(model).specs:
+    for spec in _Declared(model).specs:
         if spec.shape is None or spec.dtype.kind not in "fiub" or count < 1:
             raise UserError(f"{count} random samples cannot be made for {spec}: give samples, or a count of 1 or more")
         shapes[spec] = [dim or (16 if axis else 1) for axis, dim in enumerate(spec.shape)]

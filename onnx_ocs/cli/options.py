@@ -1,324 +1,252 @@
-"""The options of the command line, each in one place, and what they ask the planner for: the verbs share them."""
+"""The command line's options, made from the fields of option classes (`onnx_ocs.options`).
+
+A verb names the classes whose options it takes.  Each field becomes a flag; classes that share a field's `Option`
+share the flag.  What the user gave goes back into the classes by `Given`: a class's own default holds where the user
+said nothing, so type, default and help stand in the field and nowhere else.
+"""
 
 from __future__ import annotations
 
-import math
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from inspect import Parameter, Signature, signature
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from onnx_ocs.errors import UserError
+from onnx_ocs.options import Option
 
-__all__ = [
-    "Align",
-    "BudgetOption",
-    "Calib",
-    "Copies",
-    "Effort",
-    "EffortOption",
-    "Exclude",
-    "Float",
-    "Form",
-    "Html",
-    "In",
-    "Include",
-    "Jobs",
-    "Limit",
-    "Mode",
-    "ModeOption",
-    "Objective",
-    "ObjectiveOption",
-    "Quiet",
-    "Ratio",
-    "Report",
-    "Rescale",
-    "Seed",
-    "Select",
-    "SelectOption",
-    "Stats",
-    "TargetAgreement",
-    "TargetSqnr",
-    "plan_options",
-]
+__all__ = ["Flag", "Given", "Verb", "flags_of"]
 
-if TYPE_CHECKING:
-    from onnx_ocs.planning.options import PlanOptions
+T = TypeVar("T")
+UNSAID = ("DEFAULT", "DEFAULT_MAP")  # where a value comes from that the user did not give
 
 
-class Mode(StrEnum):
-    """Where the copies are made."""
+@dataclass(frozen=True)
+class Flag:
+    """One option of a verb.
 
-    auto = "auto"
-    early = "early"
-    late = "late"
-    integer = "integer"
-
-
-class Select(StrEnum):
-    """How copies are spread."""
-
-    mass = "mass"
-    error = "error"
-
-
-class Form(StrEnum):
-    """What a branch's weights look like."""
-
-    diagonal = "diagonal"
-    grouped = "grouped"
-    low_rank = "low-rank"
-    dense = "dense"
-
-
-class Effort(StrEnum):
-    """How long a plan is worked on."""
-
-    auto = "auto"
-    quick = "quick"
-    full = "full"
-
-
-class Objective(StrEnum):
-    """What decides between plans."""
-
-    auto = "auto"
-    sqnr = "sqnr"
-    kl = "kl"
-
-
-In = Annotated[Path, typer.Argument(metavar="IN", help="A quantized (QDQ) ONNX model.", show_default=False)]
-Calib = Annotated[
-    str | None,
-    typer.Option(
-        "--calib",
-        metavar="SRC",
-        help="Calibration samples: an .npz (keys are input names, first axis is the sample), a folder of .npz or of "
-        "test_data_set_*, or package.module:function (which runs your code).",
-        rich_help_panel="Data",
-    ),
-]
-Float = Annotated[
-    Path | None,
-    typer.Option("--float", metavar="FP.onnx", help="The float model, as the reference.", rich_help_panel="Data"),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        "--samples",
-        metavar="N",
-        min=1,
-        help="Use at most so many samples.",
-        show_default="all",
-        rich_help_panel="Data",
-    ),
-]
-Report = Annotated[
-    Path | None, typer.Option("--report", metavar="R.json", help="Write the JSON report.", rich_help_panel="Output")
-]
-Html = Annotated[
-    Path | None,
-    typer.Option(
-        "--html", metavar="R.html", help="Write the report as one HTML page (extra: report).", rich_help_panel="Output"
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.", rich_help_panel="Output")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Output")]
-Ratio = Annotated[
-    float | None,
-    typer.Option(
-        metavar="K",
-        min=0.0,
-        max=32.0,
-        help="Mean number of copies a channel, the paper's k.",
-        show_default="0.5 for mass; error: see --budget",
-        rich_help_panel="Translation",
-    ),
-]
-BudgetOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="F",
-        min=0.0,
-        max=32.0,
-        help="Share of extra MACs over the whole model, such as 0.1 for 10 %.",
-        show_default="0.1 with --calib",
-        rich_help_panel="Translation",
-    ),
-]
-TargetSqnr = Annotated[
-    float | None,
-    typer.Option(
-        metavar="DB",
-        help="Find the cheapest plan whose output SQNR on the calibration samples is at least this; --budget (then "
-        "1.0) or --ratio is the most that may be spent. Exit code 3 where nothing reaches it: the best is written.",
-        rich_help_panel="Translation",
-    ),
-]
-TargetAgreement = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        min=0.0,
-        max=1.0,
-        help="The same for the share of calibration samples with the reference's answer (0..1).",
-        rich_help_panel="Translation",
-    ),
-]
-Copies = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        max=31,
-        help="Most copies a channel.",
-        show_default="mass: 1, error: 15",
-        rich_help_panel="Translation",
-    ),
-]
-Align = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        min=1,
-        max=1024,
-        help="Make as many copies that the channels of a tensor are a multiple of N, as some hardware wants them.",
-        rich_help_panel="Translation",
-    ),
-]
-ModeOption = Annotated[
-    Mode,
-    typer.Option(
-        help="early: the producer makes the copies (exact behind ReLU); late: made in float behind any activation; "
-        "auto: early wherever it is exact; integer: as auto, but nowhere where a layer would lose its integer kernel "
-        "in onnxruntime.",
-        rich_help_panel="Translation",
-    ),
-]
-SelectOption = Annotated[
-    Select | None,
-    typer.Option(
-        help="mass: the same share of channels in every tensor, those with the largest sum of activations in "
-        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error.",
-        show_default="error with --calib, mass without",
-        rich_help_panel="Translation",
-    ),
-]
-Rescale = Annotated[
-    bool | None,
-    typer.Option(
-        "--rescale/--no-rescale",
-        help="Whether steps may be re-chosen for the wider range.",
-        show_default="rescale with --select error",
-        rich_help_panel="Translation",
-    ),
-]
-ObjectiveOption = Annotated[
-    Objective,
-    typer.Option(
-        help="What decides between plans: sqnr, divergence of class scores (kl), or auto: both for scores.",
-        rich_help_panel="Translation",
-    ),
-]
-EffortOption = Annotated[
-    Effort,
-    typer.Option(
-        help="full: compare fifteen plans, then weigh tensors again at the best one and leave out what does not help; "
-        "quick: the best of five; auto: quick for models so large that plans are judged on few samples.",
-        rich_help_panel="Translation",
-    ),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option("--include", metavar="GLOB", help="Change only tensors of this name.", rich_help_panel="Translation"),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Leave tensors of this name.", rich_help_panel="Translation"),
-]
-Stats = Annotated[
-    Path | None,
-    typer.Option("--stats", metavar="FILE.npz", help="Keep calibration statistics here.", rich_help_panel="Data"),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=256,
-        help="Processes that calibrate; the result is the same.",
-        show_default="1",
-        rich_help_panel="Data",
-    ),
-]
-
-
-def plan_options(
-    calib: str | None,
-    ratio: float | None,
-    budget: float | None,
-    targets: tuple[float | None, float | None],
-    copies: int | None,
-    align: int,
-    select: Select | None,
-    rescale: bool | None,
-    mode: Mode,
-    objective: Objective,
-    effort: Effort,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    stats: Path | None,
-    jobs: int | None,
-) -> PlanOptions | None:
-    """What the planner is asked for; None where the paper's selection is.
-
-    Raises:
-        UserError: options that do not go together.
+    Attributes:
+        name: "--nbc-budget".
+        field: the name of its field: "budget".
+        kind: the field's type, without None.
+        default: the field's default; `MISSING` where it must be given.
+        option: what is said of it.
+        owner: the class that has the field.
     """
-    if ratio is not None and budget is not None:
-        raise UserError("--ratio and --budget both say how much to spend: give one of them")
-    sqnr, agreement = targets
-    if sqnr is not None and agreement is not None:
-        raise UserError("--target-sqnr and --target-agreement: give one of them")
-    if sqnr is not None and not math.isfinite(sqnr):
-        raise UserError(f"--target-sqnr {sqnr}: give a number of decibels")
-    if select is None:
-        select = Select.mass if calib is None else Select.error
-    if select is Select.mass:
-        for name, value in (
-            ("--budget", budget),
-            ("--target-sqnr", sqnr),
-            ("--target-agreement", agreement),
-            ("--rescale", rescale or None),
-            ("--stats", stats),
-            ("--jobs", jobs),
-        ):
-            if value is not None:
-                why = "needs --calib" if calib is None else "is for --select error"
-                raise UserError(f"{name} {why}: the plan is measured on samples")
-        if include or exclude:
-            raise UserError("--include and --exclude are for plans: give --calib and --select error")
-        return None
-    if calib is None:
-        raise UserError("--select error needs --calib: the plan is measured on samples")
-    from onnx_ocs.planning.goal import Target
-    from onnx_ocs.planning.options import PlanOptions
 
-    target = None if sqnr is None else Target("sqnr", sqnr)
-    if agreement is not None:
-        target = Target("agreement", agreement)
-    return PlanOptions(
-        budget=budget if budget is not None or ratio is not None else 0.1 if target is None else 1.0,
-        ratio=ratio,
-        target=target,
-        copies=copies or 15,
-        align=align,
-        rescale=rescale is not False,
-        mode=mode.value,
-        objective=objective.value,
-        effort=effort.value,
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        stats=stats,
-        jobs=jobs or 1,
-    )
+    name: str
+    field: str
+    kind: Any
+    default: Any
+    option: Option
+    owner: type
+
+    @property
+    def parameter(self) -> str:
+        """Its name as a parameter: "nbc_budget"."""
+        return _parameter(self.name)
+
+    @property
+    def names(self) -> list[str]:
+        """All that it is called: a switch that is on by default can be turned off."""
+        both = f"{self.name}/--no-{self.name.removeprefix('--')}" if self.kind is bool and self.default else self.name
+        return [both, self.option.short] if self.option.short else [both]
+
+    @property
+    def item(self) -> Any:
+        """The type of its value, of each value where it can be given more than once."""
+        return get_args(self.kind)[0] if self.many else self.kind
+
+    @property
+    def many(self) -> bool:
+        """Whether it can be given more than once."""
+        return get_origin(self.kind) is tuple
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The values that it can have, by how they are spelled: a word instead of a phrase."""
+        return {str(v).replace(" ", "-"): v for v in get_args(self.item)} if get_origin(self.item) is Literal else {}
+
+    def as_parameter(self) -> Parameter:
+        """The parameter from which typer makes the option."""
+        o, default = self.option, self.default
+        kind: Any = self.item
+        if self.choices:
+            make: Any = StrEnum
+            kind = make("Choice", {c.replace("-", "_"): c for c in self.choices})
+            default = next((kind(c) for c, v in self.choices.items() if v == self.default), self.default)
+        if self.many:
+            kind, default = list[kind], None
+        told = typer.Option(
+            *self.names,
+            help=o.help,
+            metavar=o.metavar or None,
+            min=o.low,
+            max=o.high,
+            show_default=o.shown or not o.counted,
+            rich_help_panel=o.panel or getattr(self.owner, "panel", self.owner.__name__),
+            count=o.counted,
+        )
+        if default is None:
+            kind = kind | None
+        return Parameter(
+            self.parameter,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if default is MISSING else default,
+            annotation=Annotated[kind, told],
+        )
+
+    def value(self, parsed: Any) -> Any:
+        """The field's value, from what typer has parsed."""
+        if self.many:
+            return tuple(self._one(v) for v in parsed or ())
+        return self._one(parsed)
+
+    def _one(self, parsed: Any) -> Any:
+        return self.choices.get(parsed, parsed)
+
+
+def flags_of(kind: type) -> list[Flag]:
+    """The options of a class, in the order of its fields.
+
+    Args:
+        kind: a dataclass; of another class there are none.
+    """
+    return [
+        Flag(_flag(f), f.name, _type(kind, f.name), f.default, Option(**f.metadata), kind)
+        for f in _fields(kind)
+        if "help" in f.metadata
+    ]
+
+
+def _fields(kind: type) -> Sequence[Field[Any]]:
+    return fields(kind) if is_dataclass(kind) else ()
+
+
+def _flag(field: Field[Any]) -> str:
+    name: str = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+    return name
+
+
+def _parameter(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _type(kind: type, field: str) -> Any:
+    """A field's type without None.  Only this field's: others may name types that are not imported at run time."""
+    home = next(c for c in kind.__mro__ if field in vars(c).get("__annotations__", {}))
+    alone = SimpleNamespace(__annotations__={field: home.__annotations__[field]})
+    found = get_type_hints(alone, vars(sys.modules[home.__module__]))[field]
+    if get_origin(found) in (Union, UnionType):
+        (found,) = (a for a in get_args(found) if a is not NoneType)
+    return found
+
+
+class Given:
+    """What the user gave to a verb."""
+
+    def __init__(self, flags: Sequence[Flag], values: Mapping[str, Any]) -> None:
+        """Remember what was given.
+
+        Args:
+            flags: the verb's options.
+            values: of those that the user gave, by parameter.
+        """
+        self._flags = {f.parameter: f for f in flags}
+        self._values = {k: self._flags[k].value(v) for k, v in values.items()}
+        self._used: set[str] = set()
+
+    def value(self, flag: str) -> Any:
+        """The value that the user gave for a flag, such as "--ratio"; None where it was not given."""
+        return self._values.get(_parameter(flag))
+
+    def of(self, kind: type) -> dict[str, Any]:
+        """The fields of a class that the user gave a value, those without `option` (of other packages) by name."""
+        found = {f.name: _parameter(_flag(f)) for f in _fields(kind)}
+        found = {k: p for k, p in found.items() if p in self._values}
+        self._used |= {*found.values()}
+        return {k: self._values[p] for k, p in found.items()}
+
+    def make(self, kind: type[T], **more: Any) -> T:
+        """An instance of a class with what the user gave.
+
+        Args:
+            kind: an option class.
+            **more: fields that are decided otherwise.
+        """
+        return kind(**{**self.of(kind), **more})
+
+    def unused(self) -> list[Flag]:
+        """The options that were given, but that no class was made with."""
+        return [f for k, f in self._flags.items() if k in self._values and k not in self._used]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        run: called with the verb's arguments and `given`; its name and docstring are the verb's.
+        kinds: the classes whose options it takes.
+        leaves: flags of these classes that it does not take.
+        needs: flags that must be given.
+    """
+
+    run: Callable[..., None]
+    kinds: Sequence[type]
+    leaves: Collection[str] = ()
+    needs: Collection[str] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.run.__name__
+
+    @property
+    def arguments(self) -> list[Parameter]:
+        """What it takes without a flag."""
+        return [p for p in signature(self.run, eval_str=True).parameters.values() if p.name != "given"]
+
+    @property
+    def flags(self) -> list[Flag]:
+        """Its options; one that several classes share stands once.
+
+        Raises:
+            ValueError: two classes say different things of one flag.
+        """
+        found: dict[str, Flag] = {}
+        for f in (f for kind in self.kinds for f in flags_of(kind)):
+            first = found.setdefault(f.name, f)
+            if (first.option, first.item) != (f.option, f.item):
+                raise ValueError(f"{first.owner.__name__} and {f.owner.__name__} disagree about {f.name}")
+        return [_needed(f) if f.name in self.needs else f for n, f in found.items() if n not in self.leaves]
+
+    def callback(self) -> Callable[..., None]:
+        """The function that typer makes the command of."""
+        flags, arguments = self.flags, self.arguments
+
+        def call(context: typer.Context, **values: Any) -> None:
+            said = {f.parameter for f in flags if _said(context, f.parameter)}
+            given = Given(flags, {k: values[k] for k in said})
+            self.run(**{p.name: values[p.name] for p in arguments}, given=given)
+
+        first = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        taken = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in arguments]
+        parameters = [first, *taken, *(f.as_parameter() for f in flags)]
+        call.__name__, call.__doc__ = self.name, self.run.__doc__
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return call
+
+
+def _needed(flag: Flag) -> Flag:
+    return Flag(flag.name, flag.field, flag.kind, MISSING, flag.option, flag.owner)
+
+
+def _said(context: typer.Context, parameter: str) -> bool:
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name not in UNSAID

@@ -132,12 +132,12 @@ def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Sh
             axis = walks[t].axis if t in walks else 1 if len(shape) == 4 else -1
         channels = shape[axis] if shape is not None and axis is not None and -len(shape) <= axis < len(shape) else None
         if shape is None or axis is None or not isinstance(channels, int) or len(shape) < 2:
-            why = Refusal("unknown_channels", "the number of channels is not known", at)
+            why = Refusal.of("unknown_channels", at)
             blocks.append(Block(kind, t, 1, 0, refusal=why))
             continue
         axis %= len(shape)
         if axis not in (1, len(shape) - 1):
-            why = Refusal("channel_axis", "the channels are neither the second nor the last axis", at)
+            why = Refusal.of("channel_axis", at)
             blocks.append(Block(kind, t, axis, channels, refusal=why))
             continue
         known = next((b for b in blocks if b.output == before[t] and b.refusal is None), None)

@@ -9,24 +9,11 @@ from onnx_ocs.measurement.quality import decibels
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import label
 from onnx_ocs.records.branches import Inserted
+from onnx_ocs.refusals import Refusal
 
-__all__ = ["FEWEST", "WHY", "branch_entry"]
+__all__ = ["FEWEST", "block_entry", "branch_entry"]
 
 FEWEST = 16  # samples without which nothing is fitted
-WHY = {
-    "no_samples": "branches are fitted on calibration samples: give --calib",
-    "few_samples": f"fewer than {FEWEST} calibration samples, or all in one batch",
-    "translated_before": "this file was widened in an earlier run: start from the original, with both passes",
-    "no_gain": "no branch reduces the error on held-out samples",
-    "no_end_gain": "it mends the block, but not the model's output on held-out samples",
-    "loses": "all branches together make the model's output on held-out samples worse",
-    "budget": "the budget for branches is spent where it brings more",
-    "integer_kernel": "the layer that writes it would lose its integer kernel",
-    "widened": "an earlier pass has changed its shape",
-    "not_float": "its values are not float32",
-    "unknown_channels": "the number of channels is not known",
-    "channel_axis": "the channels are neither the second nor the last axis",
-}
 
 
 def branch_entry(b: Inserted) -> dict[str, Any]:
@@ -39,7 +26,7 @@ def branch_entry(b: Inserted) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
+def block_entry(m: Menu, graph: Graph) -> dict[str, Any]:
     """The report's entry for one block."""
     b, c = m.block, m.chosen
     at = label(graph.producer[b.output])
@@ -62,7 +49,7 @@ def _entry(m: Menu, graph: Graph) -> dict[str, Any]:
         "reason": None,
     }
     if c is None:
-        return entry | {"reason": {"code": m.why, "message": WHY[m.why], "node": at}}
+        return entry | {"reason": Refusal.of(m.why, at).as_dict()}
     return entry | {
         "form": c.branch.form,
         "regressors": [("output", "input")[k] for k in c.branch.which],

@@ -1,8 +1,9 @@
 """Fit compensation branches to the blocks of a model, one after the other, and choose what each block gets.
 
-One round runs model and float model once over the samples (`onnx_ocs.compensation.relay`).  Every block is offered the best branch
-of each form (`onnx_ocs.compensation.menu`); a price of MACs decides which it gets.  If all branches together cost more than the
-budget, the price is raised until they fit, and a second round fits the branches that are left.
+One round runs model and float model once over the samples (`onnx_ocs.compensation.relay`).  Every block is offered the
+best branch of each form (`onnx_ocs.compensation.menu`); a price of MACs decides which it gets.  If all branches
+together cost more than the budget, the price is raised until they fit, and a second round fits the branches that are
+left.
 """
 
 from __future__ import annotations

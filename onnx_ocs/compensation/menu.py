@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx_ocs.compensation.blocks import Block
-from onnx_ocs.compensation.regression import Branch, Candidate, Moments, branch, candidates, lowered
+from onnx_ocs.compensation.regression import Branch, Moments, Variant, branch, lowered, variants
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.records.branches import blt, thinned
 
@@ -187,9 +187,9 @@ def _offer(
 
     menu.before, menu.signal = errors(None), float((truth * truth).sum())
     forms = forms if like is None else (like.form,)
-    best: dict[tuple[str, int], tuple[Candidate, Moments, list[float]]] = {}
+    best: dict[tuple[str, int], tuple[Variant, Moments, list[float]]] = {}
     for alphas, fit, test in equations:
-        for c in candidates(fit, test, forms, None if like is None else like.which):
+        for c in variants(fit, test, forms, None if like is None else like.which):
             key = c.form, c.groups
             if key not in best or c.error < best[key][0].error:
                 best[key] = c, fit, alphas

@@ -21,7 +21,7 @@ import numpy as np
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.records.branches import blt, inverse_blt
 
-__all__ = ["GROUPED", "RIDGES", "TINY", "Branch", "Candidate", "Moments", "branch", "candidates", "lowered"]
+__all__ = ["GROUPED", "RIDGES", "TINY", "Branch", "Moments", "Variant", "branch", "lowered", "variants"]
 
 RIDGES = (1e-5, 1e-3, 1e-2, 1e-1)  # against the mean of the regressors' second moments
 TINY = 1e-9  # keeps equations solvable where a channel never varies
@@ -167,7 +167,7 @@ class _System:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class Variant:
     """One way to compensate a block.
 
     Attributes:
@@ -198,9 +198,9 @@ def _groupings(sizes: Sequence[int], channels: int, forms: Sequence[str]) -> Ite
         yield "dense", 1
 
 
-def candidates(
+def variants(
     fit: Moments, held: Moments, forms: Sequence[str], only: tuple[int, ...] | None = None
-) -> Iterator[Candidate]:
+) -> Iterator[Variant]:
     """All linear ways of full rank to compensate from one set of moments, each with its best ridge.
 
     Args:
@@ -211,16 +211,16 @@ def candidates(
     """
     channels = fit.cross.shape[2]
     mean = _System(fit, ()).solve(0.0)
-    yield Candidate("bias", (), 1, 0.0, _System(held, ()).error(mean))
+    yield Variant("bias", (), 1, 0.0, _System(held, ()).error(mean))
     everything = tuple(range(len(fit.sizes)))
     for which in dict.fromkeys([*((k,) for k in everything), everything] if only is None else [only]):
         for form, groups in _groupings([fit.sizes[k] for k in which], channels, forms) if which else ():
             fitted, tested = _System(fit, which, groups), _System(held, which, groups)
             ridge = fitted.ridge(tested)
-            yield Candidate(form, which, groups, ridge, tested.error(fitted.solve(ridge)))
+            yield Variant(form, which, groups, ridge, tested.error(fitted.solve(ridge)))
 
 
-def branch(c: Candidate, m: Moments, beta: int, alphas: Sequence[float], reach: Sequence[float]) -> Branch:
+def branch(c: Variant, m: Moments, beta: int, alphas: Sequence[float], reach: Sequence[float]) -> Branch:
     """A candidate as a branch.
 
     Args:

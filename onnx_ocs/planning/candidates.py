@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,8 +12,8 @@ from onnx import NodeProto
 from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
-from onnx_ocs.planning.curve import Curve
-from onnx_ocs.planning.distortion import Readers, Table, readers
+from onnx_ocs.planning.distortion import Readers, readers
+from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.qdq.intervals import clip_bounds
 from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.regions.producer import Early
@@ -30,7 +30,7 @@ COARSER = 1.3  # the largest of them, against the old one
 COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # beyond, on trial: for ranges that clip a lot and have many steps to spare
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A region that may be given copies or another step.
 
@@ -40,17 +40,11 @@ class Candidate:
         readers: how its readers weigh errors.
         mode: "early" or "late".
         macs: MACs that one copy costs.
-        shares: by id of the reader, which share of its input one copy adds.
-        damage: error at the model's output when this tensor alone is quantized as it is.
-        weight: lambda, what the allocation multiplies J with.
-        steps: the steps that may be chosen, factors of the old one.
-        limit: most copies (early mode behind a bound).
+        shares: by id of the reader, which share of its input one copy adds; empty where only the step may change.
+        steps: the steps that may be chosen, factors of the old one, float64.
+        limit: the largest value that copies may express (early mode behind a bound).
         uniform: whether all channels must get the same number of copies.
-        bound: values above it never existed (a folded ReLU6).
-        tables: errors by step.
-        rooms: most copies on the upper and the lower side, by step.
-        savings: what every further copy saves, by most copies a channel and by step: float32 (C, 2, N).
-        curves: error and cost at every price, by most copies a channel and by step.
+        damage: error at the model's output when this tensor alone is quantized as it is; measured later.
     """
 
     index: int
@@ -58,17 +52,11 @@ class Candidate:
     readers: Readers
     mode: Literal["early", "late"]
     macs: float
-    shares: dict[int, float]
-    damage: float = 0.0
-    weight: float = 1.0
-    steps: Array = field(default_factory=lambda: np.ones(1))
+    shares: Mapping[int, float]
+    steps: Array
     limit: float = np.inf
     uniform: bool = False
-    bound: float = np.inf
-    tables: list[Table] = field(default_factory=list)
-    rooms: list[tuple[int, int]] = field(default_factory=list)
-    savings: dict[int, list[Array]] = field(default_factory=dict)
-    curves: dict[int, list[Curve]] = field(default_factory=dict)
+    damage: float = 0.0
 
     @property
     def own(self) -> int:
@@ -81,8 +69,7 @@ def find_candidates(
     regions: Sequence[Region],
     base: Mapping[int, int],
     statistics: Statistics,
-    mode: Mode,
-    allowed: Sequence[bool],
+    options: PlanOptions,
 ) -> list[Candidate]:
     """All regions that a plan may change.
 
@@ -91,23 +78,22 @@ def find_candidates(
         regions: its regions.
         base: MACs of every node, by id.
         statistics: histograms; a region without is left out.
-        mode: where the copies are made (`onnx_ocs.planning.options`).
-        allowed: for each region whether the user lets it be changed.
+        options: mode, limits, and what the user lets be changed.
     """
     carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
     seen = {k for half in statistics.halves for k, h in half.items() if h.exponent is not None}
-    held = behind_kernels(graph, regions) if mode == "integer" else set()
+    held = behind_kernels(graph, regions) if options.mode == "integer" else set()
     found = []
     for k, r in enumerate(regions):
         useful = r.refusal is None or r.refusal.code in STEP_ONLY
-        if useful and allowed[k] and k in seen and not any(id(n) in carried for n in r.nodes):
-            found.append(_candidate(graph, base, k, r, mode, r.tensor in held))
-    if mode == "integer":
-        tried = [(c, _one_copy(c)) for c in found if c.shares]
-        lost = {id(d) for d in losing(graph.model, [d for _, d in tried])}
-        for c in (c for c, d in tried if id(d) in lost):  # only its step can be changed
-            c.shares, c.macs = {}, 0.0
-    return found
+        if useful and options.allows(r.tensor) and k in seen and not any(id(n) in carried for n in r.nodes):
+            found.append(_candidate(graph, base, k, r, options, r.tensor in held))
+    if options.mode == "integer":
+        tried = {c.index: _one_copy(c) for c in found if c.shares}
+        lost = {id(d) for d in losing(graph.model, list(tried.values()))}
+        # only their steps can be changed
+        found = [replace(c, shares={}, macs=0.0) if id(tried.get(c.index)) in lost else c for c in found]
+    return found if options.rescale else [c for c in found if c.shares]
 
 
 def _one_copy(c: Candidate) -> Decision:
@@ -117,36 +103,32 @@ def _one_copy(c: Candidate) -> Decision:
     return Decision(c.region, c.mode, one, 0 * one)
 
 
-def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, mode: Mode, held: bool) -> Candidate:
+def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, options: PlanOptions, held: bool) -> Candidate:
     assert r.walk is not None and r.quantizer is not None
+    mode: Mode = options.mode
+    steps = np.unique(np.append(factors(graph, r, options.copies) if options.rescale else (), 1.0))
+    alone = Candidate(k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, steps, r.ceiling)
+    if not r.walk.weights:
+        return alone
+    alone = replace(alone, readers=readers(graph, r))
     shares = {id(n): _share(graph, r, n) for n in r.walk.weights}
     macs = sum(base[n] * share for n, share in shares.items())
-    top = float(r.quantizer.x_clip.max())
-    bound = r.ceiling
-    limit = np.inf
     one = np.ones(r.walk.channels, np.int64)
     uniform = r.walk.groups > 1 or (mode in ("early", "integer") and r.walk.depthwise)
-    if not r.walk.weights:
-        return Candidate(
-            k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, limit=bound, bound=bound
-        )
+    full = replace(alone, macs=macs, shares=shares, uniform=uniform)
     if (
         mode != "late"
         and isinstance(r.early, Early)
         and (early_mode.check(graph, r, Decision(r, "early", one, 0 * one).wide) is None)
     ):
         macs += base[id(r.early.layer)] / r.walk.channels
+        limit = np.inf
         if r.early.copies < 1 << 19:  # an explicit bound: (n + 1) * X_clip must stay below it at any step
-            limit = (r.early.copies + 1) * top
-        return Candidate(
-            k, r, readers(graph, r), "early", macs, shares, limit=min(limit, bound), bound=bound,
-            uniform=uniform,
-        )  # fmt: skip
+            limit = (r.early.copies + 1) * float(r.quantizer.x_clip.max())
+        return replace(full, mode="early", macs=macs, limit=min(limit, r.ceiling))
     if mode == "early" or held:  # only its step can be changed
-        return Candidate(k, r, readers(graph, r), "early", 0.0, {}, limit=bound, bound=bound)
-    return Candidate(
-        k, r, readers(graph, r), "late", macs, shares, limit=bound, bound=bound, uniform=uniform
-    )  # fmt: skip
+        return replace(alone, mode="early")
+    return replace(full, mode="late")
 
 
 def _share(graph: Graph, r: Region, node: NodeProto) -> float:

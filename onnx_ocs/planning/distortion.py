@@ -46,6 +46,19 @@ class Readers:
         """For a tensor that no layer with a weight reads: all errors count alike, and channels are not told apart."""
         return Readers(np.ones(1), None, np.ones(1))
 
+    def error(self, table: Table, up: Array, low: Array) -> float:
+        """J of so many copies a channel on the upper and on the lower side, int64 (C,), at a table's step."""
+        rows = np.arange(len(self.gain))
+        up, low = up[rows], low[rows]  # where the step alone is chosen, all channels are one row
+        square = table.square[rows, 0, up] + table.square[rows, 1, low]
+        m = table.mean[rows, 0, up] + table.mean[rows, 1, low]
+        own = (
+            self.gain_mean * m * m
+            if self.coherent is None
+            else m * (self.coherent @ m) + (self.gain_mean - np.diag(self.coherent)) * m * m
+        )
+        return float((self.gain * (square - m * m)).sum() + own.sum())
+
 
 def _rows(graph: Graph, node: NodeProto) -> Array | None:
     """A layer's weight as (input channels, output channels of the group, taps), float64."""

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.measurement.quality import Quality
+
+if TYPE_CHECKING:  # this module holds a type of options: it stays light
+    from onnx_ocs.measurement.quality import Quality
 
 __all__ = ["Probe", "Target", "search"]
 
@@ -41,9 +43,13 @@ class Target:
         """What counts of a quality; infinite where the output equals the reference's.
 
         Raises:
-            UserError: an agreement is wanted of outputs that are no class scores.
+            UserError: an agreement is wanted of outputs that are no class scores, or decibels of labels.
         """
         if self.kind == "sqnr":
+            if quality.outputs and quality.outputs[0].kind == "labels":
+                raise UserError(
+                    "--target-sqnr needs an output of values, and this one holds labels: use --target-agreement"
+                )
             return float("inf") if quality.sqnr_db is None else quality.sqnr_db
         if quality.agreement is None:
             raise UserError("--target-agreement needs an output of class scores, (samples, classes): use --target-sqnr")
@@ -73,13 +79,13 @@ class Probe:
         allowed: what it might spend.
         spent: what it costs.
         value: what it reaches.
-        plan: the plan.
+        trial: the plan.
     """
 
     allowed: float
     spent: float
     value: float
-    plan: Any
+    trial: Any
 
 
 def search(

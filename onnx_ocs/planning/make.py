@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,35 +12,59 @@ import onnx
 
 from onnx_ocs.calibration.collect import calibrate
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.planning.allocate import Budget, Planner
-from onnx_ocs.planning.budget import Spending
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.shapes import Shape, infer_shapes
+from onnx_ocs.planning.budget import Judged, Spending
+from onnx_ocs.planning.choices import Budget
 from onnx_ocs.planning.objective import Judge, first_feeds, held_out
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
+from onnx_ocs.planning.problem import LEARNT, Problem, pose
 from onnx_ocs.planning.search import best_plan
 from onnx_ocs.planning.sensitivity import harmful, weigh
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
 from onnx_ocs.runtime.session import as_written
-from onnx_ocs.translation.decision import Mode
 
 __all__ = ["make_plan"]
 
 SCREENED = 2  # samples on which tensors whose step alone could be changed are looked at
 JUDGING_MACS = 1e12  # for all comparisons of plans together, on any machine, so that plans are the same on all
 ENOUGH = 64  # samples on which plans can be judged, from which working on the best one pays
-LEARNT = 0  # the half of the samples that plans are made from; they are judged on the other
 
 
-def _finite(value: float) -> float | None:
-    """A number that JSON has a word for."""
-    return value if np.isfinite(value) else None
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """What a model and its samples are, before anything is planned.
+
+    Attributes:
+        hash: the model's fingerprint.
+        graph: its graph.
+        regions: its quantized activations.
+        board: the model with switched quantizers.
+        learn: feeds that tensors are weighed with.
+        held: feeds that plans are judged on.
+        one: shapes of its inputs for one sample.
+        shapes: shapes of all its tensors for one sample.
+        statistics: histograms of its activations.
+    """
+
+    hash: str
+    graph: Graph
+    regions: Sequence[Region]
+    board: Switchboard
+    learn: Sequence[Mapping[str, Array]]
+    held: Sequence[Mapping[str, Array]]
+    one: Mapping[str, Sequence[int]]
+    shapes: Mapping[str, Shape]
+    statistics: Statistics
 
 
 def make_plan(
@@ -70,17 +94,48 @@ def make_plan(
     """
     if context.samples is None:
         raise UserError("planning needs calibration samples: give --calib")
-    graph = Graph(model)
-    symbolic = infer_shapes(model)
+    bench = _bench(model, options, context, context.samples)
+    excluded = tuple(dict.fromkeys(r.tensor for r in bench.regions if not options.allows(r.tensor)))
+    problem = _posed(bench, options)
+    if not problem.candidates:
+        return _nothing(bench.hash, excluded, options, measure)
+    problem = problem.damaged(weigh(problem, bench.board, bench.learn, context.progress))
+    spending = _spending(model, bench, problem, options, context, float_model)
+    found: dict[str, Any] = {
+        "objective": spending.judge.objective, "effort": spending.options.effort, "before": spending.before,
+        "candidates": {},
+    }  # fmt: skip
+    if options.target is not None:
+        if measure is None:
+            raise ValueError("a target needs `measure`")
+        judged = spending.reach(options.target, measure, found)
+    else:
+        judged = spending.within(found["candidates"])
+        if options.mode == "auto" and options.budget is not None:
+            damage = {c.index: c.damage for c in problem.candidates}
+            integer = replace(options, mode="integer")
+            judged, problem = spending.sparing(judged, lambda: _posed(bench, integer).damaged(damage), found)
+            spending = replace(spending, problem=problem)
+    trial = judged.trial
+    found |= {"chosen": trial.name, "after": judged.after, "unseen": judged.unseen}
+    found["rolled_back"] = [bench.regions[k].tensor for k in trial.dropped]
+    if budgets:  # these, too, are judged on samples that they are not made from
+        learnt = problem.on(LEARNT)
+        found["sweep"] = [_point(learnt, spending, Budget(b, None)) for b in sorted(budgets)]
+    return Plan(bench.hash, problem.planned(trial.choices), _predicted(spending, judged), excluded), found
+
+
+def _bench(model: onnx.ModelProto, options: PlanOptions, context: Context, samples: Samples) -> _Bench:
+    """Read the model, and calibrate it."""
+    graph, symbolic = Graph(model), infer_shapes(model)
     regions = find_regions(graph, symbolic)
     inputs = {i.name for i in model.graph.input}
     divisible = not any(s and isinstance(s[0], int) for t, s in symbolic.items() if t in inputs)
-    learn, held = held_out(context.samples, context.limit, divisible)
+    learn, held = held_out(samples, context.limit, divisible)
     one = {
         k: [1 if not isinstance(symbolic.get(k, (1,))[0], int) else v.shape[0], *v.shape[1:]]
         for k, v in learn[0].items()
     }
-    shapes = infer_shapes(model, one)
     model_hash = fingerprint(model)
     board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None)
     if options.stats is not None and options.stats.exists():
@@ -91,79 +146,73 @@ def make_plan(
         statistics = calibrate(model, regions, context, model_hash, options.jobs, steps)
         if options.stats is not None:
             statistics.save(options.stats)
+    return _Bench(model_hash, graph, regions, board, learn, held, one, infer_shapes(model, one), statistics)
 
-    def candidates(mode: Mode) -> Planner:
-        allowed = [options.allows(r.tensor) for r in regions]
-        made = Planner(graph, regions, shapes, statistics, mode, options.copies, allowed, options.align)
-        if not options.rescale:
-            made.candidates = [c for c in made.candidates if c.shares]
-        made.tabulate(options.rescale, LEARNT)
-        return made
 
-    planner = candidates(options.mode)
-    if not planner.candidates:
-        none = {"extra_macs": 0.0, "mean_copies": 0.0, "regions": 0, "chosen": "nothing to change"}
-        nothing: dict[str, Any] = {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
-        if options.target is not None and measure is not None:
-            value = options.target.value(measure(Plan(model_hash, ())))
-            nothing["target"] = {**options.target.outcome(value), "probes": []}
-        return Plan(model_hash, (), none), nothing
-    weigh(planner, board, learn, context.progress)
-    judgements = 16 + 2 * len(planner.candidates)
-    wanted = max(8, int(JUDGING_MACS / max(planner.total * judgements, 1)))
+def _posed(bench: _Bench, options: PlanOptions) -> Problem:
+    return pose(bench.graph, bench.regions, bench.shapes, bench.statistics, options)
+
+
+def _spending(
+    model: onnx.ModelProto,
+    bench: _Bench,
+    problem: Problem,
+    options: PlanOptions,
+    context: Context,
+    float_model: onnx.ModelProto | None,
+) -> Spending:
+    """Judges on as many samples as the machine's share of work allows, and what is done for the plan."""
+    judgements = 16 + 2 * len(problem.candidates)
+    wanted = max(8, int(JUDGING_MACS / max(problem.total * judgements, 1)))
     if options.effort == "auto":
         options = replace(options, effort="full" if wanted >= ENOUGH else "quick")
     truth = None if float_model is None else as_written(float_model)
-    judge = Judge(board, first_feeds(held, wanted), truth, options.objective)
+    judge = Judge(bench.board, first_feeds(bench.held, wanted), truth, options.objective)
 
     @cache
     def check() -> Judge:
         """The objective on the samples that plans are made from."""
-        return Judge(board, first_feeds(learn, wanted), truth, options.objective)
+        return Judge(bench.board, first_feeds(bench.learn, wanted), truth, options.objective)
 
-    def spare() -> Planner:
-        """A planner that makes no copies where they cost integer kernels."""
-        damages = {c.index: c.damage for c in planner.candidates}
-        made = candidates("integer")
-        for c in made.candidates:
-            c.damage = damages[c.index]
-        return made
+    before = judge(problem.settings({}))
+    return Spending(model, bench.hash, problem, judge, check, options, context, bench.one, before)
 
-    before = judge(planner.settings({}))
-    found: dict[str, Any] = {
-        "objective": judge.objective, "effort": options.effort, "before": before, "candidates": {},
-    }  # fmt: skip
-    spending = Spending(model, model_hash, planner, judge, check, options, context, one, before)
-    if options.target is not None:
-        assert measure is not None
-        chosen = spending.reach(measure, found)
-    else:
-        chosen = spending.within(found["candidates"])
-        if options.mode == "auto" and options.budget is not None:
-            chosen = spending.sparing(chosen, spare, found)
-        planner = spending.planner
-    choices, after = chosen.choices, chosen.after
-    found |= {"chosen": chosen.name, "after": after, "unseen": chosen.unseen}
-    found["rolled_back"] = [regions[k].tensor for k in chosen.dropped]
-    if budgets:  # these, too, are judged on samples that they are not made from
-        planner.tabulate(options.rescale, LEARNT)
-        found["sweep"] = [_point(planner, judge, Budget(b, None), options) for b in sorted(budgets)]
-    predicted = {
-        **planner.describe(choices),
+
+def _nothing(
+    model_hash: str, excluded: tuple[str, ...], options: PlanOptions, measure: Callable[[Plan], Quality] | None
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a model where nothing can be changed."""
+    none = {"extra_macs": 0.0, "mean_copies": 0.0, "regions": 0, "chosen": "nothing to change"}
+    found: dict[str, Any] = {"chosen": "nothing to change", "candidates": {}, "rolled_back": []}
+    if options.target is not None and measure is not None:
+        value = options.target.value(measure(Plan(model_hash, ())))
+        found["target"] = {**options.target.outcome(value), "probes": []}
+    return Plan(model_hash, (), none, excluded), found
+
+
+def _predicted(spending: Spending, judged: Judged) -> dict[str, Any]:
+    """Cost and gain as they were measured."""
+    choices, before, after = judged.trial.choices, spending.before, judged.after
+    return {
+        **spending.problem.describe(choices),
         "extra_macs": spending.price(choices),
-        "chosen": chosen.name,
-        "objective": judge.objective,
+        "chosen": judged.trial.name,
+        "objective": spending.judge.objective,
         "objective_before": before[0],
         "objective_after": after[0],
         "sqnr_before_db": _finite(before[1]),
         "sqnr_after_db": _finite(after[1]),
     }
-    return Plan(model_hash, planner.planned(choices), predicted), found
 
 
-def _point(planner: Planner, judge: Judge, budget: Budget, options: PlanOptions) -> dict[str, Any]:
+def _finite(value: float) -> float | None:
+    """A number that JSON has a word for."""
+    return value if np.isfinite(value) else None
+
+
+def _point(learnt: Problem, spending: Spending, budget: Budget) -> dict[str, Any]:
     """One point of the sweep."""
-    made = best_plan(planner, judge, budget, options, lambda *_: None, {})
-    name, choices = made.name, made.choices
-    value, sqnr = judge(planner.settings(choices))
-    return {"budget": budget.macs, "chosen": name, "objective": value, "sqnr_db": sqnr, **planner.describe(choices)}
+    trial = best_plan(learnt, spending.judge, budget, spending.options, lambda *_: None, {})
+    value, sqnr = spending.objective(trial.choices)
+    found = {"budget": budget.macs, "chosen": trial.name, "objective": value, "sqnr_db": sqnr}
+    return {**found, **learnt.describe(trial.choices)}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+from onnx_ocs.options import option
 from onnx_ocs.planning.goal import Target
-from onnx_ocs.translation.decision import Mode
+from onnx_ocs.translation.options import ALIGN, COPIES, MODE, PANEL, RATIO, Mode
 
 __all__ = ["Effort", "Objective", "PlanOptions"]
 
@@ -18,46 +19,52 @@ Effort = Literal["auto", "quick", "full"]
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What the planner is asked for.
+    """What the planner is asked for; each field says what it is.
 
-    Attributes:
-        budget: share of extra MACs; None if `ratio` is given, or if only a target limits the cost.
-        ratio: mean copies a channel; None if `budget` is given.
-        target: the quality to reach at the least cost; `budget` or `ratio` is then the most that may be spent, and
-            the unit that is counted in.
-        copies: most copies a channel.
-        align: what the number of a tensor's channels, copies included, is to be a multiple of.
-        rescale: whether steps may be re-chosen.
-        mode: where the copies are made: "early", "late", "auto" (early wherever it is exact), or "integer": as
-            "auto", but nowhere where a layer would lose its integer kernel.  Within a budget a plan of mode "auto"
-            costs kernels only where that is worth it (`onnx_ocs.planning.budget`).
-        objective: what the final choice minimises: "sqnr" (squared error), "kl" (divergence of the class scores), or
-            "auto": for class scores the geometric mean of both, else squared error.  The two rank plans differently,
-            and one that wins by either alone tends to lose by the other.
-        effort: "full" compares fifteen plans and works on the best: tensors are weighed again at it, and regions that
-            do not help are left out.  "quick" compares five, and keeps the best as it is.  "auto" is "full" for models
-            small enough to be judged on many samples, and "quick" for others, which few samples would only be
-            fitted by.  A target has its own search.
-        include: only tensors that match one of these globs.
-        exclude: no tensor that matches one of these.
-        stats: file that keeps the statistics.
-        jobs: processes that calibrate; the plan does not depend on it.  They are spawned, so a script that asks for
-            more than one must keep its own work under `if __name__ == "__main__":`.
+    `budget` is None where `ratio` is given, or where only a target limits the cost.  With a `target`, the quality to
+    reach at the least cost, `budget` or `ratio` is the most that may be spent, and the unit that it is counted in; a
+    target has its own search, whatever the effort.
+
+    Within a budget a plan of mode "auto" costs integer kernels only where that is worth it (see
+    `onnx_ocs.planning.budget`).  The objective "auto" is the geometric mean of squared error and divergence for class
+    scores, else squared error: the two rank plans differently, and one that wins by either alone tends to lose by the
+    other.  The effort "auto" is "full" for models small enough to be judged on many samples: others would only be
+    fitted to the few.
+
+    The processes of `jobs` are spawned, so a script that asks for more than one must keep its own work under
+    `if __name__ == "__main__":`.
     """
 
-    budget: float | None = 0.1
-    ratio: float | None = None
+    budget: float | None = option(
+        0.1,
+        "Share of extra MACs over the whole model, such as 0.1 for 10 %.",
+        metavar="F",
+        low=0.0,
+        high=32.0,
+        shown="0.1 with --calib",
+    )
+    ratio: float | None = option(None, RATIO)
     target: Target | None = None
-    copies: int = 15
-    align: int = 1
-    rescale: bool = True
-    mode: Mode = "auto"
-    objective: Objective = "auto"
-    effort: Effort = "auto"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    stats: Path | None = None
-    jobs: int = 1
+    copies: int = option(15, COPIES)
+    align: int = option(1, ALIGN)
+    rescale: bool = option(
+        True, "Whether steps may be re-chosen for the wider range.", shown="rescale with --select error"
+    )
+    mode: Mode = option("auto", MODE)
+    objective: Objective = option(
+        "auto", "What decides between plans: sqnr, divergence of class scores (kl), or auto: both for scores."
+    )
+    effort: Effort = option(
+        "auto",
+        "full: compare fifteen plans, then weigh tensors again at the best one and leave out what does not help; "
+        "quick: the best of five; auto: quick for models so large that plans are judged on few samples.",
+    )
+    include: tuple[str, ...] = option((), "Change only tensors of this name.", metavar="GLOB")
+    exclude: tuple[str, ...] = option((), "Leave tensors of this name.", metavar="GLOB")
+    stats: Path | None = option(None, "Keep calibration statistics here.", metavar="FILE.npz", panel="Data")
+    jobs: int = option(1, "Processes that calibrate; the result is the same.", low=1, high=256, panel="Data")
+
+    panel: ClassVar[str] = PANEL
 
     def allows(self, tensor: str) -> bool:
         """Whether the user lets a tensor be changed."""

@@ -74,16 +74,21 @@ class Plan:
         model: `stats.fingerprint` of the model that it is for.
         regions: what to do; regions that are not named are left alone.
         predicted: cost and gain as the planner measured them, for the reader.
+        excluded: tensors that the user left out, for the reader.
     """
 
     model: str
     regions: tuple[PlannedRegion, ...]
     predicted: dict[str, Any] = field(default_factory=dict)
+    excluded: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The plan as text."""
         entries = [r.as_dict() for r in self.regions]
-        data = {"schema": SCHEMA, "model": self.model, "predicted": self.predicted, "regions": entries}
+        data = {
+            "schema": SCHEMA, "model": self.model, "predicted": self.predicted, "excluded": list(self.excluded),
+            "regions": entries,
+        }  # fmt: skip
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
     def digest(self) -> str:
@@ -120,10 +125,12 @@ class Plan:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise UserError(f"{path}: a region of the plan is damaged ({type(e).__name__}: {e})") from None
-        predicted = data.get("predicted", {})
+        predicted, excluded = data.get("predicted", {}), data.get("excluded", [])
         if not isinstance(predicted, dict):
             raise UserError(f"{path}: the plan is damaged ('predicted' is no object)")
-        return Plan(str(data.get("model", "")), regions, predicted)
+        if not isinstance(excluded, list):
+            raise UserError(f"{path}: the plan is damaged ('excluded' is no list)")
+        return Plan(str(data.get("model", "")), regions, predicted, tuple(map(str, excluded)))
 
     def match(self, regions: Sequence[Region]) -> list[tuple[int, PlannedRegion]]:
         """The regions that the plan names, by index.

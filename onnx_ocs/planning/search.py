@@ -1,147 +1,150 @@
-"""Make plans in several ways, and keep what proves best on held-out samples."""
+"""Try recipes, and keep the plan that proves best on held-out samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from onnx_ocs.planning.allocate import Budget, Choice, Planner
-from onnx_ocs.planning.candidates import COARSE, COARSER
+from onnx_ocs.planning.allocate import Recipe, solve, weights
+from onnx_ocs.planning.candidates import COARSE
+from onnx_ocs.planning.choices import Budget, Choices
 from onnx_ocs.planning.objective import Judge, better
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.problem import Problem
 from onnx_ocs.planning.sensitivity import weigh_in_place
 
-__all__ = ["Made", "best_plan", "improve"]
+__all__ = ["Trial", "best_plan", "freed", "improve", "recipes"]
 
-EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts (Planner.weigh)
+EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts
 FEW = 2  # copies a channel, as an alternative to as many as allowed
+
+Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
-class Made:
-    """A plan's choices, what they are called, and how to make them again within another budget."""
+class Trial:
+    """A plan that was tried.
+
+    Attributes:
+        name: what the report calls it.
+        recipe: how it was made, with the weights that it was made with.
+        choices: what it does, by region.
+        dropped: regions that were left out, since held-out samples are better off without.
+    """
 
     name: str
-    choices: dict[int, Choice]
-    how: Callable[[Budget], dict[int, Choice]]
+    recipe: Recipe
+    choices: Choices
+    dropped: tuple[int, ...] = ()
+
+
+def recipes(options: PlanOptions) -> list[Recipe]:
+    """What is tried: the paper's selection, the same step, and re-chosen steps."""
+    many, few = options.copies, min(FEW, options.copies)
+    paper = Recipe(0)
+    if options.effort == "quick":
+        same = [Recipe(many, 0.35)]
+        free = [Recipe(many, e, True) for e in (0.35, 1.0)]
+        free += [Recipe(many, 1.0, True, 0.0), Recipe(many, 1.0, True, 0.0, COARSE[0])]
+    else:
+        same = [Recipe(many, e) for e in (1.0, 0.35)]
+        free = [Recipe(most, e, True) for most in sorted({few, many}) for e in EXPONENTS]
+        free += [Recipe(many, 1.0, True, share) for share in (0.5, 0.0)]
+        free += [Recipe(many, 1.0, True, share, COARSE[0]) for share in (1.0, 0.0)]
+    return [paper, *same, *(free if options.rescale else ())]
+
+
+def freed(recipe: Recipe, options: PlanOptions) -> Recipe:
+    """A recipe with the same weights that may spend all of the budget, on all that the user allows."""
+    return replace(recipe, most=recipe.most or options.copies, rescale=options.rescale, share=1.0)
 
 
 def best_plan(
-    planner: Planner,
-    judge: Judge,
-    budget: Budget,
-    options: PlanOptions,
-    progress: Callable[[str, int, int | None], None],
-    log_to: dict[str, Any],
-) -> Made:
-    """The best of the paper's selection, the same step, and re-chosen steps, measured; leaves the planner set to it."""
-    best: tuple[float, Made, int, float, float] | None = None
-    many, few = options.copies, min(FEW, options.copies)
-    # most copies, exponent, whether steps are re-chosen, share of the budget that is spent, the coarsest step
-    trials: list[tuple[int, float, bool, float, float]]
-    if options.effort == "quick":
-        trials = [(many, 0.35, False, 1.0, COARSER)]
-        if options.rescale:
-            trials += [(many, e, True, 1.0, COARSER) for e in (0.35, 1.0)]
-            trials += [(many, 1.0, True, 0.0, coarsest) for coarsest in (COARSER, COARSE[0])]
-    else:
-        trials = [(many, e, False, 1.0, COARSER) for e in (1.0, 0.35)]
-        if options.rescale:
-            trials += [(most, e, True, 1.0, COARSER) for most in sorted({few, many}) for e in EXPONENTS]
-            trials += [(many, 1.0, True, 0.5, COARSER), (many, 1.0, True, 0.0, COARSER)]
-            trials += [(many, 1.0, True, 1.0, COARSE[0]), (many, 1.0, True, 0.0, COARSE[0])]
-    for n, (most, exponent, rescale, share, coarsest) in enumerate([(0, 1.0, False, 1.0, COARSER), *trials]):
-        progress("comparing plans", n, len(trials) + 1)
-        planner.coarsest = coarsest
-        if most == 0:
-            name, how = "mass, same step", planner.by_mass
-        else:
-            planner.prepare(most)
-            planner.weigh(exponent)
-            step = "step re-chosen" if rescale else "same step"
-            name = f"error^{exponent:g}, up to {most} copies, {step}"
-            name += "" if share == 1 else f", {share:.0%} of the budget"
-            name += "" if coarsest == COARSER else f", up to {coarsest:g} times coarser"
-            how = partial(planner.allocate, rescale=rescale)
-        made = Made(name, how(budget.times(share)), how)
-        value, sqnr = judge(planner.settings(made.choices))
-        log_to[name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(made.choices)}
+    problem: Problem, judge: Judge, budget: Budget, options: PlanOptions, progress: Progress, log_to: dict[str, Any]
+) -> Trial:
+    """The best plan of all recipes, measured.
+
+    Args:
+        problem: candidates with tables.
+        judge: the objective on samples that the tables were not made from.
+        budget: what may be spent.
+        options: limits and effort.
+        progress: called during the work.
+        log_to: plans that were compared, by name.
+    """
+    best: tuple[float, Trial] | None = None
+    tried = recipes(options)
+    for n, recipe in enumerate(tried):
+        progress("comparing plans", n, len(tried))
+        weighed = replace(recipe, lambdas=weights(problem, recipe))
+        trial = Trial(recipe.name, weighed, solve(problem, weighed, budget))
+        value = _judged(problem, judge, trial, log_to)
         if best is None or value < best[0]:
-            best = value, made, most or options.copies, exponent, coarsest
-    progress("comparing plans", len(trials) + 1, len(trials) + 1)
+            best = value, trial
+    progress("comparing plans", len(tried), len(tried))
     assert best is not None
-    planner.prepare(best[2])
-    planner.weigh(best[3])
-    planner.coarsest = best[4]
     return best[1]
 
 
+def _judged(problem: Problem, judge: Judge, trial: Trial, log_to: dict[str, Any]) -> float:
+    """A plan's objective, which is noted."""
+    value, sqnr = judge(problem.settings(trial.choices))
+    log_to[trial.name] = {"objective": value, "sqnr_db": sqnr, **problem.describe(trial.choices)}
+    return value
+
+
 def improve(
-    planner: Planner,
+    problem: Problem,
     judge: Judge,
     check: Judge,
     budget: Budget,
     options: PlanOptions,
-    made: Made,
-    progress: Callable[[str, int, int | None], None],
+    trial: Trial,
+    progress: Progress,
     log_to: dict[str, Any],
-) -> tuple[Made, list[int]]:
+) -> Trial:
     """Make the best plan better: weigh its tensors in place, and leave out what does not help.
 
     The judge's samples are asked so often that the answer fits them better than others, and the plan was made from
     the samples of `check`, which favour it as it was.  So both together decide whether it stays as it was.
     """
-    weights = [c.weight for c in planner.candidates]
-    weigh_in_place(planner, judge, made.choices, progress)
-    how = partial(planner.allocate, rescale=options.rescale)
-    again = Made("weighed in place", how(budget), how)
-    value, sqnr = judge(planner.settings(again.choices))
-    log_to[again.name] = {"objective": value, "sqnr_db": sqnr, **planner.describe(again.choices)}
-    refined = made
-    if better(judge.halves(planner.settings(again.choices)), judge.halves(planner.settings(made.choices))):
+
+    def halves(choices: Choices) -> Any:
+        return judge.halves(problem.settings(choices))
+
+    lambdas = weigh_in_place(problem, judge, trial.choices, weights(problem, trial.recipe), progress)
+    free = freed(replace(trial.recipe, lambdas=lambdas), options)
+    again = Trial("weighed in place", free, solve(problem, free, budget))
+    _judged(problem, judge, again, log_to)
+    refined = replace(trial, recipe=replace(trial.recipe, lambdas=lambdas))
+    if better(halves(again.choices), halves(trial.choices)):
         refined = again
-    kept, dropped = _roll_back(planner, judge, refined.choices, progress)
-    refined = replace(refined, choices=kept)
+    kept, dropped = _roll_back(problem, judge, refined.choices, progress)
+    refined = replace(refined, choices=kept, dropped=dropped)
     if dropped:  # what was given back may be spent elsewhere
-        spent = _without(planner, dropped, lambda: how(budget))
-        if better(judge.halves(planner.settings(spent)), judge.halves(planner.settings(kept))):
-            refined = replace(refined, choices=spent, how=how)
+        spent = solve(problem.without(dropped), free, budget)
+        if better(halves(spent), halves(kept)):
+            refined = replace(refined, choices=spent, recipe=free)
     now, then = (
-        np.prod([samples(planner.settings(m.choices))[0] for samples in (judge, check)]) for m in (made, refined)
+        np.prod([samples(problem.settings(t.choices))[0] for samples in (judge, check)]) for t in (trial, refined)
     )
-    if then < now:
-        return refined, dropped
-    for c, weight in zip(planner.candidates, weights, strict=True):
-        c.weight = weight
-    return made, []
+    return refined if then < now else trial
 
 
-def _roll_back(
-    planner: Planner, judge: Judge, choices: dict[int, Choice], progress: Callable[[str, int, int | None], None]
-) -> tuple[dict[int, Choice], list[int]]:
+def _roll_back(problem: Problem, judge: Judge, choices: Choices, progress: Progress) -> tuple[Choices, tuple[int, ...]]:
     """Leave out, one by one, the regions without which the held-out objective is better."""
     kept, dropped = dict(choices), []
-    judge.stand_on(planner.settings(kept))
-    now = tuple(judge.halves(planner.settings(kept)))
+    judge.stand_on(problem.settings(kept))
+    now = tuple(judge.halves(problem.settings(kept)))
     for n, k in enumerate(list(choices)):
         progress("checking regions", n, len(choices))
         trial = {i: c for i, c in kept.items() if i != k}
-        then = better(judge.halves(planner.settings(trial)), now)
+        then = better(judge.halves(problem.settings(trial)), now)
         if then is not None:
             kept, now = trial, then
             dropped.append(k)
     progress("checking regions", len(choices), len(choices))
-    return kept, dropped
-
-
-def _without(planner: Planner, dropped: Sequence[int], make: Callable[[], dict[int, Choice]]) -> dict[int, Choice]:
-    """A plan that leaves some regions as they are."""
-    everything = planner.candidates
-    planner.candidates = [c for c in everything if c.index not in dropped]
-    choices = make()
-    planner.candidates = everything
-    return choices
+    return kept, tuple(dropped)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.planning.allocate import Choice, Planner
+from onnx_ocs.planning.choices import Choices
 from onnx_ocs.planning.objective import Judge, first_feeds
+from onnx_ocs.planning.problem import Problem
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.regions.region import Region
 
@@ -39,47 +40,62 @@ def harmful(
 
 
 def weigh(
-    planner: Planner,
+    problem: Problem,
     board: Switchboard,
     feeds: Sequence[Mapping[str, Array]],
     progress: Callable[[str, int, int | None], None],
-) -> None:
-    """Measure what each tensor's quantizer alone does to the output."""
-    wanted = max(2, min(16, int(WEIGHING_MACS / max(planner.total * len(planner.candidates), 1))))
-    alone = [{c.index: narrow(q)} for c in planner.candidates if (q := c.region.quantizer) is not None]
+) -> dict[int, float]:
+    """Measure what each tensor's quantizer alone does to the output: squared error, by index of the region."""
+    wanted = max(2, min(16, int(WEIGHING_MACS / max(problem.total * len(problem.candidates), 1))))
+    alone = [{c.index: narrow(q)} for c in problem.candidates if (q := c.region.quantizer) is not None]
     damages = _damages(board, alone, first_feeds(feeds, wanted), "weighing tensors", progress)
-    for c, damage in zip(planner.candidates, damages, strict=True):
-        c.damage = damage
+    return {c.index: damage for c, damage in zip(problem.candidates, damages, strict=True)}
 
 
 def weigh_in_place(
-    planner: Planner, judge: Judge, choices: Mapping[int, Choice], progress: Callable[[str, int, int | None], None]
-) -> None:
-    """Weights at the plan: what the objective gains when one quantizer is switched off while all others are on.
+    problem: Problem,
+    judge: Judge,
+    choices: Choices,
+    weights: Mapping[int, float],
+    progress: Callable[[str, int, int | None], None],
+) -> dict[int, float]:
+    """Weights at a plan: what the objective gains when one quantizer is switched off while all others are on.
 
     Quantization errors of a low-bit network do not add up: a tensor's error counts for less behind another that has
     already done the damage.  The weight is the geometric mean with the old one, so that one noisy measurement does
     not turn the plan around.
+
+    Args:
+        problem: candidates with tables.
+        judge: the objective.
+        choices: the plan.
+        weights: the old weights, by index of the region.
+        progress: called during the work.
+
+    Returns:
+        The new ones.
     """
-    settings = planner.settings(choices)
+    settings, candidates = problem.settings(choices), problem.candidates
     judge.stand_on(settings, SOME)
     now, _ = judge(settings, SOME)
     gains, predicted = [], []
-    for n, c in enumerate(planner.candidates):
-        progress("weighing in place", n, len(planner.candidates))
+    for n, c in enumerate(candidates):
+        progress("weighing in place", n, len(candidates))
         off = {k: s for k, s in settings.items() if k != c.index}
         gains.append(max(now - judge(off, SOME)[0], 0.0))
-        predicted.append(planner.at(c, choices.get(c.index)))
-    progress("weighing in place", len(planner.candidates), len(planner.candidates))
+        predicted.append(problem.error(c, choices.get(c.index)))
+    progress("weighing in place", len(candidates), len(candidates))
     floor = 0.02 * max(gains, default=0.0)
     fresh = [max(g, floor) / p if p > 0 else 0.0 for g, p in zip(gains, predicted, strict=True)]
-    old = np.asarray([c.weight for c in planner.candidates])
+    old = np.asarray([weights[c.index] for c in candidates])
     new = np.asarray(fresh)
     both = (old > 0) & (new > 0)
     if both.any():
         new = new * np.exp(np.mean(np.log(old[both])) - np.mean(np.log(new[both])))
-    for c, o, w in zip(planner.candidates, old, new, strict=True):
-        c.weight = float(np.sqrt(o * w)) if o > 0 and w > 0 else float(o)
+    return {
+        c.index: float(np.sqrt(o * w)) if o > 0 and w > 0 else float(o)
+        for c, o, w in zip(candidates, old, new, strict=True)
+    }
 
 
 def _damages(

@@ -1,8 +1,8 @@
 """A model in onnxruntime that is asked again and again with few of its parameters changed, and runs what lies behind.
 
-Where all that the rest of the model reads are tensors that were switched (`onnx_ocs.probes.switchboard`), or that no switch
-reaches, it is cut, into stages of a session each.  What crossed the cuts is kept: a question runs from the first stage
-whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
+Where all that the rest of the model reads are tensors that were switched (`onnx_ocs.probes.switchboard`), or that no
+switch reaches, it is cut, into stages of a session each.  What crossed the cuts is kept: a question runs from the first
+stage whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
 behind it leaves every number as it is in one session.  Each stage also has a session without switches, for questions
 that leave it and all that follow at rest: it takes half the time, and may add up in another order.
 
@@ -27,7 +27,7 @@ from onnx_ocs.model.tensors import rough_size
 from onnx_ocs.runtime.session import LARGE, NUMBERS, SMALL, Session, as_written
 from onnx_ocs.runtime.threads import share, side_by_side
 
-__all__ = ["STAGES", "Staged"]
+__all__ = ["STAGES", "Stages"]
 
 STAGES = 12  # most sessions
 KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
@@ -65,7 +65,7 @@ class _Slice:
     runs: Sequence[_Run] = ()
 
 
-class Staged:
+class Stages:
     """The model's first output, as a function of samples and parameters."""
 
     def __init__(

@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.editor import MAGIC, Editor
-from onnx_ocs.probes.stages import STAGES, Staged
+from onnx_ocs.probes.stages import STAGES, Stages
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.regions.region import Region
 
@@ -164,7 +164,7 @@ class Switchboard:
         try:
             off = {name: v for k, n in self._columns.items() for name, v in _parameters(k, None, n).items()}
             self._rest = {t.name: off[t.name] for t in e.graph.inputs if t.name in off}
-            self._model = Staged(e.export(), self._rest, self._switched, stages, example if values >= MANY else None)
+            self._model = Stages(e.export(), self._rest, self._switched, stages, example if values >= MANY else None)
             self.stages = len(self._model.stages)
         except Exception as error:
             raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None

@@ -91,7 +91,7 @@ def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
     has_zero = len(node.input) > 2 and node.input[2] != ""
     zero = graph.constant(node.input[2]) if has_zero else None
     if scale is None or (has_zero and zero is None):
-        return Refusal("dynamic_parameters", "scale or zero-point is computed at run time", label(node))
+        return Refusal.of("dynamic_parameters", label(node))
     if attribute(node, "block_size", 0) or (scale.ndim > 1 and scale.size > 1):
         return Refusal("blocked", "a blocked quantizer has no single step along a channel", label(node))
     if zero is not None:

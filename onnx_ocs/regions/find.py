@@ -15,7 +15,7 @@ from onnx_ocs.model.shapes import Shape
 from onnx_ocs.qdq.activation import LEAST, recognise
 from onnx_ocs.qdq.intervals import Interval, value_bounds
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
-from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import find_early
 from onnx_ocs.regions.region import COARSEST, RELU6, Region, Walk
 from onnx_ocs.regions.walk import _best_walk
@@ -31,7 +31,7 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
     Args:
         graph: the graph.
         shapes: its tensors' shapes, as far as known.
-        refusal: a code of `PRINCIPLE` with which all are refused unseen.
+        refusal: a code of `CATALOGUE` with which all are refused unseen.
 
     Returns:
         One region for each float tensor and each distinct grid on it; weights (constants) are left out.
@@ -54,7 +54,7 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
                 nodes=tuple(nodes),
                 quantizer=q if isinstance(q, Quantizer) else None,
                 activation=recognise(graph, t),
-                refusal=Refusal(refusal, PRINCIPLE[refusal], label(nodes[0])),
+                refusal=Refusal.of(refusal, label(nodes[0])),
                 outputs=tuple(n.output[0] for n in nodes),
             )
             for t, found in grouped.items()
@@ -119,9 +119,8 @@ def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
     assert q is not None
     at, top, low = label(region.nodes[0]), float(q.x_clip.min()), float(q.x_low.min())
     if not walk.weights:
-        code = "no_weight_consumer"
         readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
-        return Refusal(code, f"{PRINCIPLE[code]} (but {readers})", at)
+        return Refusal.of("no_weight_consumer", at, f" (but {readers})")
     if hi <= top * BARELY and (lo >= -low * BARELY or q.rectifies):
         return Refusal(
             "never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at
@@ -137,5 +136,5 @@ def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
     if np.max(np.abs(most - q.x_clip) / q.scale) > COARSEST:
         return Refusal("half_precision", f"{q.float_dtype} cannot hold X_clip {top:.6g} to within {COARSEST} steps", at)
     if np.all(q.zero_point == q.qmax) and hi > 0:
-        return Refusal("one_sided", PRINCIPLE["one_sided"], at)
+        return Refusal.of("one_sided", at)
     return None

@@ -55,15 +55,15 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
     assert walk is not None and q is not None
     at = label(region.nodes[0])
     if walk.integers_leave:
-        return Refusal("integers_leave", "somebody else reads the integers, so their step must stay", at)
+        return Refusal.of("integers_leave", at)
     reach = np.asarray((q.qmax - q.zero_point) * scale.astype(q.float_dtype).astype(np.float64))
     held = reach.astype(q.float_dtype).astype(np.float64)
     if np.max(np.abs(held - reach) / scale) > COARSEST:
         return Refusal("half_precision", f"{q.float_dtype.name} does not hold the new X_clip exactly enough", at)
     if walk.joined:
-        return Refusal("joined", "a quantizer on the same grid reads other values too, so their step must stay", at)
+        return Refusal.of("joined", at)
     if not walk.dequantizers:
-        return Refusal("not_dequantized", "no DequantizeLinear with the same parameters reads it", at)
+        return Refusal.of("not_dequantized", at)
     for node, factor in zip(walk.weights, walk.factors, strict=True):
         tied = _tied_bias(graph, node, q.scale * factor)
         if tied is not None and not _holds(graph, node, q, tied, scale * factor):

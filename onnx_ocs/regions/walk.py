@@ -12,7 +12,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.qdq.weights import read_weight
-from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.carry import NOT_LINEAR, Route
 from onnx_ocs.regions.region import Region, Walk
 from onnx_ocs.regions.routes import route
@@ -54,19 +54,14 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
             break
     at = label(region.nodes[0])
     if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):
-        return Refusal(
-            "unknown_rank",
-            "the rank of the tensor, or of one behind it, is not known, so the channel axis cannot be addressed",
-            at,
-        )
+        return Refusal.of("unknown_rank", at)
     if best is None:
         if rank is not None and rank < 2:
-            return Refusal("no_weight_consumer", f"{PRINCIPLE['no_weight_consumer']} (rank {rank})", at)
-        code = "unknown_channels" if missing else "no_weight_consumer"
-        return Refusal(code, "the number of channels is not known" if missing else PRINCIPLE[code], at)
+            return Refusal.of("no_weight_consumer", at, f" (rank {rank})")
+        return Refusal.of("unknown_channels" if missing else "no_weight_consumer", at)
     dequantized = any(is_op(r, "DequantizeLinear", "Clip") for n in region.nodes for r in graph.readers(n.output[0]))
     if not dequantized and not best.weights:
-        return Refusal("not_dequantized", PRINCIPLE["not_dequantized"], at)
+        return Refusal.of("not_dequantized", at)
     return best
 
 

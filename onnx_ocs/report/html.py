@@ -1,7 +1,7 @@
 """The report as one self-contained HTML file: no network, light and dark, readable on a phone.
 
-The page is a Jinja template (`report.html.j2`) that escapes every name; charts are drawn by `onnx_ocs.report.charts`.  Both
-libraries come with the extra `report`, and are imported when a report is asked for.
+The page is a Jinja template (`report.html.j2`) that escapes every name; charts are drawn by
+`onnx_ocs.report.charts`.  Both libraries come with the extra `report`, and are imported when a report is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx_ocs.report.format import _count, _db, _name, _range
 
 __all__ = ["CARDS", "check_html", "to_html"]
 
-Entry = dict[str, Any]
+Entry = Mapping[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
 WORST = 20  # tensors whose loss is shown
 TENSORS = 200  # names in one list

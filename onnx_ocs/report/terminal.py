@@ -6,7 +6,7 @@ Columns go, least important first, where the terminal is too narrow for all of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from onnx_ocs.report.format import _change, _decibels, _number, _percent, _short
 
 __all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
 
-Report = dict[str, Any]
+Report = Mapping[str, Any]
 NOTABLE = 0.01  # share of the loss from which a tensor is listed
 NAME = 24  # fewest characters of a tensor's name
 SHOWN = 40  # regions in the table; --report and --html have all

@@ -11,10 +11,9 @@ import numpy as np
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
+from onnx_ocs.translation.options import Mode
 
 __all__ = ["Decision", "Mode", "Widened", "arrange"]
-
-Mode = Literal["auto", "early", "late", "integer"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,7 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     early = region.early
     assert isinstance(early, Early)
     if np.any(wide.level < 0):
-        return Refusal("early_low", "copies on the lower side need late mode", label(early.layer))
+        return Refusal.of("early_low", label(early.layer))
     if region.quantizer is not None and region.quantizer.float_dtype != np.float32:
         kind = region.quantizer.float_dtype.name
         return Refusal("early_bias_step", f"a {kind} bias cannot hold the shift exactly", label(early.layer))

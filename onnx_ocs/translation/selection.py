@@ -18,7 +18,7 @@ from onnx_ocs.calibration.outliers import Outliers, measure
 from onnx_ocs.calibration.stream import stream
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, label
-from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import HALF_COPIES, Region
 from onnx_ocs.translation import early
@@ -132,7 +132,7 @@ class Selection:
         mass = np.concatenate(list(above), axis=1)
         slots = mass.shape[1]
         if not np.any(mass > 0):
-            return Refusal("no_outliers", PRINCIPLE["no_outliers"], at)
+            return Refusal.of("no_outliers", at)
         quota = int(np.floor(self.ratio * channels / groups + 0.5))
         if quota < 1:
             return Refusal("ratio", f"ratio {self.ratio:g} of {channels // groups} channels leaves no copy", at)

@@ -5,8 +5,8 @@
     a_hat = Q(a / 2) + Q(a / 2)                                              halved channels (OCS)
 
 The decisions are applied in one pass over the nodes in topological order.  A tensor that becomes wide is *published*:
-each of its readers is routed (`onnx_ocs.regions.routes`); those that cannot read the copies get the value folded back under
-the tensor's old name, so that graph outputs and subgraphs see no difference.
+each of its readers is routed (`onnx_ocs.regions.routes`); those that cannot read the copies get the value folded back
+under the tensor's old name, so that graph outputs and subgraphs see no difference.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ same integers.  The yardstick is the oracle: the original with wide fake-quantiz
 
 - At ORT_DISABLE_ALL, rewritten against oracle, on the samples' own activations and on random ones that fill the wide
   range: no value may differ by more than one step, and by one only where the exact value lies on a rounding tie.
-- At ORT_ENABLE_ALL, rewritten against itself at ORT_DISABLE_ALL (`onnx_ocs.verification.optimizer`); what the original already shows is
-  not held against the rewrite.
+- At ORT_ENABLE_ALL, rewritten against itself at ORT_DISABLE_ALL (`onnx_ocs.verification.optimizer`); what the original
+  already shows is not held against the rewrite.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -27,6 +28,7 @@ DIGITS = ROOT / "models" / "digits.w8a2.onnx"
 CALIB = ROOT / "models" / "digits.calib.npz"
 FLOAT = ROOT / "models" / "digits.fp32.onnx"
 NOTHING = ROOT / "tests" / "data" / "ort_cnn_l17_f8.onnx"
+PROGRESS = re.compile(r"^.*, \d+:\d\d:\d\d\n", re.M)  # what a process says that takes longer than ten seconds
 
 @pytest.fixture(scope="module")
 def original() -> Model:
@@ -49,7 +51,7 @@ def command(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_as_a_process(tmp_path):
     done = command("rewrite", DIGITS, "o.onnx", "--calib", CALIB, "--float", FLOAT, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, PROGRESS.sub("", done.stderr)) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("PASSED")
     onnx.checker.check_model(onnx.load(tmp_path / "o.onnx"), full_check=True)
 

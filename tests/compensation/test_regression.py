@@ -15,8 +15,8 @@ from onnx_ocs.compensation.regression import (
     Moments,
     _System,
     branch,
-    candidates,
     lowered,
+    variants,
 )
 from onnx_ocs.records.branches import blt, inverse_blt
 
@@ -75,7 +75,7 @@ def test_dense_is_ridge_regression(beta: int) -> None:
     """The same as least squares on rows that stand for the ridge."""
     inputs, target = problem()
     m = moments(inputs, target, (0.0, 0.4))
-    found = [c for c in candidates(m, moments(*problem(seed=1)), ["dense"]) if c.form == "dense"]
+    found = [c for c in variants(m, moments(*problem(seed=1)), ["dense"]) if c.form == "dense"]
     assert {c.which for c in found} == {(0,), (1,), (0, 1)}
     for c in found:
         f = np.concatenate([np.ones((len(target), 1)), *(inputs[k] for k in c.which)], 1)
@@ -90,12 +90,12 @@ def test_dense_is_ridge_regression(beta: int) -> None:
 def test_bias_is_the_mean() -> None:
     inputs, target = problem()
     m = moments(inputs, target)
-    (c,) = candidates(m, m, [])
+    (c,) = variants(m, m, [])
     b = branch(c, m, 0, (0.0, 0.0), (1.0, 1.0))
     assert (c.form, b.kind, b.macs, b.weights) == ("bias", ("bias", 0), 0, ())
     np.testing.assert_allclose(b.predict([]), target.mean(0)[None])
     m = moments(inputs, target, (0.0, 0.5))
-    b = branch(next(candidates(m, m, [])), m, 1, (0.0, 0.0), (1.0, 1.0))
+    b = branch(next(variants(m, m, [])), m, 1, (0.0, 0.0), (1.0, 1.0))
     assert b.beta == 0  # it is a constant in the model's own domain
     np.testing.assert_allclose(b.predict([])[0], inverse_blt(blt(target, 0.5).mean(0), 0.5))
 
@@ -105,7 +105,7 @@ def test_diagonal_is_a_regression_for_each_channel() -> None:
     x, y = rng.standard_normal((300, 5)), rng.standard_normal((300, 5))
     target = x * np.arange(1, 6) - 0.5 * y + 0.2
     m = moments([x, y], target)
-    (both,) = [c for c in candidates(m, m, ["diagonal"]) if c.which == (0, 1)]
+    (both,) = [c for c in variants(m, m, ["diagonal"]) if c.which == (0, 1)]
     assert both.ridge == RIDGES[0]  # nothing to shrink: there is no noise
     b = branch(both, m, 0, (0.0, 0.0), (9.0, 9.0))
     assert [w.shape for w in b.weights] == [(5,), (5,)] and b.macs == 10
@@ -118,7 +118,7 @@ def test_diagonal_is_a_regression_for_each_channel() -> None:
 def test_diagonal_needs_equal_channels() -> None:
     inputs, target = problem()
     m = moments(inputs, target)
-    assert {c.which for c in candidates(m, m, ["diagonal"]) if c.form == "diagonal"} == {(0,)}
+    assert {c.which for c in variants(m, m, ["diagonal"]) if c.form == "diagonal"} == {(0,)}
 
 
 @pytest.mark.parametrize("beta", [0, 1], ids=["linear", "bipolar"])
@@ -130,7 +130,7 @@ def test_groups_are_regressions_of_their_own(which: tuple[int, ...], beta: int) 
     weights = [rng.standard_normal((n, 64)) / 8 for n in (64, 32)]
     target = x @ weights[0] + y @ weights[1] + 0.3
     m = moments([x, y], target, (0.0, 0.4))
-    found = {c.groups: c for c in candidates(m, m, ["grouped"]) if c.form == "grouped" and c.which == which}
+    found = {c.groups: c for c in variants(m, m, ["grouped"]) if c.form == "grouped" and c.which == which}
     assert found.keys() == {64 // size for size in GROUPED}
     for groups, c in found.items():
         b = branch(c, m, beta, (0.0, 0.0), (9.0, 9.0))
@@ -162,7 +162,7 @@ def test_groups_that_divide(sizes: tuple[int, ...], channels: int, groups: set[i
     rng = np.random.default_rng(6)
     inputs = [rng.standard_normal((90, n)) for n in sizes]
     m = moments(inputs, rng.standard_normal((90, channels)))
-    found = [c for c in candidates(m, m, ["grouped"]) if c.form == "grouped"]
+    found = [c for c in variants(m, m, ["grouped"]) if c.form == "grouped"]
     assert {c.groups for c in found} == groups
     for c in found:
         assert all(sizes[k] % c.groups == 0 for k in c.which)
@@ -177,7 +177,7 @@ def test_low_rank_is_the_best_projection() -> None:
     w = rng.standard_normal((16, 2)) @ rng.standard_normal((2, 16))
     target = x @ w + 0.05 * rng.standard_normal((500, 16))
     m = moments([x], target)
-    (c,) = [c for c in candidates(m, m, ["dense"]) if c.form == "dense"]
+    (c,) = [c for c in variants(m, m, ["dense"]) if c.form == "dense"]
     dense = branch(c, m, 0, (0.0,), (99.0,))
     found = {b.kind: b for b in lowered(dense, m)}
     assert found.keys() == {("low rank", r) for r in (1, 2, 4)}
@@ -203,7 +203,7 @@ def test_held_out_samples_choose_the_ridge() -> None:
         moments([x], x @ w + rng.standard_normal((30, 25))),
         moments([h], h @ w + rng.standard_normal((400, 25))),
     )
-    (c,) = [c for c in candidates(fit, held, ["dense"]) if c.form == "dense"]
+    (c,) = [c for c in variants(fit, held, ["dense"]) if c.form == "dense"]
     b = branch(c, fit, 0, (0.0,), (99.0,))
     w = np.concatenate([b.bias[None], *b.weights])
     assert c.ridge == max(RIDGES) and np.isclose(c.error, _System(held, (0,)).error(w[None])) and c.error > held.square
@@ -216,17 +216,17 @@ def test_constant_and_equal_channels() -> None:
     x = np.concatenate([x, x[:, :2], np.zeros((200, 2)), np.ones((200, 1))], 1)
     target = x[:, :3] * 2 + 1
     m = moments([x], target)
-    for c in candidates(m, m, ["dense", "diagonal"]):
+    for c in variants(m, m, ["dense", "diagonal"]):
         b = branch(c, m, 0, (0.0,), (9.0,))
         assert all(np.isfinite(v).all() for v in (b.bias, *b.weights)) and c.error < m.square
     wide = np.tile(x, 16)
     m = moments([wide], np.tile(target, 48))
-    for c in candidates(m, m, ["dense", "low rank", "grouped"]):
+    for c in variants(m, m, ["dense", "low rank", "grouped"]):
         b = branch(c, m, 0, (0.0,), (9.0,))
         for one in (b, *(lowered(b, m) if c.form == "dense" else ())):
             assert all(np.isfinite(v).all() for v in (one.bias, *one.weights)) and c.error < m.square
     zero = moments([0 * x], 0 * target)
-    for c in candidates(zero, zero, ["dense", "low rank", "diagonal"]):
+    for c in variants(zero, zero, ["dense", "low rank", "diagonal"]):
         b = branch(c, zero, 0, (0.0,), (9.0,))
         assert c.error == 0 and all(np.abs(v).max() == 0 for v in (b.bias, *b.weights))
 
@@ -239,7 +239,7 @@ def test_predictions_are_bounded(form: str, beta: int) -> None:
     target = np.sin(3 * x) @ rng.standard_normal((16, 16))
     alpha = 0.7
     m = moments([blt(x, alpha)], target, (0.0, 2.0))
-    c = next(c for c in candidates(m, m, [form]) if c.form == ("dense" if form == "low rank" else form))
+    c = next(c for c in variants(m, m, [form]) if c.form == ("dense" if form == "low rank" else form))
     b = branch(c, m, beta, (alpha,), (float(x.max()),))
     b = next(lowered(b, m)) if form == "low rank" else b
     assert b.form == form

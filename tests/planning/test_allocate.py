@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,17 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.planning.allocate import Budget, Choice, Planner
+from onnx_ocs.planning.allocate import Recipe, solve, weights
+from onnx_ocs.planning.choices import Budget, Choices
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.problem import Problem, pose
 from onnx_ocs.regions.find import find_regions
 
 NAMES = ["three_layers", "residual", "matmul_gelu", "depthwise", "qcdq2_residual"]
 COPIES = 6
 
 
-def planner_of(name: str) -> Planner:
+def problem_of(name: str) -> Problem:
     model, feed = zoo.build(name)
     rng = np.random.default_rng(3)
     calib = {k: (rng.standard_normal((24, *v.shape[1:])) * 2).astype(v.dtype) for k, v in feed.items()}
@@ -28,21 +32,17 @@ def planner_of(name: str) -> Planner:
     one = {k: [1, *v.shape[1:]] for k, v in feed.items()}
     graph, regions = Graph(model), find_regions(Graph(model), infer_shapes(model))
     statistics = calibrate(model, regions, context, "the model")
-    made = Planner(graph, regions, infer_shapes(model, one), statistics, "auto", COPIES, [True] * len(regions), 1)
+    problem = pose(graph, regions, infer_shapes(model, one), statistics, PlanOptions(copies=COPIES))
     rng = np.random.default_rng(5)
-    for c in made.candidates:
-        c.damage = float(rng.uniform(1, 3))
-    return made
+    return problem.damaged({c.index: float(rng.uniform(1, 3)) for c in problem.candidates})
 
 
-def allocated(planner: Planner, budget: float, most: int = COPIES) -> dict[int, Choice]:
-    planner.prepare(most)
-    planner.weigh(1.0)
-    return planner.allocate(Budget(budget, None), True)
+def solved(problem: Problem, budget: float, most: int = COPIES) -> Choices:
+    return solve(problem, Recipe(most, 1.0, True), Budget(budget, None))
 
 
-def same(a: dict[int, Choice], b: dict[int, Choice]) -> bool:
-    def plain(choices: dict[int, Choice]) -> dict[int, Any]:
+def same(a: Choices, b: Choices) -> bool:
+    def plain(choices: Choices) -> dict[int, Any]:
         return {k: (c.scale.tolist(), c.copies.tolist(), c.copies_low.tolist()) for k, c in choices.items()}
 
     return plain(a) == plain(b)
@@ -51,27 +51,58 @@ def same(a: dict[int, Choice], b: dict[int, Choice]) -> bool:
 @pytest.mark.parametrize("half", [0, None])
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_without_copies_tell_the_same_steps(name: str, half: int | None) -> None:
-    planner = planner_of(name)
-    planner.tabulate(True, half)
-    full = allocated(planner, 0.0)
-    planner.tabulate(True, half, copies=False)
-    assert all(t.square.shape[2] == 1 for c in planner.candidates for t in c.tables)
-    assert full and same(allocated(planner, 0.0), full)
-    assert not any(c.copies.any() or c.copies_low.any() for c in full.values())
+    problem = problem_of(name)
+    full = solved(problem.on(half), 0.0)
+    bare = problem.on(half, copies=False)
+    assert all(e.square.shape[2] == 1 for t in bare.tables.values() for e in t.errors)
+    assert full and same(solved(bare, 0.0), full)
+    assert not any(c.count for c in full.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_few_copies_and_many_do_not_disturb_each_other(name: str) -> None:
-    planner = planner_of(name)
-    planner.tabulate(True, 0)
-    many = allocated(planner, 0.5)
-    few = allocated(planner, 0.5, 1)
-    assert same(allocated(planner, 0.5), many)
-    fresh = planner_of(name)
-    fresh.tabulate(True, 0)
-    assert same(allocated(fresh, 0.5, 1), few)
+    problem = problem_of(name)
+    learnt = problem.on(0)
+    many = solved(learnt, 0.5)
+    few = solved(learnt, 0.5, 1)
+    assert same(solved(learnt, 0.5), many)
+    assert same(solved(problem.on(0), 0.5, 1), few)
     assert max(int(max(c.copies.max(), c.copies_low.max())) for c in few.values()) == 1
-    fresh.tabulate(True, 1)  # other samples: what was prepared is void
-    other = planner_of(name)
-    other.tabulate(True, 1)
-    assert same(allocated(fresh, 0.5, 1), allocated(other, 0.5, 1))
+    other = problem.on(1)  # other samples: nothing that was prepared is used again
+    assert same(solved(other, 0.5, 1), solved(problem_of(name).on(1), 0.5, 1))
+    assert same(solved(learnt, 0.5), many)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_are_frozen(name: str) -> None:
+    """Another problem leaves the first one as it was; what is left out gets nothing."""
+    problem = problem_of(name).on(0)
+    everything = solved(problem, 0.5)
+    first = next(iter(everything))
+    rest = problem.without([first])
+    assert first not in solved(rest, 0.5) and len(rest.candidates) == len(problem.candidates) - 1
+    doubled = problem.damaged({c.index: 2 * c.damage for c in problem.candidates})
+    assert same(solved(doubled, 0.5), everything), "only ratios of damage count"
+    assert same(solved(problem, 0.5), everything)
+    with pytest.raises(FrozenInstanceError):
+        problem.copies = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("recipe", [Recipe(0), Recipe(COPIES), Recipe(COPIES, 0.35, True), Recipe(1, 1.0, True, 0.5)])
+def test_the_budget_is_kept(name: str, recipe: Recipe) -> None:
+    problem = problem_of(name).on(0)
+    for budget in (Budget(0.1), Budget(0.5), Budget(None, 0.5)):
+        found = solve(problem, recipe, budget)
+        assert budget.times(recipe.share).allows(*problem.cost(found))
+        assert all(max(c.copies.max(), c.copies_low.max()) <= max(recipe.most, 1) for c in found.values())
+        own = {k: problem.regions[k].quantizer for k in found}
+        assert recipe.rescale or all(q is not None and np.array_equal(found[k].scale, q.scale) for k, q in own.items())
+
+
+def test_weights_follow_the_damage() -> None:
+    problem = problem_of("residual").on(0)
+    flat, steep = (weights(problem, Recipe(COPIES, e)) for e in (0.0, 1.0))
+    for c in problem.candidates:
+        assert steep[c.index] == pytest.approx(c.damage * flat[c.index])
+    assert weights(problem, Recipe(COPIES, lambdas=flat)) == flat

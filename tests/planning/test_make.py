@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ from onnx_ocs.model.files import fingerprint
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning import make as planning
 from onnx_ocs.planning import search as trials
+from onnx_ocs.planning.allocate import Recipe
+from onnx_ocs.planning.choices import Budget
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.runtime import session as runtime
@@ -271,7 +274,9 @@ def test_include_and_exclude(run: Any, tmp_path: Path) -> None:
     globs = ["--include", "/block[13]/*", "--include", "*block4*", "--exclude", "*inner*", "--exclude", "*/relu1/*"]
     code, _, err = run("plan", DIGITS, "-o", "p.json", "--calib", CALIB, *FEW, "--budget", 0.3, *globs)
     assert (code, err) == (0, "")
-    tensors = {r.tensor for r in Plan.read(tmp_path / "p.json").regions}
+    made = Plan.read(tmp_path / "p.json")
+    tensors = {r.tensor for r in made.regions}
+    assert "/block1/inner/Relu_output_0" in made.excluded and not tensors & set(made.excluded)
     allowed = {"/block1/outer/Relu_output_0", "/block3/outer/Relu_output_0", "/block4/relu2/Relu_output_0"}
     assert tensors and tensors <= allowed | {"/block4/outer/Relu_output_0"}
     code, out, err = run("rewrite", DIGITS, "o.onnx", "--calib", CALIB, *FEW, "--include", "nothing*", "--exclude", "a")
@@ -804,17 +809,11 @@ def test_all_samples_decide_on_refinement(
     held: tuple[float, float], others: tuple[float, float], kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`held`: the refined plan's objective on the samples it was refined with, and on the others."""
-    before = trials.Made("a plan", {1: SimpleNamespace()}, dict)
-    after = trials.Made("a plan", {}, before.how)  # without the region that is rolled back
+    recipe = Recipe(2, lambdas={1: 1.0})
+    choices: Any = {1: SimpleNamespace()}
+    before = trials.Trial("a plan", recipe, choices)
     values = {1: others, 0: held}
-    candidates = [SimpleNamespace(index=k, weight=w) for k, w in enumerate((1.0, 2.0))]
-    planner: Any = SimpleNamespace(
-        candidates=candidates, settings=len, describe=lambda _: {}, allocate=lambda *_, **__: before.choices
-    )
-
-    def weigh(*_: Any) -> None:
-        for c in candidates:
-            c.weight *= 7
+    problem: Any = SimpleNamespace(settings=len, describe=lambda _: {}, without=lambda _: problem)
 
     class Judge:
         def __init__(self, part: int) -> None:
@@ -826,13 +825,16 @@ def test_all_samples_decide_on_refinement(
         def halves(self, _: int) -> list[float]:
             return [1.0]
 
-    monkeypatch.setattr(trials, "weigh_in_place", weigh)
-    monkeypatch.setattr(trials, "_roll_back", lambda *_: (after.choices, [3]))
-    judge, check = Judge(0), Judge(1)
-    options: Any = PlanOptions()
-    made, dropped = trials.improve(planner, judge, check, Any, options, before, lambda *_: None, {})
-    assert (made, dropped) == ((after, [3]) if kept else (before, []))
-    assert [c.weight for c in candidates] == ([7.0, 14.0] if kept else [1.0, 2.0]), "weights belong to their plan"
+    monkeypatch.setattr(trials, "weigh_in_place", lambda *_: {1: 7.0})
+    monkeypatch.setattr(trials, "solve", lambda *_: choices)
+    monkeypatch.setattr(trials, "_roll_back", lambda *_: ({}, (3,)))  # one region is left out
+    judge: list[Any] = [Judge(0), Judge(1)]
+    trial = trials.improve(problem, *judge, Budget(0.1), PlanOptions(), before, lambda *_: None, {})
+    if kept:
+        assert (trial.name, trial.choices, trial.dropped) == ("a plan", {}, (3,))
+        assert trial.recipe == replace(recipe, lambdas={1: 7.0}), "weights belong to their plan"
+    else:
+        assert trial is before
 
 
 def test_a_model_that_the_optimizer_does_not_take(folder: Path) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes import stages as staged
-from onnx_ocs.probes.stages import Staged
+from onnx_ocs.probes.stages import Stages
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.runtime import session as runtime
@@ -81,8 +81,8 @@ def chain(layers: int, extra: list[onnx.NodeProto] | None = None) -> onnx.ModelP
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def load(layers: int, extra: list[onnx.NodeProto] | None = None) -> Staged:
-    return Staged(chain(layers, extra), switches(layers), [f"s{i}" for i in range(layers)])
+def load(layers: int, extra: list[onnx.NodeProto] | None = None) -> Stages:
+    return Stages(chain(layers, extra), switches(layers), [f"s{i}" for i in range(layers)])
 
 
 def switches(layers: int, *on: int) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count
 
 
-def cost(ran: list[int], model: Staged, feed: dict[str, Any], *on: int) -> int:
+def cost(ran: list[int], model: Stages, feed: dict[str, Any], *on: int) -> int:
     before = ran[0]
     model.run(feed, switches(6, *on))
     return ran[0] - before
@@ -172,7 +172,7 @@ def test_what_cannot_be_handed_over_is_not_cut() -> None:
     model.graph.node.append(helper.make_node("Cast", ["text"], ["number"], to=TensorProto.FLOAT))
     model.graph.node.append(helper.make_node("Identity", ["number"], ["length"]))
     feed = {"x": np.ones((2, 4), np.float32)}
-    one = Staged(model, switches(3), [f"s{i}" for i in range(3)])
+    one = Stages(model, switches(3), [f"s{i}" for i in range(3)])
     assert len(one.stages) == 1
     np.testing.assert_array_equal(one.run(feed, switches(3)), feed["x"] * np.float32(1.5 * 2.5 * 3.5) + 1)
 
@@ -200,8 +200,8 @@ NAMED = [f"s{i}" for i in range(3)]
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 8])
 def test_samples_in_slices_give_the_same_numbers(count: int) -> None:
     model = wide_chain()
-    apart = Staged(model, switches(3), NAMED, example=samples(8))
-    whole = Staged(model, switches(3), NAMED)
+    apart = Stages(model, switches(3), NAMED, example=samples(8))
+    whole = Stages(model, switches(3), NAMED)
     assert apart.sliced and not whole.sliced
     feed = samples(count)
     for on in ((), (0,), (1,), (0, 1, 2), (2,)):
@@ -211,7 +211,7 @@ def test_samples_in_slices_give_the_same_numbers(count: int) -> None:
 
 
 def test_slices_keep_what_crossed_the_cuts(ran: list[int]) -> None:
-    model, feed = Staged(wide_chain(), switches(3), NAMED, example=samples(8)), samples(8)
+    model, feed = Stages(wide_chain(), switches(3), NAMED, example=samples(8)), samples(8)
     for on, runs in (((1,), 4), ((1, 2), 2), ((0, 1), 4), ((1,), 0)):
         before = ran[0]
         model.run(feed, switches(3, *on))
@@ -228,7 +228,7 @@ def test_slices_keep_what_crossed_the_cuts(ran: list[int]) -> None:
     ids=["the samples of a batch see each other", "a fixed batch", "few samples"],
 )
 def test_what_gives_other_numbers_in_slices_runs_whole(model: onnx.ModelProto, example: dict[str, Any]) -> None:
-    apart = Staged(model, switches(3), NAMED, example=example)
+    apart = Stages(model, switches(3), NAMED, example=example)
     assert not apart.sliced
-    want = Staged(model, switches(3), NAMED).run(example, switches(3, 1))
+    want = Stages(model, switches(3), NAMED).run(example, switches(3, 1))
     np.testing.assert_array_equal(apart.run(example, switches(3, 1)), want)

@@ -19,7 +19,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan, PlannedRegion
-from onnx_ocs.refusals import PRINCIPLE, Refusal
+from onnx_ocs.refusals import CATALOGUE, Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Region
@@ -246,15 +246,18 @@ def test_already_translated() -> None:
     assert {e["reason"]["node"] for e in again.report["regions"]} <= names(new)
 
 
-def test_excluded_by_a_plan() -> None:
+@pytest.mark.parametrize("code", ["not_planned", "excluded"])
+def test_left_alone_by_a_plan(code: str) -> None:
+    """What the user left out is told from what the plan did."""
     model, _ = build("three_layers")
     _, region = region_of(model, "relu1")
     assert region.quantizer is not None
     ones = np.ones(8, np.int64)
     planned = PlannedRegion(region.tensor, region.outputs, region.quantizer.scale, ones, 0 * ones, "early")
-    result = rewrite(model, passes=[Translate(plan=Plan("", (planned,)))], verify=False)
+    plan = Plan("", (planned,), excluded=("x", "conv2") if code == "excluded" else ())
+    result = rewrite(model, passes=[Translate(plan=plan)], verify=False)
     reasons = {e["tensor"]: e["reason"] and e["reason"]["code"] for e in result.report["regions"]}
-    assert reasons == {"x": "excluded", "relu1": None, "conv2": "excluded", "conv3": "no_weight_consumer"}
+    assert reasons == {"x": code, "relu1": None, "conv2": code, "conv3": "no_weight_consumer"}
     assert all(e["reason"]["node"] in names(model) for e in result.report["regions"] if e["reason"])
 
 
@@ -281,8 +284,8 @@ def test_early_only(factor: float) -> None:
 
 
 def test_every_principle_has_a_test() -> None:
-    assert PRINCIPLE.keys() - REFUSED.keys() == {"already_translated", "excluded"}
-    assert all(not c.startswith("early_") for c in PRINCIPLE)
+    principle = {code for code, m in CATALOGUE.items() if m.principle}
+    assert principle - REFUSED.keys() == {"already_translated", "excluded", "not_planned"}
 
 
 # ---- early ----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from onnx_ocs import api
 from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.refusals import PRINCIPLE
+from onnx_ocs.refusals import CATALOGUE
 
 LEVELS = {
     "ORT_DISABLE_ALL": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -143,7 +143,7 @@ def count(record: Record, regions: Sequence[dict[str, Any]]) -> None:
             refused[code] += 1
         if code == "no_weight_consumer" or (r["mode"] == "carried" and not r["consumers"]):
             continue
-        kind = "applied" if code is None else "principle" if code in PRINCIPLE else "other"
+        kind = "applied" if code is None else "principle" if CATALOGUE[code].principle else "other"
         feeding[kind] += 1
         if kind == "other":
             record.others.append(f"{code}: {r['tensor']}: {r['reason']['message']}")

@@ -1,0 +1,182 @@
+"""Arguments and options that belong to the command line, not to a pass or the planner, and what they ask for."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import typer
+
+from onnx_ocs.cli.options import Given
+from onnx_ocs.cli.outputs import start_logging
+from onnx_ocs.errors import UserError
+from onnx_ocs.options import option
+from onnx_ocs.planning.goal import Target
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.translation.options import PANEL
+
+__all__ = [
+    "Data",
+    "In",
+    "Original",
+    "Out",
+    "Output",
+    "Rewritten",
+    "Selecting",
+    "Targets",
+    "begin",
+    "is_planned",
+    "plan_options",
+    "warn_of_unused",
+]
+
+_LOG = logging.getLogger(__name__)
+NO_LIMIT = 1.0  # the budget of a target: twice the model's MACs
+MEASURED = (
+    "--budget",
+    "--target-sqnr",
+    "--target-agreement",
+    "--rescale",
+    "--stats",
+    "--jobs",
+)  # only plans have these
+
+In = Annotated[Path, typer.Argument(metavar="IN", help="A quantized (QDQ) ONNX model.", show_default=False)]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.", show_default=False)]
+Original = Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model before.", show_default=False)]
+Rewritten = Annotated[Path, typer.Argument(metavar="REWRITTEN", help="The model after.", show_default=False)]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is measured on."""
+
+    calib: str | None = option(
+        None,
+        "Calibration samples: an .npz (keys are input names, first axis is the sample), a folder of .npz or of "
+        "test_data_set_*, or package.module:function (which runs your code).",
+        metavar="SRC",
+    )
+    float_model: Path | None = option(None, "The float model, as the reference.", flag="--float", metavar="FP.onnx")
+    limit: int | None = option(None, "Use at most so many samples.", flag="--samples", metavar="N", low=1, shown="all")
+
+    panel: ClassVar[str] = "Data"
+
+
+@dataclass(frozen=True)
+class Selecting:
+    """How copies are spread."""
+
+    select: Literal["mass", "error"] | None = option(
+        None,
+        "mass: the same share of channels in every tensor, those with the largest sum of activations in "
+        "[X_clip, 2 X_clip] (the paper's); error: planned over the whole model by measured error.",
+        shown="error with --calib, mass without",
+    )
+
+    panel: ClassVar[str] = PANEL
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The two spellings of a plan's target."""
+
+    target_sqnr: float | None = option(
+        None,
+        "Find the cheapest plan whose output SQNR on the calibration samples is at least this; --budget (then "
+        "1.0) or --ratio is the most that may be spent. Exit code 3 where nothing reaches it: the best is written.",
+        metavar="DB",
+    )
+    target_agreement: float | None = option(
+        None,
+        "The same for the share of calibration samples with the reference's answer (0..1).",
+        metavar="P",
+        low=0.0,
+        high=1.0,
+    )
+
+    panel: ClassVar[str] = PANEL
+
+    @property
+    def target(self) -> Target | None:
+        """The target, if there is one.
+
+        Raises:
+            UserError: there are two, or it is no number.
+        """
+        if self.target_sqnr is not None and self.target_agreement is not None:
+            raise UserError("--target-sqnr and --target-agreement: give one of them")
+        if self.target_sqnr is not None:
+            if not math.isfinite(self.target_sqnr):
+                raise UserError(f"--target-sqnr {self.target_sqnr}: give a number of decibels")
+            return Target("sqnr", self.target_sqnr)
+        return None if self.target_agreement is None else Target("agreement", self.target_agreement)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a verb shows and writes."""
+
+    report: Path | None = option(None, "Write the JSON report.", metavar="R.json")
+    html: Path | None = option(None, "Write the report as one HTML page (extra: report).", metavar="R.html")
+    seed: int = option(0, "Seed of everything random.")
+    quiet: bool = option(False, "Print the verdict only.", short="-q")
+    verbose: int = option(0, "Log what is going on; twice: in detail.", short="-v", metavar="[-vv]", counted=True)
+
+    panel: ClassVar[str] = "Output"
+
+
+def begin(given: Given) -> tuple[Data, Output]:
+    """The options that every verb has; the log starts as they say."""
+    data, out = given.make(Data), given.make(Output)
+    if out.verbose:
+        start_logging(out.verbose)
+    return data, out
+
+
+def is_planned(given: Given, calib: str | None) -> bool:
+    """Whether a plan is asked for, and not the paper's selection.
+
+    Args:
+        given: the options; `Selecting` is used up.
+        calib: the calibration samples.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    if given.value("--ratio") is not None and given.value("--budget") is not None:
+        raise UserError("--ratio and --budget both say how much to spend: give one of them")
+    _ = given.make(Targets).target
+    select = given.make(Selecting).select or ("mass" if calib is None else "error")
+    if select == "error":
+        if calib is None:
+            raise UserError("--select error needs --calib: the plan is measured on samples")
+        return True
+    for flag in MEASURED:
+        value = given.value(flag)
+        if value is not None and value is not False:  # a budget of 0 is a budget
+            why = "needs --calib" if calib is None else "is for --select error"
+            raise UserError(f"{flag} {why}: the plan is measured on samples")
+    if given.value("--include") or given.value("--exclude"):
+        raise UserError("--include and --exclude are for plans: give --calib and --select error")
+    return False
+
+
+def plan_options(given: Given) -> PlanOptions:
+    """What the planner is asked for.  A budget is one way to limit the cost: a ratio or a target takes its place."""
+    target = given.make(Targets).target
+    if given.value("--budget") is not None:
+        return given.make(PlanOptions, target=target)
+    if given.value("--ratio") is not None:
+        return given.make(PlanOptions, target=target, budget=None)
+    return given.make(PlanOptions) if target is None else given.make(PlanOptions, target=target, budget=NO_LIMIT)
+
+
+def warn_of_unused(given: Given) -> None:
+    """Say of each option that was given, but that nothing is made with, why it is ignored."""
+    for f in given.unused():
+        name = getattr(f.owner, "name", None)
+        _LOG.warning("%s is ignored: %s", f.name, "no plan is made" if name is None else f"'{name}' does not run")

@@ -1,0 +1,77 @@
+"""`onnx-ocs plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from onnx_ocs.cli.groups import Data, In, Output, Targets, begin, is_planned, plan_options
+from onnx_ocs.cli.options import Given, Verb
+from onnx_ocs.cli.outputs import check_outputs, console, exit_if_missed, show_progress, write_outputs
+from onnx_ocs.errors import UserError
+from onnx_ocs.options import option, required
+from onnx_ocs.planning.options import PlanOptions
+
+__all__ = ["PLAN"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Where the plan goes, and what else is measured."""
+
+    output: Path = required("Where the plan goes.", short="-o", metavar="P.json", panel="Options")
+    sweep: str | None = option(None, "Also show gain against extra MACs.", metavar="0.05,0.1,0.2")
+
+    panel: ClassVar[str] = Output.panel
+
+    @property
+    def budgets(self) -> list[float]:
+        """The sweep's budgets.
+
+        Raises:
+            UserError: they are no numbers, or out of range.
+        """
+        try:
+            found = [float(b) for b in self.sweep.split(",")] if self.sweep else []
+        except ValueError:
+            found = [-1.0]
+        if not all(0 <= b <= 32 for b in found):
+            raise UserError(f"--sweep {self.sweep}: give numbers separated by commas, such as 0.05,0.1,0.2")
+        return found
+
+
+def plan(model: In, given: Given) -> None:
+    """Plan steps and copies within a budget, and write the plan as JSON.
+
+    ```
+    onnx-ocs plan in.onnx -o plan.json --calib samples.npz --budget 0.1
+    onnx-ocs plan in.onnx -o plan.json --calib samples.npz --sweep 0.05,0.1,0.2,0.4 --html plan.html
+    ```
+    """
+    data, out = begin(given)
+    wanted = given.make(Planned)
+    stats = given.value("--stats")
+    check_outputs({"-o": wanted.output, "--html": out.html}, model, data.calib, data.float_model, stats)
+    is_planned(given, data.calib)  # complains about options that do not go together
+    options, budgets = plan_options(given), wanted.budgets
+    assert data.calib is not None  # --calib is needed
+    from onnx_ocs import api
+    from onnx_ocs.model.files import write_text
+    from onnx_ocs.report import terminal as table
+
+    with show_progress(False) as progress:
+        made, found = api.plan(model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress)
+    write_text(wanted.output, made.to_json())
+    if out.html is not None:
+        from onnx_ocs.report.report import assemble
+
+        shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
+        write_outputs(None, out.html, {**assemble("plan", out.seed), **shown}, model.name)
+    table.show_plan(console(), made.predicted, found)
+    if "target" in found:
+        table.show_target(console(), found["target"])
+    exit_if_missed(found)
+
+
+PLAN = Verb(plan, (Data, PlanOptions, Targets, Planned, Output), leaves=("--report", "--quiet"), needs=("--calib",))

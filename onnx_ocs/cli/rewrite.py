@@ -1,0 +1,167 @@
+"""`onnx-ocs rewrite`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from onnx_ocs.cli.groups import (
+    Data,
+    In,
+    Out,
+    Output,
+    Selecting,
+    Targets,
+    begin,
+    is_planned,
+    plan_options,
+    warn_of_unused,
+)
+from onnx_ocs.cli.options import Given, Verb
+from onnx_ocs.cli.outputs import check_outputs, console, exit_if_missed, show_progress, write_outputs
+from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.options import option
+from onnx_ocs.passes import PASSES, Translate
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.translation.options import PANEL
+
+if TYPE_CHECKING:
+    from onnx_ocs.passmanager import Pass
+
+__all__ = ["REWRITE"]
+
+# What says how much is spent, and where: a plan file has said it already, and the paper's rule does not ask.
+STEERING = (
+    "--ratio", "--budget", "--target-sqnr", "--target-agreement", "--copies", "--align", "--select", "--rescale",
+    "--stats", "--jobs", "--include", "--exclude",
+)  # fmt: skip
+
+
+def _listed() -> str:
+    """The passes by name, each with the first line of its description."""
+    return "; ".join(f"{n}: {(p.__doc__ or '').splitlines()[0].rstrip('.')}" for n, p in PASSES.items())
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is run, in order."""
+
+    passes: str = option(
+        "translate",
+        f"Passes to run, in order, separated by commas. {_listed()}; and those of other packages.",
+        panel="Passes",
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The passes' names."""
+        return [p.strip() for p in self.passes.split(",") if p.strip()]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A plan that is there already."""
+
+    plan: Path | None = option(None, "Apply this plan.", metavar="P.json", panel=PANEL)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether the result is verified."""
+
+    verify: bool = option(True, "Prove the result with onnxruntime.", panel=Output.panel)
+
+
+def rewrite(model: In, output: Out, given: Given) -> None:
+    """Rewrite a quantized model, verify it, and say what it costs and gains.
+
+    ```
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --float float.onnx --budget 0.05 --html report.html
+    onnx-ocs rewrite in.onnx out.onnx --calib my_package.data:batches --report report.json --quiet
+    onnx-ocs rewrite in.onnx out.onnx --plan plan.json
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --passes translate,compensate
+    ```
+    """
+    start = time.perf_counter()
+    data, out = begin(given)
+    names, plan, verify = given.make(Steps).names, given.make(Ready).plan, given.make(Proof).verify
+    files = model, output, data.calib, data.float_model, plan, given.value("--stats")
+    check_outputs({"--report": out.report, "--html": out.html}, *files)
+    options = _plan_options(given, names, plan, data.calib)
+    passes = _passes(given, names, plan)
+    warn_of_unused(given)
+    from onnx_ocs import api
+    from onnx_ocs.report import terminal as table
+
+    title = f"{model.name} → {output.name}"
+    try:
+        with show_progress(out.quiet) as progress:
+            result = api.rewrite(
+                model,
+                output,
+                calib=data.calib,
+                float_model=data.float_model,
+                passes=passes,
+                options=options,
+                verify=verify,
+                seed=out.seed,
+                limit=data.limit,
+                progress=progress,
+            )
+    except VerificationError as e:
+        write_outputs(out.report, out.html, e.args[1], title)
+        typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
+        raise typer.Exit(2) from None
+    write_outputs(out.report, out.html, result.report, title)
+    if not out.quiet:
+        table.show_rewrite(console(), result.report)
+        if "target" in result.report:
+            table.show_target(console(), result.report["plan"]["target"])
+    seconds = time.perf_counter() - start
+    table.show_verdict(console(), table.verdict(result.report, result.changed, verify, seconds))
+    exit_if_missed(result.report)
+
+
+def _plan_options(given: Given, names: Sequence[str], plan: Path | None, calib: str | None) -> PlanOptions | None:
+    """What the planner is asked for; None where nothing is planned.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    said = [f for f in STEERING if given.value(f) is not None]
+    if plan is not None and said:
+        raise UserError("--plan says all that is to be done: leave the options that make a plan")
+    if "split" in names:
+        if plan is not None or any(f != "--ratio" for f in said):
+            raise UserError(
+                "the pass 'split' follows the paper's rule, with --ratio and --mode: leave all that makes a plan"
+            )
+        return None
+    if plan is not None or not is_planned(given, calib) or Translate.name not in names:
+        return None
+    return plan_options(given)
+
+
+def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]:
+    """The passes with their options; a plan takes the place of what `Translate` would choose."""
+    from onnx_ocs.passes.registry import find_pass, make_passes
+
+    options: dict[str, Any] = {}
+    for name in names:
+        kind = find_pass(name)
+        if plan is None or kind is not Translate:
+            options |= {f"{name}.{field}": value for field, value in given.of(kind).items()}
+    if plan is not None:
+        from onnx_ocs.planning.plan import Plan
+
+        options |= {f"{Translate.name}.plan": Plan.read(plan)}
+    return make_passes(names, options)
+
+
+REWRITE = Verb(rewrite, (Data, Steps, Selecting, PlanOptions, Targets, Ready, *PASSES.values(), Proof, Output))

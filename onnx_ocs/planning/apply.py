@@ -1,0 +1,134 @@
+"""Apply a plan: first the steps, then the copies, each on a graph read afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_ocs.errors import UserError
+from onnx_ocs.model.files import fingerprint
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import label
+from onnx_ocs.model.shapes import Shape, infer_shapes
+from onnx_ocs.passmanager import Pass, PassResult
+from onnx_ocs.planning.plan import Plan, PlannedRegion, early_or_late
+from onnx_ocs.records.history import history, stamp
+from onnx_ocs.refusals import Refusal
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.steps import check_rescale
+from onnx_ocs.translation.decision import Decision
+from onnx_ocs.translation.entries import entries
+from onnx_ocs.translation.rescale import rescale
+from onnx_ocs.translation.widen import widen
+
+__all__ = ["apply_plan"]
+
+
+def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
+    """Change the steps and make the copies that a plan asks for, in place.
+
+    Args:
+        model: the model.
+        plan: what is to be done.
+        by: the pass that does it; its name and version are written on all that is edited.
+
+    Returns:
+        One report entry for each quantized activation.
+
+    Raises:
+        UserError: the plan was made for another model.
+    """
+    if plan.model and plan.model != fingerprint(model) and not history(model):
+        raise UserError("the plan was made for another model: plan again")
+    graph = Graph(model)
+    regions = find_regions(graph, infer_shapes(model))
+    planned = dict(plan.match(regions))
+    refused = _rescale(graph, regions, planned)
+    graph.commit(lambda node: stamp(node, by.name, by.version))
+    fresh, shapes = Graph(model), infer_shapes(model)
+    decisions = _decide(fresh, shapes, regions, planned, refused, plan.excluded)
+    widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)])
+    fresh.commit(lambda node: stamp(node, by.name, by.version))
+    done = {k: p for k, p in planned.items() if k not in refused}
+    report = entries(by.name, regions, decisions, widened)
+    _tell_steps(report, regions, done, decisions)
+    return PassResult(bool(done), report)
+
+
+def _rescale(graph: Graph, regions: Sequence[Region], planned: Mapping[int, PlannedRegion]) -> dict[int, Refusal]:
+    """Change the steps; the regions where that cannot be done, with the reason."""
+    refused: dict[int, Refusal] = {}
+    for k, p in planned.items():
+        if not _new_step(regions[k], p):
+            continue
+        why = check_rescale(graph, regions[k], p.scale)
+        if why is not None:
+            refused[k] = why
+        else:
+            rescale(graph, regions[k], p.scale)
+    return refused
+
+
+def _new_step(region: Region, planned: PlannedRegion) -> bool:
+    return region.quantizer is not None and not np.array_equal(region.quantizer.scale, planned.scale)
+
+
+def _decide(
+    graph: Graph,
+    shapes: Mapping[str, Shape],
+    regions: Sequence[Region],
+    planned: Mapping[int, PlannedRegion],
+    refused: dict[int, Refusal],
+    excluded: Collection[str],
+) -> list[Decision | Refusal | None]:
+    """What each region gets: copies, nothing or a step alone (None), or a refusal, which is added to `refused`."""
+    now = {(r.tensor, r.outputs): r for r in find_regions(graph, shapes)}
+    decisions: list[Decision | Refusal | None] = []
+    for k, r in enumerate(regions):
+        p = planned.get(k)
+        found: Decision | Refusal | None = None
+        if p is None or k in refused:
+            code = "excluded" if r.tensor in excluded else "not_planned"
+            found = refused.get(k) or r.refusal or Refusal.of(code, label(r.nodes[0]))
+        elif p.copies.any() or p.copies_low.any():
+            found = early_or_late(graph, now[r.tensor, r.outputs], p)
+            if isinstance(found, Refusal):
+                if _new_step(r, p):
+                    found = None  # its step alone
+                else:
+                    refused[k] = found
+        decisions.append(found)
+    return decisions
+
+
+def _tell_steps(
+    report: Sequence[dict[str, Any]],
+    regions: Sequence[Region],
+    done: Mapping[int, PlannedRegion],
+    decisions: Sequence[Decision | Refusal | None],
+) -> None:
+    """Put the new steps into the report's entries, and those of tensors that carry a re-scaled one on."""
+    by_node = {id(n): (p, regions[k]) for k, p in done.items() for n in _carried(regions[k])}
+    for e, r in zip(report, regions, strict=True):
+        followed = next((by_node[id(n)] for n in r.nodes if id(n) in by_node), None)
+        if followed is None:
+            continue
+        if e["status"] == "refused":  # its step followed the tensor's that it carries on
+            none = [0] * (e["channels"] or 0)
+            e |= {"status": "applied", "mode": "carried", "reason": None, "copies": none, "copies_low": none}
+        p, first = followed
+        assert r.quantizer is not None and first.quantizer is not None
+        e["scale"] = (p.scale * (r.quantizer.scale / first.quantizer.scale)).tolist()
+    for k, p in done.items():
+        report[k] |= {"status": "applied", "scale": p.scale.tolist()}
+        if decisions[k] is None:
+            zeros = np.zeros_like(p.copies).tolist()
+            report[k] |= {"mode": "rescale", "copies": zeros, "copies_low": zeros, "reason": None}
+
+
+def _carried(region: Region) -> Sequence[onnx.NodeProto]:
+    return () if region.walk is None else region.walk.carried

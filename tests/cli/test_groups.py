@@ -1,0 +1,91 @@
+"""What the options that the verbs share ask for: a plan or the paper's selection, its budget, its target."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_ocs.cli.groups import is_planned, plan_options, warn_of_unused
+from onnx_ocs.cli.options import Given
+from onnx_ocs.cli.rewrite import REWRITE
+from onnx_ocs.errors import UserError
+from onnx_ocs.passes import Translate
+from onnx_ocs.planning.goal import Target
+from onnx_ocs.planning.options import PlanOptions
+
+
+def given(**values: Any) -> Given:
+    return Given(REWRITE.flags, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "calib", "wanted"),
+    [
+        ({}, None, False),
+        ({}, "c.npz", True),
+        ({"select": "mass"}, "c.npz", False),
+        ({"select": "error"}, "c.npz", True),
+        ({"ratio": 0.2, "copies": 2, "mode": "late"}, None, False),
+        ({"rescale": False}, None, False),
+    ],
+)
+def test_when_there_is_a_plan(values: dict[str, Any], calib: str | None, wanted: bool) -> None:
+    assert is_planned(given(**values), calib) is wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "calib", "message"),
+    [
+        ({"ratio": 0.1, "budget": 0.1}, "c.npz", "--ratio and --budget both say how much to spend: give one of them"),
+        ({"target_sqnr": 9.0, "target_agreement": 0.9}, "c.npz", "--target-sqnr and --target-agreement: give one"),
+        ({"target_sqnr": float("nan")}, "c.npz", "--target-sqnr nan: give a number of decibels"),
+        ({"target_sqnr": float("inf")}, None, "--target-sqnr inf: give a number of decibels"),
+        ({"select": "error"}, None, "--select error needs --calib"),
+        ({"budget": 0.1}, None, "--budget needs --calib: the plan is measured on samples"),
+        ({"budget": 0.0}, None, "--budget needs --calib: the plan is measured on samples"),
+        ({"budget": 0.1, "select": "mass"}, "c.npz", "--budget is for --select error"),
+        ({"target_sqnr": 9.0}, None, "--target-sqnr needs --calib"),
+        ({"target_agreement": 0.0}, None, "--target-agreement needs --calib"),
+        ({"rescale": True}, None, "--rescale needs --calib"),
+        ({"stats": Path("s.npz")}, None, "--stats needs --calib"),
+        ({"jobs": 1}, None, "--jobs needs --calib"),
+        ({"include": ["a"]}, None, "--include and --exclude are for plans"),
+        ({"exclude": ["a"], "select": "mass"}, "c.npz", "--include and --exclude are for plans"),
+    ],
+)
+def test_options_that_do_not_go_together(values: dict[str, Any], calib: str | None, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        is_planned(given(**values), calib)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({}, PlanOptions()),
+        ({"budget": 0.3}, PlanOptions(budget=0.3)),
+        ({"ratio": 0.0}, PlanOptions(budget=None, ratio=0.0)),
+        ({"target_sqnr": 20.0}, PlanOptions(budget=1.0, target=Target("sqnr", 20.0))),
+        ({"target_agreement": 0.0}, PlanOptions(budget=1.0, target=Target("agreement", 0.0))),
+        ({"target_sqnr": 20.0, "budget": 0.2}, PlanOptions(budget=0.2, target=Target("sqnr", 20.0))),
+        ({"target_sqnr": 20.0, "ratio": 0.2}, PlanOptions(budget=None, ratio=0.2, target=Target("sqnr", 20.0))),
+        ({"include": ["a", "b*"], "rescale": False}, PlanOptions(include=("a", "b*"), rescale=False)),
+        ({"stats": Path("s.npz"), "jobs": 2, "copies": 3}, PlanOptions(stats=Path("s.npz"), jobs=2, copies=3)),
+    ],
+)
+def test_what_the_planner_is_asked(values: dict[str, Any], wanted: PlanOptions) -> None:
+    assert plan_options(given(**values)) == wanted
+
+
+def test_what_is_ignored_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    some = given(ratio=0.2, effort="full", nbc_budget=0.3, copies=2)
+    some.make(Translate)
+    with caplog.at_level(logging.WARNING, "onnx_ocs"):
+        warn_of_unused(some)
+    assert caplog.messages == [
+        "--effort is ignored: no plan is made",
+        "--nbc-budget is ignored: 'compensate' does not run",
+    ]

@@ -1,0 +1,125 @@
+"""`rewrite`: each option reaches the pass or the planner that it is for; what reaches nobody is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onnx_ocs import api
+from onnx_ocs.errors import UserError
+from onnx_ocs.passes import Compensate, Split, Translate
+from onnx_ocs.planning.goal import Target
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "models" / "digits.w8a2.onnx"
+CALIB = str(ROOT / "models" / "digits.calib.npz")
+
+
+class Asked(UserError):
+    """Raised in place of the work."""
+
+
+@pytest.fixture
+def asked(run, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call `rewrite` up to the work: what the work was asked for, and stderr."""
+    seen: list[dict[str, Any]] = []
+
+    def rewrite(model: object, output: object, **options: Any) -> None:
+        seen.append(options)
+        raise Asked("stopped here")
+
+    monkeypatch.setattr(api, "rewrite", rewrite)
+
+    def call(*args: object) -> Any:
+        code, _, err = run("rewrite", DIGITS, "o.onnx", *args)
+        assert code == 1
+        if not seen:
+            return SimpleNamespace(err=err)
+        assert err.splitlines()[-1] == "Error: stopped here"
+        return SimpleNamespace(err="".join(err.splitlines(keepends=True)[:-1]), **seen.pop())
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("args", "passes", "options"),
+    [
+        ([], [Translate()], None),
+        (["--ratio", "0.25", "--copies", "2", "--mode", "late", "--align", "8"], [Translate(0.25, 2, "late", 8)], None),
+        (["--calib", CALIB], [Translate()], PlanOptions()),
+        (["--calib", CALIB, "--select", "mass"], [Translate()], None),
+        (["--calib", CALIB, "--budget", "0.3", "--mode", "early"], [Translate(mode="early")],
+         PlanOptions(budget=0.3, mode="early")),
+        (["--calib", CALIB, "--ratio", "0.3"], [Translate(0.3)], PlanOptions(budget=None, ratio=0.3)),
+        (["--calib", CALIB, "--target-sqnr", "20", "--effort", "quick", "--objective", "kl"], [Translate()],
+         PlanOptions(budget=1.0, target=Target("sqnr", 20.0), effort="quick", objective="kl")),
+        (["--calib", CALIB, "--include", "a*", "--include", "b", "--exclude", "c", "--no-rescale"], [Translate()],
+         PlanOptions(include=("a*", "b"), exclude=("c",), rescale=False)),
+        (["--passes", "split", "--ratio", "0.05", "--mode", "late"], [Split(0.05, "late")], None),
+        (["--passes", "translate, compensate", "--nbc-budget", "0.2", "--nbc-form", "low-rank", "--nbc-form", "dense"],
+         [Translate(), Compensate(0.2, ("low rank", "dense"))], None),
+        (["--passes", "compensate", "--nbc-linear", "--calib", CALIB], [Compensate(linear=True)], None),
+    ],
+    ids=lambda v: " ".join(v).replace(CALIB, "C") if isinstance(v, list) and v and isinstance(v[0], str) else None,
+)  # fmt: skip
+def test_each_option_goes_where_it_belongs(asked, args: list[str], passes: list[Any], options: Any) -> None:
+    done = asked(*args)
+    assert (done.passes, done.options, done.err) == (passes, options, "")
+
+
+def test_the_other_options(asked) -> None:
+    done = asked("--calib", CALIB, "--float", "f.onnx", "--samples", "7", "--seed", "5", "--no-verify")
+    assert (done.calib, done.float_model, done.limit) == (CALIB, Path("f.onnx"), 7)
+    assert (done.seed, done.verify) == (5, False)
+
+
+def test_a_plan(asked, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(Plan("", ()).to_json())
+    done = asked("--plan", "p.json", "--passes", "translate,compensate", "--nbc-budget", "0.2")
+    assert done.options is None and done.err == ""
+    assert done.passes == [Translate(plan=Plan("", ())), Compensate(0.2)]
+
+
+STEERING = [
+    ["--ratio", "0.5"], ["--budget", "0.1"], ["--target-sqnr", "9"], ["--target-agreement", "0.5"], ["--copies", "1"],
+    ["--align", "8"], ["--select", "mass"], ["--no-rescale"], ["--stats", "s.npz"], ["--jobs", "2"],
+    ["--include", "a"], ["--exclude", "a"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("args", STEERING, ids=lambda a: a[0])
+def test_a_plan_says_all(asked, args: list[str]) -> None:
+    message = "Error: --plan says all that is to be done: leave the options that make a plan\n"
+    assert asked("--plan", "p.json", "--calib", CALIB, *args).err == message
+
+
+@pytest.mark.parametrize("args", [*STEERING[1:], ["--plan", "p.json"]], ids=lambda a: a[0])
+def test_split_makes_no_plan(asked, args: list[str]) -> None:
+    assert "the pass 'split' follows the paper's rule" in asked("--passes", "split", "--calib", CALIB, *args).err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--nbc-budget", "0.3"], "WARNING --nbc-budget is ignored: 'compensate' does not run\n"),
+        (["--effort", "full"], "WARNING --effort is ignored: no plan is made\n"),
+        (["--no-rescale"], "WARNING --rescale is ignored: no plan is made\n"),
+        (["--passes", "compensate", "--ratio", "0.3"], "WARNING --ratio is ignored: no plan is made\n"),
+        (["--passes", "compensate", "--calib", CALIB, "--budget", "0.3"],
+         "WARNING --budget is ignored: no plan is made\n"),
+        (["--passes", "split", "--mode", "late", "--objective", "kl"],
+         "WARNING --objective is ignored: no plan is made\n"),
+    ],
+)  # fmt: skip
+def test_what_is_ignored_is_said(asked, args: list[str], said: str) -> None:
+    assert asked(*args).err == said
+
+
+def test_the_passes_are_listed(run) -> None:
+    text = " ".join(run("rewrite", "--help")[1].replace("│", " ").split())
+    assert "translate: OCS+" in text and "split: OCS by halving" in text and "compensate: NBC" in text
