@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import zoo
 from problems import problem_of
 
 from onnx_ocs.planning.by_mass import by_mass
@@ -73,3 +74,14 @@ def test_numbers_that_hardware_likes() -> None:
     assert choices
     for c in choices.values():
         assert (len(c.copies) + c.count) % 4 == 0
+
+
+def test_a_dead_channel_gets_none() -> None:
+    n, x = zoo.image(zoo.Style(weight="float"))
+    r = n.op("Relu", n.conv(x))
+    n.initializers["conv1_w"][3] = 0
+    n.initializers["conv1_b"][3] = 0
+    problem = problem_of((n.model(n.conv(n.qdq(r))), n.feed)).on(LEARNT)
+    k = next(c.index for c in problem.candidates if c.region.tensor == r)
+    choice = by_mass(problem, Budget(None, 5.0))[k]
+    assert choice.copies[3] == 0 and choice.copies.sum() == np.count_nonzero(masses(problem, k)) > 3

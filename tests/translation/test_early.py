@@ -110,3 +110,21 @@ def test_one_step_for_all_cannot_be_halved_in_part(name: str, code: str) -> None
     graph, regions = graph_and_regions(zoo.build(name)[0])
     why = early.check(graph, regions["relu1"], layout(regions["relu1"], [1, 0], halved=True))
     assert why is not None and (why.code, why.node) == (code, "conv1/Conv")
+
+
+def test_of_several_nodes_the_last_takes_the_shift() -> None:
+    """A BatchNormalization behind the first would scale it."""
+    n, x = zoo.image(zoo.Style())
+    y = n.batch_norm(n.op("Add", n.conv(x), n.const("shift", np.linspace(-1, 1, 8).reshape(8, 1, 1))))
+    model = n.model(n.conv(n.qdq(n.op("Relu", y))))
+    narrow = n.values("relu1").astype(np.float64)
+    graph, regions = graph_and_regions(model)
+    region = regions["relu1"]
+    assert isinstance(region.early, Early) and len(region.early.affine) == 2 and region.quantizer is not None
+    wide = layout(region, [1, 0])
+    early.apply(graph, region, wide)
+    graph.commit()
+    whole = Graph(model)
+    (got,) = zoo.execute(piece(whole, whole.nodes, n.feed, ["relu1"]), n.feed)
+    want = narrow[:, wide.origin] - (wide.level * float(region.quantizer.x_clip)).reshape(1, -1, 1, 1)
+    np.testing.assert_allclose(got, np.maximum(want, 0), rtol=1e-4, atol=1e-5)
