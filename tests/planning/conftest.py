@@ -13,16 +13,16 @@ from onnx_ocs.runtime import session as runtime
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Any:
     """Small models run six times faster without onnxruntime's thread pools."""
-    make = runtime._options
+    make = runtime.session_options
 
     def options(*args: Any) -> Any:
         o = make(*args)
         o.intra_op_num_threads = 1
         return o
 
-    runtime._options = options
+    runtime.session_options = options
     yield
-    runtime._options = make
+    runtime.session_options = make
 
 
 @pytest.fixture(scope="module")
