@@ -7,7 +7,10 @@ onnx_ocs and keeps its traceback.
 
 from __future__ import annotations
 
-__all__ = ["PassError", "UserError", "VerificationError", "first_line"]
+__all__ = ["CPP_ERRORS", "PassError", "UserError", "VerificationError", "first_line"]
+
+# what exceptions of C++ code become in Python; onnx and onnxruntime have classes of their own besides
+CPP_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, IndexError, OverflowError, MemoryError)
 
 
 class UserError(Exception):

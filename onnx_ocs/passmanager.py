@@ -7,19 +7,23 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.errors import PassError, UserError, first_line
+from onnx_ocs.errors import PassError, UserError
+from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.tensors import without_side_files
 from onnx_ocs.records.history import note
 
-__all__ = ["Pass", "PassResult", "run_passes"]
+__all__ = ["PLACES", "Pass", "PassResult", "run_passes"]
 
+_LOG = logging.getLogger("onnx_ocs.passmanager")
+PLACES = ("tensor", "block", "layer")  # what an entry calls the place that it is about
 WEIGHTS = 1 << 20  # bytes from which a model is checked without its weights, whose sizes are known to fit
 UNLISTED = 4  # the first IR version in which an initializer need not be a graph input
 
@@ -32,12 +36,14 @@ class PassResult:
         changed: whether the model was edited.
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
+        reconstructions: the report's entries, one for each layer with a quantized weight.
         notes: sentences for the user.
     """
 
     changed: bool
     regions: list[dict[str, Any]] = field(default_factory=list)
     compensations: list[dict[str, Any]] = field(default_factory=list)
+    reconstructions: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -54,18 +60,17 @@ class Pass(Protocol):
 
 def _check(model: onnx.ModelProto) -> tuple[str, str]:
     """How strict a check the model passes ("full", "basic", "none"), and the complaint of the next stricter one."""
-    complaint, model = "", without_side_files(model, WEIGHTS)
+    last, model = "", without_side_files(model, WEIGHTS)
     for level, full in (("full", True), ("basic", False)):
-        try:
-            onnx.checker.check_model(model, full_check=full)
-            return level, complaint
-        except Exception as e:  # ValidationError, InferenceError, and what protobuf raises for huge models
-            complaint = first_line(e)
-    return "none", complaint
+        why = complaint(model, full)
+        if why is None:
+            return level, last
+        last = why
+    return "none", last
 
 
 def run_passes(
-    model: onnx.ModelProto, passes: Sequence[Pass], context: Context
+    model: onnx.ModelProto, passes: Sequence[Pass], context: Context, level: int = logging.INFO
 ) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
     """Run passes on a copy of the model.
 
@@ -73,6 +78,7 @@ def run_passes(
         model: the model; not changed.
         passes: in order.
         context: samples, seed, progress.
+        level: of the summary in the log; what is only tried is no news.
 
     Returns:
         The new model (the given one when nothing changed), and each pass's result by name.
@@ -98,17 +104,31 @@ def run_passes(
                     raise PassError(f"a second run of the pass '{p.name}' changes its own result{after}")
         except (UserError, PassError):
             raise
-        except Exception as e:
+        except Exception as e:  # a pass may be another package's
             raise PassError(f"the pass '{p.name}' failed{after}: {type(e).__name__}: {e}") from e
         results[p.name] = result
         done.append(p.name)
         if result.changed:
             new.ir_version = max(new.ir_version, UNLISTED)
-            now, complaint = _check(new)
+            now, why = _check(new)
             if now != "full" and order[now] < order[_check(model)[0]]:
-                raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {complaint}")
+                raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {why}")
             model = new
+    _log(results, level)
     return model, results
+
+
+def _log(results: Mapping[str, PassResult], level: int) -> None:
+    """One line about all passes, and one about every entry for who wants to know."""
+    told = []
+    for name, r in results.items():
+        entries = [*r.regions, *r.compensations, *r.reconstructions]
+        applied = sum(e.get("status") == "applied" for e in entries)
+        told.append(f"{name} {'changed' if r.changed else 'left'} the model ({applied} of {len(entries)} applied)")
+        for e in entries:
+            place = next((e[k] for k in PLACES if k in e), "")
+            _LOG.debug("%s: '%s' %s %s", name, place, e.get("status"), (e.get("reason") or {}).get("message", ""))
+    _LOG.log(level, "passes: %s", "; ".join(told) or "none")
 
 
 def _options(p: Pass) -> dict[str, Any]:

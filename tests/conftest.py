@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,16 @@ import pytest
 from onnx_ocs.cli import app as cli
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # `models` is no part of the installed package
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[logging.Logger]:
+    """The package's logger, left as it was: the command line sets its level."""
+    logger = logging.getLogger("onnx_ocs")
+    handlers, level = [*logger.handlers], logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture

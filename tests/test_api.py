@@ -192,11 +192,12 @@ def test_pass_that_cannot_be_used(run, tmp_path, other_package, name, message):
 
 
 def test_types(tmp_path):
-    """The README's scripts have at most ten lines and hold under mypy --strict, against the package as installed."""
+    """Scripts of README and docs hold under mypy --strict, against the package as installed; the README's is short."""
     pytest.importorskip("mypy")
     shutil.copytree(ROOT / "onnx_ocs", tmp_path / "site" / "onnx_ocs")
     assert (tmp_path / "site" / "onnx_ocs" / "py.typed").exists()
-    scripts = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    scripts = [s for p in pages for s in re.findall(r"```python\n(.*?)```", p.read_text(encoding="utf-8"), re.S)]
     assert scripts
     good, bad = [], scripts[0].replace("onnx_ocs.rewrite(", "onnx_ocs.rewrite(5, ", 1)
     for k, text in enumerate(scripts):

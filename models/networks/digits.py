@@ -1,11 +1,11 @@
 """Build the committed example: a small residual CNN on handwritten digits, in float and with 2-bit activations.
 
-    python models/digits.py [--out FOLDER]
+    python -m models.networks.digits [--out FOLDER]
 
-Needs the extra `models` (torch, scikit-learn) and half a minute on one core.  Writes beside this script (or to --out):
+Needs the extra `models` (torch, scikit-learn) and half a minute on one core.  Writes to models/ (or to --out):
 
     digits.fp32.onnx    the float network, batch norm folded, opset 17, input `pixels` [N, 1, 8, 8] with values 0..16
-    digits.w8a2.onnx    the same, quantized by lowbit.py: 8-bit weights, 2-bit activations, 8 bits at the two ends
+    digits.w8a2.onnx    quantized by quantizers/lowbit.py: 8-bit weights, 2-bit activations, 8 bits at the two ends
     digits.calib.npz    `pixels`: 256 of the training images
     digits.test.npz     `pixels` and `labels`: the 450 held-out images
 
@@ -29,8 +29,6 @@ from models.quantizers.registry import find_quantizer
 
 __all__ = ["conv_bn", "fold"]
 
-if not __package__:  # run as a script
-    sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 WIDTH = 16
 EPOCHS = 40
 

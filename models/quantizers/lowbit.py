@@ -1,6 +1,6 @@
 """A small post-training quantizer: float ONNX model in, low-bit QDQ model (QCDQ dialect) out.
 
-    python models/lowbit.py IN.onnx OUT.onnx --calib CALIB.npz --act-bits 2 --weight-bits 8
+    python models/quantizers/lowbit.py IN.onnx OUT.onnx --calib CALIB.npz --act-bits 2 --weight-bits 8
 
 It exists to make example models for onnx_ocs and knows three layers with a constant weight: Conv, Gemm and MatMul.
 

@@ -1,6 +1,6 @@
 """Quantizers of other projects behind one signature: `(float_model, out, calib) -> None`.
 
-    python models/peers.py NAME FLOAT.onnx OUT.onnx CALIB.npz
+    python models/quantizers/peers.py NAME FLOAT.onnx OUT.onnx CALIB.npz
 
 runs one of them in the interpreter that has it and prints its version.  This file needs nothing of onnx_ocs, since
 these packages want environments of their own; `compare.py` starts it there.  All of them see the same calibration

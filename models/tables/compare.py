@@ -37,12 +37,10 @@ from models.quantizers.peers import PEERS
 from models.quantizers.registry import find_quantizer
 from models.tables.metrics import METRICS, evaluate, first_output
 from onnx_ocs.errors import UserError, VerificationError
-from onnx_ocs.passes.compensate import Compensate
-from onnx_ocs.passes.translate import Translate
-from onnx_ocs.passmanager import Pass
+from onnx_ocs.passes import Compensate, Pass, Translate
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.report.environment import package_version
-from onnx_ocs.runtime.session import Session
+from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
 __all__ = ["Row", "Task", "compare", "main", "table"]
 
@@ -218,7 +216,7 @@ class _Judge:
         """Median time of single-sample runs, in turns with the quantized model; None where one does not load."""
         try:
             sessions = [Session(onnx.load(p), "enable_all", fusion=True, threads=2) for p in (path, before)]
-        except Exception:  # onnxruntime's own exception types vary
+        except RUN_ERRORS:
             return None
         feed = {name: self.samples[name][:1] for name in sessions[0].inputs}
         times: list[list[float]] = [[], []]

@@ -18,8 +18,7 @@ from onnx_ocs.measurement.cost import cost, layer_macs
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.passes.split import Split
-from onnx_ocs.passes.translate import Translate
+from onnx_ocs.passes import Split, Translate
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.runtime.session import Session
 

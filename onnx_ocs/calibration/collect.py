@@ -7,6 +7,7 @@ integers over ranges that are powers of two, so their sum does not depend on who
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,8 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
 
 __all__ = ["calibrate"]
+
+_LOG = logging.getLogger("onnx_ocs.calibration")
 
 
 def calibrate(
@@ -89,11 +92,13 @@ def _count_in_processes(
                         del busy[connection]
                         continue
                     done += answer
+                    _LOG.debug("calibrated on %d of %d samples", done, total)
                     context.progress("calibrating", min(done, total), total)
                     with _reaching(busy[connection]):
                         connection.send(ahead)
                     ahead = ahead and next(batches, None)
     context.progress("calibrating", total, total)
+    _LOG.info("calibrated %d tensors on %d samples in %d processes", len(statistics.regions), done, jobs)
 
 
 def _receive(connection: Connection, process: Any) -> Any:
@@ -183,5 +188,5 @@ def _work(connection: Connection, path: Path, model_hash: str, steps: Collection
         connection.close()
     except (EOFError, OSError):  # the other side has gone
         return
-    except Exception as e:  # to be raised over there
+    except Exception as e:  # whatever it is, it is to be raised over there
         connection.send(e if isinstance(e, UserError) else RuntimeError(f"in a calibration process: {e!r}"))

@@ -34,7 +34,7 @@ from onnx_ocs.errors import UserError
 
 __all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples", "random_samples"]
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("onnx_ocs.calibration")
 _Shape = tuple[int | None, ...]
 _Feed = dict[str, NDArray[Any]]
 _Feeds = Iterator[tuple[int, _Feed]]  # with the number of samples in each

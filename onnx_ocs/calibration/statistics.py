@@ -8,8 +8,10 @@ Zeros are counted apart: behind a ReLU they are most of the values, and no quant
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from onnx_ocs.regions.region import Quantized, Region
 
 __all__ = ["SAMPLED", "Statistics"]
 
+# what numpy and zip raise for a file that is something else
+NO_STATISTICS = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, BadZipFile, zlib.error)
 SAMPLED = 1 << 16  # values of one tensor that enter its histogram, per sample: more only cost time
 
 
@@ -163,6 +167,6 @@ class Statistics:
                     h.exponent, h.signed = None if exponent == -9999 else int(exponent), bool(signed)
         except UserError:
             raise
-        except Exception as e:  # zip, key and value errors of a file that is something else
+        except NO_STATISTICS as e:
             raise UserError(f"{path}: not a statistics file of onnx_ocs ({type(e).__name__})") from None
         return new

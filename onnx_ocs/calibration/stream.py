@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
@@ -12,10 +13,12 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.instrument import expose
-from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import in_order
 
 __all__ = ["BATCH", "Activations", "samples_in", "stream"]
+
+_LOG = logging.getLogger("onnx_ocs.calibration")
 
 BATCH = 8  # samples a run
 
@@ -53,7 +56,7 @@ class Activations:
         """
         try:
             got = self._session.run(feed, [t for t in self._tensors if t not in feed])
-        except Exception as e:  # onnxruntime raises many kinds
+        except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
         return {**feed, **got}
 
@@ -88,4 +91,6 @@ def stream(
         context.progress("calibrating", done, total)
         yield got
         done += samples_in(got)
+        _LOG.debug("calibrated on %d of %d samples", done, total)
     context.progress("calibrating", total, total)
+    _LOG.info("calibrated %d tensors on %d samples", len(wanted), done)

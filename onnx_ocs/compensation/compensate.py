@@ -18,7 +18,7 @@ from onnx_ocs.compensation.ground_truth import find_truth
 from onnx_ocs.compensation.menu import Menu
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.quality import compare
+from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
@@ -82,8 +82,7 @@ def compensate(
         fitted.commit(lambda node: stamp(node, by.name, by.version))
         held = fitting.held(lambda: samples.batches(BATCH, context.limit), samples.description)
         now, then = compare(truth.model, [model, fitted.model], held)
-        worse = then.sqnr_db is not None and (now.sqnr_db is None or then.sqnr_db < now.sqnr_db)
-        if worse and (then.agreement or 0) <= (now.agreement or 0):
+        if losing(now, then, tolerance_db=0.0) is not None:
             for m in menus:
                 m.chosen, m.why = None, m.why or "loses"
     changed = any(m.chosen is not None for m in menus)

@@ -17,7 +17,7 @@ from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.instrument import piece
-from onnx_ocs.runtime.session import Session, as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, Session, as_written
 
 __all__ = ["Relay", "save"]
 
@@ -72,7 +72,7 @@ class Relay:
                     if session is None:
                         session = as_written(piece(graph, nodes, known, missing))
                     got = session.run({t: v for t, v in known.items() if t in session.inputs}, missing)
-                except Exception as e:  # onnxruntime raises many kinds
+                except RUN_ERRORS as e:
                     raise UserError(
                         f"onnxruntime does not run a piece of the model on these samples: {first_line(e)}"
                     ) from None

@@ -14,7 +14,7 @@ import onnx
 
 from onnx_ocs.model import tensors
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.runtime.session import LARGE, Session, attempt_run
+from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, Session, attempt_run
 
 __all__ = ["latencies"]
 
@@ -41,7 +41,7 @@ def latencies(
         return None
     try:
         sessions = [Session(m, "enable_all", threads=1) for m in models]
-    except Exception:  # onnxruntime raises many kinds; "does not run" is an answer here
+    except RUN_ERRORS:
         return None
     if any(isinstance(attempt_run(s, feed), str) for s in sessions):
         return None

@@ -1,44 +1,122 @@
-"""How close a model's outputs are to those of the float model."""
+"""How close a model's outputs are to those of the float model, output by output, and whether a rewrite loses there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.measurement.channels import decibels
+from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import CORES, in_order, share
 
-__all__ = ["Quality", "compare", "decibels"]
+__all__ = ["Quality", "compare", "decibels", "losing"]
 
 TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
 AT_ONCE = 4  # most runs side by side, for the sake of memory
-
-
-def decibels(signal: float, noise: float) -> float | None:
-    """10 log10(signal / noise) of two sums of squares; None where there is no noise, or no signal."""
-    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+LOSS_DB = 0.01  # what a rewrite may lose over all outputs together
+OUTPUT_DB = 0.1  # what one of several outputs may lose where the others gain
+ANSWERS = 0.005  # what the agreement of labels may lose, if it is more than one answer
+EXACT_DB = 100.0  # from here on the difference is float arithmetic's
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Closeness of a model's first output to the reference's.
+    """Closeness of a model's outputs to the reference's.
 
     Attributes:
-        sqnr_db: 10 log10(sum ref^2 / sum (ref - out)^2) over all samples; None where it is infinite.
-        agreement: share of samples with the reference's argmax (over the last axis of a score vector), 0..1; None
-            where the output is no vector of scores.
+        sqnr_db: of the first output: 10 log10(sum ref^2 / sum (ref - out)^2) over all samples; None where it is
+            infinite, and for labels.
+        agreement: of the first output: share of the reference's answers, 0..1; None where they are no class scores or
+            labels.
         samples: number of samples.
+        outputs: every graph output.
     """
 
     sqnr_db: float | None
     agreement: float | None
     samples: int
+    outputs: tuple[OutputQuality, ...] = ()
+
+
+def losing(before: Quality, after: Quality, tolerance_db: float = LOSS_DB) -> str | None:
+    """Say where a rewrite loses; None where it does not.
+
+    No output may get worse, each relative to its own energy, nor a group of its channels: by no more than
+    `tolerance_db` where there is one, by no more than `OUTPUT_DB` where there are several, and then the outputs may
+    lose no more than `tolerance_db` on the whole.  Scores that lose decibels and gain agreement do not lose; labels go
+    by agreement alone.
+
+    Args:
+        before: the model that was rewritten.
+        after: the rewritten one, on the same samples.
+        tolerance_db: the loss that is allowed.
+
+    Returns:
+        What loses, and the figures, such as "'scores' 34.50 dB -> 3.10 dB".
+    """
+    pairs = list(zip(before.outputs, after.outputs, strict=True))
+    values = [(b, a) for b, a in pairs if a.kind != "labels"]
+    each = tolerance_db if len(values) == 1 else max(tolerance_db, OUTPUT_DB)
+    strict = [(b, a) for b, a in values if not _agrees_more(b, a)]
+    worse = [t for b, a in strict for t in _parts(b, a) if _change(t) < -(each if t.whole else OUTPUT_DB)]
+    wholes = [_Part(f"'{a.name}'", True, b.sqnr_db, a.sqnr_db) for b, a in strict]
+    if not worse and len(strict) == len(values) and sum(map(_change, wholes)) < -tolerance_db:
+        worse = [t for t in wholes if _change(t) < 0]
+    told = [f"{t.name} {_db(t.before)} -> {_db(t.after)}" for t in worse]
+    told += [f"'{a.name}' {_percent(b)} -> {_percent(a)}" for b, a in pairs if a.kind == "labels" and _fewer(b, a)]
+    return ", ".join(told) or None
+
+
+class _Part(NamedTuple):
+    """An output, or a group of its channels, before and after."""
+
+    name: str
+    whole: bool
+    before: float | None
+    after: float | None
+
+
+def _parts(before: OutputQuality, after: OutputQuality) -> list[_Part]:
+    name = f"'{after.name}'"
+    parts = [_Part(name, True, before.sqnr_db, after.sqnr_db)]
+    for b, a in zip(before.groups, after.groups, strict=True):
+        first, more = a.channels[0], len(a.channels) - 1
+        which = f"{name} (channel {first}{f' and {more} more' if more else ''})"
+        parts.append(_Part(which, False, b.sqnr_db, a.sqnr_db))
+    return parts
+
+
+def _change(part: _Part) -> float:
+    before, after = (EXACT_DB if v is None else min(v, EXACT_DB) for v in (part.before, part.after))
+    return 0.0 if before == after else after - before  # both may be infinite
+
+
+def _agrees_more(before: OutputQuality, after: OutputQuality) -> bool:
+    return after.agreement is not None and before.agreement is not None and after.agreement > before.agreement
+
+
+def _fewer(before: OutputQuality, after: OutputQuality) -> bool:
+    if before.agreement is None or after.agreement is None:
+        return False
+    lost = before.agreement - after.agreement
+    return lost > ANSWERS and round(lost * after.answers) > 1
+
+
+def _db(value: float | None) -> str:
+    return "identical" if value is None else f"{value:.2f} dB"
+
+
+def _percent(q: OutputQuality) -> str:
+    return "no answer" if q.agreement is None else f"{100 * q.agreement:.2f} %"
 
 
 def compare(
@@ -48,11 +126,11 @@ def compare(
     limit: int | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> list[Quality]:
-    """Run models beside a reference, Q/DQ as written (no integer fusion).
+    """Run models beside a reference, Q/DQ as written (no integer fusion), and compare every output.
 
     Args:
         reference: the float model.
-        models: what to compare with it.
+        models: what to compare with it; all have the same graph outputs.
         samples: what to feed.
         limit: most samples.
         tick: called with the number of samples done.
@@ -62,37 +140,24 @@ def compare(
     """
     at_once = min(CORES, AT_ONCE)
     sessions = [as_written(m, share(at_once)) for m in (reference, *models)]
-    signal = 0.0
-    noise, same, count = [0.0] * len(models), [0] * len(models), 0
-    scores = True
+    judged = judged_outputs(reference, models[0])
+    names = [n for n, _, _ in judged]
+    asked = [[truth for _, truth, _ in judged], *[names for _ in models]]
+    tallies = [OutputTally(n, k == 0, quantized, len(models)) for k, (n, _, quantized) in enumerate(judged)]
 
-    def run(feed: Mapping[str, Array]) -> list[Array]:
+    def run(feed: Mapping[str, Array]) -> tuple[int, list[list[Array]]]:
         try:
-            return [np.asarray(next(iter(s.run(feed).values()))).astype(np.float64) for s in sessions]
-        except Exception as e:
+            found = [s.run(feed, list(dict.fromkeys(a))) for s, a in zip(sessions, asked, strict=True)]
+        except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
+        return samples_in(feed), [[np.asarray(f[n]) for n in a] for f, a in zip(found, asked, strict=True)]
 
-    for outputs in in_order(run, samples.batches(TOGETHER, limit), at_once):
-        ref = outputs[0]
-        if any(o.shape != ref.shape for o in outputs):
-            raise UserError(
-                f"the float model's output has the shape {ref.shape}, the quantized model's {outputs[1].shape}"
-            )
-        n = len(ref) if ref.ndim else 1
-        count += n
-        signal += float((ref**2).sum())
-        scores = scores and ref.ndim >= 2 and ref.size // n > 1
-        for k, out in enumerate(outputs[1:]):
-            noise[k] += float(((ref - out) ** 2).sum())
-            if scores:
-                same[k] += int(np.sum(ref.reshape(n, -1).argmax(1) == out.reshape(n, -1).argmax(1)))
+    count = 0
+    for size, (truth, *outputs) in in_order(run, samples.batches(TOGETHER, limit), at_once):
+        for k, tally in enumerate(tallies):
+            tally.add(truth[k], [o[k] for o in outputs])
+        count += size
         if tick:
-            tick(n)
-    return [
-        Quality(
-            decibels(signal, e),
-            s / count if scores and count else None,
-            count,
-        )
-        for e, s in zip(noise, same, strict=True)
-    ]
+            tick(size)
+    found = [tuple(t.quality(k) for t in tallies) for k in range(len(models))]
+    return [Quality(f[0].sqnr_db, f[0].agreement, count, f) if f else Quality(None, None, count) for f in found]

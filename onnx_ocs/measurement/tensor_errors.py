@@ -27,15 +27,15 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
+from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
-from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import in_order, share, side_by_side
-from onnx_ocs.translation.rescale import rescale_model
 
 __all__ = ["LIMIT", "measure_layers"]
 
@@ -182,7 +182,7 @@ class _Quantized:
     def run(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
         try:
             return self.session.run({k: batch[k] for k in self.session.inputs}, self.names)
-        except Exception as e:  # onnxruntime raises many kinds
+        except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
 
 
@@ -221,7 +221,7 @@ def measure_layers(
     models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
     if rewritten is not None:
         scales = read_scales(rewritten)
-        yardstick = Graph(rescale_model(original, scales)) if scales else before
+        yardstick = Graph(rescaled(original, scales)) if scales else before
         cuts = find_cuts(yardstick, Graph(rewritten), read_layouts(rewritten), {})
         models["after"] = _Quantized(rewritten, cuts)
     after = models["after"].cuts if "after" in models else {}

@@ -261,6 +261,28 @@ class Graph:
             self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
 
+    def is_stored(self, tensor: str) -> bool:
+        """Whether a constant's values lie in an initializer or a Constant node, where `overwrite` can replace them."""
+        return tensor in self.initializers or is_op(self.producer.get(tensor), "Constant")
+
+    def overwrite(self, tensor: str, value: Array) -> None:
+        """Give a constant that is stored (`is_stored`) new values in place; dtype and shape must be the old ones.
+
+        All who read it see them: the caller has made sure that nobody minds.
+        """
+        self.memo.clear()
+        self.grids.clear()
+        self._constants.clear()
+        if tensor in self._arrays:
+            self._arrays[tensor] = np.asarray(value, order="C")
+            return
+        if tensor in self.initializers:
+            self.initializers[tensor].CopyFrom(numpy_helper.from_array(value, tensor))
+            return
+        node = self.producer[tensor]
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(value, tensor)))
+
     def add_node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output, whose name is taken as it is, and return that output."""
         name, k = output + "/" + op, 1

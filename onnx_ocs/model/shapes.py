@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import helper
 
+from onnx_ocs.model.checker import CHECK_ERRORS
 from onnx_ocs.model.order import topological
 from onnx_ocs.model.tensors import as_input, inlined
 
 __all__ = ["Shape", "infer_shapes"]
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger("onnx_ocs.model")
 Shape = tuple[int | str | None, ...]
 KEPT_ELEMENTS = 64  # constants up to this size are kept: they may be the shape input of a Reshape
 SAME_SHAPE = frozenset(
@@ -91,8 +92,8 @@ def infer_shapes(
     try:
         skeleton = _skeleton(model, inputs, topological(model.graph.node) if nodes is None else nodes)
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception as e:  # a model that shape inference does not like may still run
-        log.debug("shape inference failed: %s", e)
+    except CHECK_ERRORS as e:  # a model that shape inference does not like may still run
+        _LOG.debug("shape inference failed: %s", e)
         inferred = model
     stored: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes: dict[str, Shape] = {}

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import onnx
+from google.protobuf.message import Error as ProtobufError
 from onnx import TensorProto
 
 from onnx_ocs.errors import UserError
@@ -90,7 +91,13 @@ def _referred(path: Path) -> set[str]:
     try:
         old = onnx.load(path, load_external_data=False)
         return {tensors.reference(t)["location"] for t in tensors.all_tensors(old) if tensors.is_external(t)}
-    except Exception:  # none there, or no model: then nothing beside it is its own
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ProtobufError,
+        UserError,
+    ):  # none there, or no model: then nothing beside it is its own
         return set()
 
 

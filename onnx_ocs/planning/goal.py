@@ -43,9 +43,13 @@ class Target:
         """What counts of a quality; infinite where the output equals the reference's.
 
         Raises:
-            UserError: an agreement is wanted of outputs that are no class scores.
+            UserError: an agreement is wanted of outputs that are no class scores, or decibels of labels.
         """
         if self.kind == "sqnr":
+            if quality.outputs and quality.outputs[0].kind == "labels":
+                raise UserError(
+                    "--target-sqnr needs an output of values, and this one holds labels: use --target-agreement"
+                )
             return float("inf") if quality.sqnr_db is None else quality.sqnr_db
         if quality.agreement is None:
             raise UserError("--target-agreement needs an output of class scores, (samples, classes): use --target-sqnr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,6 +36,7 @@ from onnx_ocs.runtime.session import as_written
 
 __all__ = ["make_plan"]
 
+_LOG = logging.getLogger("onnx_ocs.planning")
 SCREENED = 2  # samples on which tensors whose step alone could be changed are looked at
 JUDGING_MACS = 1e12  # for all comparisons of plans together, on any machine, so that plans are the same on all
 ENOUGH = 64  # samples on which plans can be judged, from which working on the best one pays
@@ -98,6 +100,7 @@ def make_plan(
     excluded = tuple(dict.fromkeys(r.tensor for r in bench.regions if not options.allows(r.tensor)))
     problem = _posed(bench, options)
     if not problem.candidates:
+        _LOG.info("plan: nothing to change")
         return _nothing(bench.hash, excluded, options, measure)
     problem = problem.damaged(weigh(problem, bench.board, bench.learn, context.progress))
     spending = _spending(model, bench, problem, options, context, float_model)
@@ -122,7 +125,21 @@ def make_plan(
     if budgets:  # these, too, are judged on samples that they are not made from
         learnt = problem.on(LEARNT)
         found["sweep"] = [_point(learnt, spending, Budget(b, None)) for b in sorted(budgets)]
-    return Plan(bench.hash, problem.planned(trial.choices), _predicted(spending, judged), excluded), found
+    made = Plan(bench.hash, problem.planned(trial.choices), _predicted(spending, judged), excluded)
+    _log(made, spending)
+    return made, found
+
+
+def _log(made: Plan, spending: Spending) -> None:
+    """One line about the plan, and one about every tensor for who wants to know."""
+    p = made.predicted
+    for r in made.regions:
+        _LOG.debug("'%s': %s, %d copies, step %s", r.tensor, r.mode, r.copies.sum() + r.copies_low.sum(), r.scale)
+    _LOG.info(
+        "plan: %s, %d of %d tensors, %+.1f %% MACs, SQNR %.2f -> %.2f dB on held-out samples",
+        p["chosen"], len(made.regions), len(spending.problem.candidates), 100 * p["extra_macs"],
+        *(np.inf if p[k] is None else p[k] for k in ("sqnr_before_db", "sqnr_after_db")),
+    )  # fmt: skip
 
 
 def _bench(model: onnx.ModelProto, options: PlanOptions, context: Context, samples: Samples) -> _Bench:

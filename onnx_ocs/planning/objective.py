@@ -14,7 +14,7 @@ from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.options import Objective
 from onnx_ocs.probes.switchboard import Setting, Switchboard
-from onnx_ocs.runtime.session import Session
+from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
 __all__ = ["Judge", "better", "first_feeds", "held_out", "worth"]
 
@@ -88,7 +88,7 @@ class Judge:
         for f in feeds:
             try:
                 out = board.run(f, {}) if float_model is None else next(iter(float_model.run(f).values()))
-            except Exception as e:  # onnxruntime raises many kinds
+            except RUN_ERRORS as e:
                 who = "model" if float_model is None else "float model"
                 raise UserError(f"onnxruntime does not run the {who} on these samples: {first_line(e)}") from None
             self.references.append(np.asarray(out, np.float64))

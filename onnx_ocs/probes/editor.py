@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
@@ -26,7 +27,8 @@ class Editor:
         for name in ("producer_name", "producer_version"):  # which need not be text, in a damaged file
             copy.ClearField(name)
         self.facts = Graph(model)
-        self.graph = gs.import_onnx(copy)
+        with G_LOGGER.suppress():  # it logs to stdout, which is ours
+            self.graph = gs.import_onnx(copy)
         self.by_output = {o.name: n for n in self.graph.nodes for o in n.outputs}
         self.opset = self.facts.opset
         self.count = 0
@@ -91,6 +93,7 @@ class Editor:
             if not read and wanted.isdisjoint(o.name for o in n.outputs):
                 self.dropped.add(id(n))
         self.graph.nodes = [n for n in self.graph.nodes if id(n) not in self.dropped]
-        new: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        with G_LOGGER.suppress():
+            new: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         new.ir_version = self.facts.model.ir_version
         return new

@@ -24,7 +24,7 @@ from onnx import NodeProto, helper, numpy_helper
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.model.tensors import rough_size
-from onnx_ocs.runtime.session import LARGE, NUMBERS, SMALL, Session, as_written
+from onnx_ocs.runtime.session import LARGE, NUMBERS, RUN_ERRORS, SMALL, Session, as_written
 from onnx_ocs.runtime.threads import share, side_by_side
 
 __all__ = ["STAGES", "Stages"]
@@ -104,7 +104,7 @@ class Stages:
         """Whether samples in slices give the very numbers that they give together."""
         try:
             want, *got = (self._ask(_Slice(feed), rest, self._rest) for feed in (whole, *slices))
-        except Exception:  # onnxruntime raises many kinds
+        except RUN_ERRORS:
             return False
         return all(g.ndim for g in got) and np.array_equal(np.concatenate(got), want, equal_nan=True)
 

@@ -27,6 +27,7 @@ from onnx_ocs.probes.editor import MAGIC, Editor
 from onnx_ocs.probes.stages import STAGES, Stages
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.runtime.session import RUN_ERRORS
 
 __all__ = ["Setting", "Switchboard", "narrow"]
 
@@ -166,7 +167,7 @@ class Switchboard:
             self._rest = {t.name: off[t.name] for t in e.graph.inputs if t.name in off}
             self._model = Stages(e.export(), self._rest, self._switched, stages, example if values >= MANY else None)
             self.stages = len(self._model.stages)
-        except Exception as error:
+        except RUN_ERRORS as error:
             raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None
 
     def _switch(self, e: Editor, k: int, name: str, value: gs.Tensor, q: Quantizer) -> gs.Tensor:

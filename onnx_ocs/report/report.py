@@ -3,120 +3,127 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from onnx_ocs.measurement.cost import Cost
 from onnx_ocs.measurement.quality import Quality
-from onnx_ocs.report.environment import package_version
+from onnx_ocs.report.entries import CompensationEntry, ReconstructionEntry, RegionEntry
+from onnx_ocs.report.environment import environment
+from onnx_ocs.report.measures import CostEntry, LatencyEntry, OutputEntry, QualityEntry, VerificationEntry
+from onnx_ocs.report.schema import SCHEMA, Report
 from onnx_ocs.verification.verdict import Verification
 
-__all__ = ["SCHEMA", "assemble", "environment", "to_json"]
+__all__ = ["Entries", "assemble", "to_json"]
 
-SCHEMA = "onnx_ocs.report/1"
-CPU_FLAGS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-
-
-def _cpu_flags() -> list[str]:
-    """Instruction sets that decide which integer kernels run (Linux only; empty elsewhere)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        if line.startswith(("flags", "Features")):
-            found = set(line.split(":", 1)[1].split())
-            return [f for f in CPU_FLAGS if f in found]
-    return []
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """Versions and hardware that results depend on."""
-    return {
-        "onnx_ocs": package_version("onnx-ocs"),
-        "onnxruntime": package_version("onnxruntime"),
-        "onnx": package_version("onnx"),
-        "numpy": package_version("numpy"),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu_flags": _cpu_flags(),
-        "seed": seed,
-    }
+Entries = Sequence[Mapping[str, Any]]
 
 
 def assemble(
-    verb: str,
+    verb: Literal["inspect", "plan", "rewrite", "verify"],
     seed: int,
-    regions: Sequence[dict[str, Any]] = (),
+    *,
+    regions: Entries = (),
+    compensations: Entries = (),
+    reconstructions: Entries = (),
     costs: tuple[Cost, Cost] | None = None,
+    latency: Sequence[float] | None = None,
     qualities: tuple[Quality, Quality] | None = None,
     reference: str | None = None,
     ranking: str | None = None,
     verification: Verification | None = None,
     notes: Sequence[str] = (),
-    compensations: Sequence[dict[str, Any]] = (),
-    latency: Sequence[float] | None = None,
-) -> dict[str, Any]:
-    """Put a report together (see `design` in the README for the meaning of the fields).
+) -> Report:
+    """Put a report together (`onnx_ocs.report.schema` says what its fields mean).
 
     Args:
-        verb: "inspect", "rewrite" or "verify".
+        verb: what was asked for.
         seed: of everything random.
         regions: one entry for each quantized activation; `x_clip_after` is added to each.
+        compensations: one entry for each block.
+        reconstructions: one entry for each layer with a quantized weight.
         costs: before and after.
+        latency: milliseconds of one sample before and after, where it was measured.
         qualities: before and after, against `reference`.
         reference: what the quality is measured against.
         ranking: where the channels' ranking comes from.
         verification: the result, if it was verified.
         notes: sentences for the reader.
-        compensations: one entry for each block.
-        latency: milliseconds of one sample before and after, where it was measured.
     """
-    for e in regions:
-        e["x_clip_after"] = _x_clip_after(e)
-    quality: dict[str, Any] = dict.fromkeys(
-        ("sqnr_before_db", "sqnr_after_db", "agreement_before", "agreement_after", "samples", "reference")
-    )
-    if qualities is not None:
-        before, after = qualities
-        quality = {
-            "sqnr_before_db": before.sqnr_db,
-            "sqnr_after_db": after.sqnr_db,
-            "agreement_before": before.agreement,
-            "agreement_after": after.agreement,
-            "samples": before.samples,
-            "reference": reference,
-        }
-    before_ms, after_ms = latency or (None, None)
-    ratio = after_ms / before_ms if before_ms and after_ms else None
     return {
         "schema": SCHEMA,
         "verb": verb,
-        "regions": list(regions),
-        "compensations": list(compensations),
-        "cost": {} if costs is None else {**costs[0].as_dict("before"), **costs[1].as_dict("after")},
-        "latency": {"before_ms": before_ms, "after_ms": after_ms, "ratio": ratio},
-        "quality": quality,
+        "regions": [cast(RegionEntry, {**e, "x_clip_after": _x_clip_after(e)}) for e in regions],
+        "compensations": [cast(CompensationEntry, dict(e)) for e in compensations],
+        "reconstructions": [cast(ReconstructionEntry, dict(e)) for e in reconstructions],
+        "outputs": _outputs(qualities),
+        "cost": _cost(costs),
+        "latency": _latency(latency),
+        "quality": _quality(qualities, reference),
         "ranking": ranking,
-        "verification": None if verification is None else verification.as_dict(),
+        "verification": None if verification is None else cast(VerificationEntry, verification.as_dict()),
         "notes": list(notes),
         "environment": environment(seed),
     }
 
 
-def _x_clip_after(e: Mapping[str, Any]) -> Any:
+def _outputs(qualities: tuple[Quality, Quality] | None) -> list[OutputEntry]:
+    """One entry for each graph output that has a counterpart in the reference."""
+    if qualities is None:
+        return []
+    before, after = qualities
+    return [
+        {
+            "name": now.name,
+            "kind": now.kind,
+            "sqnr_before_db": then.sqnr_db,
+            "sqnr_after_db": now.sqnr_db,
+            "agreement_before": then.agreement,
+            "agreement_after": now.agreement,
+            "constant_channels_before": list(then.constant_channels),
+            "constant_channels": list(now.constant_channels),
+            "groups": [
+                {"channels": list(g.channels), "sqnr_before_db": g.sqnr_db, "sqnr_after_db": h.sqnr_db}
+                for g, h in zip(then.groups, now.groups, strict=True)
+            ],
+            "samples": after.samples,
+        }
+        for then, now in zip(before.outputs, after.outputs, strict=True)
+    ]
+
+
+def _cost(costs: tuple[Cost, Cost] | None) -> CostEntry:
+    return {} if costs is None else cast(CostEntry, {**costs[0].as_dict("before"), **costs[1].as_dict("after")})
+
+
+def _latency(latency: Sequence[float] | None) -> LatencyEntry:
+    before, after = latency or (None, None)
+    return {"before_ms": before, "after_ms": after, "ratio": after / before if before and after else None}
+
+
+def _quality(qualities: tuple[Quality, Quality] | None, reference: str | None) -> QualityEntry:
+    before, after = qualities or (None, None)
+    return {
+        "sqnr_before_db": None if before is None else before.sqnr_db,
+        "sqnr_after_db": None if after is None else after.sqnr_db,
+        "agreement_before": None if before is None else before.agreement,
+        "agreement_after": None if after is None else after.agreement,
+        "samples": None if before is None else before.samples,
+        "reference": reference,
+    }
+
+
+def _x_clip_after(e: Mapping[str, Any]) -> float | list[float] | None:
     """The largest value that step and copies express, of the channel with most copies; shaped as `scale`."""
     if e.get("scale") is None or e.get("qmax") is None:
         return None
     most = 1 + max(e["copies"], default=0)
     if not isinstance(e["scale"], list):
-        return most * (e["qmax"] - e["zero_point"]) * e["scale"]
+        return float(most * (e["qmax"] - e["zero_point"]) * e["scale"])
     return [most * (e["qmax"] - z) * s for s, z in zip(e["scale"], e["zero_point"], strict=True)]
 
 
-def to_json(report: dict[str, Any]) -> str:
+def to_json(report: Mapping[str, Any]) -> str:
     """The report as text; infinities and NaN become null, which JSON has no other word for."""
 
     def clean(v: Any) -> Any:

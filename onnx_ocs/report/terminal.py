@@ -6,7 +6,7 @@ Columns go, least important first, where the terminal is too narrow for all of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_ocs.report.format import _change, _decibels, _number, _percent, _short
+from onnx_ocs.report.format import changed, decibels, number, percent, shortened
 
 __all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
 
-Report = dict[str, Any]
+Report = Mapping[str, Any]
 NOTABLE = 0.01  # share of the loss from which a tensor is listed
 NAME = 24  # fewest characters of a tensor's name
 SHOWN = 40  # regions in the table; --report and --html have all
@@ -67,16 +67,16 @@ REGION = (
     _Column("activation", lambda r: r["activation"], 7, "left"),
     _Column("channels", lambda r: str(r["channels"]), 6),
     _Column("copies", _copies),
-    _Column("X_clip", lambda r: _change(r["x_clip"], r.get("x_clip_after")), 2),
-    _Column("step", lambda r: _change(r["scale_before"], r["scale"]), 4),
+    _Column("X_clip", lambda r: changed(r["x_clip"], r.get("x_clip_after")), 2),
+    _Column("step", lambda r: changed(r["scale_before"], r["scale"]), 4),
     _Column("mass saved", _saved, 5),
     _Column("own SQNR, dB", _error("isolated"), 3),
     _Column("accumulated, dB", _error("accumulated"), 1),
 )
 COMPENSATION = (
     _Column("form", lambda c: c.get("form") or "", 4),
-    _Column("alpha", lambda c: _number(c.get("alpha")), 2),
-    _Column("beta", lambda c: _number(c.get("beta")), 3),
+    _Column("alpha", lambda c: number(c.get("alpha")), 2),
+    _Column("beta", lambda c: number(c.get("beta")), 3),
     _Column("rank", lambda c: str(c.get("rank", "")), 1),
     _Column("SQNR, dB", lambda c: _gain(c, "sqnr")),
 )
@@ -96,13 +96,13 @@ def _show(console: Console, title: str, name: str, columns: Sequence[_Column], r
         c = columns[k]
         table.add_column(c.title, justify=c.justify, overflow="fold")
     for r, row in zip(rows, cells, strict=True):
-        table.add_row(Text(_short(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
+        table.add_row(Text(shortened(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
     console.print(table)
 
 
 def _path(r: Report) -> str:
-    readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
-    return " → ".join(p for p in (_short(r["producer"], 32), r["activation"], readers) if p and p != "none")
+    readers = ", ".join(shortened(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
+    return " → ".join(p for p in (shortened(r["producer"], 32), r["activation"], readers) if p and p != "none")
 
 
 def _finding(r: Report) -> str:
@@ -112,11 +112,11 @@ def _finding(r: Report) -> str:
 FOUND = (
     _Column("producer → activation → readers", _path, 6, "left", 34),
     _Column("range", lambda r: "" if r["qmin"] is None else f"{r['qmin']}..{r['qmax']}", 5),
-    _Column("X_clip", lambda r: _number(r["x_clip"]), 3),
-    _Column("mass above", lambda r: _percent(r.get("share_clipped")), 2),
-    _Column("range used", lambda r: _percent(r.get("range_used")), 4),
+    _Column("X_clip", lambda r: number(r["x_clip"]), 3),
+    _Column("mass above", lambda r: percent(r.get("share_clipped")), 2),
+    _Column("range used", lambda r: percent(r.get("range_used")), 4),
     _Column("own dB", _error("isolated"), 1),
-    _Column("alone dB", lambda r: _decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "", 2),
+    _Column("alone dB", lambda r: decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "", 2),
     _Column("accum. dB", _error("accumulated"), 1),
     _Column("mode, or why not", _finding, 0, "left", 30),
 )
@@ -129,8 +129,8 @@ def show_inspection(console: Console, report: Report) -> None:
     _reasons(console, report)
     q = report["quality"]
     if q["reference"]:
-        agreement = f", same answer {_percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
-        sqnr = _decibels(q["sqnr_before_db"])
+        agreement = f", same answer {percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
+        sqnr = decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
     if "loss" in report:
         _loss(console, report["loss"])
@@ -148,7 +148,7 @@ def _loss(console: Console, loss: Report) -> None:
     for name in ("quantized, nothing else", "SQNR", "share of the squared error"):
         table.add_column(name, justify="left" if name.startswith("quantized") else "right", overflow="fold")
     for name, key in rows:
-        table.add_row(name, _decibels(loss[f"sqnr_{key}_db"]), _percent(loss[f"share_{key}"]))
+        table.add_row(name, decibels(loss[f"sqnr_{key}_db"]), percent(loss[f"share_{key}"]))
     console.print(table)
     if not loss["unmendable"]:
         return
@@ -157,11 +157,11 @@ def _loss(console: Console, loss: Report) -> None:
         table.add_column(name, justify="left" if name in ("tensor", "why") else "right", overflow="fold")
     shown = [t for t in loss["unmendable"] if (t["share"] or 0.0) >= NOTABLE]
     for t in shown:
-        table.add_row(_short(t["tensor"], 56), t["code"], _decibels(t["sqnr_db"]), _percent(t["share"]))
+        table.add_row(shortened(t["tensor"], 56), t["code"], decibels(t["sqnr_db"]), percent(t["share"]))
     if shown:
         console.print(table)
     if rest := len(loss["unmendable"]) - len(shown):
-        console.print(f"{rest} more that nothing can mend cost less than {_percent(NOTABLE)} each.")
+        console.print(f"{rest} more that nothing can mend cost less than {percent(NOTABLE)} each.")
 
 
 def show_rewrite(console: Console, report: Report) -> None:
@@ -200,13 +200,13 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
     table = Table(title=f"Plans, by {found['objective']} on held-out samples", title_justify="left")
     for name in ("plan", "extra MACs", "copies a channel", "objective", "SQNR"):
         table.add_column(name, justify="left" if name == "plan" else "right")
-    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", _decibels(found["before"][1]))
+    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", decibels(found["before"][1]))
     for name, c in found["candidates"].items():
         row = (
             f"{100 * c['extra_macs']:.1f} %",
             f"{c['mean_copies']:.2f}",
             f"{c['objective']:.4g}",
-            _decibels(c["sqnr_db"]),
+            decibels(c["sqnr_db"]),
         )
         table.add_row(name, *row)
     p = predicted
@@ -214,7 +214,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
         f"{100 * p['extra_macs']:.1f} %",
         f"{p['mean_copies']:.2f}",
         f"{p['objective_after']:.4g}",
-        _decibels(p["sqnr_after_db"]),
+        decibels(p["sqnr_after_db"]),
     )
     table.add_row(f"written: {p['chosen']}", *row, style="bold")
     console.print(table)
@@ -230,7 +230,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
             table.add_column(name, justify="left" if name == "plan" else "right")
         for s in found["sweep"]:
             share, spent = f"{100 * s['budget']:.1f} %", f"{100 * s['extra_macs']:.1f} %"
-            table.add_row(share, spent, f"{s['objective']:.4g}", _decibels(s["sqnr_db"]), s["chosen"])
+            table.add_row(share, spent, f"{s['objective']:.4g}", decibels(s["sqnr_db"]), s["chosen"])
         console.print(table)
 
 
@@ -239,7 +239,7 @@ def show_target(console: Console, target: Report) -> None:
     sqnr = target["kind"] == "sqnr"
 
     def value(v: float | None) -> str:
-        return _decibels(v) if sqnr else _percent(v)
+        return decibels(v) if sqnr else percent(v)
 
     what = "output SQNR" if sqnr else "same answer as the reference"
     table = Table(title=f"The cheapest plan with {what} ≥ {value(target['wanted'])}", title_justify="left")

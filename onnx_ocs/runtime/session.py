@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import Error as ProtobufError
 from onnx import TensorProto
+from onnxruntime.capi import onnxruntime_pybind11_state
 
-from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
 from onnx_ocs.model import tensors
 from onnx_ocs.model.nodes import Array
 
@@ -18,6 +20,7 @@ __all__ = [
     "LARGE",
     "LEVELS",
     "NUMBERS",
+    "RUN_ERRORS",
     "SMALL",
     "Session",
     "as_written",
@@ -38,6 +41,14 @@ NUMBERS = {
 SMALL = 200_000  # bytes of a model that one thread runs fastest
 LARGE = 1 << 28  # bytes of a model from which memory counts more than time
 PROTOBUF_LIMIT = 1 << 31
+# what loading or running a model may raise; onnxruntime's own classes have no common base
+RUN_ERRORS: tuple[type[Exception], ...] = (
+    *(c for c in vars(onnxruntime_pybind11_state).values() if isinstance(c, type) and issubclass(c, Exception)),
+    ProtobufError,
+    OSError,  # side files
+    UserError,
+    *CPP_ERRORS,
+)
 
 
 def session_options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
@@ -105,7 +116,7 @@ class Session:
     """One model in onnxruntime's CPU provider.
 
     Raises:
-        Exception: whatever onnxruntime raises for a model that it does not load.
+        RUN_ERRORS: onnxruntime does not load the model.
     """
 
     def __init__(
@@ -152,10 +163,10 @@ def as_written(model: onnx.ModelProto, threads: int | None = None) -> Session:
     """
     try:
         return Session(model, "enable_all", fusion=False, threads=threads)
-    except Exception:  # a Clip in front of a 4-bit quantizer is more than onnxruntime 1.31's optimizer can take
+    except RUN_ERRORS:  # a Clip in front of a 4-bit quantizer is more than onnxruntime 1.31's optimizer can take
         try:
             return Session(model, "disable_all", threads=threads)
-        except Exception as e:  # onnxruntime raises many kinds
+        except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not load the model: {first_line(e)}") from None
 
 
@@ -163,7 +174,7 @@ def attempt(model: onnx.ModelProto, level: str) -> Session | str:
     """A session, or why there is none."""
     try:
         return Session(model, level)
-    except Exception as e:  # onnxruntime raises many kinds; the message is the finding
+    except RUN_ERRORS as e:  # the message is the finding
         return first_line(e)
 
 
@@ -171,5 +182,5 @@ def attempt_run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array]
     """What a session computes, or why it does not."""
     try:
         return session.run(feed)
-    except Exception as e:
+    except RUN_ERRORS as e:
         return first_line(e)

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnx_ocs.model import tensors
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.runtime.instrument import expose
-from onnx_ocs.runtime.session import SMALL, serialized, session_options
+from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, serialized, session_options
 
 __all__ = ["INTEGER_KERNELS", "fast_kernels", "integer_kernels", "kernel_outputs", "optimized", "without_kernels"]
 
@@ -96,5 +96,5 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
             data, _kept = serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             return onnx.load(options.optimized_model_filepath, load_external_data=False)
-        except Exception:  # onnxruntime's own exception types vary; "does not load" is an answer here
+        except RUN_ERRORS:
             return None

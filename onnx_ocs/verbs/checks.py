@@ -17,11 +17,12 @@ import onnx
 
 from onnx_ocs.errors import UserError, VerificationError, first_line
 from onnx_ocs.model import files
+from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.external import attach
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op, label
 from onnx_ocs.model.tensors import without_side_files
-from onnx_ocs.runtime.session import Session
+from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
 __all__ = ["answers_for_the_model", "check_graph", "check_qdq", "check_runs", "load"]
 
@@ -85,18 +86,14 @@ def check_runs(model: onnx.ModelProto) -> None:
 def _unloadable(model: onnx.ModelProto) -> str:
     try:
         Session(model, "disable_all")
-    except Exception as e:  # onnxruntime raises many kinds
+    except RUN_ERRORS as e:
         return first_line(e, 200)
     return ""
 
 
 def _complaint(model: onnx.ModelProto) -> str:
     """What onnx.checker, else onnxruntime, has against a model."""
-    try:
-        onnx.checker.check_model(without_side_files(model), full_check=True)
-    except Exception as e:
-        return first_line(e, 200)
-    return _unloadable(model)
+    return complaint(without_side_files(model), full=True, most=200) or _unloadable(model)
 
 
 def answers_for_the_model(verb: Callable[P, R]) -> Callable[P, R]:
@@ -108,7 +105,7 @@ def answers_for_the_model(verb: Callable[P, R]) -> Callable[P, R]:
             return verb(*args, **kwargs)
         except (UserError, VerificationError):
             raise
-        except Exception as e:
+        except Exception as e:  # whatever it is: the question is whose fault
             models: list[Any] = [m for m in (*args, *kwargs.values()) if isinstance(m, (onnx.ModelProto, str, Path))]
             for m in models[:1]:
                 why = _complaint(load(m))

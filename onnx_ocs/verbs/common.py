@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Samples, Source, open_samples, random_samples
+from onnx_ocs.calibration.samples import Samples, input_specs, random_samples
 from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
@@ -21,12 +21,12 @@ __all__ = [
     "VERIFIED_SAMPLES",
     "Model",
     "Progress",
-    "add_errors",
+    "proof_samples",
     "quiet",
     "ranked_by",
     "reference_model",
     "sample_shapes",
-    "samples_for",
+    "with_errors",
 ]
 
 Model = onnx.ModelProto | str | Path
@@ -38,13 +38,6 @@ VERIFIED_SAMPLES = 4
 
 def quiet(_what: str, _done: int, _total: int | None) -> None:
     """No progress."""
-
-
-def samples_for(model: onnx.ModelProto, calib: Source | None, seed: int) -> Samples:
-    """The samples to verify on: the calibration data, or seeded random inputs over the input quantizers' range."""
-    if calib is not None:
-        return open_samples(calib, model)
-    return random_samples(model, VERIFIED_SAMPLES, seed)
 
 
 def ranked_by(samples: Samples | None) -> str:
@@ -67,10 +60,25 @@ def reference_model(model: onnx.ModelProto, float_model: Model | None) -> tuple[
     return reference(model, regions), "QDQ model without its activation quantizers"
 
 
-def add_errors(
-    entries: Sequence[dict[str, Any]], original: onnx.ModelProto, new: onnx.ModelProto | None, context: Context
-) -> None:
-    """Put each tensor's own error, and what has piled up until there, into the report's entries."""
+def with_errors(
+    entries: Sequence[Mapping[str, Any]], original: onnx.ModelProto, new: onnx.ModelProto | None, context: Context
+) -> tuple[dict[str, Any], ...]:
+    """The report's entries with each tensor's own error, and what has piled up until there."""
     found = measure_layers(original, new, context)
-    for e in entries:
-        e |= found.get(tuple(e.get("quantizers", ())), {})
+    return tuple({**e, **found.get(tuple(e.get("quantizers", ())), {})} for e in entries)
+
+
+def proof_samples(model: onnx.ModelProto, samples: Samples | None, seed: int) -> Samples:
+    """What models are verified and timed on: the samples, or seeded random ones."""
+    return random_samples(model, VERIFIED_SAMPLES, seed, _input_ranges(model)) if samples is None else samples
+
+
+def _input_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """For random inputs: what the quantizers that read a graph input directly can express."""
+    graph = Graph(model)
+    ranges = {}
+    floats = {s.name for s in input_specs(model) if s.dtype.kind == "f"}
+    for r in find_regions(graph, infer_shapes(model)):
+        if r.tensor in floats and r.quantizer is not None:
+            ranges[r.tensor] = (-float(r.quantizer.x_low.max()), float(r.quantizer.x_clip.max()))
+    return ranges

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import onnx
+
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Source
+from onnx_ocs.calibration.outliers import Outliers
+from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.compensation.entries import branch_entry
-from onnx_ocs.measurement.attribution import Loss, find_loss
+from onnx_ocs.measurement.attribution import Loss, Share, find_loss
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.graph import Graph
@@ -17,8 +20,10 @@ from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.records.history import history
+from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
@@ -27,12 +32,11 @@ from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq,
 from onnx_ocs.verbs.common import (
     Model,
     Progress,
-    add_errors,
     quiet,
     ranked_by,
     reference_model,
     sample_shapes,
-    samples_for,
+    with_errors,
 )
 
 __all__ = ["inspect"]
@@ -69,63 +73,89 @@ def inspect(
     inside = check_qdq(proto)
     check_graph(proto)
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
-    samples = None if calib is None else samples_for(proto, calib, seed)
+    samples = None if calib is None else open_samples(calib, proto)
+    context = Context(samples, limit, seed, progress)
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes)
-    context = Context(samples, limit, seed, progress)
-    outliers = find_outliers(proto, graph, regions, translate.copies, context)
-    before = history(proto)
-    entries = []
-    for k, (r, d) in enumerate(zip(regions, translate.selection.decide(graph, regions, outliers), strict=True)):
-        e = entry(translate.name, r, d if not isinstance(d, Decision) else None)
-        if isinstance(d, Decision):
-            e |= {"status": "candidate", "mode": d.mode}
-            e |= {"copies": d.copies.tolist(), "copies_low": d.copies_low.tolist()}
-        if k in outliers:
-            o = outliers[k]
-            e |= {"share_clipped": o.share_clipped, "range_used": o.range_used}
-        entries.append(e)
-    shapes_in = sample_shapes(samples) if samples is not None else None
-    price = cost(proto, shapes_in)
-    notes = list(inside)
-    if before:
-        notes.append(f"this file has been rewritten: {', '.join(e.get('pass', '?') for e in before)}")
-    qualities, against = None, None
+    entries = _entries(proto, graph, regions, translate, context)
+    price = cost(proto, None if samples is None else sample_shapes(samples))
+    notes = [*inside, *_earlier(proto)]
+    qualities, against, loss = None, None, None
     if samples is not None:
-        ref, against = reference_model(proto, float_model)
-        now = compare(ref, [proto], samples, limit)[0]
-        qualities = (now, now)
-        add_errors(entries, proto, None, context)
+        reference, against = reference_model(proto, float_model)
+        now = compare(reference, [proto], samples, limit)[0]
+        qualities = now, now
+        entries = with_errors(entries, proto, None, context)
+        loss = find_loss(proto, graph, regions, shapes, context, price.macs)
+        if loss is None:
+            notes.append(
+                "what each quantizer costs was not measured: onnxruntime does not run the model switch by switch"
+            )
+        else:
+            entries = _with_shares(entries, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect",
-        seed,
-        entries,
-        (price, price),
-        qualities,
-        against,
-        ranked_by(samples),
-        notes=notes,
-        compensations=carried,
-    )
-    loss = None if samples is None else find_loss(proto, graph, regions, shapes, context, price.macs)
+        "inspect", seed, regions=entries, compensations=carried, costs=(price, price), qualities=qualities,
+        reference=against, ranking=ranked_by(samples), notes=notes,
+    )  # fmt: skip
     if loss is not None:
-        for k, share in loss.alone.items():
-            entries[k] |= {"sqnr_alone_db": share.sqnr_db, "share_alone": share.share}
         report["loss"] = _loss_entry(loss, regions)
-    elif samples is not None:
-        notes.append("what each quantizer costs was not measured: onnxruntime does not run the model switch by switch")
-    return report
+    return dict(report)
 
 
-def _loss_entry(loss: Loss, regions: Sequence[Quantized]) -> dict[str, Any]:
-    groups = {"all": loss.everything, "mendable": loss.mendable, "unmendable": loss.unmendable}
-    entry: dict[str, Any] = {"samples": loss.samples}
-    for name, share in groups.items():
-        entry |= {f"sqnr_{name}_db": share.sqnr_db, f"share_{name}": share.share}
-    entry["unmendable"] = []
-    for k in loss.beyond:
-        why = regions[k].refusal
-        one = {"tensor": regions[k].tensor, "code": None if why is None else why.code}
-        entry["unmendable"].append(one | {"sqnr_db": loss.alone[k].sqnr_db, "share": loss.alone[k].share})
-    return entry
+def _entries(
+    model: onnx.ModelProto, graph: Graph, regions: Sequence[Quantized], translate: Translate, context: Context
+) -> tuple[dict[str, Any], ...]:
+    """One entry for each region: what could be done, or why nothing."""
+    outliers = find_outliers(model, graph, regions, translate.copies, context)
+    decisions = translate.selection.decide(graph, regions, outliers)
+    return tuple(
+        _entry(translate.name, r, d, outliers.get(k)) for k, (r, d) in enumerate(zip(regions, decisions, strict=True))
+    )
+
+
+def _entry(
+    by: str, region: Quantized, decision: Decision | Refusal | None, outliers: Outliers | None
+) -> dict[str, Any]:
+    e = entry(by, region, decision if not isinstance(decision, Decision) else None)
+    if isinstance(decision, Decision):
+        e |= {"status": "candidate", "mode": decision.mode}
+        e |= {"copies": decision.copies.tolist(), "copies_low": decision.copies_low.tolist()}
+    if outliers is not None:
+        e |= {"share_clipped": outliers.share_clipped, "range_used": outliers.range_used}
+    return e
+
+
+def _earlier(model: onnx.ModelProto) -> list[str]:
+    """A note about a file that was rewritten before."""
+    before = history(model)
+    return [f"this file has been rewritten: {', '.join(e.get('pass', '?') for e in before)}"] if before else []
+
+
+def _with_shares(entries: Sequence[dict[str, Any]], loss: Loss) -> tuple[dict[str, Any], ...]:
+    """The entries with what each quantizer costs by itself."""
+    alone = {k: {"sqnr_alone_db": s.sqnr_db, "share_alone": s.share} for k, s in loss.alone.items()}
+    return tuple({**e, **alone.get(k, {})} for k, e in enumerate(entries))
+
+
+def _loss_entry(loss: Loss, regions: Sequence[Quantized]) -> LossEntry:
+    return {
+        "samples": loss.samples,
+        "sqnr_all_db": loss.everything.sqnr_db,
+        "share_all": loss.everything.share,
+        "sqnr_mendable_db": loss.mendable.sqnr_db,
+        "share_mendable": loss.mendable.share,
+        "sqnr_unmendable_db": loss.unmendable.sqnr_db,
+        "share_unmendable": loss.unmendable.share,
+        "unmendable": [_unmendable(regions[k], loss.alone[k]) for k in loss.beyond],
+    }
+
+
+def _unmendable(region: Quantized, alone: Share) -> UnmendableEntry:
+    why = region.refusal
+    return {
+        "tensor": region.tensor,
+        "code": None if why is None else why.code,
+        "sqnr_db": alone.sqnr_db,
+        "share": alone.share,
+    }

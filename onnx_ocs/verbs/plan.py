@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Source
+from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.measurement.quality import Quality, compare
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
@@ -18,9 +19,9 @@ from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, load
-from onnx_ocs.verbs.common import Model, Progress, quiet, reference_model, samples_for
+from onnx_ocs.verbs.common import Model, Progress, quiet, reference_model
 
-__all__ = ["plan"]
+__all__ = ["by_plan", "measured", "plan"]
 
 
 @answers_for_the_model
@@ -55,27 +56,26 @@ def plan(
     proto = load(model)
     check_qdq(proto)
     check_graph(proto)
-    samples = samples_for(proto, calib, seed)
-    float_proto = None if float_model is None else load(float_model)
-    context = Context(samples, limit, seed, progress, floats=float_proto)
-    measure = _measure(proto, [Translate()], context, float_proto)
-    return make_plan(proto, options or PlanOptions(), context, float_proto, budgets, measure)
+    floats = None if float_model is None else load(float_model)
+    context = Context(open_samples(calib, proto), limit, seed, progress, floats=floats)
+    measure = measured(proto, [Translate()], context)
+    return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 
 
-def _by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:
+def by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:
+    """The passes, with the `Translate` among them set to a plan."""
     return [replace(p, plan=made) if isinstance(p, Translate) else p for p in passes]
 
 
-def _measure(
-    model: onnx.ModelProto, passes: Sequence[Pass], context: Context, float_model: onnx.ModelProto | None
-) -> Callable[[Plan], Quality]:
+def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -> Callable[[Plan], Quality]:
     """How good a plan's model is, as the report will say it: rewritten, and run on all samples."""
-    against = cache(lambda: reference_model(model, float_model)[0])
+    samples = context.samples
+    assert samples is not None
+    against = cache(lambda: reference_model(model, context.floats)[0])
 
     def measure(made: Plan) -> Quality:
-        assert context.samples is not None
-        new, _ = run_passes(model, _by_plan(passes, made), replace(context, progress=quiet))
+        new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         context.progress("measuring plans", 0, None)
-        return compare(against(), [new], context.samples, context.limit)[0]
+        return compare(against(), [new], samples, context.limit)[0]
 
     return measure

@@ -1,49 +1,54 @@
-"""The verb rewrite: prepare, run the passes, judge, prove, publish."""
+"""The verb rewrite: prepare, run the passes, judge, prove, publish.
+
+Each step takes what the steps before have found and returns a new `Outcome`; nothing is changed in place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Source
+from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.errors import VerificationError
-from onnx_ocs.measurement.cost import cost
+from onnx_ocs.measurement.cost import Cost, cost
 from onnx_ocs.measurement.latency import latencies
-from onnx_ocs.measurement.quality import Quality, compare
+from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model import files
+from onnx_ocs.model.sidefiles import Staged
 from onnx_ocs.model.tensors import all_tensors, is_external
+from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.registry import make_passes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
+from onnx_ocs.report.schema import Report
 from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, check_runs, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
     Progress,
-    add_errors,
+    proof_samples,
     quiet,
     ranked_by,
     reference_model,
     sample_shapes,
-    samples_for,
+    with_errors,
 )
-from onnx_ocs.verbs.plan import _by_plan, _measure
-from onnx_ocs.verbs.verify import _fed
+from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
+from onnx_ocs.verbs.plan import by_plan, measured
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["RewriteResult", "make_passes", "rewrite"]
-
-LOSS_DB = 0.01  # a rewrite that loses more than this on the calibration data, and agreement too, is not applied
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def rewrite(
         calib: calibration samples: a source as on the command line, an onnxruntime CalibrationDataReader, an iterable
             of feed dicts, or a dict of arrays (input name -> samples on the first axis).
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order; default: `Translate()`.
+        passes: what to run, in order; default: `Translate()`, and with samples `Reconstruct()` behind it.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
@@ -102,81 +107,136 @@ def rewrite(
             report.
         PassError: a pass failed; nothing was written.
     """
-    with ExitStack() as stack:
-        return _rewrite(model, output, calib, float_model, passes, options, verify, seed, limit, progress, stack)
-
-
-def _rewrite(
-    model: Model,
-    output: str | Path | None,
-    calib: Source | None,
-    float_model: Model | None,
-    passes: Sequence[Pass] | None,
-    options: PlanOptions | None,
-    verify: bool,
-    seed: int,
-    limit: int | None,
-    progress: Progress,
-    stack: ExitStack,
-) -> RewriteResult:
     if output is not None:
         files.check_writable(output, model if isinstance(model, (str, Path)) else None)
+    ready = _prepare(model, calib, float_model, verify, Context(None, limit, seed, progress))
+    with ExitStack() as stack:
+        outcome = _run(ready, _default(calib is not None) if passes is None else passes, options)
+        staged = _stage(ready, outcome, output)
+        if staged is not None:
+            stack.enter_context(closing(staged))
+            outcome = replace(outcome, model=files.load_model(staged.model))
+        outcome = _judge(ready, outcome)
+        if verify and outcome.changed:
+            outcome = _prove(ready, outcome)
+        report = dict(_report(ready, outcome, options))
+        checked = outcome.verification
+        if checked is not None and checked.verdict != "PASSED":
+            raise VerificationError("; ".join(checked.failures), report)
+        written = outcome.model if output is None else _publish(ready, outcome, staged, output)
+    return RewriteResult(written, outcome.changed, report, checked, None if output is None else Path(output))
+
+
+def _default(calibrated: bool) -> list[Pass]:
+    """What runs where nothing else is said."""
+    return [p() for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
+
+
+def _prepare(model: Model, calib: Source | None, float_model: Model | None, verify: bool, context: Context) -> Prepared:
+    """Read and check all that is given."""
     original = load(model)
-    inside = check_qdq(original)
+    notes = check_qdq(original)
     check_graph(original)
     if verify:
         check_runs(original)
-    samples = None if calib is None else samples_for(original, calib, seed)
-    chosen: list[Pass] = list(passes) if passes is not None else [Translate()]
-    planned: dict[str, Any] = {}
-    float_proto = None if float_model is None else load(float_model)
-    context = Context(samples, limit, seed, progress, floats=float_proto)
-    if options is not None and samples is not None and any(isinstance(p, Translate) for p in chosen):
-        measure = _measure(original, chosen, context, float_proto)
-        made, planned = make_plan(original, options, context, float_proto, measure=measure)
-        chosen = _by_plan(chosen, made)
-    new, results = run_passes(original, chosen, context)
-    regions = [e for r in results.values() for e in r.regions]
-    compensations = [e for r in results.values() for e in r.compensations]
-    notes = inside + [n for r in results.values() for n in r.notes]
-    changed = new is not original
+    samples = None if calib is None else open_samples(calib, original)
+    floats = None if float_model is None else load(float_model)
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
-    staged = files.stage(new, output, path) if changed and output is not None else None
-    if staged is not None:  # what has side files is written before it is verified: sessions map them from there
-        stack.enter_context(closing(staged))
-        new = files.load_model(staged.model)
-    qualities, against = None, None
-    if samples is not None:
-        ref, against = reference_model(original, float_proto)
-        models = [original, new] if changed else [original]
-        total = samples.count() if limit is None else min(limit, samples.count())
-        progress("comparing", 0, total)
-        got = compare(ref, models, samples, limit, tick=_ticker(progress, "comparing", total))
-        qualities = (got[0], got[-1])
-        if changed and _loses(*qualities):
-            notes.append(
-                f"the rewrite lost on the calibration data ({_db(got[0])} -> {_db(got[1])}), so it was not applied"
-            )
-            new, changed, qualities = original, False, (got[0], got[0])
-            for e in (*regions, *compensations):
-                if e["status"] == "applied":
-                    e["status"] = "refused"
-                    e["reason"] = {"code": "loses", "message": notes[-1], "node": e.get("tensor", e.get("block"))}
-        add_errors(regions, original, new if changed else None, context)
-    elif float_model is not None:
-        notes.append("--float is used with --calib only: there are no samples to compare the models on")
-    checked, latency = None, None
-    if verify and changed:
-        progress("verifying", 0, None)
-        fed = _fed(original, samples, seed)
-        checked = verify_models(original, new, fed, VERIFIED_SAMPLES, seed)
-        progress("measuring latency", 0, None)
-        latency = latencies([original, new], next(fed.batches(1, 1)))
-    shapes_in = None if samples is None else sample_shapes(samples)
-    before = cost(original, shapes_in)
-    costs = (before, cost(new, shapes_in) if changed else before)
+    return Prepared(original, path, replace(context, samples=samples, floats=floats), tuple(notes))
+
+
+def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -> Outcome:
+    """Plan where that is asked for, and run the passes."""
+    original, context = ready.original, ready.context
+    planned: dict[str, Any] = {}
+    if options is not None and context.samples is not None and any(isinstance(p, Translate) for p in passes):
+        measure = measured(original, passes, context)
+        made, planned = make_plan(original, options, context, context.floats, measure=measure)
+        passes = by_plan(passes, made)
+    new, results = run_passes(original, passes, context)
+    done = list(results.values())
+    return Outcome(
+        model=new,
+        changed=new is not original,
+        regions=tuple(e for r in done for e in r.regions),
+        compensations=tuple(e for r in done for e in r.compensations),
+        reconstructions=tuple(e for r in done for e in r.reconstructions),
+        notes=(*ready.notes, *(n for r in done for n in r.notes)),
+        planned=planned,
+    )
+
+
+def _stage(ready: Prepared, outcome: Outcome, output: str | Path | None) -> Staged | None:
+    """What has side files is written before it is verified: sessions map them from there."""
+    if output is None or not outcome.changed:
+        return None
+    return files.stage(outcome.model, output, ready.path)
+
+
+def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
+    """Compare both models with the reference on all samples; what loses there is not applied."""
+    original, context = ready.original, ready.context
+    if context.samples is None:
+        if context.floats is None:
+            return outcome
+        return outcome.noting("--float is used with --calib only: there are no samples to compare the models on")
+    reference, against = reference_model(original, context.floats)
+    models = [original, outcome.model] if outcome.changed else [original]
+    total = context.total()
+    context.progress("comparing", 0, total)
+    tick = _ticker(context.progress, "comparing", total)
+    found = compare(reference, models, context.samples, context.limit, tick=tick)
+    outcome = replace(outcome, qualities=(found[0], found[-1]), against=against)
+    lost = losing(found[0], found[1]) if outcome.changed else None
+    if lost is not None:
+        outcome = taken_back(ready, outcome, lost)
+    return replace(
+        outcome, regions=with_errors(outcome.regions, original, outcome.model if outcome.changed else None, context)
+    )
+
+
+def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
+    """Verify the rewritten model, and time both."""
+    original, context = ready.original, ready.context
+    context.progress("verifying", 0, None)
+    samples = proof_samples(original, context.samples, context.seed)
+    checked = verify_models(original, outcome.model, samples, VERIFIED_SAMPLES, context.seed)
+    context.progress("measuring latency", 0, None)
+    latency = latencies([original, outcome.model], next(samples.batches(1, 1)))
+    return replace(outcome, verification=checked, latency=latency)
+
+
+def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> Report:
+    """The report; it says all that is known, also of a rewrite that is not written."""
+    samples, planned = ready.context.samples, outcome.planned
+    shapes = None if samples is None else sample_shapes(samples)
+    before = cost(ready.original, shapes)
+    costs = before, cost(outcome.model, shapes) if outcome.changed else before
+    notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels"))]
+    if not outcome.changed:
+        notes.append("nothing was rewritten: the output is the input")
+    ranking = ranked_by(samples)
+    if planned:
+        ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
+    report = assemble(
+        "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
+        reconstructions=outcome.reconstructions, costs=costs, latency=outcome.latency, qualities=outcome.qualities,
+        reference=outcome.against, ranking=ranking, verification=outcome.verification, notes=notes,
+    )  # fmt: skip
+    if planned:
+        report["plan"] = cast(PlanEntry, dict(planned))
+        if options is not None and options.target is not None and outcome.qualities is not None:
+            target = options.target.outcome(options.target.value(outcome.qualities[1]))
+            report["target"] = cast(TargetEntry, target)
+            if target["shortfall"]:
+                report["notes"].append(target["shortfall"])
+    return report
+
+
+def _kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -> list[str]:
+    """What became of the layers that onnxruntime runs with integer kernels."""
+    notes = []
     lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
-    weighed = planned.get("kernels")
     if lost > 0:
         notes.append(
             f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
@@ -186,41 +246,19 @@ def _rewrite(
         )
     if weighed and weighed["kept"]:
         notes.append(f"copies were left out: {weighed['why']}")
-    if not changed:
-        notes.append("nothing was rewritten: the output is the input")
-    ranking = ranked_by(samples)
-    if planned:
-        ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
-    report = assemble(
-        "rewrite", seed, regions, costs, qualities, against, ranking, checked, notes, compensations, latency
-    )
-    if planned:
-        report["plan"] = planned
-        if options is not None and options.target is not None and qualities is not None:
-            report["target"] = options.target.outcome(options.target.value(qualities[1]))
-            if not report["target"]["reached"]:
-                report["notes"].append(report["target"]["shortfall"])
-    if checked is not None and checked.verdict != "PASSED":
-        raise VerificationError("; ".join(checked.failures), report)
-    if output is not None:
-        if changed and staged is not None:
-            staged.publish(files.write_bytes)
-            new = files.load_model(output)
-        elif changed or path is None or any(is_external(t) for t in all_tensors(new)):
-            files.save_model(new, output, path)
-        else:
-            files.write_bytes(output, path.read_bytes())  # the input, byte for byte
-    return RewriteResult(new, changed, report, checked, None if output is None else Path(output))
+    return notes
 
 
-def _loses(before: Quality, after: Quality) -> bool:
-    worse = after.sqnr_db is not None and (before.sqnr_db is None or after.sqnr_db < before.sqnr_db - LOSS_DB)
-    agrees = after.agreement is not None and before.agreement is not None and after.agreement > before.agreement
-    return worse and not agrees
-
-
-def _db(q: Quality) -> str:
-    return "identical" if q.sqnr_db is None else f"{q.sqnr_db:.2f} dB"
+def _publish(ready: Prepared, outcome: Outcome, staged: Staged | None, output: str | Path) -> onnx.ModelProto:
+    """Write the result, all of it or nothing; returns the model as it is used from there."""
+    if outcome.changed and staged is not None:
+        staged.publish(files.write_bytes)
+        return files.load_model(output)
+    if outcome.changed or ready.path is None or any(is_external(t) for t in all_tensors(outcome.model)):
+        files.save_model(outcome.model, output, ready.path)
+    else:
+        files.write_bytes(output, ready.path.read_bytes())  # the input, byte for byte
+    return outcome.model
 
 
 def _ticker(progress: Progress, what: str, total: int) -> Callable[[int], None]:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
-
-from onnx_ocs.calibration.samples import Samples, Source, input_specs, random_samples
+from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import latencies
 from onnx_ocs.measurement.quality import compare
-from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.regions.find import find_regions
 from onnx_ocs.report.report import assemble
 from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, check_runs, load
-from onnx_ocs.verbs.common import VERIFIED_SAMPLES, Model, reference_model, sample_shapes, samples_for
+from onnx_ocs.verbs.common import VERIFIED_SAMPLES, Model, proof_samples, reference_model, sample_shapes
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["verify"]
@@ -50,8 +45,8 @@ def verify(
     check_qdq(before)
     check_graph(before)
     check_runs(before)
-    samples = None if calib is None else samples_for(before, calib, seed)
-    fed = _fed(before, samples, seed)
+    samples = None if calib is None else open_samples(calib, before)
+    fed = proof_samples(before, samples, seed)
     checked = verify_models(before, after, fed, VERIFIED_SAMPLES, seed)
     qualities, against = None, None
     if samples is not None and checked.verdict == "PASSED":
@@ -61,20 +56,7 @@ def verify(
     shapes_in = None if samples is None else sample_shapes(samples)
     costs = cost(before, shapes_in), cost(after, shapes_in)
     latency = latencies([before, after], next(fed.batches(1, 1))) if checked.verdict == "PASSED" else None
-    return assemble("verify", seed, (), costs, qualities, against, None, checked, latency=latency)
-
-
-def _fed(model: onnx.ModelProto, samples: Samples | None, seed: int) -> Samples:
-    """What models are verified and timed on: the samples, or seeded random ones."""
-    return random_samples(model, VERIFIED_SAMPLES, seed, _input_ranges(model)) if samples is None else samples
-
-
-def _input_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """For random inputs: what the quantizers that read a graph input directly can express."""
-    graph = Graph(model)
-    ranges = {}
-    floats = {s.name for s in input_specs(model) if s.dtype.kind == "f"}
-    for r in find_regions(graph, infer_shapes(model)):
-        if r.tensor in floats and r.quantizer is not None:
-            ranges[r.tensor] = (-float(r.quantizer.x_low.max()), float(r.quantizer.x_clip.max()))
-    return ranges
+    report = assemble(
+        "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked
+    )
+    return dict(report)

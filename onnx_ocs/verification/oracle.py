@@ -17,15 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import helper
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.editor import MAGIC, Editor
 from onnx_ocs.qdq.quantizer import Quantizer
 
 __all__ = ["WideQuantizer", "oracle"]
-
-G_LOGGER.severity = G_LOGGER.CRITICAL  # graphsurgeon logs to stdout, which is ours
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,16 +24,6 @@ LINE = re.compile(r"^(.+?)(?:: (\d+)/(\d+))?, (\d+:\d\d:\d\d)$")
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[logging.Logger]:
-    """The package's logger, as it was before."""
-    logger = logging.getLogger("onnx_ocs")
-    handlers, level = [*logger.handlers], logger.level
-    yield logger
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
 
 
 def test_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

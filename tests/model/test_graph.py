@@ -8,15 +8,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-import zoo
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_ocs import api
-from onnx_ocs.errors import UserError
-from onnx_ocs.model.folding import fold
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.tensors import values
-from onnx_ocs.qdq.intervals import value_bounds
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -46,12 +40,6 @@ def chain() -> onnx.ModelProto:
         [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()],
     )
     return helper.make_model(g, opset_imports=[helper.make_opsetid("", 17)])
-
-
-def test_bounds_of_what_is_asked() -> None:
-    known = value_bounds(Graph(chain()), ["c"])
-    assert known["c"] == (0.0, 6.0) and known["r"] == (0.0, np.inf)
-    assert "c" not in value_bounds(Graph(chain()), ["y"])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_, ml_dtypes.int4, ml_dtypes.bfloat16])
@@ -89,33 +77,3 @@ def test_what_is_taken_is_put_together_in_the_end() -> None:
     assert list(stored) == ["b", "lo", "hi", name]  # nothing of what it was taken from
     assert np.array_equal(numpy_helper.to_array(stored[name]), expected)
     assert np.array_equal(graph.constant(name), expected)  # known afterwards, too
-
-
-@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32])
-@pytest.mark.parametrize("count", [1, 16, 40])
-def test_values_outside_raw_data(kind: int, count: int) -> None:
-    t = helper.make_tensor("t", kind, [1, count], [k % 7 for k in range(count)])
-    assert not t.HasField("raw_data")
-    found, expected = values(t), numpy_helper.to_array(t)
-    assert found.dtype == expected.dtype and np.array_equal(found, expected)
-
-
-def test_a_tensor_of_too_many_axes_is_said() -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(zoo.build("residual")[0])  # which other tests see as well
-    model.graph.initializer[0].dims.extend([1] * 40)
-    with pytest.raises(UserError, match=r"has 4\d axes: export the model again"):
-        api.rewrite(model)
-
-
-@pytest.mark.parametrize(("zeros", "known"), [(0, True), (1, True), (3, True), (2, False)])
-def test_a_zero_point_goes_with_all_scales_or_each(zeros: int, known: bool) -> None:
-    """Files have one zero_point for many scales; what fits neither way has no value."""
-    node = helper.make_node("DequantizeLinear", ["x", "s", "z"], ["y"], axis=0)
-    x, scales = np.arange(6, dtype=np.int8).reshape(3, 2), np.asarray([1.0, 2.0, 4.0], np.float32)
-    zero = np.full(zeros, 2, np.int8) if zeros else None
-    got = fold(node, [x, scales, zero])
-    if not known:
-        assert got is None
-    else:
-        np.testing.assert_array_equal(got, (x - np.float32(2 if zeros else 0)) * scales[:, None])

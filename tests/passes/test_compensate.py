@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from branch_nets import image_net, signature, some_branch
 from feeds import inputs
 from onnx import helper, numpy_helper
 from topologies import gelu_spelled, norm_fused, resnet, transformer
@@ -23,9 +24,7 @@ from zoo import Net, Style
 from onnx_ocs import api
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import open_samples, random_samples
-from onnx_ocs.compensation.blocks import Block
 from onnx_ocs.compensation.insert import insert
-from onnx_ocs.compensation.regression import Branch
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.graph import Graph
@@ -36,7 +35,6 @@ from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.branches import RECORD, read_branches, strip
 from onnx_ocs.records.history import history
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.verification.branches import check_branches
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS, CALIB, TEST = (ROOT / "models" / f"digits.{k}" for k in ("w8a2.onnx", "calib.npz", "test.npz"))
@@ -54,11 +52,6 @@ def coarse() -> tuple[onnx.ModelProto, dict[str, np.ndarray], api.RewriteResult]
     model = resnet(Style(bits=2)).model("gemm1")
     samples = inputs(model, 192)
     return model, samples, api.rewrite(model, calib=samples, passes=[Compensate(budget=1.0)])
-
-
-def signature(model: onnx.ModelProto) -> list[Any]:
-    values = [v.SerializeToString(deterministic=True) for v in (*model.graph.input, *model.graph.output)]
-    return [*values, [(o.domain, o.version) for o in model.opset_import]]
 
 
 def applied(result: api.RewriteResult) -> list[dict[str, Any]]:
@@ -160,135 +153,6 @@ def test_inspect_shows_branches(digits: api.RewriteResult) -> None:
         (e["output"], e["form"], e["rank"]) for e in applied(digits)
     ]
     assert api.inspect(DIGITS)["compensations"] == []
-
-
-# ---- what a branch computes -----------------------------------------------------------------------------------------
-
-
-def some_branch(form: str, which: tuple[int, ...], sizes: tuple[int, int], nonlinear: bool, seed: int = 0) -> Branch:
-    """A branch with random weights; regressor 0 is the output, 1 the input."""
-    rng = np.random.default_rng(seed)
-    c, rank = sizes[0], 2
-    back = None
-    if form == "bias":
-        weights: tuple[np.ndarray, ...] = ()
-    elif form == "diagonal":
-        weights = tuple(rng.standard_normal(c) for _ in which)
-    elif form == "grouped":
-        weights = tuple(rng.standard_normal((GROUPS, sizes[k] // GROUPS, c // GROUPS)) for k in which)
-    elif form == "low rank":
-        weights, back = tuple(rng.standard_normal((sizes[k], rank)) for k in which), rng.standard_normal((rank, c))
-    else:
-        weights = tuple(rng.standard_normal((sizes[k], c)) for k in which)
-    nonlinear = nonlinear and form != "bias"
-    alphas = tuple(0.4 + k if nonlinear else 0.0 for k in which)
-    beta, low, high = (1.3, -0.9, 1.1) if nonlinear else (0.0, -0.6, 0.7)
-    return Branch(
-        form, which, alphas, beta, weights, back, 0.1 * rng.standard_normal(c), low, high, tuple(1.5 for _ in which)
-    )
-
-
-def image_net(style: Style) -> tuple[onnx.ModelProto, Block]:
-    """4D; the block's input has another size."""
-    n = Net(style, x=(3, 9, 9))
-    a = n.qdq(n.conv(n.qdq("x", "mid"), 8), "mid")
-    y = n.conv(a, 8)
-    n.nodes[-1].attribute.append(helper.make_attribute("strides", [2, 2]))
-    out = n.conv(n.qdq(y, "mid"), 4)
-    return n.model(out), Block("layer", y, 1, 8, "conv1", (2, 2), 8)
-
-
-def token_net(style: Style) -> tuple[onnx.ModelProto, Block]:
-    """3D, channels last."""
-    n = Net(style, x=(5, 12))
-    a = n.matmul(n.qdq("x", "mid"), 8)
-    y = n.matmul(n.qdq(a, "mid"), 8)
-    return n.model(n.matmul(n.qdq(y, "mid"), 4)), Block("layer", y, 2, 8, a, (1,), 8)
-
-
-def plane_net(style: Style) -> tuple[onnx.ModelProto, Block]:
-    """4D, channels last."""
-    n = Net(style, x=(3, 4, 12))
-    a = n.matmul(n.qdq("x", "mid"), 8)
-    y = n.matmul(n.qdq(a, "mid"), 8)
-    return n.model(n.matmul(n.qdq(y, "mid"), 4)), Block("layer", y, 3, 8, a, (1, 1), 8)
-
-
-def matrix_net(style: Style) -> tuple[onnx.ModelProto, Block]:
-    """2D; the output is a graph output."""
-    n = Net(style, x=(12,))
-    a = n.gemm(n.qdq("x", "mid"), 8)
-    y = n.gemm(n.qdq(a, "mid"), 8)
-    n.gemm(n.qdq(y, "mid"), 4)
-    return n.model("gemm3", y), Block("layer", y, 1, 8, a, (), 8)
-
-
-def captured_net(style: Style) -> tuple[onnx.ModelProto, Block]:
-    """3D, channels second; a subgraph reads the output."""
-    n = Net(style, x=(3, 10))
-    a = n.qdq(n.conv(n.qdq("x", "mid"), 8), "mid")
-    y = n.conv(a, 8)
-    value = helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, ["N", 8, 10])
-    body = helper.make_graph([helper.make_node("Neg", [y], ["inner"])], "body", [], [value])
-    z = n.op("If", n.const("condition", True, np.bool_), then_branch=body, else_branch=body)
-    return n.model(n.op("Add", n.conv(n.qdq(y, "mid"), 8), z), z), Block("layer", y, 1, 8, "conv1", (1,), 8)
-
-
-NETS = [image_net, token_net, plane_net, matrix_net, captured_net]
-STYLES = [Style(opset=10, per_channel=False), Style(opset=13), Style(opset=21)]
-FORMS = [("bias", ()), ("diagonal", (0,)), ("diagonal", (0, 1)), ("grouped", (0,)), ("grouped", (0, 1)),
-         ("low rank", (0,)), ("low rank", (0, 1)), ("dense", (0,)), ("dense", (1,)), ("dense", (0, 1))]  # fmt: skip
-GROUPS = 4
-
-
-@pytest.mark.parametrize("style", STYLES, ids=lambda s: f"opset{s.opset}")
-@pytest.mark.parametrize("net", NETS)
-def test_what_branches_compute(net: Callable[[Style], tuple[onnx.ModelProto, Block]], style: Style) -> None:
-    model, block = net(style)
-    signed = signature(model)
-    feed = {k: v[:3] for k, v in inputs(model, 3).items()}
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    watch = [block.output, str(block.input)]
-    plain.graph.output.extend(
-        onnx.ValueInfoProto(name=t) for t in watch if t not in {o.name for o in model.graph.output}
-    )
-    names = [o.name for o in plain.graph.output]
-    values = dict(zip(names, zoo.execute(plain, feed), strict=True))
-    y, x = values[watch[0]], values[watch[1]]
-    for (form, which), nonlinear in [(f, k) for f in FORMS for k in (False, True)]:
-        if form == "grouped" and y.ndim == 2:
-            continue
-        branch = some_branch(form, which, (8, 8), nonlinear)
-        new = onnx.ModelProto()
-        new.CopyFrom(model)
-        graph = Graph(new)
-        done = insert(graph, block, branch, [watch[k] for k in which], y.ndim)
-        graph.commit()
-        onnx.checker.check_model(new, full_check=True)
-        assert signature(new) == signed
-        thin = x[(slice(None), slice(None), *(slice(None, None, s) for s in block.strides))] if block.axis == 1 else x
-        rows = [np.moveaxis(v, block.axis, -1).reshape(-1, 8).astype(np.float64) for v in (y, thin)]
-        added = branch.predict([rows[k] for k in which])
-        moved = np.moveaxis(y, block.axis, -1)
-        assert done.entry["groups"] == {"diagonal": 8, "grouped": GROUPS}.get(form, 1)
-        if form == "grouped":
-            kernels = [n for n in new.graph.node if n.op_type == "Conv" and "_nbc_" in n.output[0]]
-            assert [helper.get_node_attr_value(n, "group") for n in kernels] == [GROUPS] * len(which)
-        expected = np.moveaxis(np.broadcast_to(added, (moved.size // 8, 8)).reshape(moved.shape), -1, block.axis) + y
-        asked = copy.deepcopy(new)
-        if done.after not in {o.name for o in new.graph.output}:
-            asked.graph.output.append(onnx.ValueInfoProto(name=done.after))
-        for level in ("disable_all", "enable_all"):
-            got = dict(zip([o.name for o in asked.graph.output], zoo.execute(asked, feed, level), strict=True))
-            np.testing.assert_allclose(got[done.after], expected, atol=2e-5, err_msg=f"{form} {which} {level}")
-            if net is captured_net:
-                inner = next(o for o in got if o.startswith("if"))
-                np.testing.assert_allclose(got[inner], -expected, atol=2e-5)
-        assert check_branches(new, random_samples(new, 2, 0), 2, 0) == []
-        again = zoo.execute(strip(new), feed)
-        for a, b in zip(again, zoo.execute(model, feed), strict=True):
-            np.testing.assert_array_equal(a, b)
 
 
 # ---- verification ---------------------------------------------------------------------------------------------------

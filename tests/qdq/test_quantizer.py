@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -190,50 +189,3 @@ def test_computed_clip_bounds_are_unknown() -> None:
     q = read(model)
     assert isinstance(q, Quantizer) and (q.qmin, q.qmax) == (0, 255)
     assert integer_clip(graph, next(n for n in graph.nodes if n.op_type == "Clip"), q) is None
-
-
-# ---- constants ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", ["int8", "uint8", "int4", "fake", "clip"])
-def test_constants_behind_quantizers_are_what_onnxruntime_computes(form: str) -> None:
-    """`Graph.constant` of a weight, against the tensor's values in onnxruntime."""
-    n, x = image(Style(weight=form, opset=21))
-    y = n.conv(x)
-    weight = n.nodes[-1].input[1]
-    got = Graph(n.model(y)).constant(weight)
-    assert got is not None and got.dtype == np.float32
-    np.testing.assert_allclose(got, n.values(weight), rtol=1e-6, atol=1e-7)
-
-
-FOLDED: dict[str, Callable[[Net, str], str]] = {
-    "Transpose": lambda n, t: n.op("Transpose", t, perm=[2, 0, 1]),
-    "Reshape": lambda n, t: n.op("Reshape", t, n.ints("shape", 0, -1)),
-    "Squeeze": lambda n, t: n.op("Squeeze", n.op("Unsqueeze", t, n.ints("axes", 1)), n.ints("axes", 1)),
-    "Cast": lambda n, t: n.op("Cast", t, to=TensorProto.INT32),
-    "Clip": lambda n, t: n.op("Clip", t, n.const("low", -0.5), n.const("high", 0.5)),
-    "Constant": lambda n, t: n.op("Constant", value_floats=[1.0, 2.0]),
-    "Q": lambda n, t: n.op("QuantizeLinear", t, n.const("s", 0.01), n.const("z", 3, np.int8)),
-    "QDQ": lambda n, t: n.op(
-        "DequantizeLinear", FOLDED["Q"](n, t), n.const("s3", [0.1, 0.2, 0.3]), n.const("z3", [1, 2, 3], np.int8), axis=1
-    ),
-    "typed Q": lambda n, t: n.op("QuantizeLinear", t, n.const("s", 0.01), output_dtype=TensorProto.INT8),
-}
-
-
-@pytest.mark.parametrize("op", FOLDED)
-def test_folding(op: str) -> None:
-    n = Net(Style(opset=21), x=(3,))
-    t = FOLDED[op](n, n.const("value", n.rng.standard_normal((2, 3, 4))))
-    n.op("Identity", "x", out="y")
-    got = Graph(n.model("y")).constant(t)
-    assert got is not None and np.array_equal(got, n.values(t)) and got.dtype == n.values(t).dtype
-
-
-@pytest.mark.parametrize("op", ["Relu", "Neg"])
-def test_what_is_not_folded(op: str) -> None:
-    n = Net(Style(), x=(3,))
-    t = n.op(op, n.const("value", [1.0, 2.0]))
-    n.op("Identity", "x", out="y")
-    graph = Graph(n.model("y"))
-    assert graph.constant(t) is None and graph.constant("x") is None and graph.constant("nothing") is None

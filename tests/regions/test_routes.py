@@ -5,85 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
-from zoo import Net, Style, execute, pool
+from wide_layouts import wide
+from zoo import Net, Style, execute
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.regions.carry import Route
 from onnx_ocs.regions.routes import route
-from onnx_ocs.regions.wide import Wide, concat_sizes, join
-from onnx_ocs.translation.decision import arrange
-from onnx_ocs.translation.widen import _Widening
+from onnx_ocs.regions.wide import Wide
 
 Array = np.ndarray[Any, Any]
 Reader = Callable[[Net, str], str]
-GRID = Quantizer(np.asarray(0.5), np.asarray(0), None, np.dtype(np.uint8), np.dtype(np.float32), 0, 15)
-
-
-def wide(copies: list[int], low: list[int] | None = None, groups: int = 1, axis: int = 1, grid: Any = GRID) -> Wide:
-    up = np.asarray(copies)
-    origin, level = arrange(up, np.zeros_like(up) if low is None else np.asarray(low), groups)
-    return Wide(axis, origin, level, up.size, grid)
-
-
-def total(values: Array, layout: Wide) -> Array:
-    """narrow[c] = sum of wide[j] with origin[j] = c, in a plain loop."""
-    values = np.moveaxis(values, layout.axis, 0)
-    out = np.zeros((layout.narrow, *values.shape[1:]), values.dtype)
-    for j, c in enumerate(layout.origin):
-        out[c] += values[j]
-    return np.moveaxis(out, 0, layout.axis)
-
-
-# ---- Wide and arrange -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("copies", "low", "groups", "origin", "level"),
-    [
-        ([0, 0, 0], [0, 0, 0], 1, [0, 1, 2], [0, 0, 0]),
-        ([1, 0, 2], [0, 0, 0], 1, [0, 1, 2, 0, 2, 2], [0, 0, 0, 1, 1, 2]),
-        ([1, 0, 0], [0, 1, 2], 1, [0, 1, 2, 0, 1, 2, 2], [0, 0, 0, 1, -1, -1, -2]),
-        ([1, 0, 1, 0], [0] * 4, 2, [0, 1, 0, 2, 3, 2], [0, 0, 1, 0, 0, 1]),
-        ([1, 1], [1, 1], 2, [0, 0, 0, 1, 1, 1], [0, 1, -1, 0, 1, -1]),
-    ],
-    ids=["none", "two levels", "both sides", "two groups", "depthwise"],
-)
-def test_arrange(copies: list[int], low: list[int], groups: int, origin: list[int], level: list[int]) -> None:
-    o, lv = arrange(np.asarray(copies), np.asarray(low), groups)
-    assert o.tolist() == origin and lv.tolist() == level
-    w = Wide(1, o, lv, len(copies), None)
-    assert [v.tolist() for v in w.copies()] == [copies, low]
-    assert w.grouped(groups) or not any(copies + low)
-
-
-def test_spread_repeats_blocks() -> None:
-    origin, level = wide([0, 1]).spread(3)
-    assert origin.tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 5] and level.tolist() == [0] * 6 + [1] * 3
-
-
-@pytest.mark.parametrize(
-    ("layout", "groups", "expected"),
-    [
-        (wide([1, 1, 1, 1], groups=2), 2, True),
-        (wide([1, 1, 1, 1], groups=4), 2, True),
-        (wide([1, 1, 1, 1], groups=2), 4, False),
-        (wide([1, 1, 1, 1]), 2, False),
-        (wide([2, 0, 0, 2], groups=2), 2, True),
-        (wide([2, 0, 0, 1], groups=2), 2, False),
-        (wide([1, 1, 1]), 2, False),
-    ],
-)
-def test_grouped(layout: Wide, groups: int, expected: bool) -> None:
-    assert layout.grouped(groups) is expected
-
-
-# ---- routes ---------------------------------------------------------------------------------------------------------
-
 SHAPE = (4, 3, 6)  # behind the batch axis
 
 
@@ -98,111 +32,6 @@ def routed(make: Reader, layout: Wide, shape: tuple[int, ...] = SHAPE, index: in
 
 def weight(n: Net, *shape: int) -> str:
     return n.const("w", n.rng.standard_normal(shape))
-
-
-CARRIED: dict[str, tuple[Reader, int]] = {  # what, and the axis on which the channels come out
-    "identity": (pool("Identity"), 1),
-    "dropout": (pool("Dropout"), 1),
-    "max_pool": (pool("MaxPool", kernel_shape=[2, 2], pads=[1, 1, 0, 0]), 1),
-    "average_pool": (pool("AveragePool", kernel_shape=[2, 2], strides=[1, 2]), 1),
-    "global_average_pool": (pool("GlobalAveragePool"), 1),
-    "reduce_mean": (lambda n, t: n.op("ReduceMean", t, n.ints("axes", -1, 2)), 1),
-    "reduce_mean_flat": (lambda n, t: n.op("ReduceMean", t, n.ints("axes", 0, 3), keepdims=0), 0),
-    "transpose": (pool("Transpose", perm=[0, 2, 3, 1]), 3),
-    "transpose_all": (pool("Transpose"), 2),
-    "flatten": (pool("Flatten"), 1),
-    "reshape_merge_behind": (lambda n, t: n.op("Reshape", t, n.ints("to", 0, 0, 18)), 1),
-    "reshape_split_behind": (lambda n, t: n.op("Reshape", t, n.ints("to", 0, 0, 3, 2, 3)), 1),
-    "reshape_flatten": (lambda n, t: n.op("Reshape", t, n.ints("to", 0, -1)), 1),
-    "unsqueeze": (lambda n, t: n.op("Unsqueeze", t, n.ints("axes", 0, 3)), 2),
-    "pad": (lambda n, t: n.op("Pad", t, n.ints("pads", 0, 0, 1, 2, 0, 0, 0, 1)), 1),
-    "pad_edge": (lambda n, t: n.op("Pad", t, n.ints("pads", 0, 0, 1, 2, 0, 0, 0, 1), mode="edge"), 1),
-    "resize_nearest": (lambda n, t: n.op("Resize", t, "", n.const("to", [1, 1, 2, 2])), 1),
-    "resize_cubic": (lambda n, t: n.op("Resize", t, "", n.const("to", [1, 1, 1.5, 2]), mode="cubic"), 1),
-}
-
-
-def random_split(layout: Wide, rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """A value on the grid, and its base and copies as the quantizers give them."""
-    up, low = layout.copies()
-    top, bottom = 7.5 * (1 + up), -7.5 * (low + (low > 0))
-    u = rng.random((layout.narrow, *shape))
-    expand = (slice(None), *[None] * len(shape))
-    value = np.rint((bottom[expand] + u * (top - bottom)[expand]) * 2) / 2
-    parts = []
-    for c, lv in zip(layout.origin, layout.level, strict=True):
-        if lv > 0:
-            parts.append(np.clip(value[c] - lv * 7.5, 0, 7.5))
-        elif lv < 0:
-            parts.append(np.clip(value[c] + (-lv) * 7.5, -7.5, 0))
-        else:
-            parts.append(np.clip(value[c], -7.5 if low[c] else 0, 7.5))
-    return value.astype(np.float32)[None], np.stack(parts).astype(np.float32)[None]
-
-
-@pytest.mark.parametrize("copies", [([1, 0, 2, 0], None), ([1, 0, 0, 1], [0, 2, 0, 1])], ids=["upper", "both sides"])
-@pytest.mark.parametrize("name", CARRIED)
-def test_carried(name: str, copies: tuple[list[int], list[int] | None]) -> None:
-    """The node is run on the wide value: the copies of its output add up to its output of the narrow value."""
-    make, axis = CARRIED[name]
-    layout = wide(*copies)
-    r, n, y = routed(make, layout)
-    assert r.kind == "carry" and r.output is not None and r.output.axis == axis
-    narrow, parts = random_split(layout, n.rng, SHAPE[1:])
-    np.testing.assert_array_equal(total(parts, layout), narrow)
-    shapes = {"x": (layout.origin.size, *SHAPE[1:])}
-    expected = execute(n.model(y), {"x": narrow})[0]
-    m = Net(Style(opset=18), **shapes)
-    m.nodes, m.initializers = n.nodes, n.initializers
-    got = execute(m.model(y), {"x": parts})[0]
-    np.testing.assert_allclose(total(got, r.output), expected, rtol=1e-5, atol=1e-5)
-    assert r.output.narrow == expected.shape[axis] and r.output.origin.size == got.shape[axis]
-    if r.output.grid is not None:  # what claims to lie on the grid does so, and within the range
-        assert np.array_equal(got * 2, np.rint(got * 2)) and np.abs(got).max() <= 7.5
-
-
-FOLDED: dict[str, tuple[Reader, str]] = {
-    "relu": (pool("Relu"), "not linear"),
-    "sigmoid": (pool("Sigmoid"), "not linear"),
-    "add": (lambda n, t: n.op("Add", t, t), "not linear"),
-    "global_max_pool": (pool("GlobalMaxPool"), "not linear"),
-    "flatten_batch": (pool("Flatten", axis=2), "mixes"),
-    "reshape_mixes": (lambda n, t: n.op("Reshape", t, n.ints("to", 0, 6, 12)), "does not keep"),
-    "reshape_computed": (lambda n, t: n.op("Reshape", t, n.op("Shape", "x")), "computed"),
-    "reduce_channels": (lambda n, t: n.op("ReduceMean", t, n.ints("axes", 1)), "reduces the channels"),
-    "reduce_all": (pool("ReduceMean"), "unknown axes"),
-    "pad_channels": (lambda n, t: n.op("Pad", t, n.ints("pads", 0, 1, 0, 0, 0, 0, 0, 0)), "pads the channels"),
-    "pad_ones": (lambda n, t: n.op("Pad", t, n.ints("pads", *[0] * 4, 0, 0, 1, 1), n.const("one", 1)), "than zeros"),
-    "resize_channels": (lambda n, t: n.op("Resize", t, "", n.const("to", [1, 2, 1, 1])), "scales"),
-    "quantize_elsewhere": (
-        lambda n, t: n.op("QuantizeLinear", t, n.const("s", 0.25), n.const("z", 0, np.uint8)),
-        "another grid",
-    ),
-    "concat_rows": (lambda n, t: n.op("Concat", t, t, axis=2), "another axis"),
-    "conv_dynamic": (lambda n, t: n.op("Conv", "x", t, kernel_shape=[3, 6]), "not a constant"),
-    "gemm_other_axis": (
-        lambda n, t: n.op("MatMul", t, weight(n, 6, 2)),
-        "not a constant that can be repeated, or the channels",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FOLDED)
-def test_folded(name: str) -> None:
-    make, why = FOLDED[name]
-    shape = (4, 4, 6) if name == "conv_dynamic" else SHAPE
-    n = Net(Style(opset=18), x=shape)
-    y = make(n, n.op("Identity", "x", out="t"))
-    graph = Graph(n._model())
-    node = next(m for m in graph.nodes if y in m.output)
-    r = route(graph, node, list(node.input).index("t"), wide([1, 0, 2, 0]), infer_shapes(graph.model))
-    assert r.kind == "fold" and r.output is None and why in r.why
-
-
-def test_max_pool_needs_the_grid() -> None:
-    """Behind an average the copies are no longer monotone functions of one value."""
-    r, _, _ = routed(pool("MaxPool", kernel_shape=[2, 2]), wide([1, 0, 0, 0], grid=None))
-    assert r.kind == "fold"
 
 
 LAYERS: dict[str, tuple[Reader, tuple[int, ...], int, int]] = {  # what, shape, axis of the channels, axis of the weight
@@ -280,82 +109,3 @@ def test_integers_between_q_and_dq() -> None:
     q = graph.nodes[0]
     assert route(graph, q, 0, wide([1, 0, 0, 0], grid=own), shapes).kind == "carry"
     assert route(graph, q, 0, wide([1, 0, 0, 0]), shapes).kind == "fold"
-
-
-# ---- Concat ---------------------------------------------------------------------------------------------------------
-
-
-def test_join() -> None:
-    a, b = wide([1, 0]), wide([0, 2], grid=replace(GRID))
-    j = join([a, None, b], 1, [2, 3, 2])
-    assert j.origin.tolist() == [0, 1, 0, 2, 3, 4, 5, 6, 6, 6]
-    assert j.level.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 2]
-    assert j.narrow == 7 and j.axis == 1 and j.grid is GRID
-    other = replace(GRID, scale=np.asarray(0.25))
-    assert join([a, wide([1, 0], grid=other)], 1, [2, 2]).grid is None
-    assert join([a, wide([1, 0], grid=None)], 1, [2, 2]).grid is None
-
-
-@pytest.mark.parametrize("axis", [1, -3])
-def test_concat_routes_agree_with_join(axis: int) -> None:
-    n = Net(Style(), x=SHAPE, z=(3, 3, 6))
-    t = n.op("Identity", "x", out="t")
-    y = n.op("Concat", "z", t, "z", axis=axis)
-    graph = Graph(n.model(y))
-    shapes, node = infer_shapes(graph.model), graph.nodes[-1]
-    layout = wide([1, 0, 2, 0])
-    sizes = concat_sizes(node, shapes)
-    assert sizes == [3, 4, 3]
-    r, j = route(graph, node, 1, layout, shapes), join([None, layout, None], 1, sizes)
-    assert r.kind == "carry" and r.output is not None and r.output.axis == 1
-    assert r.output.origin.tolist() == j.origin.tolist() and r.output.level.tolist() == j.level.tolist()
-    assert r.output.narrow == j.narrow == 10
-
-
-def test_concat_of_unknown_sizes_folds() -> None:
-    n = Net(Style(), x=SHAPE)
-    y = n.op("Concat", n.op("Identity", "x", out="t"), "x", axis=1)
-    graph = Graph(n.model(y))
-    shapes = {**infer_shapes(graph.model), "x": ("N", None, 3, 6)}
-    assert concat_sizes(graph.nodes[-1], shapes) is None
-    assert route(graph, graph.nodes[-1], 0, wide([1, 0, 2, 0]), shapes).kind == "fold"
-
-
-# ---- folding back ---------------------------------------------------------------------------------------------------
-
-
-def folded(layout: Wide, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """x -> y, copies added to their channels."""
-    size = [layout.narrow if k == layout.axis % len(shape) else n for k, n in enumerate(shape)]
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", size))]
-    model = helper.make_model(
-        helper.make_graph([], "fold", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
-    )
-    graph = Graph(model)
-    _Widening(graph, {"y": tuple(size)}, []).fold("x", "y", layout)
-    graph.commit()
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-@pytest.mark.parametrize("axis", [1, -1, 2])
-@pytest.mark.parametrize(
-    ("copies", "low", "groups"),
-    [
-        ([1, 0, 0, 0, 0], None, 1), ([1] * 5, None, 1), ([3, 0, 1, 0, 15], None, 1), ([2, 1, 1, 3, 1], None, 1),
-        ([0, 2, 0, 1, 0], [1, 1, 0, 0, 3], 1), ([0] * 5, [0, 0, 2, 2, 0], 1), ([1, 0, 2, 0, 1, 2], None, 2),
-        ([2, 0, 0, 2], [0, 1, 1, 0], 2), ([1, 2, 0, 0, 0, 0, 0, 0], [0, 0, 0, 4, 0, 0, 0, 0], 1),
-    ],
-)  # fmt: skip
-def test_a_fold_is_the_sum_in_order(copies: list[int], low: list[int] | None, groups: int, axis: int) -> None:
-    """To the last bit, wherever the copies lie, and no wider than there are channels to be added up."""
-    layout = wide(copies, low, groups, axis)
-    shape = [3, 4, 6]
-    shape[axis] = layout.origin.size
-    model = folded(layout, tuple(shape))
-    x = np.random.default_rng(len(copies)).standard_normal(shape).astype(np.float32)
-    np.testing.assert_array_equal(execute(model, {"x": x})[0], total(x, layout))
-    shapes = infer_shapes(model)
-    widths = [shapes[n.output[0]][axis] for n in model.graph.node if n.op_type == "Add"]
-    count = np.asarray(copies) + (0 if low is None else np.asarray(low))
-    assert widths == [int((count > t).sum()) for t in range(count.max())]

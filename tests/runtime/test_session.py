@@ -11,7 +11,8 @@ import pytest
 import zoo
 from onnx import TensorProto, helper
 
-from onnx_ocs.runtime.session import NUMBERS, Session
+from onnx_ocs.errors import CPP_ERRORS
+from onnx_ocs.runtime.session import NUMBERS, RUN_ERRORS, Session
 
 Array = np.ndarray[Any, Any]
 
@@ -89,3 +90,50 @@ def test_outputs_outlive_their_session_and_later_runs() -> None:
     others = [np.ones(kept.shape, kept.dtype) for _ in range(100)]
     np.testing.assert_array_equal(first, kept)
     assert len(others) == 100
+
+
+# ---- what onnxruntime raises -----------------------------------------------------------------------------------------
+
+
+def test_what_is_a_defect_of_ours_is_not_among_them() -> None:
+    for errors in (CPP_ERRORS, RUN_ERRORS):
+        assert not any(issubclass(bad, errors) for bad in (TypeError, AttributeError, AssertionError, KeyError))
+        assert Exception not in errors and BaseException not in errors
+
+
+def break_model(model: onnx.ModelProto, how: str) -> None:
+    if how == "rank":
+        next(t for t in model.graph.initializer if t.name.endswith("_w")).dims.append(2)
+    elif how == "operator":
+        model.graph.node[0].op_type = "Mystery"
+    elif how == "edge":
+        model.graph.node[2].input[0] = "nowhere"
+    elif how == "opset":
+        model.opset_import[0].version = 999
+    else:
+        model.graph.node[2].attribute.append(onnx.helper.make_attribute("nonsense", 3))
+
+
+@pytest.mark.parametrize("how", ["rank", "operator", "edge", "opset", "attribute"])
+@pytest.mark.parametrize("level", ["disable_all", "enable_all"])
+def test_models_that_do_not_load(how: str, level: str) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(zoo.build("conv_relu_conv")[0])
+    break_model(model, how)
+    with pytest.raises(RUN_ERRORS):
+        Session(model, level)
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        {},
+        {"y": np.zeros((1, 4, 6, 6), np.float32)},
+        {"x": np.zeros((1, 3, 6, 6), np.float32)},
+        {"x": np.zeros((1, 4, 6, 6), np.int32)},
+        {"x": np.zeros((1, 4, 6, 6), object)},
+    ],
+)
+def test_feeds_that_do_not_run(feed: dict[str, np.ndarray]) -> None:
+    with pytest.raises(RUN_ERRORS):
+        Session(zoo.build("conv_relu_conv")[0]).run(feed)

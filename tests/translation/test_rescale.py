@@ -25,12 +25,12 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan, PlannedRegion
+from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.records.layouts import read_scales
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.targets import ort
-from onnx_ocs.translation.rescale import rescale_model
 
 Array = np.ndarray[Any, Any]
 Model = onnx.ModelProto
@@ -525,7 +525,7 @@ def test_scales_are_read_back() -> None:
     old = {k: steps(model, k)[0] for k in scales}
     assert scales["relu1_q"] == np.float32(old["relu1_q"] * 0.5)
     assert scales["relu2_q"] == np.float32(old["relu2_q"] * 0.75)
-    yardstick = rescale_model(model, scales)
+    yardstick = rescaled(model, scales)
     assert steps(yardstick, "relu1_q", "relu1_dq") == [scales["relu1_q"]] * 2
     assert steps(yardstick, "x_q", "conv2_q") == steps(model, "x_q", "conv2_q")
     assert read_scales(model) == {}

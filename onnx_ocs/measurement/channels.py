@@ -1,0 +1,117 @@
+"""The channels of one output: which belong together by their scale, how far each group is off, and which are dead.
+
+A detector writes boxes in pixels and scores between 0 and 1 into one output.  There only what is large counts in a sum
+of squares.  So channels whose energies are orders of magnitude apart form groups, and each has an error of its own.
+The reference alone decides which groups there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_ocs.model.nodes import Array
+
+__all__ = ["Channels", "Group", "decibels", "noise_along"]
+
+APART = 30.0  # ratio of neighbouring energies, sorted, between two groups
+FLOOR = 1e-14  # of the strongest channel's energy: what is weaker is dead, and in no group
+RARE = 1 / 16  # of the channels: a smaller group does not count by itself
+SEEN = 16  # values of a channel without which it is not called constant
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """10 log10(signal / noise) of two sums of squares; None where there is no noise, or no signal."""
+    if noise == np.inf:
+        return -np.inf
+    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels of about the same scale.
+
+    Attributes:
+        channels: their numbers.
+        sqnr_db: 10 log10(sum ref^2 / sum (ref - out)^2) over them; None where nothing differs.
+    """
+
+    channels: tuple[int, ...]
+    sqnr_db: float | None
+
+
+def noise_along(truth: Array, value: Array, axis: int) -> Array:
+    """Sum of squared differences of every channel, (C,); infinite where only one of two values is finite."""
+    with np.errstate(invalid="ignore"):
+        squares = np.square(truth - value)
+    if not np.all(np.isfinite(squares)):
+        same = (truth == value) | (np.isnan(truth) & np.isnan(value))
+        squares = np.where(same, 0.0, np.where(np.isfinite(squares), squares, np.inf))
+    return _sums(squares, axis)
+
+
+def _sums(values: Array, axis: int) -> Array:
+    return np.asarray(values.sum(tuple(k for k in range(values.ndim) if k != axis)))
+
+
+class Channels:
+    """Sums and ranges along one axis: of the reference, and of several models."""
+
+    def __init__(self, axis: int, models: int) -> None:
+        """Begin to count.
+
+        Args:
+            axis: of the channels.
+            models: number of models.
+        """
+        self.axis, self.count = axis, 0
+        self.size: int | None = None
+        self.usable = True  # until their number changes
+        self.noise: list[Array] = [np.zeros(())] * models
+        self.energy: Array = np.zeros(())
+        self.low: list[Array] = [np.asarray(np.inf)] * (models + 1)  # of the models, and of the reference
+        self.high: list[Array] = [np.asarray(-np.inf)] * (models + 1)
+
+    def add(self, truth: Array, values: Sequence[Array | None]) -> None:
+        """Count one feed; None stands for a model whose output does not fit: all of it is wrong."""
+        if self.size is not None and truth.shape[self.axis] != self.size:
+            self.usable = False
+        if not self.usable or not truth.size:
+            return
+        self.size = truth.shape[self.axis]
+        self.count += truth.size // self.size
+        energy = _sums(np.square(np.where(np.isfinite(truth), truth, 0.0)), self.axis)
+        self.energy = self.energy + energy
+        others = tuple(k for k in range(truth.ndim) if k != self.axis)
+        for k, value in enumerate((*values, truth)):
+            if k < len(values):
+                self.noise[k] = self.noise[k] + (energy if value is None else noise_along(truth, value, self.axis))
+            if value is not None:
+                self.low[k] = np.minimum(self.low[k], value.min(others))
+                self.high[k] = np.maximum(self.high[k], value.max(others))
+
+    def groups(self, model: int) -> tuple[Group, ...]:
+        """Groups of channels whose energies are far apart, the strongest first; empty where there is but one."""
+        if not self.usable or self.size is None or self.energy.max() <= 0:
+            return ()
+        order = np.argsort(-self.energy, kind="stable")
+        order = order[self.energy[order] > FLOOR * self.energy.max()]
+        steps = np.flatnonzero(self.energy[order][:-1] > APART * self.energy[order][1:]) + 1
+        parts = [np.sort(p) for p in np.split(order, steps)]
+        if len(parts) < 2:
+            return ()
+        noise = self.noise[model]
+        return tuple(
+            Group(tuple(p.tolist()), decibels(float(self.energy[p].sum()), float(noise[p].sum())))
+            for p in parts
+            if p.size >= RARE * self.size
+        )
+
+    def constant(self, model: int) -> tuple[int, ...]:
+        """Channels that never change while the reference's do."""
+        if not self.usable or self.count < SEEN:
+            return ()
+        still = self.low[model] == self.high[model]
+        return tuple(np.flatnonzero(still & (self.low[-1] < self.high[-1])).tolist())

@@ -1,0 +1,102 @@
+"""What a rewrite starts from, and what is known of it so far: frozen, so that every step makes a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.measurement.quality import Quality
+from onnx_ocs.passmanager import PLACES
+from onnx_ocs.verification.verdict import Verification
+
+__all__ = ["Outcome", "Prepared", "taken_back"]
+
+Entries = tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a rewrite starts from.
+
+    Attributes:
+        original: the model; never changed.
+        path: the file that it was read from; None for a model in memory.
+        context: samples, seed, progress, the float model.
+        notes: what is worth knowing about the model.
+    """
+
+    original: onnx.ModelProto
+    path: Path | None
+    context: Context
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a rewrite so far.
+
+    Attributes:
+        model: the rewritten model, or the original.
+        changed: whether it is another one than the original.
+        regions: the report's entries, one for each quantized activation.
+        compensations: the report's entries, one for each block.
+        reconstructions: the report's entries, one for each layer with a quantized weight.
+        notes: sentences for the user.
+        planned: what the planner found; empty where nothing was planned.
+        qualities: before and after; None without samples.
+        against: what the quality is measured against.
+        verification: None where nothing was verified.
+        latency: milliseconds of one sample before and after; None where it was not measured.
+    """
+
+    model: onnx.ModelProto
+    changed: bool
+    regions: Entries = ()
+    compensations: Entries = ()
+    reconstructions: Entries = ()
+    notes: tuple[str, ...] = ()
+    planned: Mapping[str, Any] = field(default_factory=dict)
+    qualities: tuple[Quality, Quality] | None = None
+    against: str | None = None
+    verification: Verification | None = None
+    latency: Sequence[float] | None = None
+
+    def noting(self, *notes: str) -> Outcome:
+        """The same with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def taken_back(ready: Prepared, outcome: Outcome, lost: str) -> Outcome:
+    """The outcome of a rewrite that is not applied, since it loses.
+
+    Args:
+        ready: what it started from.
+        outcome: with the qualities of both models.
+        lost: where it loses, and how much (`losing`).
+    """
+    why = f"the rewrite lost on the calibration data ({lost}), so it was not applied"
+    before = None if outcome.qualities is None else outcome.qualities[0]
+    return replace(
+        outcome,
+        model=ready.original,
+        changed=False,
+        regions=_refused(outcome.regions, why),
+        compensations=_refused(outcome.compensations, why),
+        reconstructions=_refused(outcome.reconstructions, why),
+        qualities=None if before is None else (before, before),
+    ).noting(why)
+
+
+def _refused(entries: Entries, why: str) -> Entries:
+    """Entries in which nothing is applied any more."""
+
+    def taken_back(e: Mapping[str, Any]) -> Mapping[str, Any]:
+        node = next(e[k] for k in PLACES if k in e)
+        return {**e, "status": "refused", "reason": {"code": "loses", "message": why, "node": node}}
+
+    return tuple(taken_back(e) if e["status"] == "applied" else e for e in entries)

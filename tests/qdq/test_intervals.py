@@ -1,0 +1,124 @@
+"""Intervals that values cannot leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from zoo import Net, Style, pool
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.qdq.intervals import clip_bounds, value_bounds
+
+
+def chain() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Mul", ["x", "a"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["y"]),
+        helper.make_node("Relu", ["y"], ["r"]),
+        helper.make_node("Clip", ["r", "lo", "hi"], ["c"]),
+    ]
+    constants = {"a": 2.0, "b": 1.0, "lo": -1.0, "hi": 6.0}
+    g = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()],
+    )
+    return helper.make_model(g, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_bounds_of_what_is_asked() -> None:
+    known = value_bounds(Graph(chain()), ["c"])
+    assert known["c"] == (0.0, 6.0) and known["r"] == (0.0, np.inf)
+    assert "c" not in value_bounds(Graph(chain()), ["y"])
+
+
+def bounds_behind(make: Callable[[Net, str], str], low: float = -2.0, high: float = 3.0) -> tuple[float, float]:
+    """The interval behind a function of a tensor in [low, high]."""
+    n = Net(Style(opset=20), x=(4, 6, 6))
+    t = make(n, n.clip("x", low, high))
+    return value_bounds(Graph(n.model(t)), [t])[t]
+
+
+BOUNDED: dict[str, tuple[Callable[[Net, str], str], tuple[float, float]]] = {
+    "relu": (pool("Relu"), (0, 3)),
+    "sigmoid": (pool("Sigmoid"), (0, 1)),
+    "tanh": (pool("Tanh"), (-1, 1)),
+    "elu": (pool("Elu"), (-2, 3)),
+    "leaky": (pool("LeakyRelu", alpha=0.25), (-0.5, 3)),
+    "gelu": (pool("Gelu"), (-0.5, 3)),
+    "max_pool": (pool("MaxPool", kernel_shape=[2, 2]), (-2, 3)),
+    "transpose": (pool("Transpose", perm=[0, 2, 1, 3]), (-2, 3)),
+    "nearest": (lambda n, t: n.op("Resize", t, "", n.const("to", [1, 1, 2, 2])), (-2, 3)),
+    "add": (lambda n, t: n.op("Add", t, n.const("c", [1.0, -4.0, 0, 0, 0, 0])), (-6, 4)),
+    "sub": (lambda n, t: n.op("Sub", n.const("c", 1.0), t), (-2, 3)),
+    "negative factor": (lambda n, t: n.op("Mul", t, n.const("c", -2.0)), (-6, 4)),
+    "square": (lambda n, t: n.op("Mul", t, t), (-6, 9)),  # nothing is known of one side from the other
+    "div": (lambda n, t: n.op("Div", t, n.const("c", [2.0, 0.5, 1, 1, 1, 1])), (-4, 6)),
+    "concat": (lambda n, t: n.op("Concat", t, n.op("Sigmoid", t), axis=1), (-2, 3)),
+    "max": (lambda n, t: n.op("Max", t, n.op("Sigmoid", t)), (0, 3)),
+    "min": (lambda n, t: n.op("Min", t, n.op("Sigmoid", t)), (-2, 1)),
+    "quantized": (lambda n, t: n.qdq(t, "mid", scale=0.01), (-1.28, 1.27)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounds(name: str) -> None:
+    make, expected = BOUNDED[name]
+    assert bounds_behind(make) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["div by zero", "div by both signs", "conv", "exp", "cubic"])
+def test_nothing_is_known(name: str) -> None:
+    make: dict[str, Callable[[Net, str], str]] = {
+        "div by zero": lambda n, t: n.op("Div", t, n.const("c", [0.0, 1, 1, 1, 1, 1])),
+        "div by both signs": lambda n, t: n.op("Div", t, n.const("c", [-1.0, 1, 1, 1, 1, 1])),
+        "conv": lambda n, t: n.conv(t),
+        "exp": lambda n, t: n.op("Exp", t),
+        "cubic": lambda n, t: n.op("Resize", t, "", n.const("to", [1, 1, 2, 2]), mode="cubic"),
+    }
+    assert bounds_behind(make[name]) == (-np.inf, np.inf)
+
+
+def test_padding_brings_its_value_in() -> None:
+    def pad(n: Net, t: str) -> str:
+        return n.op("Pad", t, n.ints("pads", 0, 0, 1, 1, 0, 0, 1, 1), n.const("c", -7.0))
+
+    assert bounds_behind(pad, 1, 3) == (-7, 3)
+    assert bounds_behind(pool("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), 1, 3) == (0, 3)
+
+
+def test_an_integer_clip_narrows_the_quantizer() -> None:
+    n = Net(Style(bits=3), x=(4, 6, 6))
+    t = n.qdq("x", "low", scale=0.5)
+    assert value_bounds(Graph(n.model(t)), [t])[t] == (0, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [(("low", "high"), (-1, 6)), (("", "high"), (-np.inf, 6)), (("low",), (-1, np.inf)), ((), (-np.inf, np.inf))],
+)
+def test_ends_of_a_clip(inputs: tuple[str, ...], expected: tuple[float, float]) -> None:
+    n = Net(Style(), x=(4,))
+    n.const("low", -1), n.const("high", 6)
+    model = n.model(n.op("Clip", "x", *inputs, out="y"))
+    assert clip_bounds(Graph(model), model.graph.node[0]) == expected
+
+
+def test_ends_of_a_clip_in_attributes() -> None:
+    n = Net(Style(opset=10), x=(4,))
+    model = n.model(n.op("Clip", "x", min=-1.5, out="y"))
+    low, high = clip_bounds(Graph(model), model.graph.node[0])
+    assert low == -1.5 and high >= np.finfo(np.float32).max
+
+
+def test_a_computed_end_is_unknown() -> None:
+    n = Net(Style(), x=(4,))
+    n.op("ReduceMax", "x", out="top", keepdims=0)
+    model = n.model(n.op("Clip", "x", "", "top", out="y"))
+    assert clip_bounds(Graph(model), next(m for m in model.graph.node if m.op_type == "Clip")) == (-np.inf, np.inf)

@@ -1,0 +1,45 @@
+"""An outcome is made anew at every step; one that loses has no entry that says "applied"."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+
+import onnx
+import pytest
+
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.measurement.quality import Quality
+from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
+
+BEFORE, AFTER = Quality(20.0, None, 4), Quality(10.0, None, 4)
+
+
+def outcome() -> tuple[Prepared, Outcome]:
+    ready = Prepared(onnx.ModelProto(), None, Context(), ())
+    other = {"tensor": "u", "status": "refused", "reason": {"code": "ratio", "message": "", "node": "n"}}
+    return ready, Outcome(
+        onnx.ModelProto(), True, ({"tensor": "t", "status": "applied", "copies": [1], "reason": None}, other),
+        ({"block": "b", "status": "applied", "reason": None},), ({"layer": "l", "status": "applied", "reason": None},),
+        ("a note",), qualities=(BEFORE, AFTER),
+    )  # fmt: skip
+
+
+def test_taken_back() -> None:
+    ready, before = outcome()
+    after = taken_back(ready, before, "'y' 20.00 dB -> 10.00 dB")
+    assert after.model is ready.original and not after.changed and after.qualities == (BEFORE, BEFORE)
+    why = "the rewrite lost on the calibration data ('y' 20.00 dB -> 10.00 dB), so it was not applied"
+    assert after.notes == ("a note", why)
+    nodes = [e["reason"]["node"] for e in (*after.regions[:1], *after.compensations, *after.reconstructions)]
+    assert nodes == ["t", "b", "l"]
+    assert after.regions[0]["reason"] == {"code": "loses", "message": why, "node": "t"}
+    assert after.regions[0]["copies"] == [1] and after.regions[1] is before.regions[1]
+    assert before == outcome()[1] and before.changed, "the first outcome is what it was"
+
+
+def test_frozen() -> None:
+    _, found = outcome()
+    with pytest.raises(FrozenInstanceError):
+        found.changed = False  # type: ignore[misc]
+    assert found.noting("more").notes == ("a note", "more") and found.notes == ("a note",)
+    assert replace(found, changed=False).notes == found.notes

@@ -1,0 +1,57 @@
+"""The verb plan: a plan is data, and what it promises is what rewrite measures."""
+
+from __future__ import annotations
+
+import feeds
+import numpy as np
+import onnx
+import pytest
+import zoo
+
+import onnx_ocs
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.errors import UserError
+from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.passes.translate import Translate
+from onnx_ocs.verbs.plan import by_plan, measured
+
+OPTIONS = onnx_ocs.PlanOptions(budget=0.5, effort="quick")
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    return zoo.build("conv_relu_conv")[0]
+
+
+@pytest.fixture(scope="module")
+def calib(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return feeds.inputs(model, 32)
+
+
+def test_the_plan_that_rewrite_makes(model: onnx.ModelProto, calib: dict[str, np.ndarray]) -> None:
+    made, found = onnx_ocs.plan(model, calib, OPTIONS)
+    done = onnx_ocs.rewrite(model, calib=calib, options=OPTIONS, verify=False)
+    again = onnx_ocs.rewrite(model, passes=[Translate(plan=made)], verify=False)
+    assert made.regions and done.report["plan"]["chosen"] == found["chosen"] == made.predicted["chosen"]
+    assert done.model.SerializeToString(deterministic=True) == again.model.SerializeToString(deterministic=True)
+
+
+def test_a_plan_is_measured_as_the_report_will_say_it(model: onnx.ModelProto, calib: dict[str, np.ndarray]) -> None:
+    made, _ = onnx_ocs.plan(model, calib, OPTIONS)
+    quality = measured(model, [Translate()], Context(open_samples(calib, model)))(made)
+    report = onnx_ocs.rewrite(model, calib=calib, passes=[Translate(plan=made)], verify=False).report
+    assert quality.sqnr_db == report["quality"]["sqnr_after_db"]
+    assert [o.sqnr_db for o in quality.outputs] == [o["sqnr_after_db"] for o in report["outputs"]]
+
+
+def test_only_translate_follows_a_plan(model: onnx.ModelProto, calib: dict[str, np.ndarray]) -> None:
+    made, _ = onnx_ocs.plan(model, calib, OPTIONS)
+    translate, compensate = by_plan([Translate(ratio=0.1), Compensate()], made)
+    assert isinstance(translate, Translate) and translate.plan is made and translate.ratio == 0.1
+    assert compensate == Compensate()
+
+
+def test_samples_of_another_model(model: onnx.ModelProto) -> None:
+    with pytest.raises(UserError, match="lacks input 'x'"):
+        onnx_ocs.plan(model, {"pixels": np.zeros((4, 8), np.float32)}, OPTIONS)
