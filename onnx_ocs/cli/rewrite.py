@@ -101,6 +101,7 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     warn_of_unused(given)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
+    from onnx_ocs.report import terminal_plans as plans
 
     title = f"{model.name} → {output.name}"
     try:
@@ -125,7 +126,7 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     if not out.quiet:
         table.show_rewrite(console(), result.report)
         if "target" in result.report:
-            table.show_target(console(), result.report["plan"]["target"])
+            plans.show_target(console(), result.report["plan"]["target"])
     seconds = time.perf_counter() - start
     table.show_verdict(console(), table.verdict(result.report, result.changed, verify, seconds))
     exit_if_missed(result.report)

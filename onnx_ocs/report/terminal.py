@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_ocs.report.format import changed, decibels, number, percent, shortened
+from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, shortened
 
-__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
+__all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
 
 Report = Mapping[str, Any]
 NOTABLE = 0.01  # share of the loss from which a tensor is listed
 NAME = 24  # fewest characters of a tensor's name
+FITTED = 15  # layers in the table, those that gained most
 SHOWN = 40  # regions in the table; --report and --html have all
 GAIN, LOSS = "green", "red"
 
@@ -73,6 +74,12 @@ REGION = (
     _Column("own SQNR, dB", _error("isolated"), 3),
     _Column("accumulated, dB", _error("accumulated"), 1),
 )
+RECONSTRUCTION = (
+    _Column("integers changed", lambda e: percent(e["changed"]), 2),
+    _Column("scales changed", lambda e: str(e["scales_changed"] or ""), 3),
+    _Column("ridge", lambda e: number(e["ridge"]), 4),
+    _Column("output of the layer, dB", lambda e: _gain(e, "error")),
+)
 COMPENSATION = (
     _Column("form", lambda c: c.get("form") or "", 4),
     _Column("alpha", lambda c: number(c.get("alpha")), 2),
@@ -96,7 +103,8 @@ def _show(console: Console, title: str, name: str, columns: Sequence[_Column], r
         c = columns[k]
         table.add_column(c.title, justify=c.justify, overflow="fold")
     for r, row in zip(rows, cells, strict=True):
-        table.add_row(Text(shortened(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
+        called = next(r[k] for k in ("tensor", "block", "layer") if k in r)
+        table.add_row(Text(shortened(called, room)), *(row[k] for k in kept))
     console.print(table)
 
 
@@ -177,10 +185,46 @@ def show_rewrite(console: Console, report: Report) -> None:
             console.print(
                 f"… and {len(applied) - len(shown)} more with fewer copies: --report and --html have them all"
             )
+    _reconstructions(console, report.get("reconstructions", ()))
     _compensations(console, report["compensations"])
     _reasons(console, report)
+    _outputs(console, report.get("outputs", ()))
     _totals(console, report)
     _notes(console, report)
+
+
+def _reconstructions(console: Console, entries: Sequence[Report]) -> None:
+    """The layers whose weights were fitted again; those with the largest gain, where there are many."""
+    applied = [e for e in entries if e["status"] == "applied"]
+    if applied:
+        shown = applied
+        if len(applied) > FITTED:
+            best = {id(e) for e in sorted(applied, key=_fit_gain, reverse=True)[:FITTED]}
+            shown = [e for e in applied if id(e) in best]
+        _show(console, "Fitted again", "layer", RECONSTRUCTION, shown)
+        if len(applied) > len(shown):
+            console.print(f"… and {len(applied) - len(shown)} more: --report and --html have them all")
+    left = Counter((e.get("reason") or {}).get("code", "unknown") for e in entries if e["status"] != "applied")
+    if left:
+        console.print("Not fitted again: " + ", ".join(f"{n} {code}" for code, n in left.most_common()))
+
+
+def _fit_gain(entry: Report) -> float:
+    before, after = entry["error_before_db"], entry["error_after_db"]
+    return float("inf") if after is None else float(after) - float("inf" if before is None else before)
+
+
+def _outputs(console: Console, outputs: Sequence[Report]) -> None:
+    """Every graph output, where there is more than one."""
+    if len(outputs) < 2:
+        return
+    table = Table(title="Outputs", title_justify="left")
+    for name in ("output", "kind", "SQNR, dB", "same answer"):
+        table.add_column(name, justify="left" if name in ("output", "kind") else "right", overflow="fold")
+    for o in outputs:
+        answer = "" if o["agreement_before"] is None else changed_share(o["agreement_before"], o["agreement_after"])
+        table.add_row(shortened(o["name"], 56), o["kind"], "" if o["kind"] == "labels" else _gain(o, "sqnr"), answer)
+    console.print(table)
 
 
 def _compensations(console: Console, entries: Sequence[Report]) -> None:
@@ -190,66 +234,6 @@ def _compensations(console: Console, entries: Sequence[Report]) -> None:
     refused = Counter((c.get("reason") or {}).get("code", "unknown") for c in entries if c["status"] != "applied")
     if refused:
         console.print("Not compensated: " + ", ".join(f"{n} {code}" for code, n in refused.most_common()))
-
-
-def show_plan(console: Console, predicted: Report, found: Report) -> None:
-    """The plans that were compared, the chosen one, and the sweep."""
-    if not found["candidates"]:
-        console.print("Nothing to change: no quantized activation that a layer reads can be widened or rescaled.")
-        return
-    table = Table(title=f"Plans, by {found['objective']} on held-out samples", title_justify="left")
-    for name in ("plan", "extra MACs", "copies a channel", "objective", "SQNR"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
-    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", decibels(found["before"][1]))
-    for name, c in found["candidates"].items():
-        row = (
-            f"{100 * c['extra_macs']:.1f} %",
-            f"{c['mean_copies']:.2f}",
-            f"{c['objective']:.4g}",
-            decibels(c["sqnr_db"]),
-        )
-        table.add_row(name, *row)
-    p = predicted
-    row = (
-        f"{100 * p['extra_macs']:.1f} %",
-        f"{p['mean_copies']:.2f}",
-        f"{p['objective_after']:.4g}",
-        decibels(p["sqnr_after_db"]),
-    )
-    table.add_row(f"written: {p['chosen']}", *row, style="bold")
-    console.print(table)
-    if not p["regions"]:
-        console.print("Nothing to change: no plan is better on the held-out samples than the model as it is.")
-    if found.get("kernels", {}).get("kept"):
-        console.print(f"Copies were left out: {found['kernels']['why']}.")
-    if found["rolled_back"]:
-        console.print(f"Rolled back, since the samples are better off without: {', '.join(found['rolled_back'])}.")
-    if found.get("sweep"):
-        table = Table(title="Gain against extra MACs", title_justify="left")
-        for name in ("budget", "extra MACs", "objective", "SQNR", "plan"):
-            table.add_column(name, justify="left" if name == "plan" else "right")
-        for s in found["sweep"]:
-            share, spent = f"{100 * s['budget']:.1f} %", f"{100 * s['extra_macs']:.1f} %"
-            table.add_row(share, spent, f"{s['objective']:.4g}", decibels(s["sqnr_db"]), s["chosen"])
-        console.print(table)
-
-
-def show_target(console: Console, target: Report) -> None:
-    """The plans that were measured on the way to a target."""
-    sqnr = target["kind"] == "sqnr"
-
-    def value(v: float | None) -> str:
-        return decibels(v) if sqnr else percent(v)
-
-    what = "output SQNR" if sqnr else "same answer as the reference"
-    table = Table(title=f"The cheapest plan with {what} ≥ {value(target['wanted'])}", title_justify="left")
-    for name in ("allowed", "extra MACs", "copies a channel", what, "plan"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
-    for p in target["probes"]:
-        row = f"{p['allowed']:.3f}", f"{100 * p['extra_macs']:.1f} %", f"{p['mean_copies']:.2f}", value(p["got"])
-        table.add_row(*row, p["plan"], style="bold" if p["chosen"] else None)
-    if target["probes"]:
-        console.print(table)
 
 
 def _reasons(console: Console, report: Report) -> None:
@@ -317,9 +301,15 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
     if v["verdict"] != "PASSED":
         return f"FAILED: {'; '.join(v['failures'])} ({seconds:.1f} s)"
     level, oracle = v["levels"][0], v["oracle"]
-    branches = oracle.get("branches", 0)
-    extra = f"{branches} branches compute what their records say, " if branches else ""
+    counts = (
+        (oracle["translated_quantizers"], "wide quantizer"),
+        (oracle["rescaled_quantizers"], "changed step"),
+        (oracle.get("refitted_layers", 0), "layer fitted again", "layers fitted again"),
+        (oracle.get("branches", 0), "branch", "branches"),
+    )
+    done = [f"{n} {word if n == 1 else (plural or [word + 's'])[0]}" for n, word, *plural in counts if n]
+    what = ", ".join(done) or "the model"
     return (
-        f"PASSED: {extra}{oracle['translated_quantizers']} wide quantizers equal the oracle's on {level['values']:,} "
-        f"values ({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
+        f"PASSED: {what} as declared; {level['values']:,} values compared with the oracle's "
+        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
     )

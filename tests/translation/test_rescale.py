@@ -15,7 +15,8 @@ import pytest
 import zoo
 from onnx import helper, numpy_helper
 from reference import initializer, wide_model
-from zoo import Net, Style
+from step_plans import BIASED, Array, Model, biased, large_bias, plan_for, planned, regions_of
+from zoo import Style
 
 from onnx_ocs import api
 from onnx_ocs.api import RewriteResult
@@ -24,35 +25,13 @@ from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.planning.plan import Plan, PlannedRegion
+from onnx_ocs.planning.plan import Plan
 from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.records.layouts import read_scales
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Quantized, Region, adjustable
+from onnx_ocs.regions.region import Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.targets import ort
-
-Array = np.ndarray[Any, Any]
-Model = onnx.ModelProto
-Wish = tuple[float, int, str]  # factor of the step, copies of every second channel, mode
-
-
-def regions_of(model: Model) -> list[Quantized]:
-    return find_regions(Graph(model), infer_shapes(model))
-
-
-def planned(region: Region, factor: float, copies: int = 0, mode: str = "late") -> PlannedRegion:
-    q, walk = region.quantizer, region.walk
-    scale = (q.scale * factor).astype(q.float_dtype).astype(np.float64)
-    up = np.zeros(walk.channels, np.int64)
-    up[:: 1 if walk.groups > 1 else 2] = copies
-    return PlannedRegion(region.tensor, region.outputs, scale, up, np.zeros_like(up), mode)
-
-
-def plan_for(model: Model, **wishes: Wish) -> Plan:
-    entries = [planned(r, *wishes[r.tensor]) for r in regions_of(model) if r.tensor in wishes]
-    assert len(entries) >= len(wishes)
-    return Plan(fingerprint(model), tuple(entries))
 
 
 def apply(model: Model, plan: Plan, verify: bool = True) -> RewriteResult:
@@ -256,26 +235,6 @@ def test_a_grid_that_two_tensors_share_behind_a_concat() -> None:
 
 # ---- integer biases -------------------------------------------------------------------------------------------------
 
-BIASED = {
-    "conv": zoo.conv_relu_conv,
-    "three layers": zoo.three_layers,
-    "depthwise": zoo.grouped(8),
-    "grouped": zoo.grouped(2),
-    "transposed": zoo.transposed,
-    "gemm": zoo.gemm(0),
-    "gemm transB": zoo.gemm(1),
-    "gemm alpha beta": zoo.gemm(1, alpha=0.5, beta=2.0),
-    "residual": zoo.residual,
-    "requantized": zoo.requantized,
-    "two readers": zoo.readers(Net.conv, lambda n, a: n.conv(a, kernel=1)),
-}
-
-
-def biased(name: str, **style: Any) -> tuple[Net, Model]:
-    n, outputs = BIASED[name](Style(bias="int32", **style))
-    return n, n.model(*outputs)
-
-
 def bias_of(model: Model, layer: onnx.NodeProto) -> tuple[Array, Array]:
     dq = node(model, layer.input[2])
     assert dq.op_type == "DequantizeLinear"
@@ -443,16 +402,6 @@ def test_integers_that_somebody_computes_with(kind: str) -> None:
     result = apply(model, plan_for(model, relu1=(0.5, 1, "late")))
     assert not result.changed and result.model is model
     assert entry(result, "relu1")["reason"]["code"] == "integers_leave"
-
-
-def large_bias(per_channel: bool = True) -> Model:
-    """A layer with a channel that is its bias and little else, 2^30 steps."""
-    _, model = biased("three layers", per_channel=per_channel)
-    bias = next(t for t in model.graph.initializer if t.name == "conv2_b")
-    value = numpy_helper.to_array(bias).copy()
-    value[3] = -(2**30)
-    bias.CopyFrom(numpy_helper.from_array(value, bias.name))
-    return model
 
 
 def test_bias_that_would_overflow() -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 import zoo
-from checks import random_plan
-from test_compensate import image_net, some_branch
-from test_rescale import biased, large_bias, plan_for
+from branch_nets import image_net, some_branch
+from random_plans import random_plan
+from step_plans import biased, large_bias, plan_for
 
 from onnx_ocs.api import rewrite
 from onnx_ocs.calibration.samples import random_samples

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
-from checks import random_plan
+from random_plans import random_plan
 from tally_mutations import DIGITS
 
 from onnx_ocs.api import rewrite

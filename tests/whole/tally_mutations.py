@@ -1,6 +1,6 @@
 """How many single mutations of rewritten models `verify` catches, by kind; slips are listed.
 
-python tests/tally_mutations.py [COUNT] [SEED]
+python tests/whole/tally_mutations.py [COUNT] [SEED]
 """
 
 from __future__ import annotations
