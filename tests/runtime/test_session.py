@@ -92,7 +92,7 @@ def test_outputs_outlive_their_session_and_later_runs() -> None:
     assert len(others) == 100
 
 
-# ---- what onnxruntime raises ------------------------------------------------------------------------------------------
+# ---- what onnxruntime raises -----------------------------------------------------------------------------------------
 
 
 def test_what_is_a_defect_of_ours_is_not_among_them() -> None:
