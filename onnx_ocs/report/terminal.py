@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_ocs.report.format import _change, _decibels, _number, _percent, _short
+from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
 
@@ -132,6 +133,7 @@ def show_inspection(console: Console, report: Report) -> None:
         agreement = f", same answer {_percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
         sqnr = _decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
+        _outputs(console, report, changed=False)
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
@@ -288,10 +290,25 @@ def _totals(console: Console, report: Report) -> None:
         table.add_row("same answer as the reference", f"{a:.2f} %", f"{b:.2f} %", f"{b - a:+.2f} points")
     if c:
         console.print(table)
+    _outputs(console, report, changed=True)
     if q["reference"]:
         console.print(f"Quality against the {q['reference']}, on {q['samples']} calibration samples.")
     if report["ranking"]:
         console.print(f"Channels ranked by: {report['ranking']}.")
+
+
+def _outputs(console: Console, report: Report, changed: bool) -> None:
+    """Every output, where there are several, or groups of channels, or dead ones."""
+    rows = output_rows(report["outputs"])
+    columns = ("output", "before", "after", "dead channels") if changed else ("output", "now", "dead channels")
+    table = Table(title="Outputs", title_justify="left")
+    for name in columns if any(r.dead for r in rows) else columns[:-1]:
+        table.add_column(name, justify="right" if name in ("before", "after", "now") else "left", overflow="fold")
+    for name, before, after, dead in rows:
+        cells = _short(name, 56), *([before, after] if changed else [after]), dead
+        table.add_row(*cells[: len(table.columns)])
+    if rows:
+        console.print(table)
 
 
 def _notes(console: Console, report: Report) -> None:
