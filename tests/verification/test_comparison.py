@@ -92,7 +92,9 @@ def extra(op: str, inputs: str, output: str, **attributes: Any) -> Callable[[Mod
 
 
 def subgraph(m: Model) -> None:
-    body = helper.make_graph([helper.make_node("Relu", ["d"], ["b"])], "b", [], [helper.make_tensor_value_info("b", 1, None)])
+    body = helper.make_graph(
+        [helper.make_node("Relu", ["d"], ["b"])], "b", [], [helper.make_tensor_value_info("b", 1, None)]
+    )
     m.graph.initializer.append(numpy_helper.from_array(np.asarray(True), "c"))
     m.graph.node.append(helper.make_node("If", ["c"], ["e"], name="If", then_branch=body, else_branch=body))
     m.graph.node[-2].input[0] = "e"
