@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.model import external, sidefiles, tensors
+from onnx_ocs.model import external, sidefiles, sizes, tensors
 from onnx_ocs.model.protobuf import pieces
 
 __all__ = ["check_writable", "fingerprint", "load_model", "save_model", "stage", "write_bytes", "write_text"]
@@ -24,7 +24,7 @@ def fingerprint(model: onnx.ModelProto) -> str:
     digest = hashlib.sha256()
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
-    large = tensors.exceeds(bare, 1 << 31)
+    large = sizes.exceeds(bare, 1 << 31)
     for t in tensors.all_tensors(bare):
         if tensors.is_external(t):
             for block in tensors.blocks(t):
