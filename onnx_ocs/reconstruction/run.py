@@ -14,6 +14,7 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
@@ -70,7 +71,7 @@ def reconstruct(
         return PassResult(False, notes=[why])
     work = onnx.ModelProto()
     work.CopyFrom(model)
-    graph = Graph(work)
+    graph = EditableGraph(work)
     found = find_layers(graph)
     layers = [f for f in found if isinstance(f, Layer)]
     exact = _stand_in(context.original or model)
@@ -79,9 +80,7 @@ def reconstruct(
     pairs = pair_layers(graph, layers, floats, exact, some)
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as name:
         reference, folder = Reference(floats, exact), Path(name)
-        fitting = Fitting(
-            graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress
-        )
+        fitting = Fitting(graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress)
         fitting.run(_batches(context))
     kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)
     if kept:
@@ -143,13 +142,11 @@ def _judged(
     return {numbers[k] for k in choose(len(numbers), losses)}
 
 
-def _written(
-    model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass
-) -> onnx.ModelProto:
+def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass) -> onnx.ModelProto:
     """A copy of the model with the new values of some layers."""
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
     for k, (layer, f) in enumerate(zip(layers, fitted, strict=True)):
         if k in chosen and f.values is not None:

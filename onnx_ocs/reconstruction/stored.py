@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto
 
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
@@ -176,7 +177,7 @@ def exclusive(graph: Graph, stored: Stored) -> bool:
     )
 
 
-def write_values(graph: Graph, stored: Stored, values: Array, scale: Array) -> Refit:
+def write_values(graph: EditableGraph, stored: Stored, values: Array, scale: Array) -> Refit:
     """Give a constant new values.
 
     Args:
@@ -200,7 +201,7 @@ def write_values(graph: Graph, stored: Stored, values: Array, scale: Array) -> R
     return Refit(chain.root, chain.root, digest(new))
 
 
-def write_scale(graph: Graph, stored: Stored, scale: Array) -> Refit | None:
+def write_scale(graph: EditableGraph, stored: Stored, scale: Array) -> Refit | None:
     """Give a constant's grid new scales, in front of Q and DQ alike.
 
     Args:

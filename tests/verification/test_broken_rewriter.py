@@ -21,8 +21,8 @@ from step_plans import biased, large_bias, plan_for
 from onnx_ocs.api import rewrite
 from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.compensation import insert as branch
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import Taken
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.qdq import bias, weights
@@ -112,15 +112,15 @@ def constants(part: str, change: Callable[[Array], Array]) -> Callable[[Patch], 
     """Constants that the rewriter adds under a name that holds `part` get other values."""
 
     def patch(m: Patch) -> None:
-        add = Graph.add_initializer
+        add = EditableGraph.add_initializer
 
-        def wrong(self: Graph, name: str, value: Any) -> str:
+        def wrong(self: EditableGraph, name: str, value: Any) -> str:
             if part in name and not isinstance(value, onnx.TensorProto):
                 value = value.array() if isinstance(value, Taken) else np.asarray(value)
                 value = np.asarray(change(value.copy())).astype(value.dtype)
             return add(self, name, value)
 
-        m.setattr(Graph, "add_initializer", wrong)
+        m.setattr(EditableGraph, "add_initializer", wrong)
 
     return patch
 
@@ -196,13 +196,13 @@ def input_stays(op: str, index: int, ending: str) -> Callable[[Patch], None]:
     """An input of a node is not changed."""
 
     def patch(m: Patch) -> None:
-        set_input = Graph.set_input
+        set_input = EditableGraph.set_input
 
-        def wrong(self: Graph, node: Any, k: int, tensor: str) -> None:
+        def wrong(self: EditableGraph, node: Any, k: int, tensor: str) -> None:
             if not (node.op_type == op and k == index and tensor.endswith(ending)):
                 set_input(self, node, k, tensor)
 
-        m.setattr(Graph, "set_input", wrong)
+        m.setattr(EditableGraph, "set_input", wrong)
 
     return patch
 
@@ -216,12 +216,12 @@ def step_recorded(by: float, which: int) -> Callable[[Patch], None]:
 
 def operator(old: str, new: str) -> Callable[[Patch], None]:
     def patch(m: Patch) -> None:
-        add = Graph.add_node
+        add = EditableGraph.add_node
 
-        def wrong(self: Graph, op: str, inputs: Any, output: str, domain: str = "", **attributes: Any) -> str:
+        def wrong(self: EditableGraph, op: str, inputs: Any, output: str, domain: str = "", **attributes: Any) -> str:
             return add(self, new if op == old else op, inputs, output, domain, **attributes)
 
-        m.setattr(Graph, "add_node", wrong)
+        m.setattr(EditableGraph, "add_node", wrong)
 
     return patch
 
@@ -417,7 +417,7 @@ def branched(m: Patch | None = None, change: Callable[[Patch], None] | None = No
     model, block = image_net(zoo.Style(opset=17))
     new = Model()
     new.CopyFrom(model)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     if m is not None and change is not None:
         change(m)
     branch.insert(graph, block, some_branch("dense", (0, 1), (8, 8), True), [block.output, str(block.input)], 4)
