@@ -16,10 +16,8 @@ import importlib
 import itertools
 import logging
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_ocs.calibration.reading import blame, npz_files, read_sets, set_folders, user_function
 from onnx_ocs.errors import UserError
 
 __all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples", "random_samples"]
@@ -174,8 +173,8 @@ class _Declared:
         where, loaded = "the calibration data", part
         if isinstance(part, Path):
             where = f"'{part}'"
-            blame = _blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
-            with blame, ZipFile(part), np.load(part, allow_pickle=False) as archive:
+            sound = blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
+            with sound, ZipFile(part), np.load(part, allow_pickle=False) as archive:
                 loaded = {name: archive[name] if name in self.names else None for name in archive}
         arrays = self.take(loaded, where)
         totals = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
@@ -212,33 +211,11 @@ def _check_shape(spec: InputSpec, array: NDArray[Any], shape: _Shape | None, whe
         raise UserError(f"input '{spec.name}' takes {text}, but {where} has {found}: reshape it, samples on axis 0")
 
 
-@contextmanager
-def _blame(problem: str, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{problem} ({type(error).__name__}: {error}): {advice}") from error
-
-
-def _test_sets(folders: Sequence[Path], names: list[str]) -> _Raw:
-    """Read the inputs: a tensor goes to the input of its name, the others to the inputs left over, in order."""
-    for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
-        feed, others = _Feed(), _Feed()
-        for path in sorted(folder.glob("input_*.pb"), key=lambda path: (len(path.name), path.name)):
-            with _blame(f"'{path}' is not a readable TensorProto", "write it with onnx.save_tensor"):
-                tensor = onnx.load_tensor(path)
-                array = onnx.numpy_helper.to_array(tensor, str(folder))
-            named = tensor.name in names
-            (feed if named else others)[tensor.name if named else path.name] = array
-        feed |= zip([name for name in names if name not in feed], others.values(), strict=False)
-        yield f"'{folder}'", feed
-
-
 def _called(source: str, module: str, attribute: str) -> _Raw:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     advice = "in a module found from here, name a function without arguments that returns feed dicts or a reader"
-    with _blame(f"{source} failed", advice):
+    with blame(f"{source} failed", advice):
         importlib.invalidate_caches()
         result = getattr(importlib.import_module(module), attribute)()
         reader = getattr(result, "get_next", None)
@@ -255,7 +232,7 @@ def _objects(source: object, inputs: _Declared) -> Samples:
         raise UserError(f"calibration samples cannot be read from a {type(source).__name__}: give arrays or feed dicts")
     feeds: Iterable[object] = iter(reader, None) if reader else source  # type: ignore[assignment]
     if isinstance(feeds, Iterator):  # can be read once only
-        with _blame("the calibration data reader failed", "mend it, or give feed dicts"):
+        with blame("the calibration data reader failed", "mend it, or give feed dicts"):
             feeds = list(feeds)
 
     def raw() -> _Raw:
@@ -285,16 +262,15 @@ def open_samples(source: Source, model: onnx.ModelProto) -> Samples:
         next(samples.batches())
         return samples
     path = Path(source).resolve()
-    files = [path] if path.is_file() and path.suffix == ".npz" else sorted(path.glob("*.npz"))
-    folders = [path] if any(path.glob("input_*.pb")) else list(path.glob("test_data_set_*/"))
+    files, folders = npz_files(path), set_folders(path)
     parts = files or folders
     label = path.name if parts == [path] else f"{path.name} ({len(parts)} parts)"
     if files:
         samples = Samples(label, partial(inputs.chunks, files))
     elif folders:
-        samples = Samples(label, partial(inputs.ready, partial(_test_sets, folders, inputs.names)))
-    elif not path.exists() and (function := re.fullmatch(r"([^\W\d][\w.]*):([^\W\d]\w*)", str(source))):
-        samples = Samples(str(source), partial(inputs.ready, partial(_called, str(source), *function.groups())))
+        samples = Samples(label, partial(inputs.ready, partial(read_sets, folders, inputs.names)))
+    elif not path.exists() and (function := user_function(str(source))):
+        samples = Samples(str(source), partial(inputs.ready, partial(_called, str(source), *function)))
     else:
         problem = "holds no samples" if path.exists() else "does not exist"
         raise UserError(f"'{source}' {problem}: give an .npz, a folder of .npz or test data sets, or module:function")

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnx_ocs.calibration.histogram import FEW, Histogram
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.files import write_bytes
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.regions.region import Region
 
@@ -123,10 +124,8 @@ class Statistics:
             for k, h in other.halves[part].items():
                 self.halves[part][k].merge(h)
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz (no pickles), atomically."""
-        from onnx_ocs.model.files import write_bytes
-
+    def to_bytes(self) -> bytes:
+        """An .npz (no pickles)."""
         arrays: dict[str, Array] = {
             "model": np.frombuffer(self.model_hash.encode(), np.uint8),
             "samples": np.asarray(self.counted),
@@ -139,7 +138,11 @@ class Statistics:
                 arrays[f"info_{part}_{k}"] = np.asarray(info)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        write_bytes(path, buffer.getvalue())
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Write them as a file, atomically."""
+        write_bytes(path, self.to_bytes())
 
     @staticmethod
     def load(path: str | Path, model_hash: str, regions: Sequence[Region]) -> Statistics:

@@ -7,13 +7,15 @@ failed, nothing was written; 3 the target was missed, the best was written.  Hea
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onnx_ocs.cli.inspect import INSPECT
-from onnx_ocs.cli.outputs import start_logging
+from onnx_ocs.cli.outputs import Interrupted, start_logging
 from onnx_ocs.cli.plan import PLAN
 from onnx_ocs.cli.rewrite import REWRITE
 from onnx_ocs.cli.verify import VERIFY
@@ -87,12 +89,20 @@ def main() -> None:
             raise KeyboardInterrupt
     except (UserError, PassError) as e:
         code = _complain(str(e))
+    except Interrupted as e:
+        code = _interrupted(e.args[0])
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("Interrupted: nothing was written.", err=True)
-        code = 130
+        code = _interrupted(())
     except UsageError as e:  # they would exit with 2: that means "verification failed" here
         code = 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(e.format_message())  # type: ignore[attr-defined]
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted(published: Sequence[Path]) -> int:
+    """Say what a run that was stopped has done."""
+    said = f"{', '.join(map(str, published))} had been written" if published else "nothing was written"
+    typer.echo(f"Interrupted: {said}.", err=True)
+    return 130
 
 
 def _complain(message: str) -> int:

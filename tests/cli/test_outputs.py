@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ import typer
 
 from onnx_ocs.cli import outputs
 from onnx_ocs.errors import UserError
+from onnx_ocs.model import publishing
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -143,8 +147,72 @@ def test_missed_target() -> None:
 
 def test_files_that_would_overwrite_each_other(tmp_path: Path) -> None:
     a = tmp_path / "a.json"
-    outputs.check_outputs({"--report": a, "--html": None}, DIGITS, None)
+    outputs.check_outputs({"--report": a, "--html": None}, [DIGITS, None])
     with pytest.raises(UserError, match=r"--report .* is the same file as"):
-        outputs.check_outputs({"--report": a}, tmp_path / "." / "a.json")
+        outputs.check_outputs({"--report": a}, [tmp_path / "." / "a.json"])
     with pytest.raises(UserError, match=r"--html .* is the same file as"):
         outputs.check_outputs({"--report": a, "--html": a})
+
+
+def test_statistics_that_are_there_are_read(tmp_path: Path) -> None:
+    stats = tmp_path / "s.npz"
+    stats.write_bytes(b"counted before")
+    outputs.check_outputs({"OUT": tmp_path / "o.onnx", "--stats": stats})
+    with pytest.raises(UserError, match=r"--report .* is the same file as .*s\.npz"):
+        outputs.check_outputs({"--report": stats, "--stats": stats})
+
+
+def test_what_goes_to_standard_output() -> None:
+    for name in ("-", "/dev/stdout"):
+        outputs.check_outputs({"--report": Path(name)})
+        assert outputs.is_stdout(Path(name))
+    with pytest.raises(UserError, match="--report and --html: one report can go"):
+        outputs.check_outputs({"--report": Path("-"), "--html": Path("/dev/stdout")})
+    with pytest.raises(UserError, match="OUT: one report can go"):
+        outputs.check_outputs({"OUT": Path("/dev/stdout")})
+
+
+def test_a_report_through_standard_output(run, tmp_path: Path) -> None:
+    code, out, err = run("inspect", DIGITS, "--report", "-")
+    assert code == 0 and json.loads(out)["verb"] == "inspect"
+    assert "Quantized activations" in err
+    assert not [*tmp_path.iterdir()]
+
+
+# ---- standard output that fails -------------------------------------------------------------------------------------
+
+
+def rewriting(folder: Path, *more: str, shell: str = "") -> subprocess.CompletedProcess[str]:
+    """A run in a process, with the shell's redirections."""
+    words = [sys.executable, "-m", "onnx_ocs", "rewrite", str(DIGITS), "o.onnx", "--report", "r.json", *more]
+    return subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("shell", "why"),
+    [(">&-", "standard output is closed"), ("> /dev/full", "No space left"), ("| true", "Broken pipe")],
+    ids=["closed", "full", "broken"],
+)
+def test_standard_output_fails(shell: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "o.onnx").write_bytes(b"old")
+    done = rewriting(tmp_path, "-q", shell=shell)
+    assert why in done.stderr and done.stderr.rstrip().endswith("nothing was written")
+    assert len(done.stderr.splitlines()) == 1
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("o.onnx", b"old")]
+
+
+def test_a_page_that_fails_leaves_the_old_state(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the page is staged, the last of all: model and report are not published either."""
+    for name in ("o.onnx", "r.json", "r.html"):
+        (tmp_path / name).write_bytes(b"old")
+    genuine = publishing.Transaction.file
+
+    def full(self: publishing.Transaction, path: Path, data: bytes) -> None:
+        if str(path) == "r.html":
+            raise UserError(f"{path}: cannot be written: No space left on device")
+        genuine(self, path, data)
+
+    monkeypatch.setattr(publishing.Transaction, "file", full)
+    code, out, err = run("rewrite", DIGITS, "o.onnx", "--report", "r.json", "--html", "r.html")
+    assert (code, out) == (1, "") and "r.html: cannot be written" in err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(("o.onnx", "r.json", "r.html"), b"old")
