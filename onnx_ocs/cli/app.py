@@ -1,13 +1,16 @@
 """The command line: `python -m onnx_ocs inspect | rewrite | plan | verify`.
 
 Exit codes: 0 done (also when there was nothing to rewrite); 1 the user's error, one clear message; 2 verification
-failed, nothing was written; 3 the target was missed, the best was written.  Heavy imports wait until a verb runs.
+failed, nothing was written; 3 the target was missed, the best was written; 128 and its number for a signal.  Heavy
+imports wait until a verb runs.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -83,26 +86,47 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe that takes ASCII only is no reason to fail
-    try:
-        code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
-        if code == 130:  # typer's word for Ctrl-C
-            raise KeyboardInterrupt
-    except (UserError, PassError) as e:
-        code = _complain(str(e))
-    except Interrupted as e:
-        code = _interrupted(e.args[0])
-    except (KeyboardInterrupt, typer.Abort):
-        code = _interrupted(())
-    except UsageError as e:  # they would exit with 2: that means "verification failed" here
-        code = 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(e.format_message())  # type: ignore[attr-defined]
+    with _signals() as stopped:
+        try:
+            code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
+            if code == 130:  # typer's word for Ctrl-C
+                raise KeyboardInterrupt
+        except (UserError, PassError) as e:
+            code = _complain(str(e))
+        except Interrupted as e:
+            code = _interrupted(e.args[0], stopped)
+        except (KeyboardInterrupt, typer.Abort):
+            code = _interrupted((), stopped)
+        except UsageError as e:  # they would exit with 2: that means "verification failed" here
+            code = 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(e.format_message())  # type: ignore[attr-defined]
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _interrupted(published: Sequence[Path]) -> int:
-    """Say what a run that was stopped has done."""
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Who ends a run by SIGTERM, or closes its terminal, gets what Ctrl-C gives; the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is signal.SIG_DFL}  # nohup ignores one
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(published: Sequence[Path], signals: Sequence[int]) -> int:
+    """Say what a run that was stopped has done; the exit code that a shell gives for the signal."""
     said = f"{', '.join(map(str, published))} had been written" if published else "nothing was written"
     typer.echo(f"Interrupted: {said}.", err=True)
-    return 130
+    return 128 + (signals[0] if signals else signal.SIGINT)
 
 
 def _complain(message: str) -> int:

@@ -122,7 +122,8 @@ def scratch() -> Iterator[Path]:
     try:
         yield workspace.path
     finally:
-        workspace.close()
+        with uninterrupted():
+            workspace.close()
 
 
 def sweep(parent: Path, prefix: str = PREFIX, kept: Callable[[Path, dict[str, Any]], bool] | None = None) -> None:
@@ -204,7 +205,8 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {s: signal.getsignal(s) for s in numbers}
     before = {s: h for s, h in before.items() if h not in (None, signal.SIG_IGN)}
     for each in before:
         signal.signal(each, lambda got, _frame: came.append(got))
