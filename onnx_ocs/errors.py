@@ -7,7 +7,9 @@ onnx_ocs and keeps its traceback.
 
 from __future__ import annotations
 
-__all__ = ["PassError", "UserError", "VerificationError", "first_line"]
+import errno
+
+__all__ = ["PassError", "UserError", "VerificationError", "first_line", "shortage"]
 
 
 class UserError(Exception):
@@ -25,3 +27,15 @@ class VerificationError(Exception):
 def first_line(e: BaseException, most: int = 300) -> str:
     """What another package's exception says, in one line of at most so many characters."""
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:most]
+
+
+def shortage(e: BaseException) -> str | None:
+    """What the machine has too little of, where an error says that, and what to do; None for any other error."""
+    text = str(e)
+    if isinstance(e, MemoryError) or any(w in text for w in ("bad_alloc", "Failed to allocate memory")):
+        return "there is too little memory: use fewer --samples or --jobs, or a machine with more"
+    if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open: allow more (ulimit -n), or use fewer --jobs"
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({e.filename or 'temporary files'}): make room"
+    return None

@@ -44,5 +44,4 @@ class Context:
 
     def total(self) -> int:
         """How many samples there are to use."""
-        count = 0 if self.samples is None else self.samples.count()
-        return count if self.limit is None else min(self.limit, count)
+        return 0 if self.samples is None else self.samples.count(self.limit)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_ocs.calibration.histogram import FEW, Histogram
+from onnx_ocs.calibration.reading import check_declared
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.model.nodes import Array
@@ -152,6 +153,7 @@ class Statistics:
             UserError: not such a file, or of another model.
         """
         try:
+            check_declared(Path(path))
             with np.load(path, allow_pickle=False) as z:
                 new = Statistics(model_hash, regions, [k for k in range(len(regions)) if f"counts_0_{k}" in z])
                 if bytes(z["model"]).decode() != model_hash:

@@ -22,7 +22,7 @@ from onnx_ocs.cli.outputs import Interrupted, start_logging
 from onnx_ocs.cli.plan import PLAN
 from onnx_ocs.cli.rewrite import REWRITE
 from onnx_ocs.cli.verify import VERIFY
-from onnx_ocs.errors import PassError, UserError
+from onnx_ocs.errors import PassError, UserError, shortage
 
 __all__ = ["VERBS", "app", "main"]
 
@@ -93,6 +93,11 @@ def main() -> None:
                 raise KeyboardInterrupt
         except (UserError, PassError) as e:
             code = _complain(str(e))
+        except (MemoryError, OSError, RuntimeError) as e:  # of onnxruntime, too
+            why = shortage(e)
+            if why is None:
+                raise
+            code = _complain(f"{why}; nothing was written")
         except Interrupted as e:
             code = _interrupted(e.args[0], stopped)
         except (KeyboardInterrupt, typer.Abort):

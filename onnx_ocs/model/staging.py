@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -55,6 +54,19 @@ def _take(handle: int) -> bool | None:
     return True
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder, as far as that can be done, with one file handle at a time."""
+    with suppress(OSError):
+        with os.scandir(folder) as found:
+            entries = list(found)
+        for e in entries:
+            if e.is_dir(follow_symlinks=False):
+                _remove(Path(e.path))
+            else:
+                Path(e.path).unlink(missing_ok=True)
+        folder.rmdir()
+
+
 class Workspace:
     """A folder of this run's own.
 
@@ -82,8 +94,8 @@ class Workspace:
             self.path = new.with_name(new.name.replace(prefix + NEW, prefix, 1))
             new.rename(self.path)
         except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
             self.release()
+            _remove(new)
             raise
 
     def record(self, **values: Any) -> None:
@@ -106,12 +118,14 @@ class Workspace:
             spare: names inside that stay, and with them the folder; None removes all.
         """
         if spare is None:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove(self.path)
         else:
             for p in self.path.iterdir():
                 if p.is_file() and p.name not in (LOCK, *spare):
                     p.unlink(missing_ok=True)
         self.release()
+        if spare is None:
+            _remove(self.path)  # with the lock's file handle, should there have been none left
 
 
 @contextmanager
@@ -152,7 +166,7 @@ def _sweep(folder: Path, kept: Callable[[Path, dict[str, Any]], bool] | None) ->
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         if time.time() - folder.stat().st_mtime > HOUR:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         return
     try:
         if NEW in folder.name and time.time() - folder.stat().st_mtime <= HOUR:
@@ -164,7 +178,7 @@ def _sweep(folder: Path, kept: Callable[[Path, dict[str, Any]], bool] | None) ->
         except ValueError:  # cut short: it was killed while it noted down
             noted = {}
         if kept is None or not kept(folder, noted):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
     finally:
         os.close(handle)
 

@@ -61,7 +61,7 @@ def plan(
     check_graph(proto)
     floats = None if float_model is None else load(float_model)
     write = write_bytes if transaction is None else transaction.file
-    context = Context(open_samples(calib, proto), limit, seed, progress, floats=floats, write=write)
+    context = Context(open_samples(calib, proto, limit), limit, seed, progress, floats=floats, write=write)
     measure = measured(proto, [Translate()], context)
     return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 

@@ -143,7 +143,7 @@ def _prepare(model: Model, calib: Source | None, float_model: Model | None, veri
     check_graph(original)
     if verify:
         check_runs(original)
-    samples = None if calib is None else open_samples(calib, original)
+    samples = None if calib is None else open_samples(calib, original, context.limit)
     floats = None if float_model is None else load(float_model)
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
     return Prepared(original, path, replace(context, samples=samples, floats=floats), tuple(notes))
