@@ -8,8 +8,13 @@ onnx_ocs and keeps its traceback.
 from __future__ import annotations
 
 import errno
+from unicodedata import category
 
-__all__ = ["PassError", "UserError", "VerificationError", "first_line", "shortage"]
+__all__ = ["PassError", "UserError", "VerificationError", "first_line", "printable", "shortage"]
+
+
+UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, separators of lines
+HIDDEN = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")  # direction
 
 
 class UserError(Exception):
@@ -27,6 +32,17 @@ class VerificationError(Exception):
 def first_line(e: BaseException, most: int = 300) -> str:
     """What another package's exception says, in one line of at most so many characters."""
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:most]
+
+
+def printable(text: str) -> str:
+    """Text in which all that a terminal would obey, or that would turn what is read, is written as an escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c not in HIDDEN and category(c) not in UNSEEN else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    return c.encode("unicode_escape", "backslashreplace").decode()
 
 
 def shortage(e: BaseException) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnx_ocs import api
-from onnx_ocs.errors import first_line, shortage
+from onnx_ocs.errors import first_line, printable, shortage
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -59,3 +59,10 @@ def test_too_few_file_handles(handles: int, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and done.returncode in (0, 1)
     assert done.returncode == 0 or len(done.stderr.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ([] if done.returncode else ["o.onnx"])
+
+
+def test_printable() -> None:
+    assert printable("conv/weight_1 [x]") == "conv/weight_1 [x]"
+    assert printable("модель😀 → x") == "модель😀 → x"
+    assert printable("\x1b[31m\x1b]0;t\x07\r\na\0\x9b") == r"\x1b[31m\x1b]0;t\x07\r\na\x00\x9b"
+    assert printable("a\u202eb\u2028\ud800") == r"a\u202eb\u2028\ud800"

@@ -22,10 +22,11 @@ from onnx_ocs.cli.outputs import Interrupted, start_logging
 from onnx_ocs.cli.plan import PLAN
 from onnx_ocs.cli.rewrite import REWRITE
 from onnx_ocs.cli.verify import VERIFY
-from onnx_ocs.errors import PassError, UserError, shortage
+from onnx_ocs.errors import PassError, UserError, printable, shortage
 
 __all__ = ["VERBS", "app", "main"]
 
+MOST = 2000  # characters of a message
 VERBS = (INSPECT, REWRITE, PLAN, VERIFY)
 # typer's own usage errors; which package they come from differs between its releases
 UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -130,10 +131,11 @@ def _signals() -> Iterator[list[int]]:
 def _interrupted(published: Sequence[Path], signals: Sequence[int]) -> int:
     """Say what a run that was stopped has done; the exit code that a shell gives for the signal."""
     said = f"{', '.join(map(str, published))} had been written" if published else "nothing was written"
-    typer.echo(f"Interrupted: {said}.", err=True)
+    typer.echo(printable(f"Interrupted: {said}."), err=True)
     return 128 + (signals[0] if signals else signal.SIGINT)
 
 
 def _complain(message: str) -> int:
-    typer.echo("Error: " + " ".join(message.split()), err=True)
+    line = " ".join(message.split())
+    typer.echo("Error: " + printable(line if len(line) <= MOST else f"{line[:MOST]} …"), err=True)
     return 1

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.report.format import readable
 
 __all__ = [
     "Interrupted",
@@ -210,6 +211,13 @@ class _Stderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class _Printable(logging.Formatter):
+    """Names of a model go through here: none of them is obeyed by a terminal, none begins a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return str(readable(super().formatMessage(record)))
+
+
 def start_logging(verbose: int) -> None:
     """Send the log of onnx_ocs to stderr: warnings; with 1 what was done, in short; with 2 every detail.
 
@@ -221,7 +229,7 @@ def start_logging(verbose: int) -> None:
         log.removeHandler(old)
     handler = _Stderr(sys.stderr)
     where = "%(name)s: " if verbose > 1 else ""
-    handler.setFormatter(logging.Formatter(f"%(levelname)s {where}%(message)s"))
+    handler.setFormatter(_Printable(f"%(levelname)s {where}%(message)s"))
     log.addHandler(handler)
     log.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
 

@@ -32,10 +32,11 @@ from onnx_ocs.cli.outputs import (
     showing,
     stage_reports,
 )
-from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.errors import UserError, VerificationError, printable
 from onnx_ocs.options import option
 from onnx_ocs.passes import PASSES, Translate
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.report.format import readable
 from onnx_ocs.translation.options import PANEL
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def rewrite(model: In, output: Out, given: Given) -> None:
         except VerificationError as e:
             stage_reports(transaction, out.report, out.html, e.args[1], title)
             transaction.publish()
-            typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
+            typer.echo(printable(f"FAILED: {readable(e.args[0])}. {output} was not written."), err=True)
             raise typer.Exit(2) from None
         stage_reports(transaction, out.report, out.html, result.report, title)
         with showing():

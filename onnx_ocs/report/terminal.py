@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_ocs.report.format import _change, _decibels, _number, _percent, _short
+from onnx_ocs.errors import printable
+from onnx_ocs.report.format import _change, _decibels, _number, _percent, _short, readable
 
 __all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
 
@@ -124,6 +125,7 @@ FOUND = (
 
 def show_inspection(console: Console, report: Report) -> None:
     """The table of quantized activations."""
+    report = readable(report)
     if report["regions"]:
         _show(console, "Quantized activations", "tensor", FOUND, report["regions"])
     _reasons(console, report)
@@ -166,6 +168,7 @@ def _loss(console: Console, loss: Report) -> None:
 
 def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
+    report = readable(report)
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:
         shown = applied
@@ -194,6 +197,7 @@ def _compensations(console: Console, entries: Sequence[Report]) -> None:
 
 def show_plan(console: Console, predicted: Report, found: Report) -> None:
     """The plans that were compared, the chosen one, and the sweep."""
+    predicted, found = readable(predicted), readable(found)
     if not found["candidates"]:
         console.print("Nothing to change: no quantized activation that a layer reads can be widened or rescaled.")
         return
@@ -236,6 +240,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
 
 def show_target(console: Console, target: Report) -> None:
     """The plans that were measured on the way to a target."""
+    target = readable(target)
     sqnr = target["kind"] == "sqnr"
 
     def value(v: float | None) -> str:
@@ -304,7 +309,7 @@ def show_verdict(console: Console, text: str) -> None:
     """The last line, on one line."""
     passed = text.startswith("PASSED")
     style = "bold green" if passed else "bold red" if text.startswith("FAILED") else "bold"
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:
@@ -315,7 +320,7 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
     if v is None:
         return f"DONE, not verified ({seconds:.1f} s)" if not verified else f"PASSED ({seconds:.1f} s)"
     if v["verdict"] != "PASSED":
-        return f"FAILED: {'; '.join(v['failures'])} ({seconds:.1f} s)"
+        return f"FAILED: {'; '.join(readable(v['failures']))} ({seconds:.1f} s)"
     level, oracle = v["levels"][0], v["oracle"]
     branches = oracle.get("branches", 0)
     extra = f"{branches} branches compute what their records say, " if branches else ""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import typer
 
@@ -216,3 +217,36 @@ def test_a_page_that_fails_leaves_the_old_state(run, tmp_path: Path, monkeypatch
     code, out, err = run("rewrite", DIGITS, "o.onnx", "--report", "r.json", "--html", "r.html")
     assert (code, out) == (1, "") and "r.html: cannot be written" in err
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(("o.onnx", "r.json", "r.html"), b"old")
+
+
+# ---- names that a terminal would obey -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prefix", ["\x1b[31m\x1b]0;t\x07\x1b[2J\r", "\u202e\x9b", "long" * 500], ids=["ansi", "bidi", "long"]
+)
+def test_names_on_the_terminal(prefix: str, run, tmp_path: Path) -> None:
+    m = onnx.load(DIGITS)
+    names = {o: prefix + o for n in m.graph.node for o in n.output if o not in {v.name for v in m.graph.output}}
+    for n in m.graph.node:
+        n.name = prefix + n.name
+        for part in (n.input, n.output):
+            part[:] = [names.get(x, x) for x in part]
+    del m.graph.value_info[:]
+    onnx.save(m, tmp_path / "in.onnx")
+    for words in (["inspect", "in.onnx"], ["rewrite", "in.onnx", "o.onnx", "-vv"], ["verify", "in.onnx", "in.onnx"]):
+        code, out, err = run(*words)
+        assert code in (0, 2)
+        assert not {c for c in out + err if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c == "\u202e"} - {"\n"}
+        assert max(map(len, (out + err).splitlines())) < 1000
+    bad = onnx.load(DIGITS)
+    bad.graph.node[7].input[0] = prefix + "nowhere"
+    onnx.save(bad, tmp_path / "bad.onnx")
+    code, out, err = run("rewrite", "bad.onnx", "o.onnx")
+    assert (code, out, len(err.splitlines())) == (1, "", 1) and err.isprintable() is False and err.strip().isprintable()
+
+
+def test_the_log_is_one_line_a_record(log, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs.start_logging(1)
+    log.info("a %s b", "\x1b[2J\nERROR forged")
+    assert capsys.readouterr().err == "INFO a \\x1b[2J\\nERROR forged b\n"
