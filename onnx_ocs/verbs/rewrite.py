@@ -123,17 +123,15 @@ def rewrite(
         report = dict(_report(ready, outcome, options))
         checked = outcome.verification
         if checked is not None and checked.verdict != "PASSED":
-            if output is not None:
-                files_of_run.discard(output)
+            files_of_run.discard(output or "")
             raise VerificationError("; ".join(checked.failures), report)
         if output is not None and not outcome.changed:
             _stage_input(ready, output, files_of_run)
         if transaction is None:
             files_of_run.publish()
-    written = outcome.model
-    if transaction is None and output is not None and any(is_external(t) for t in all_tensors(written)):
-        written = files.load_model(output)
-    return RewriteResult(written, outcome.changed, report, checked, None if output is None else Path(output))
+    if transaction is None and output is not None and any(is_external(t) for t in all_tensors(outcome.model)):
+        outcome = replace(outcome, model=files.load_model(output))
+    return RewriteResult(outcome.model, outcome.changed, report, checked, None if output is None else Path(output))
 
 
 def _prepare(model: Model, calib: Source | None, float_model: Model | None, verify: bool, context: Context) -> Prepared:
