@@ -91,11 +91,12 @@ def publishing(*outputs: Path | None) -> Iterator[Transaction]:
     from onnx_ocs.model.publishing import Transaction
 
     check_stdout()
-    with Transaction(p for p in outputs if p is not None) as transaction:
-        try:
+    transaction = Transaction(p for p in outputs if p is not None)
+    try:
+        with transaction:
             yield transaction
-        except KeyboardInterrupt:  # typer would not say more of it than a number
-            raise Interrupted(transaction.published) from None
+    except KeyboardInterrupt:  # also one that waited until all was cleaned up; typer would not say more than a number
+        raise Interrupted(transaction.published) from None
 
 
 def is_stdout(path: Path) -> bool:

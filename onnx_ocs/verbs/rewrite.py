@@ -124,11 +124,9 @@ def rewrite(
         report = dict(_report(ready, outcome, options))
         checked = outcome.verification
         if checked is not None and checked.verdict != "PASSED":
-            if output is not None:
-                files_of_run.discard(output)
+            files_of_run.discard(output or "")
             raise VerificationError("; ".join(checked.failures), report)
-        if output is not None and not outcome.changed:
-            _stage_input(ready, output, files_of_run)
+        _stage_input(ready, outcome, output, files_of_run)
         if transaction is None:
             files_of_run.publish()
     written = outcome.model if output is None or transaction is not None else _written(outcome, output)
@@ -187,8 +185,10 @@ def _stage(ready: Prepared, outcome: Outcome, output: str | Path | None, transac
     return outcome if staged is None else replace(outcome, model=files.load_model(staged))
 
 
-def _stage_input(ready: Prepared, output: str | Path, transaction: Transaction) -> None:
+def _stage_input(ready: Prepared, outcome: Outcome, output: str | Path | None, transaction: Transaction) -> None:
     """Where nothing was rewritten, the result is the input, byte for byte."""
+    if output is None or outcome.changed:
+        return
     transaction.discard(output)
     if ready.path is None or any(is_external(t) for t in all_tensors(ready.original)):
         transaction.model(ready.original, output, ready.path)
