@@ -25,8 +25,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from graph_work import synthetic
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
-from onnx_ocs.model import files
 from onnx_ocs.errors import UserError
+from onnx_ocs.model import files
 from onnx_ocs.model.graph import Graph
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -211,7 +211,7 @@ def outcome(way: Way, source: Path, out: Path) -> str:
 
 
 def show_damaged(count: int) -> None:
-    """Outcomes of as many damaged files (`tests/fuzz.py`)."""
+    """Outcomes of as many damaged files (`tests/whole/fuzz.py`)."""
     import fuzz
 
     files = sorted(f for f in (fuzz.ROOT / "tests" / "data").rglob("*.onnx") if f.stat().st_size < 200_000)

@@ -48,7 +48,7 @@ def test_the_last_node_with_constants_subtracts() -> None:
     found = wishes(network(node("Add", "y c", "a"), node("Relu", "a", "r")))
     assert amounts(found) == {"a": RIGHT, "y": [0] * 5} and found["y"].layout is LAYOUT
     bn = node("BatchNormalization", "y a b c d", "n")
-    parts = {k: ROWS for k in "abcd"}
+    parts = dict.fromkeys("abcd", ROWS)
     assert amounts(wishes(network(bn, **parts))) == {"n": RIGHT, "y": [0] * 5}
 
 

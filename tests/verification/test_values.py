@@ -92,7 +92,7 @@ def test_layouts_are_the_same_or_not() -> None:
 
 
 def test_full_sums_are_the_original_again() -> None:
-    assert not WIDE.whole() and not Value("x", WIDE).settled().form is None
+    assert not WIDE.whole() and Value("x", WIDE).settled().form is not None
     folded = replace(WIDE, sums=sums(FULL))
     assert folded.whole() and Value("x", folded).settled().form is None
     for rows in (FULL[::-1], FULL[:2], [FULL[0], FULL[1], (2,)], [FULL[0], FULL[1], (2, 2)], [*FULL, (1,)]):
