@@ -106,7 +106,7 @@ def test_what_is_said_of_the_output_holds(name: str) -> None:
 
 
 def test_squeeze_and_a_scalar_in_front() -> None:
-    before, after, wide = carried(("Squeeze", {}, [i64(2, -1)], {}), shape=(2, 3, 1, 1))
+    _, _, wide = carried(("Squeeze", {}, [i64(2, -1)], {}), shape=(2, 3, 1, 1))
     assert wide.axis == 1
     _, _, wide = carried(("Squeeze", {}, [i64(0)], {}), shape=(1, 3, 4))
     assert wide.axis == 0

@@ -68,7 +68,7 @@ def test_every_change_is_found(what: str) -> None:
 
 
 def test_what_a_rewrite_may_do() -> None:
-    """Its own notes, shapes that are no longer known, constants that are read, and an IR version without listed inputs."""
+    """Its own notes, fewer shapes, constants that are read, and an IR version that needs no listed inputs."""
 
     def rewritten(m: Model) -> None:
         m.metadata_props.add(key="onnx_ocs.history", value="[]")

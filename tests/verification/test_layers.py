@@ -1,4 +1,4 @@
-"""Layers whose input or output channels have copies: the rules against what onnxruntime computes, and against errors."""
+"""Layers whose input or output channels have copies: what the rules accept is what onnxruntime computes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def numbers(*shape: int) -> Array:
 
 def layer(op: str, x: tuple[int, ...], attributes: dict[str, Any], *constants: Array) -> onnx.ModelProto:
     names = ["w", "b"][: len(constants)]
-    return model([node(op, " ".join(["x", *names]), "y", **attributes)], dict(zip(names, constants, strict=True)), {"x": x})
+    return model(
+        [node(op, " ".join(["x", *names]), "y", **attributes)], dict(zip(names, constants, strict=True)), {"x": x}
+    )
 
 
 def check(
@@ -78,7 +80,7 @@ def test_copies_add_up_in_the_layer(name: str) -> None:
     for bad in changed:
         with pytest.raises(Differs):
             check(before, bad, wide)
-    with pytest.raises(Differs, match="another axis|another number"):
+    with pytest.raises(Differs, match=r"another axis|another number"):
         check(before, after, Wide(1 - channels if op == "Gemm" else 1 + (channels == 1), ORIGIN, LEVEL, 4))
 
 
@@ -89,7 +91,9 @@ def test_a_depthwise_layer_filters_every_copy_and_leaves_the_bias_with_the_base(
     x = numbers(2, 7, 5, 5)
     after = layer("Conv", x.shape, {"group": 7}, w[ORIGIN], right)
     found = check(before, after, WIDE)
-    assert isinstance(found, Wide) and found.origin.tolist() == ORIGIN.tolist() and found.level.tolist() == LEVEL.tolist()
+    assert (
+        isinstance(found, Wide) and found.origin.tolist() == ORIGIN.tolist() and found.level.tolist() == LEVEL.tolist()
+    )
 
     def added_up(v: Array) -> Array:
         out = np.zeros((2, 4, *v.shape[2:]), np.float32)
@@ -226,33 +230,47 @@ def test_rows_that_cannot_be_repeated() -> None:
 # ---- changed steps --------------------------------------------------------------------------------------------------
 
 
-def test_a_bias_follows_the_step_of_the_input_or_is_known_not_to() -> None:
-    """b' = b * s_x / s'_x; where it stays, the layer is remembered."""
-    n, outputs = zoo.conv_relu_conv(zoo.Style(bias="int32"))
-    original = n.model(*outputs)
-    graph = Graph(original)
-    conv = graph.producer[outputs[0]]
+def halved_step(direct: bool) -> tuple[Graph, Steps, str]:
+    """A network whose second Conv has an integer bias, and half the step in front of it."""
+    n, x = zoo.image(zoo.Style(bias="int32"))
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    if not direct:
+        n.steps["maxpool1"] = n.steps[a]
+        a = n.op("MaxPool", a, kernel_shape=[2, 2])
+    graph = Graph(n.model(n.conv(a)))
     old = graph.constant("relu1_scale")
     assert old is not None
-    steps = Steps(graph, {"relu1_q": old.astype(np.float64) / 2})
-    (followed,) = steps.followed(conv)
-    rules = Layers(Constants(graph, graph), steps, infer_shapes(original))
-    if followed.required:
-        with pytest.raises(Differs):
-            rules(conv, conv, None, None)
-    else:
-        assert rules(conv, conv, None, None) is None and rules.unfollowed == {outputs[0]}
+    return graph, Steps(graph, {"relu1_q": old.astype(np.float64) / 2}), "conv2"
+
+
+def followed(graph: Graph) -> Graph:
+    """The same with twice the bias, in steps of half the size."""
     new = onnx.ModelProto()
-    new.CopyFrom(original)
+    new.CopyFrom(graph.model)
     for t in new.graph.initializer:
         value = onnx.numpy_helper.to_array(t)
         if t.name == "conv2_b":
             t.CopyFrom(onnx.numpy_helper.from_array((2 * value).astype(np.int32), t.name))
         elif t.name == "conv2_b_scale":
-            weight = graph.constant("conv2_w_scale")
-            assert weight is not None
-            exact = old.astype(np.float64) / 2 * weight.astype(np.float64)
+            step, weight = graph.constant("relu1_scale"), graph.constant("conv2_w_scale")
+            assert step is not None and weight is not None
+            exact = step.astype(np.float64) / 2 * weight.astype(np.float64)
             t.CopyFrom(onnx.numpy_helper.from_array(exact.astype(np.float32), t.name))
-    after = Graph(new)
-    rules = Layers(Constants(graph, after), steps, infer_shapes(original))
-    assert rules(after.producer[outputs[0]], conv, None, None) is None and not rules.unfollowed
+    return Graph(new)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_bias_follows_the_step_of_the_input(direct: bool) -> None:
+    """b' = b * s_x / s'_x: it must where an integer kernel may take the product of the steps for its own."""
+    graph, steps, out = halved_step(direct)
+    shapes, old = infer_shapes(graph.model), graph.producer[out]
+    assert [f.required for f in steps.followed(old)] == [direct]
+    after = followed(graph)
+    rules = Layers(Constants(graph, after), steps, shapes)
+    assert rules(after.producer[out], old, None, None) is None and not rules.unfollowed
+    rules = Layers(Constants(graph, graph), steps, shapes)
+    if direct:
+        with pytest.raises(Differs):
+            rules(old, old, None, None)
+    else:
+        assert rules(old, old, None, None) is None and rules.unfollowed == {out}

@@ -11,11 +11,9 @@ import numpy as np
 import onnx
 import pytest
 import zoo
-from branch_nets import some_branch
+from branch_nets import branched
 from onnx import numpy_helper
 
-from onnx_ocs.compensation.insert import insert
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.verification.strip import strange_constants, without_branches
 
@@ -30,15 +28,7 @@ NETS: dict[str, Callable[[zoo.Style], Any]] = {
 
 @cache
 def pair(name: str, form: str = "dense") -> tuple[Model, Model]:
-    model, block = NETS[name](zoo.Style(opset=17))
-    new = Model()
-    new.CopyFrom(model)
-    graph = Graph(new)
-    regressors = [] if form == "bias" else [block.output, str(block.input)]
-    rank = len(block.strides) + 2
-    insert(graph, block, some_branch(form, (0, 1)[: len(regressors)], (8, 8), True), regressors, rank)
-    graph.commit()
-    return model, new
+    return branched(NETS[name], form)
 
 
 def stripped(model: Model, new: Model) -> Model:
