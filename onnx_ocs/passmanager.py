@@ -18,7 +18,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.errors import PassError, UserError
 from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.tensors import without_side_files
-from onnx_ocs.records.history import _note
+from onnx_ocs.records.history import note
 
 __all__ = ["PLACES", "Pass", "PassResult", "run_passes"]
 
@@ -99,7 +99,7 @@ def run_passes(
         try:
             result = p.run(new, context)
             if result.changed:
-                _note(new, {"pass": p.name, "version": p.version, "options": _options(p)})
+                note(new, {"pass": p.name, "version": p.version, "options": _options(p)})
                 if p.run(new, replace(context, again=True)).changed:
                     raise PassError(f"a second run of the pass '{p.name}' changes its own result{after}")
         except (UserError, PassError):

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 
@@ -17,11 +18,16 @@ if TYPE_CHECKING:
     from onnx_ocs.calibration.context import Context
     from onnx_ocs.passmanager import Pass, PassResult, run_passes
 
-__all__ = ["PASSES", "Compensate", "Context", "Pass", "PassResult", "Split", "Translate", "run_passes"]
+__all__ = [
+    "DEFAULT", "DEFAULT_BLIND", "PASSES", "Compensate", "Context", "Pass", "PassResult", "Reconstruct", "Split",
+    "Translate", "run_passes",
+]  # fmt: skip
 
-PASSES: dict[str, type[Translate] | type[Split] | type[Compensate]] = {
-    p.name: p for p in (Translate, Split, Compensate)
+PASSES: dict[str, type[Translate] | type[Split] | type[Reconstruct] | type[Compensate]] = {
+    p.name: p for p in (Translate, Split, Reconstruct, Compensate)
 }
+DEFAULT = (Translate, Reconstruct)  # what runs with calibration samples, where nothing else is said
+DEFAULT_BLIND = (Translate,)  # and without
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 ort-minmax, ort-entropy, ort-percentile    onnxruntime's quantize_static: QDQ, 8-bit activations (uint8) calibrated
                                            that way (percentile: 99.9), int8 weights with a scale per channel
 lowbit                                     models/quantizers/lowbit.py: QCDQ, 2 to 8 bits, scales of least squared error
-reconstructed                              the same, then trained to answer as the float network (models/reconstruct.py)
+reconstructed                              the same, then refined with gradients (onnx_ocs/reconstruction/train.py)
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.errors import UserError
+from onnx_ocs.reconstruction.train import refine
 
-__all__ = ["QUANTIZERS", "Quantizer", "find_quantizer", "label", "read_samples"]
+__all__ = ["QUANTIZERS", "Quantizer", "find_quantizer", "label", "read_samples", "refined"]
 
 Array = npt.NDArray[Any]
 Quantizer = Callable[[Path, Path, Path], None]
 BATCH = 8  # most calibration samples a run
+STEPS = 300  # of a refinement
 PERCENTILE = 99.9
 ORT = {"ort-minmax": "MinMax", "ort-entropy": "Entropy", "ort-percentile": "Percentile"}
 QUANTIZERS = (*ORT, "lowbit", "reconstructed")
@@ -51,7 +54,7 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
         if name in ORT and bits != 8:
             raise UserError(f"{option} {bits}: {name} makes 8 bits only; choose lowbit")
     if name == "reconstructed" and find_spec("torch") is None:
-        raise UserError("the quantizer 'reconstructed' trains with torch: pip install torch")
+        raise UserError("the quantizer 'reconstructed' trains with torch: pip install onnx-ocs[refine]")
 
     def quantize(float_model: Path, out: Path, calib: Path) -> None:
         """Quantize a file."""
@@ -65,14 +68,17 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
 
                 low = lowbit.quantize(model, samples, act_bits, weight_bits)
                 if name == "reconstructed":
-                    from models.reconstruct import reconstruct  # torch, which lowbit does without
-
-                    reconstruct(low, float_model, samples)
+                    low = refined(low, float_model, samples)
                 out.write_bytes(low.SerializeToString(deterministic=True))
         except ValueError as e:
             raise UserError(f"{name} does not quantize {float_model.name}: {e}") from None
 
     return quantize
+
+
+def refined(model: onnx.ModelProto, float_model: Path, samples: dict[str, Array]) -> onnx.ModelProto:
+    """A low-bit model, refined with gradients: the published figures at 2 bits all have something like it."""
+    return refine(model, open_samples(samples, model), onnx.load(float_model), steps=STEPS)[0]
 
 
 def label(name: str, weight_bits: int = 8, act_bits: int = 8) -> str:

@@ -19,7 +19,7 @@ import onnx
 
 from models.evaluate import measure
 from models.networks.zoo import Built, find_network
-from models.quantizers.registry import find_quantizer, label, read_samples
+from models.quantizers.registry import find_quantizer, label, read_samples, refined
 from models.tables.metrics import Scores
 from onnx_ocs import PlanOptions, api
 from onnx_ocs.calibration.samples import open_samples
@@ -105,14 +105,11 @@ def with_passes(*passes: Pass) -> Rewrite:
 
 
 def reconstructed(rewrite: Rewrite) -> Rewrite:
-    """A rewrite, and then the reconstruction of the whole model (`models.reconstruct`)."""
+    """A rewrite, and then the refinement of the whole model (`onnx_ocs.reconstruction.train`)."""
 
     def trained(subject: Subject) -> onnx.ModelProto:
-        from models.reconstruct import reconstruct  # torch
-
         model = rewrite(subject)
-        reconstruct(model, subject.built.float_model, read_samples(model, subject.built.calib))
-        return model
+        return refined(model, subject.built.float_model, read_samples(model, subject.built.calib))
 
     return trained
 

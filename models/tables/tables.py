@@ -90,7 +90,7 @@ def trained(bench: Bench) -> Table:
     """The same after reconstruction, as the paper's networks are."""
     table = Table("OCS against OCS+ on a reconstructed W2A2 network (OCS+, tables 6 and 9)", f"Of {DIGITS}. {RULE}")
     table.what += f""" Weights, biases and activation steps were trained on these images, without labels, to answer as
-the float network does (models/reconstruct.py). {EXPECTED} It expects accuracy to grow with k."""
+the float network does (onnx_ocs/reconstruction). {EXPECTED} It expects accuracy to grow with k."""
     both(table, bench, TRAINED)
     rewrites = {"plain": plain} | {f"OCS+, k = {k}": with_passes(Translate(k)) for k in STEPS}
     scores = bench.scores(TRAINED, rewrites)

@@ -31,7 +31,7 @@ from onnx_ocs.model.files import load_model, save_model
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 
 __all__ = ["calibrate"]
 
@@ -40,7 +40,7 @@ _LOG = logging.getLogger("onnx_ocs.calibration")
 
 def calibrate(
     model: onnx.ModelProto,
-    regions: Sequence[Region],
+    regions: Sequence[Quantized],
     context: Context,
     model_hash: str,
     jobs: int = 1,

@@ -16,7 +16,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import read_weight
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 
 __all__ = ["estimate"]
 
@@ -171,7 +171,7 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Spread]) -> Spread | None
     return x
 
 
-def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, Outliers]:
+def estimate(graph: Graph, regions: Sequence[Quantized], copies: int) -> dict[int, Outliers]:
     """Estimate the outliers' mass from weights, biases and quantization parameters alone.
 
     The estimator propagates channel means and variances through the graph: a layer's output has mean
@@ -190,7 +190,7 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
     """
     floats = {i.name for i in graph.model.graph.input if i.type.tensor_type.elem_type in FLOATS}
     known: dict[str, Spread] = {t: (np.zeros(()), np.ones(())) for t in graph.inputs & floats}
-    open_to_translation = {k: r for k, r in enumerate(regions) if r.walk is not None and r.refusal is None}
+    open_to_translation = {k: r for k, r in enumerate(regions) if isinstance(r, Region) and r.refusal is None}
     wanted = {t for r in open_to_translation.values() for t in (r.tensor, r.activation.source)}
     steps: list[NodeProto] = []
     for n in reversed(graph.nodes):
@@ -206,7 +206,6 @@ def estimate(graph: Graph, regions: Sequence[Region], copies: int) -> dict[int, 
     result = {}
     for k, region in open_to_translation.items():
         walk, q = region.walk, region.quantizer
-        assert walk is not None and q is not None
         top, low = np.broadcast_to(q.x_clip, (walk.channels,)), np.broadcast_to(q.x_low, (walk.channels,))
         upper, lower = np.zeros((walk.channels, copies)), np.zeros((walk.channels, copies))
         source = graph.producer.get(region.tensor)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 
 __all__ = ["Outliers", "measure"]
 
@@ -41,26 +41,24 @@ class Outliers:
     range_used: float | None = None
 
 
-def measure(regions: Sequence[Region], copies: int, batches: Iterable[Mapping[str, Array]]) -> dict[int, Outliers]:
+def measure(regions: Sequence[Quantized], copies: int, batches: Iterable[Mapping[str, Array]]) -> dict[int, Outliers]:
     """Sum up the outliers' mass over batches of float activations; memory does not grow with the samples.
 
     Args:
-        regions: regions with a walk (channel axis known).
+        regions: quantized activations; those that are unreadable are passed over.
         copies: most copies a channel.
         batches: float tensors by name, as they stand in front of the quantizers.
 
     Returns:
         Index of the region -> its outliers.
     """
-    used = [k for k, r in enumerate(regions) if r.walk is not None and r.quantizer is not None]
-    upper = {k: np.zeros((regions[k].walk.channels, copies)) for k in used}  # type: ignore[union-attr]
+    used = {k: r for k, r in enumerate(regions) if isinstance(r, Region)}
+    upper = {k: np.zeros((r.walk.channels, copies)) for k, r in used.items()}
     lower = {k: np.zeros_like(upper[k]) for k in used}
     total, beyond, ends = dict.fromkeys(used, 0.0), dict.fromkeys(used, 0.0), {k: [np.inf, -np.inf] for k in used}
     for batch in batches:
-        for k in used:
-            region = regions[k]
+        for k, region in used.items():
             walk, q = region.walk, region.quantizer
-            assert walk is not None and q is not None
             a = np.moveaxis(np.asarray(batch[region.tensor]), walk.axis, 0).reshape(walk.channels, -1)
             top, low = (np.broadcast_to(v, (walk.channels,))[:, None] for v in (q.x_clip, q.x_low))
             size = np.abs(a)
@@ -74,10 +72,8 @@ def measure(regions: Sequence[Region], copies: int, batches: Iterable[Mapping[st
                         inside = (values > (i + 1) * bound) & (values <= (i + 2) * bound)
                         side[:, i] += values.sum(axis=1, where=inside, dtype=np.float64)
     result = {}
-    for k in used:
-        q = regions[k].quantizer
-        assert q is not None
-        span = float((q.x_clip + q.x_low).max())
+    for k, region in used.items():
+        span = float((region.quantizer.x_clip + region.quantizer.x_low).max())
         reach = min(1.0, max(0.0, (span + min(ends[k][1], 0.0) - max(ends[k][0], 0.0)) / span))
         share = beyond[k] / total[k] if total[k] else 0.0
         result[k] = Outliers(upper[k], lower[k], True, share, reach)

@@ -18,7 +18,7 @@ import numpy as np
 from onnx_ocs.calibration.histogram import FEW, Histogram
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 
 __all__ = ["SAMPLED", "Statistics"]
 
@@ -38,7 +38,7 @@ class Statistics:
         counted: number of samples in each half.
     """
 
-    def __init__(self, model_hash: str, regions: Sequence[Region], steps: Collection[int] = ()) -> None:
+    def __init__(self, model_hash: str, regions: Sequence[Quantized], steps: Collection[int] = ()) -> None:
         """Start empty.
 
         Args:
@@ -50,7 +50,7 @@ class Statistics:
         self.counted = [0, 0]
         self.halves: tuple[dict[int, Histogram], dict[int, Histogram]] = ({}, {})
         for k, r in enumerate(regions):
-            if r.walk is not None and r.quantizer is not None and (r.walk.weights or k in steps):
+            if isinstance(r, Region) and (r.walk.weights or k in steps):
                 unsigned = r.bounds[0] >= 0 or r.quantizer.rectifies
                 channels = r.walk.channels if r.walk.weights else 1
                 for half in self.halves:
@@ -84,13 +84,13 @@ class Statistics:
             found.merge(h[region])
         return found
 
-    def add(self, regions: Sequence[Region], batch: Mapping[str, Array], turn: int) -> None:
+    def add(self, regions: Sequence[Quantized], batch: Mapping[str, Array], turn: int) -> None:
         """Count batch number `turn` of float tensors by name (it varies which values of large tensors are sampled)."""
         first = next(iter(batch.values()), np.zeros(0))
         self.counted[turn % 2] += len(first) if first.ndim else 1
         for k, h in self.halves[turn % 2].items():
             r = regions[k]
-            assert r.walk is not None
+            assert isinstance(r, Region), "only regions are counted"
             a = np.asarray(batch[r.tensor])
             rows = len(a) if a.ndim else 1
             axis = r.walk.axis % a.ndim
@@ -146,7 +146,7 @@ class Statistics:
         write_bytes(path, buffer.getvalue())
 
     @staticmethod
-    def load(path: str | Path, model_hash: str, regions: Sequence[Region]) -> Statistics:
+    def load(path: str | Path, model_hash: str, regions: Sequence[Quantized]) -> Statistics:
         """Read statistics back.
 
         Raises:

@@ -11,7 +11,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import in_order
@@ -30,7 +30,11 @@ class Activations:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, regions: Sequence[Region], wanted: Sequence[Region], threads: int | None = None
+        self,
+        model: onnx.ModelProto,
+        regions: Sequence[Quantized],
+        wanted: Sequence[Quantized],
+        threads: int | None = None,
     ) -> None:
         """Load it.
 
@@ -63,7 +67,7 @@ def samples_in(feed: Mapping[str, Array]) -> int:
 
 
 def stream(
-    model: onnx.ModelProto, regions: Sequence[Region], wanted: Sequence[Region], context: Context
+    model: onnx.ModelProto, regions: Sequence[Quantized], wanted: Sequence[Quantized], context: Context
 ) -> Iterator[Mapping[str, Array]]:
     """Run the reference over the samples, batch by batch; the next batch runs while the caller works on the last.
 

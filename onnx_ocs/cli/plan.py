@@ -58,7 +58,7 @@ def plan(model: In, given: Given) -> None:
     assert data.calib is not None  # --calib is needed
     from onnx_ocs import api
     from onnx_ocs.model.files import write_text
-    from onnx_ocs.report import terminal as table
+    from onnx_ocs.report import terminal_plans as plans
 
     with show_progress(False) as progress:
         made, found = api.plan(model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress)
@@ -68,9 +68,9 @@ def plan(model: In, given: Given) -> None:
 
         shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
         write_outputs(None, out.html, {**assemble("plan", out.seed), **shown}, model.name)
-    table.show_plan(console(), made.predicted, found)
+    plans.show_plan(console(), made.predicted, found)
     if "target" in found:
-        table.show_target(console(), found["target"])
+        plans.show_target(console(), found["target"])
     exit_if_missed(found)
 
 

@@ -26,7 +26,7 @@ from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import check_outputs, console, exit_if_missed, show_progress, write_outputs
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.options import option
-from onnx_ocs.passes import PASSES, Translate
+from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Translate
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.translation.options import PANEL
 
@@ -51,15 +51,17 @@ def _listed() -> str:
 class Steps:
     """What is run, in order."""
 
-    passes: str = option(
-        "translate",
+    passes: str | None = option(
+        None,
         f"Passes to run, in order, separated by commas. {_listed()}; and those of other packages.",
         panel="Passes",
+        shown="translate,reconstruct with --calib, translate without",
     )
 
-    @property
-    def names(self) -> list[str]:
-        """The passes' names."""
+    def names(self, calibrated: bool) -> list[str]:
+        """The passes' names; the default depends on whether there are samples."""
+        if self.passes is None:
+            return [p.name for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
         return [p.strip() for p in self.passes.split(",") if p.strip()]
 
 
@@ -90,7 +92,8 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     """
     start = time.perf_counter()
     data, out = begin(given)
-    names, plan, verify = given.make(Steps).names, given.make(Ready).plan, given.make(Proof).verify
+    names, plan = given.make(Steps).names(data.calib is not None), given.make(Ready).plan
+    verify = given.make(Proof).verify
     files = model, output, data.calib, data.float_model, plan, given.value("--stats")
     check_outputs({"--report": out.report, "--html": out.html}, *files)
     options = _plan_options(given, names, plan, data.calib)
@@ -98,6 +101,7 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     warn_of_unused(given)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
+    from onnx_ocs.report import terminal_plans as plans
 
     title = f"{model.name} → {output.name}"
     try:
@@ -122,7 +126,7 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     if not out.quiet:
         table.show_rewrite(console(), result.report)
         if "target" in result.report:
-            table.show_target(console(), result.report["plan"]["target"])
+            plans.show_target(console(), result.report["plan"]["target"])
     seconds = time.perf_counter() - start
     table.show_verdict(console(), table.verdict(result.report, result.changed, verify, seconds))
     exit_if_missed(result.report)

@@ -18,7 +18,7 @@ from onnx_ocs.model.nodes import is_op, label
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.qdq.activation import LAYERS
 from onnx_ocs.refusals import Refusal
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 
 __all__ = ["Block", "find_blocks"]
 
@@ -94,7 +94,7 @@ def _source(graph: Graph, place: Mapping[str, int], node: NodeProto) -> str | No
     return None
 
 
-def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Shape]) -> list[Block]:
+def find_blocks(graph: Graph, regions: Sequence[Quantized], shapes: Mapping[str, Shape]) -> list[Block]:
     """The blocks of a graph, in topological order.
 
     Args:
@@ -102,7 +102,7 @@ def find_blocks(graph: Graph, regions: Sequence[Region], shapes: Mapping[str, Sh
         regions: its quantized activations.
         shapes: shapes of its tensors for one sample.
     """
-    walks = {r.tensor: r.walk for r in regions if r.walk is not None}
+    walks = {r.tensor: r.walk for r in regions if isinstance(r, Region)}
     heads = [o.name for o in graph.model.graph.output if not graph.readers(o.name)]
     tensors = dict.fromkeys([*(r.tensor for r in regions), *heads])
     place = {o: k for k, n in enumerate(graph.nodes) for o in n.output}

@@ -152,7 +152,8 @@ class Fitting:
         every = max(min(HELD, self.batches), 1)
         return range(every - 1, self.batches, every)
 
-    def _target(self, batch: int, tensor: str) -> Array:
+    def target(self, batch: int, tensor: str) -> Array:
+        """What the float model has there."""
         with np.load(self.folder / f"target{batch}.npz", allow_pickle=False) as z:
             return np.asarray(z[f"t{self.number[tensor]}"])
 
@@ -197,71 +198,95 @@ class Fitting:
 
     def _round(self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, Branch] | None) -> Graph:
         """Fit all blocks in order, each behind the branches of those before it; by price, or like given branches."""
-        work = onnx.ModelProto()
-        work.CopyFrom(self.model)
-        graph = Graph(work)
-        steady = _steady(graph)
-        always = {id(n) for n in steady}
-        rest = [n for n in graph.nodes if id(n) not in always]
-        nodes = _in_turn(rest, [m.block.output for m in self.open])
-        place = {o: k for k, n in enumerate(nodes) for o in n.output}
-        last: dict[str, float] = {t: k for k, n in enumerate(nodes) for t in mentioned(n)}
-        last |= dict.fromkeys(graph.outputs, np.inf)
         menus = [m for m in self.open if wanted is None or m.block.output in wanted]
-        for m in menus:  # a block's input lives until the block is fitted
-            if m.block.input is not None:
-                last[m.block.input] = max(last.get(m.block.input, 0), place[m.block.output] + 1.0)
-        relay = Relay((f for k, f in enumerate(feeds) if k < self.batches), self.folder)
-        now_error: float | None = None
-        alive, names, pending, start = set(graph.inputs), dict[str, str](), list[NodeProto](), 0
+        turn = _Round(self, menus, (f for k, f in enumerate(feeds) if k < self.batches))
         for k, m in enumerate(menus):
             self.progress("fitting branches", k, len(menus))
-            b, stop = m.block, place[m.block.output] + 1
-            part = [*pending, *nodes[start:stop]]
-            alive |= {o for n in part for o in n.output if o}
-            alive = {t for t in alive if last.get(t, -1) >= stop} | {b.output}
-            source = None if b.input is None else names.get(b.input, b.input)
-            like = None if wanted is None else wanted[b.output]
-            states = relay.run(graph, [*steady, *part], sorted(alive))
-            seen = (
-                Observed(
-                    i in self.held_out, s[b.output], None if source is None else s[source], self._target(i, b.output)
-                )
-                for i, s in states
-            )
+            output = m.block.output
+            like = None if wanted is None else wanted[output]
             # groups are kernels: a matrix has no axis to slide them along, and its dense form is cheap
-            forms = [f for f in self.forms if f != "grouped" or self.ranks[b.output] > 2]
-            learn(m, seen, self.batches, len(self.held_out), forms, self.linear, like)
+            forms = [f for f in self.forms if f != "grouped" or self.ranks[output] > 2]
+            learn(m, turn.observed(m.block), self.batches, len(self.held_out), forms, self.linear, like)
             m.chosen = m.best(price if like is None else 0.0)
             m.why = "" if m.chosen is not None else "no_gain"
-            start, pending = stop, []
-            if m.chosen is not None:
-                if now_error is None and b.output != self.output:
-                    now_error = self._at_output(relay, graph, [*steady, *nodes[stop:]])
-                count = len(graph.added)
-                tensors = [b.output, *([] if source is None else [source])]
-                chosen = [tensors[i] for i in m.chosen.branch.which]
-                now = insert(graph, b, m.chosen.branch, chosen, self.ranks[b.output])
-                pending = graph.added[count:]
-                if now.before == b.output and now_error is not None:
-                    then = self._at_output(relay, graph, [*steady, *pending, *nodes[stop:]])
-                    if not then < now_error:
-                        remove(graph, now)
-                        m.chosen, m.why, pending = None, "no_end_gain", []
-                        continue
-                    now_error = then
-                names[b.output] = now.after
-                last[now.after] = last[b.output]
-                if now.before != b.output:
-                    relay.rename(b.output, now.before)
-                    alive = (alive - {b.output}) | {now.before}
-                last[now.before] = -1
+            if m.chosen is not None and not turn.insert(m.block, m.chosen.branch):
+                m.chosen, m.why = None, "no_end_gain"
         self.progress("fitting branches", len(menus), len(menus))
-        return graph
+        return turn.graph
 
-    def _at_output(self, relay: Relay, graph: Graph, nodes: Sequence[NodeProto]) -> float:
+
+class _Round:
+    """A copy of the model that gets its branches, cut at the ends of its blocks.
+
+    Attributes:
+        graph: of the copy.
+    """
+
+    def __init__(self, fitting: Fitting, menus: Sequence[Menu], feeds: Iterable[Mapping[str, Array]]) -> None:
+        """Put the nodes into an order in which the blocks are finished one after the other."""
+        work = onnx.ModelProto()
+        work.CopyFrom(fitting.model)
+        self.fitting, self.graph = fitting, Graph(work)
+        self.steady = _steady(self.graph)
+        always = {id(n) for n in self.steady}
+        rest = [n for n in self.graph.nodes if id(n) not in always]
+        self.nodes = _in_turn(rest, [m.block.output for m in fitting.open])
+        self.place = {o: k for k, n in enumerate(self.nodes) for o in n.output}
+        self.last: dict[str, float] = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n)}
+        self.last |= dict.fromkeys(self.graph.outputs, np.inf)
+        for m in menus:  # a block's input lives until the block is fitted
+            if m.block.input is not None:
+                self.last[m.block.input] = max(self.last.get(m.block.input, 0), self.place[m.block.output] + 1.0)
+        self.relay = Relay(feeds, fitting.folder)
+        self.alive = set(self.graph.inputs)
+        self.names: dict[str, str] = {}  # of blocks' outputs behind their branches
+        self.pending: list[NodeProto] = []  # the last branch's nodes, which have not run
+        self.start = 0  # the first node that has not run
+        self.error: float | None = None  # of the model's output, with the branches so far
+
+    def observed(self, b: Block) -> Iterator[Observed]:
+        """Run up to a block's end, and tell what is there."""
+        stop = self.place[b.output] + 1
+        part = [*self.pending, *self.nodes[self.start : stop]]
+        self.alive |= {o for n in part for o in n.output if o}
+        self.alive = {t for t in self.alive if self.last.get(t, -1) >= stop} | {b.output}
+        self.start, self.pending = stop, []
+        source = self._source(b)
+        for i, s in self.relay.run(self.graph, [*self.steady, *part], sorted(self.alive)):
+            held, truth = i in self.fitting.held_out, self.fitting.target(i, b.output)
+            yield Observed(held, s[b.output], None if source is None else s[source], truth)
+
+    def _source(self, b: Block) -> str | None:
+        return None if b.input is None else self.names.get(b.input, b.input)
+
+    def insert(self, b: Block, branch: Branch) -> bool:
+        """Insert a branch at the end that was reached; whether it stays, as the model's output is no worse for it."""
+        graph, output = self.graph, self.fitting.output
+        rest = self.nodes[self.start :]
+        if self.error is None and b.output != output:
+            self.error = self._at_output(rest)
+        count, source = len(graph.added), self._source(b)
+        tensors = [b.output, *([] if source is None else [source])]
+        now = insert(graph, b, branch, [tensors[i] for i in branch.which], self.fitting.ranks[b.output])
+        self.pending = graph.added[count:]
+        if now.before == b.output and self.error is not None:
+            then = self._at_output([*self.pending, *rest])
+            if not then < self.error:
+                remove(graph, now)
+                self.pending = []
+                return False
+            self.error = then
+        self.names[b.output] = now.after
+        self.last[now.after] = self.last[b.output]
+        if now.before != b.output:
+            self.relay.rename(b.output, now.before)
+            self.alive = (self.alive - {b.output}) | {now.before}
+        self.last[now.before] = -1
+        return True
+
+    def _at_output(self, nodes: Sequence[NodeProto]) -> float:
         """Squared error of the model's output on held-out samples, from the last cut on."""
-        error = 0.0
-        for k, out in relay.peek(graph, nodes, self.output, self.held_out[:PROBED]):
-            error += float(((np.asarray(out, np.float64) - self._target(k, self.output)) ** 2).sum())
+        output, error = self.fitting.output, 0.0
+        for k, out in self.relay.peek(self.graph, [*self.steady, *nodes], output, self.fitting.held_out[:PROBED]):
+            error += float(((np.asarray(out, np.float64) - self.fitting.target(k, output)) ** 2).sum())
         return error

@@ -24,6 +24,7 @@ POSITIONS = 8192  # held-out positions on which the final choice is made
 ROWS = 1 << 17  # positions that enter the equations, over all batches: more only cost time
 FEWEST = 1 << 11  # of one batch, however many there are
 WIDEST = 2048  # regressors of one block
+Equations = tuple[list[float], Moments, Moments]  # alphas, of the samples that are fitted, and of those held out
 GAIN = 0.02  # least relative reduction of the held-out error
 SURE = 2.0  # standard errors by which the mean reduction over held-out samples must exceed 0
 
@@ -119,43 +120,27 @@ def learn(
     b = menu.block
     factors = FACTORS[:1] if linear else FACTORS
     share, most = max(POSITIONS // max(held, 1), 1), max(ROWS // max(count, 1), FEWEST)
-    equations: list[tuple[list[float], Moments, Moments]] = []
+    equations: list[Equations] = []
     reach = [0.0, 0.0]
     kept: list[list[Array]] = []
     cells = samples = 0
     for k, seen in enumerate(batches):
-        tensors = [seen.truth, seen.output]
-        if seen.source is not None and b.channels + b.input_channels <= WIDEST:
-            tensors.append(thinned(seen.source, b.strides))
         total = seen.truth.size // b.channels
         cells = cells or max(total // max(len(seen.truth), 1), 1)
-        rows = np.arange(total)
-        if total > most:
-            rows = np.sort(np.random.default_rng(k).choice(total, most, replace=False))
-        truth, *inputs = (_rows(t, b.axis, rows) for t in tensors)
-        whole = np.logical_and.reduce([np.isfinite(v).all(1) for v in (truth, *inputs)])
-        number = samples + rows // cells
+        rows = _drawn(k, total, most)
+        truth, number, *inputs = _finite(_tensors(b, seen), b.axis, rows, samples + rows // cells)
         samples += -(-total // cells)
-        if not whole.all():
-            truth, number, inputs = truth[whole], number[whole], [i[whole] for i in inputs]
         if not len(truth):
             continue
         target = truth - inputs[0]
-        if not equations:
-            sizes = [i.shape[1] for i in inputs]
-            spread = [float(i.std()) or 1.0 for i in inputs]
-            betas = [f / (float(target.std()) or 1.0) for f in factors]
-            equations = [
-                ([f / s for s in spread], Moments(sizes, b.channels, betas), Moments(sizes, b.channels, betas))
-                for f in factors
-            ]
+        equations = equations or _empty(b, inputs, target, factors)
         if seen.held:
             some = slice(None, None, max(1, len(truth) // share))
             kept.append([*(i[some] for i in inputs), target[some], truth[some], number[some]])
             inputs = [np.clip(i, -r, r) for i, r in zip(inputs, reach, strict=False)]
         else:
             reach = [max(r, float(np.abs(i).max())) for r, i in zip(reach, inputs, strict=False)]
-        targets = [blt(target, beta) for beta in betas]
+        targets = [blt(target, beta) for beta in equations[0][1].betas]
         for alphas, fit, test in equations:
             (test if seen.held else fit).add([blt(i, a) for i, a in zip(inputs, alphas, strict=True)], targets)
     menu.offers = {}
@@ -163,9 +148,43 @@ def learn(
         _offer(menu, equations, reach, kept, cells, forms, like)
 
 
+def _tensors(b: Block, seen: Observed) -> list[Array]:
+    """The float model's values at a block, and its regressors."""
+    tensors = [seen.truth, seen.output]
+    if seen.source is not None and b.channels + b.input_channels <= WIDEST:
+        tensors.append(thinned(seen.source, b.strides))
+    return tensors
+
+
+def _drawn(seed: int, total: int, most: int) -> Array:
+    """Numbers of positions, all of them or some drawn at random, in order."""
+    if total <= most:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+
+
+def _finite(tensors: Sequence[Array], axis: int, rows: Array, number: Array) -> list[Array]:
+    """The first tensor at those positions where all are finite, the positions' samples, and the other tensors there."""
+    truth, *inputs = (_rows(t, axis, rows) for t in tensors)
+    whole = np.logical_and.reduce([np.isfinite(v).all(1) for v in (truth, *inputs)])
+    if whole.all():
+        return [truth, number, *inputs]
+    return [truth[whole], number[whole], *(i[whole] for i in inputs)]
+
+
+def _empty(b: Block, inputs: Sequence[Array], target: Array, factors: Sequence[float]) -> list[Equations]:
+    """Empty equations for every alpha; alpha and beta are counted in one over what they bend."""
+    sizes = [i.shape[1] for i in inputs]
+    spread = [float(i.std()) or 1.0 for i in inputs]
+    betas = [f / (float(target.std()) or 1.0) for f in factors]
+    return [
+        ([f / s for s in spread], Moments(sizes, b.channels, betas), Moments(sizes, b.channels, betas)) for f in factors
+    ]
+
+
 def _offer(
     menu: Menu,
-    equations: Sequence[tuple[list[float], Moments, Moments]],
+    equations: Sequence[Equations],
     reach: Sequence[float],
     kept: Sequence[Sequence[Array]],
     cells: int,

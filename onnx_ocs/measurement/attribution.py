@@ -21,7 +21,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
-from onnx_ocs.regions.region import STEP_ONLY, Region
+from onnx_ocs.regions.region import STEP_ONLY, Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 
 __all__ = ["Loss", "Share", "find_loss", "mendable"]
@@ -64,17 +64,15 @@ class Loss:
     beyond: tuple[int, ...]
 
 
-def mendable(graph: Graph, regions: Sequence[Region]) -> list[bool]:
+def mendable(graph: Graph, regions: Sequence[Quantized]) -> list[bool]:
     """For each region whether copies or another step can help it, itself or through a quantizer upstream."""
-    helped = [_helped(graph, r) for r in regions]
-    carried = {id(n) for r, h in zip(regions, helped, strict=True) if h and r.walk is not None for n in r.walk.carried}
-    return [h or all(id(n) in carried for n in r.nodes) for r, h in zip(regions, helped, strict=True)]
+    helped = {k: r for k, r in adjustable(regions).items() if _helped(graph, r)}
+    carried = {id(n) for r in helped.values() for n in r.walk.carried}
+    return [k in helped or all(id(n) in carried for n in r.nodes) for k, r in enumerate(regions)]
 
 
 def _helped(graph: Graph, region: Region) -> bool:
     q = region.quantizer
-    if q is None or not region.adjustable:
-        return False
     if region.refusal is None:
         return True
     if region.refusal.code not in STEP_ONLY:
@@ -85,7 +83,7 @@ def _helped(graph: Graph, region: Region) -> bool:
 def find_loss(
     model: onnx.ModelProto,
     graph: Graph,
-    regions: Sequence[Region],
+    regions: Sequence[Quantized],
     shapes: Mapping[str, Shape],
     context: Context,
     macs: int,

@@ -27,15 +27,15 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
+from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import in_order, share, side_by_side
-from onnx_ocs.translation.rescale import rescale_model
 
 __all__ = ["LIMIT", "measure_layers"]
 
@@ -84,7 +84,8 @@ class _Grid:
 class _Tally:
     """Running sums over one tensor."""
 
-    region: Region
+    region: Quantized
+    quantizer: Quantizer
     axis: int | None
     before: _Grid
     after: _Grid | None
@@ -95,9 +96,7 @@ class _Tally:
 
     def expected(self, a: Array) -> Array:
         """What the reference lets through: saturation that acts as a ReLU or ReLU6 is part of the float model."""
-        q = self.region.quantizer
-        assert q is not None
-        if q.rectifies and self.region.bounds[0] < 0:
+        if self.quantizer.rectifies and self.region.bounds[0] < 0:
             a = np.maximum(a, 0)
         ceiling = self.region.ceiling
         return np.minimum(a, np.float32(ceiling)) if np.isfinite(ceiling) else a
@@ -187,17 +186,15 @@ class _Quantized:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
 
 
-def _tally(region: Region, after: Cut | None) -> _Tally:
-    """Empty sums for one region; `after` is its quantizer in the rewritten model."""
-    q, walk = region.quantizer, region.walk
-    assert q is not None
-    axis = walk.axis if walk is not None else q.axis
+def _tally(region: Quantized, q: Quantizer, after: Cut | None) -> _Tally:
+    """Empty sums for one quantized activation; `after` is its quantizer in the rewritten model."""
+    axis = region.walk.axis if isinstance(region, Region) else q.axis
     wide = None if after is None else after.wide
     # a carried quantizer may see another axis than its own walk would choose
     axis = axis if wide is None else wide.axis
     after_grid = None if after is None else _Grid.of(after.quantizer, wide)
     unsigned = region.bounds[0] >= 0 or q.rectifies
-    return _Tally(region, axis, _Grid.of(q), after_grid, Histogram(2, not unsigned))
+    return _Tally(region, q, axis, _Grid.of(q), after_grid, Histogram(2, not unsigned))
 
 
 def measure_layers(
@@ -224,17 +221,17 @@ def measure_layers(
     models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
     if rewritten is not None:
         scales = read_scales(rewritten)
-        yardstick = Graph(rescale_model(original, scales)) if scales else before
+        yardstick = Graph(rescaled(original, scales)) if scales else before
         cuts = find_cuts(yardstick, Graph(rewritten), read_layouts(rewritten), {})
         models["after"] = _Quantized(rewritten, cuts)
-    measured = [r for r in regions if r.quantizer is not None]
-    tallies = [_tally(r, models["after"].cuts.get(r.outputs[0]) if "after" in models else None) for r in measured]
-    if context.samples is None or not measured:
+    after = models["after"].cuts if "after" in models else {}
+    tallies = [_tally(r, r.quantizer, after.get(r.outputs[0])) for r in regions if r.quantizer is not None]
+    if context.samples is None or not tallies:
         return {}
     limit = min(context.limit or LIMIT, LIMIT)
     samples, total = 0, min(context.total(), limit)
     sources: list[Callable[[Mapping[str, Array]], Mapping[str, Array]]]
-    sources = [Activations(original, regions, measured, share(3)), *(m.run for m in models.values())]
+    sources = [Activations(original, regions, [t.region for t in tallies], share(3)), *(m.run for m in models.values())]
 
     def ask(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
         return side_by_side(lambda source: source(feed), sources)

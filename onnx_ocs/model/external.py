@@ -16,8 +16,8 @@ from onnx_ocs.model.tensors import (
     FOLDER,
     PRIVATE,
     TYPED,
-    _bits,
     all_tensors,
+    bits,
     is_external,
     refer,
     reference,
@@ -35,7 +35,7 @@ def _check_inline(t: TensorProto) -> None:
         found, wanted = sum(len(getattr(t, f)) for f in TYPED), math.prod(t.dims)
         if t.data_type in COMPLEX:
             wanted *= 2
-        elif t.data_type != TensorProto.STRING and _bits(t.data_type) < 8:
+        elif t.data_type != TensorProto.STRING and bits(t.data_type) < 8:
             wanted = expected
     if found != wanted:
         raise UserError(
@@ -74,7 +74,7 @@ def _check_reference(t: TensorProto, folder: Path, sizes: dict[str, int]) -> dic
         length = int(entries.get("length", str(expected)))
     except ValueError:
         raise UserError(f"{who} has an offset or a length that is not a number: export the model again") from None
-    if _bits(t.data_type) == 0:
+    if bits(t.data_type) == 0:
         raise UserError(f"{who}: strings cannot be external")
     if offset < 0 or length != expected:
         raise UserError(

@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_ocs.model import tensors
 from onnx_ocs.model.folding import Taken, fold
 from onnx_ocs.model.nodes import ONNX_DOMAINS, QDQ_DOMAINS, Array, attribute, is_op, label
-from onnx_ocs.model.order import _inner_names, _mentions, topological
+from onnx_ocs.model.order import inner_names, mentions_of, topological
 
 __all__ = ["Array", "Graph", "attribute"]
 
@@ -58,7 +58,7 @@ class Graph:
         self.inputs = {i.name for i in g.input} - self.initializers.keys()
         self.outputs = {o.name for o in g.output}
         nodes = list(g.node)
-        self._mentions = _mentions(nodes)
+        self._mentions = mentions_of(nodes)
         self.nodes = topological(nodes, self._mentions)
         self.producer: dict[str, NodeProto] = {}
         self._readers: dict[str, dict[int, NodeProto]] = defaultdict(dict)
@@ -90,7 +90,7 @@ class Graph:
                 self._readers[t][id(n)] = n
         self._taken.update(n.input, n.output)
         if id(n) in self._mentions:
-            self._taken.update(_inner_names(n))
+            self._taken.update(inner_names(n))
             for t in dict.fromkeys(self._mentions[id(n)]):
                 if t:
                     self._captured[t].append(n)
@@ -261,6 +261,28 @@ class Graph:
             self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
 
+    def is_stored(self, tensor: str) -> bool:
+        """Whether a constant's values lie in an initializer or a Constant node, where `overwrite` can replace them."""
+        return tensor in self.initializers or is_op(self.producer.get(tensor), "Constant")
+
+    def overwrite(self, tensor: str, value: Array) -> None:
+        """Give a constant that is stored (`is_stored`) new values in place; dtype and shape must be the old ones.
+
+        All who read it see them: the caller has made sure that nobody minds.
+        """
+        self.memo.clear()
+        self.grids.clear()
+        self._constants.clear()
+        if tensor in self._arrays:
+            self._arrays[tensor] = np.asarray(value, order="C")
+            return
+        if tensor in self.initializers:
+            self.initializers[tensor].CopyFrom(numpy_helper.from_array(value, tensor))
+            return
+        node = self.producer[tensor]
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(value, tensor)))
+
     def add_node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output, whose name is taken as it is, and return that output."""
         name, k = output + "/" + op, 1
@@ -284,7 +306,7 @@ class Graph:
     def _add(self, node: NodeProto) -> None:
         self._added.append(node)
         self.touched[id(node)] = node
-        self._mentions |= _mentions([node])
+        self._mentions |= mentions_of([node])
         self._index(node)
 
     def set_input(self, node: NodeProto, index: int, tensor: str) -> None:

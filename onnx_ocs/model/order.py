@@ -12,7 +12,7 @@ from onnx import NodeProto
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.nodes import label
 
-__all__ = ["mentioned", "topological"]
+__all__ = ["inner_names", "mentioned", "mentions_of", "topological"]
 
 GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
@@ -53,7 +53,7 @@ def mentioned(node: NodeProto) -> Iterator[str]:
     yield from _outer_names(node)
 
 
-def _inner_names(node: NodeProto) -> Iterator[str]:
+def inner_names(node: NodeProto) -> Iterator[str]:
     """All tensor names inside the node's subgraphs: a fresh name must not be one of them."""
     yield from _outer_names(node)
     for g in _subgraphs(node):
@@ -62,7 +62,7 @@ def _inner_names(node: NodeProto) -> Iterator[str]:
             yield from n.output
 
 
-def _mentions(nodes: Iterable[NodeProto]) -> dict[int, Sequence[str]]:
+def mentions_of(nodes: Iterable[NodeProto]) -> dict[int, Sequence[str]]:
     """What the nodes that hold subgraphs mention in these (`_outer_names`), by id of the node."""
     return {id(n): _outer_names(n) for n in nodes if _subgraphs(n)}
 
@@ -72,13 +72,13 @@ def topological(nodes: Sequence[NodeProto], mentions: Mapping[int, Sequence[str]
 
     Args:
         nodes: the nodes.
-        mentions: what their subgraphs mention, where that is known (`_mentions`).
+        mentions: what their subgraphs mention, where that is known (`mentions_of`).
 
     Raises:
         UserError: the graph has a cycle, or a tensor has two producers.
     """
     nodes = list(nodes)
-    mentions = _mentions(nodes) if mentions is None else mentions
+    mentions = mentions_of(nodes) if mentions is None else mentions
     producer: dict[str, int] = {}
     reads: list[list[str]] = []
     wanted: set[str] = set()  # what has been read so far

@@ -36,6 +36,7 @@ __all__ = [
     "all_tensors",
     "arrays",
     "as_input",
+    "bits",
     "blocks",
     "exceeds",
     "inline_size",
@@ -182,7 +183,7 @@ def rough_size(model: onnx.ModelProto, exact: int) -> int:
 
 
 @lru_cache
-def _bits(data_type: int) -> int:
+def bits(data_type: int) -> int:
     """Bits of one element as they are stored; 0 for strings."""
     if data_type == TensorProto.STRING:
         return 0
@@ -203,7 +204,7 @@ def stored_size(t: TensorProto) -> int:
     if dims and min(dims) < 0:
         raise UserError(f"the tensor '{t.name}' has the shape {dims}: export the model again")
     try:
-        return int(math.prod(dims) * _bits(t.data_type) + 7) // 8
+        return int(math.prod(dims) * bits(t.data_type) + 7) // 8
     except (KeyError, ValueError, TypeError):
         raise UserError(f"the tensor '{t.name}' has the unknown type {t.data_type}: export the model again") from None
 
@@ -229,7 +230,7 @@ def _mapped(t: TensorProto) -> tuple[Array, mmap.mmap | None]:
             whole = mmap.mmap(f.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as e:
         raise UserError(f"{source(t)}: the side file has changed or cannot be read ({e})") from None
-    if _bits(t.data_type) < 8:
+    if bits(t.data_type) < 8:
         raw = TensorProto(data_type=t.data_type, dims=dims, raw_data=whole[offset - start :])
         return numpy_helper.to_array(raw), None
     dtype = helper.tensor_dtype_to_np_dtype(t.data_type).newbyteorder("<")
@@ -271,7 +272,7 @@ def values(t: TensorProto) -> Array:
 
 def take(t: TensorProto, axis: int, positions: Array) -> TensorProto | None:
     """A reference to `np.take(values, positions, axis)` of a side file's tensor; None where that must be computed."""
-    if not is_external(t) or _bits(t.data_type) < 8:
+    if not is_external(t) or bits(t.data_type) < 8:
         return None
     entries, known = reference(t), _positions(t)
     dims = json.loads(entries[TAKEN])["dims"] if TAKEN in entries else list(t.dims)
@@ -302,7 +303,7 @@ def blocks(t: TensorProto) -> Iterator[memoryview | bytes]:
 
 def arrays(t: TensorProto, size: int = BLOCK) -> Iterator[Array]:
     """The values, rows of about `size` bytes at a time, without keeping what has been read in memory."""
-    if not is_external(t) or _bits(t.data_type) < 8:
+    if not is_external(t) or bits(t.data_type) < 8:
         yield values(t)
         return
     whole, mapped = _mapped(t)

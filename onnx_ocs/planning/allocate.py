@@ -184,7 +184,6 @@ def _choices(items: Sequence[_Item], price: float, steps: Sequence[int]) -> Choi
     choices: Choices = {}
     for item, step in zip(items, steps, strict=True):
         c, q, walk = item.candidate, item.candidate.region.quantizer, item.candidate.region.walk
-        assert q is not None and walk is not None
         up, low = np.moveaxis(item.taken(step, price).sum(2), 1, 0)
         scale = q.scale if step == c.own else (q.scale * c.steps[step]).astype(q.float_dtype).astype(np.float64)
         if up.any() or low.any() or step != c.own:

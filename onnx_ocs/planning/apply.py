@@ -18,7 +18,7 @@ from onnx_ocs.planning.plan import Plan, PlannedRegion, early_or_late
 from onnx_ocs.records.history import history, stamp
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entries
@@ -47,7 +47,8 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
     graph = Graph(model)
     regions = find_regions(graph, infer_shapes(model))
     planned = dict(plan.match(regions))
-    refused = _rescale(graph, regions, planned)
+    changeable = adjustable(regions)
+    refused = _rescale(graph, changeable, planned)
     graph.commit(lambda node: stamp(node, by.name, by.version))
     fresh, shapes = Graph(model), infer_shapes(model)
     decisions = _decide(fresh, shapes, regions, planned, refused, plan.excluded)
@@ -55,11 +56,11 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
     fresh.commit(lambda node: stamp(node, by.name, by.version))
     done = {k: p for k, p in planned.items() if k not in refused}
     report = entries(by.name, regions, decisions, widened)
-    _tell_steps(report, regions, done, decisions)
+    _tell_steps(report, regions, changeable, done, decisions)
     return PassResult(bool(done), report)
 
 
-def _rescale(graph: Graph, regions: Sequence[Region], planned: Mapping[int, PlannedRegion]) -> dict[int, Refusal]:
+def _rescale(graph: Graph, regions: Mapping[int, Region], planned: Mapping[int, PlannedRegion]) -> dict[int, Refusal]:
     """Change the steps; the regions where that cannot be done, with the reason."""
     refused: dict[int, Refusal] = {}
     for k, p in planned.items():
@@ -74,19 +75,19 @@ def _rescale(graph: Graph, regions: Sequence[Region], planned: Mapping[int, Plan
 
 
 def _new_step(region: Region, planned: PlannedRegion) -> bool:
-    return region.quantizer is not None and not np.array_equal(region.quantizer.scale, planned.scale)
+    return not np.array_equal(region.quantizer.scale, planned.scale)
 
 
 def _decide(
     graph: Graph,
     shapes: Mapping[str, Shape],
-    regions: Sequence[Region],
+    regions: Sequence[Quantized],
     planned: Mapping[int, PlannedRegion],
     refused: dict[int, Refusal],
     excluded: Collection[str],
 ) -> list[Decision | Refusal | None]:
     """What each region gets: copies, nothing or a step alone (None), or a refusal, which is added to `refused`."""
-    now = {(r.tensor, r.outputs): r for r in find_regions(graph, shapes)}
+    now = {r.key: r for r in find_regions(graph, shapes) if isinstance(r, Region)}
     decisions: list[Decision | Refusal | None] = []
     for k, r in enumerate(regions):
         p = planned.get(k)
@@ -95,9 +96,9 @@ def _decide(
             code = "excluded" if r.tensor in excluded else "not_planned"
             found = refused.get(k) or r.refusal or Refusal.of(code, label(r.nodes[0]))
         elif p.copies.any() or p.copies_low.any():
-            found = early_or_late(graph, now[r.tensor, r.outputs], p)
+            found = early_or_late(graph, now[r.key], p)
             if isinstance(found, Refusal):
-                if _new_step(r, p):
+                if isinstance(r, Region) and _new_step(r, p):
                     found = None  # its step alone
                 else:
                     refused[k] = found
@@ -107,28 +108,24 @@ def _decide(
 
 def _tell_steps(
     report: Sequence[dict[str, Any]],
-    regions: Sequence[Region],
+    regions: Sequence[Quantized],
+    changeable: Mapping[int, Region],
     done: Mapping[int, PlannedRegion],
     decisions: Sequence[Decision | Refusal | None],
 ) -> None:
     """Put the new steps into the report's entries, and those of tensors that carry a re-scaled one on."""
-    by_node = {id(n): (p, regions[k]) for k, p in done.items() for n in _carried(regions[k])}
+    by_node = {id(n): (p, changeable[k].quantizer) for k, p in done.items() for n in changeable[k].walk.carried}
     for e, r in zip(report, regions, strict=True):
         followed = next((by_node[id(n)] for n in r.nodes if id(n) in by_node), None)
-        if followed is None:
+        if followed is None or r.quantizer is None:
             continue
         if e["status"] == "refused":  # its step followed the tensor's that it carries on
             none = [0] * (e["channels"] or 0)
             e |= {"status": "applied", "mode": "carried", "reason": None, "copies": none, "copies_low": none}
         p, first = followed
-        assert r.quantizer is not None and first.quantizer is not None
-        e["scale"] = (p.scale * (r.quantizer.scale / first.quantizer.scale)).tolist()
+        e["scale"] = (p.scale * (r.quantizer.scale / first.scale)).tolist()
     for k, p in done.items():
         report[k] |= {"status": "applied", "scale": p.scale.tolist()}
         if decisions[k] is None:
             zeros = np.zeros_like(p.copies).tolist()
             report[k] |= {"mode": "rescale", "copies": zeros, "copies_low": zeros, "reason": None}
-
-
-def _carried(region: Region) -> Sequence[onnx.NodeProto]:
-    return () if region.walk is None else region.walk.carried

@@ -21,7 +21,7 @@ from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan, early_or_late
 from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.search import Trial, best_plan, freed, improve
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.targets.ort import integer_kernels
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.widen import widened
@@ -90,8 +90,8 @@ class Spending:
     def _widened(self, choices: Choices) -> onnx.ModelProto:
         copied = [p for p in self.problem.planned(choices) if p.copies.any() or p.copies_low.any()]
 
-        def decide(graph: Graph, of: Mapping[tuple[str, tuple[str, ...]], Region]) -> list[Decision]:
-            found = [early_or_late(graph, of[p.tensor, p.quantizers], p) for p in copied]
+        def decide(graph: Graph, of: Mapping[Key, Region]) -> list[Decision]:
+            found = [early_or_late(graph, of[p.key], p) for p in copied]
             return [d for d in found if isinstance(d, Decision)]
 
         return widened(self.model, decide)

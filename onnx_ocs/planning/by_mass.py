@@ -25,7 +25,7 @@ def by_mass(problem: Problem, budget: Budget) -> Choices:
         choices: Choices = {}
         for c, mass in zip(problem.candidates, masses, strict=True):
             chosen = _copied(problem, c, mass, share)
-            if chosen.any() and c.region.quantizer is not None:
+            if chosen.any():
                 choices[c.index] = Choice(c.region.quantizer.scale, chosen, np.zeros_like(chosen))
         if budget.allows(*problem.cost(choices)):
             best, low = choices, share
@@ -36,7 +36,6 @@ def by_mass(problem: Problem, budget: Budget) -> Choices:
 
 def _copied(problem: Problem, c: Candidate, mass: Array, share: float) -> Array:
     """Copies a channel for a share of the channels, int64 (C,)."""
-    assert c.region.walk is not None
     channels, most = c.region.walk.channels, problem.tables[c.index].rooms[c.own][0]
     chosen = np.zeros(channels, np.int64)
     if c.uniform:
@@ -54,7 +53,6 @@ def _copied(problem: Problem, c: Candidate, mass: Array, share: float) -> Array:
 def _mass(problem: Problem, c: Candidate) -> Array:
     """Sum of the values in (X, 2 X] of every channel."""
     h, q = problem.tables[c.index].histogram, c.region.quantizer
-    assert q is not None
     middle = h.edges + (h.edges[1] - h.edges[0]) / 2
     top = np.broadcast_to(q.x_clip, (len(h.counts),))[:, None]
     inside = (middle > top) & (middle <= 2 * top)

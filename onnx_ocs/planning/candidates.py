@@ -17,7 +17,7 @@ from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.qdq.intervals import clip_bounds
 from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.region import HALF_COPIES, STEP_ONLY, Region
+from onnx_ocs.regions.region import HALF_COPIES, STEP_ONLY, Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.translation import early as early_mode
 from onnx_ocs.translation.decision import Decision, Mode
@@ -66,7 +66,7 @@ class Candidate:
 
 def find_candidates(
     graph: Graph,
-    regions: Sequence[Region],
+    regions: Sequence[Quantized],
     base: Mapping[int, int],
     statistics: Statistics,
     options: PlanOptions,
@@ -80,11 +80,11 @@ def find_candidates(
         statistics: histograms; a region without is left out.
         options: mode, limits, and what the user lets be changed.
     """
-    carried = {id(n) for r in regions if r.walk is not None and r.adjustable for n in r.walk.carried}
+    carried = {id(n) for r in adjustable(regions).values() for n in r.walk.carried}
     seen = {k for half in statistics.halves for k, h in half.items() if h.exponent is not None}
     held = behind_kernels(graph, regions) if options.mode == "integer" else set()
     found = []
-    for k, r in enumerate(regions):
+    for k, r in ((k, r) for k, r in enumerate(regions) if isinstance(r, Region)):
         useful = r.refusal is None or r.refusal.code in STEP_ONLY
         if useful and options.allows(r.tensor) and k in seen and not any(id(n) in carried for n in r.nodes):
             found.append(_candidate(graph, base, k, r, options, r.tensor in held))
@@ -98,13 +98,11 @@ def find_candidates(
 
 def _one_copy(c: Candidate) -> Decision:
     """A copy of every channel of a candidate."""
-    assert c.region.walk is not None
     one = np.ones(c.region.walk.channels, np.int64)
     return Decision(c.region, c.mode, one, 0 * one)
 
 
 def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, options: PlanOptions, held: bool) -> Candidate:
-    assert r.walk is not None and r.quantizer is not None
     mode: Mode = options.mode
     steps = np.unique(np.append(factors(graph, r, options.copies) if options.rescale else (), 1.0))
     alone = Candidate(k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, steps, r.ceiling)
@@ -133,7 +131,6 @@ def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, options
 
 def _share(graph: Graph, r: Region, node: NodeProto) -> float:
     """Which share of a reader's input one copy of a region's channel adds."""
-    assert r.walk is not None
     k = next(i for i, n in enumerate(r.walk.weights) if n is node)
     weight = read_weight(graph, node, 1)
     assert weight is not None
@@ -156,7 +153,6 @@ def factors(graph: Graph, region: Region, copies: int) -> Array:
         copies: most copies a channel, which a finer step may need to keep the range.
     """
     q = region.quantizer
-    assert q is not None
     if q.scale.size > 1 or check_rescale(graph, region, q.scale * COARSER) is not None:
         return np.ones(0)
     found = np.append(COARSE, np.geomspace(COARSER, 1 / (copies + 1), STEPS))
@@ -176,7 +172,6 @@ def factors(graph: Graph, region: Region, copies: int) -> Array:
 def room(c: Candidate, step: int, copies: int) -> tuple[int, int]:
     """Most copies on the upper and the lower side at one step."""
     q = c.region.quantizer
-    assert q is not None
     top = float(q.x_clip.max()) * float(c.steps[step])
     most = copies if q.float_dtype == np.float32 else min(copies, HALF_COPIES)
     most = most if c.shares else 0

@@ -96,7 +96,6 @@ def _phases(graph: Graph, node: NodeProto, rows: Array) -> list[Array]:
 def readers(graph: Graph, region: Region) -> Readers:
     """Weights of all layers that read a region, folded into channel gains."""
     walk = region.walk
-    assert walk is not None
     c = walk.channels
     gain, diagonal, coherent = np.zeros(c), np.zeros(c), np.zeros((c, c))
     dense = False

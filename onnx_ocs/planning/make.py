@@ -31,7 +31,7 @@ from onnx_ocs.planning.search import best_plan
 from onnx_ocs.planning.sensitivity import harmful, weigh
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import as_written
 
 __all__ = ["make_plan"]
@@ -60,7 +60,7 @@ class _Bench:
 
     hash: str
     graph: Graph
-    regions: Sequence[Region]
+    regions: Sequence[Quantized]
     board: Switchboard
     learn: Sequence[Mapping[str, Array]]
     held: Sequence[Mapping[str, Array]]

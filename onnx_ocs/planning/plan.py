@@ -16,7 +16,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Key, Quantized, Region, adjustable
 from onnx_ocs.translation import early
 from onnx_ocs.translation.decision import Decision
 
@@ -46,6 +46,11 @@ class PlannedRegion:
     copies: Array
     copies_low: Array
     mode: str
+
+    @property
+    def key(self) -> Key:
+        """The region's (`Region.key`)."""
+        return self.tensor, self.quantizers
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -132,23 +137,23 @@ class Plan:
             raise UserError(f"{path}: the plan is damaged ('excluded' is no list)")
         return Plan(str(data.get("model", "")), regions, predicted, tuple(map(str, excluded)))
 
-    def match(self, regions: Sequence[Region]) -> list[tuple[int, PlannedRegion]]:
+    def match(self, regions: Sequence[Quantized]) -> list[tuple[int, PlannedRegion]]:
         """The regions that the plan names, by index.
 
         Raises:
             UserError: the plan does not fit the model.
         """
-        index = {(r.tensor, r.outputs): k for k, r in enumerate(regions)}
+        index, fit = {r.key: k for k, r in enumerate(regions)}, adjustable(regions)
         found: list[tuple[int, PlannedRegion]] = []
         for p in self.regions:
-            k = index.get((p.tensor, p.quantizers))
+            k = index.get(p.key)
             if any(k == other for other, _ in found):
                 raise UserError(f"the plan names the tensor '{p.tensor}' twice")
             if k is None:
                 raise UserError(f"the plan names the tensor '{p.tensor}', which this model does not quantize that way")
-            walk, q = regions[k].walk, regions[k].quantizer
-            if walk is None or q is None or not regions[k].adjustable:
+            if k not in fit:
                 raise UserError(f"the plan names the tensor '{p.tensor}', which cannot be translated")
+            walk, q = fit[k].walk, fit[k].quantizer
             good = p.copies.shape == p.copies_low.shape == (walk.channels,)
             if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in MODES:
                 raise UserError(f"the plan's copies for '{p.tensor}' do not fit its {walk.channels} channels")
@@ -159,7 +164,7 @@ class Plan:
             if p.scale.shape != q.scale.shape or not np.all(np.isfinite(held)) or np.any(held <= 0):
                 raise UserError(f"the plan's scale for '{p.tensor}' is not {q.scale.size} positive numbers")
             found.append((k, p))
-        carried = {id(n) for k, _ in found for n in regions[k].walk.carried}  # type: ignore[union-attr]
+        carried = {id(n) for k, _ in found for n in fit[k].walk.carried}
         for k, p in found:
             if any(id(n) in carried for n in regions[k].nodes):
                 raise UserError(
@@ -167,8 +172,8 @@ class Plan:
                 )
         for k, p in found:
             for j, other in enumerate(regions):
-                q = other.quantizer
-                if j != k and other.tensor == p.tensor and q is not None and np.array_equal(q.scale, p.scale):
+                grid = other.quantizer
+                if j != k and other.tensor == p.tensor and grid is not None and np.array_equal(grid.scale, p.scale):
                     raise UserError(
                         f"the plan's scale for '{p.tensor}' is that of another quantizer of the same tensor"
                     )

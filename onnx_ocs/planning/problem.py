@@ -26,7 +26,7 @@ from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import PlannedRegion
 from onnx_ocs.probes.switchboard import Setting, narrow
 from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.threads import side_by_side
 from onnx_ocs.translation.decision import Mode
 
@@ -69,7 +69,7 @@ class Problem:
         tables: errors of every candidate, by index of its region (see `on`).
     """
 
-    regions: Sequence[Region]
+    regions: Sequence[Quantized]
     candidates: tuple[Candidate, ...]
     statistics: Statistics
     base: Mapping[int, int]
@@ -101,7 +101,6 @@ class Problem:
 
     def _table(self, c: Candidate, half: int | None, samples: int, most: int) -> Tables:
         h, q = self.statistics.histogram(c.index, half), c.region.quantizer
-        assert q is not None
         rooms = tuple(room(c, step, most) for step in range(len(c.steps)))
         low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
         scales = (float(q.scale.mean()) * c.steps).tolist()
@@ -133,7 +132,6 @@ class Problem:
     def error(self, c: Candidate, choice: Choice | None) -> float:
         """J of what a plan does with a candidate."""
         tables, q = self.tables[c.index].errors, c.region.quantizer
-        assert q is not None
         if choice is None:
             zero = np.zeros(len(c.readers.gain), np.int64)
             return c.readers.error(tables[c.own], zero, zero)
@@ -147,7 +145,6 @@ class Problem:
         into: dict[int, float] = {}
         out: dict[int, float] = {}
         for c in self.candidates:
-            assert c.region.walk is not None
             if c.index not in copies:
                 continue
             n = copies[c.index]
@@ -194,7 +191,7 @@ class Problem:
 
 def pose(
     graph: Graph,
-    regions: Sequence[Region],
+    regions: Sequence[Quantized],
     shapes: Mapping[str, Shape],
     statistics: Statistics,
     options: PlanOptions,

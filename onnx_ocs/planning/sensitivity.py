@@ -11,7 +11,7 @@ from onnx_ocs.planning.choices import Choices
 from onnx_ocs.planning.objective import Judge, first_feeds
 from onnx_ocs.planning.problem import Problem
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, adjustable
 
 __all__ = ["harmful", "weigh", "weigh_in_place"]
 
@@ -22,7 +22,7 @@ SOME = slice(0, None, 3)  # of the feeds that plans are judged on
 
 def harmful(
     board: Switchboard,
-    regions: Sequence[Region],
+    regions: Sequence[Quantized],
     feed: Mapping[str, Array],
     progress: Callable[[str, int, int | None], None],
 ) -> list[int]:
@@ -30,8 +30,9 @@ def harmful(
 
     Such tensors are many in some models, and a finer step helps few of them: a look at few samples tells which.
     """
-    narrows = {k: narrow(r.quantizer) for k, r in enumerate(regions) if r.quantizer is not None and r.adjustable}
-    steps = [k for k in narrows if (walk := regions[k].walk) is not None and not walk.weights]
+    open_to_change = adjustable(regions)
+    narrows = {k: narrow(r.quantizer) for k, r in open_to_change.items()}
+    steps = [k for k, r in open_to_change.items() if not r.walk.weights]
     if not steps:
         return []
     damages = _damages(board, [{k: s} for k, s in narrows.items()], [feed], "screening tensors", progress)
@@ -47,7 +48,7 @@ def weigh(
 ) -> dict[int, float]:
     """Measure what each tensor's quantizer alone does to the output: squared error, by index of the region."""
     wanted = max(2, min(16, int(WEIGHING_MACS / max(problem.total * len(problem.candidates), 1))))
-    alone = [{c.index: narrow(q)} for c in problem.candidates if (q := c.region.quantizer) is not None]
+    alone = [{c.index: narrow(c.region.quantizer)} for c in problem.candidates]
     damages = _damages(board, alone, first_feeds(feeds, wanted), "weighing tensors", progress)
     return {c.index: damage for c, damage in zip(problem.candidates, damages, strict=True)}
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 
 from onnx_ocs.probes.editor import Editor
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 
 __all__ = ["reference"]
 
 
-def reference(model: onnx.ModelProto, regions: Sequence[Region]) -> onnx.ModelProto:
+def reference(model: onnx.ModelProto, regions: Sequence[Quantized]) -> onnx.ModelProto:
     """The model without activation quantizers: the stand-in for the float model.
 
     A Q with zero_point == qmin keeps its lower saturation (it may be a folded ReLU), one with a folded Clip its bound.

@@ -26,7 +26,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.editor import MAGIC, Editor
 from onnx_ocs.probes.stages import STAGES, Stages
 from onnx_ocs.qdq.quantizer import Quantizer
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.runtime.session import RUN_ERRORS
 
 __all__ = ["Setting", "Switchboard", "narrow"]
@@ -58,7 +58,7 @@ def narrow(q: Quantizer) -> Setting:
     )
 
 
-def _bounded(e: Editor, name: str, q: Quantizer, r: Region) -> gs.Tensor:
+def _bounded(e: Editor, name: str, q: Quantizer, r: Quantized) -> gs.Tensor:
     """What a quantizer reads, with the bounds that hold whatever its step: the activation that was folded into it."""
     value = e.by_output[name].inputs[0]
     floor = q.rectifies and r.bounds[0] < 0
@@ -123,7 +123,7 @@ class Switchboard:
     def __init__(
         self,
         model: onnx.ModelProto,
-        regions: Sequence[Region],
+        regions: Sequence[Quantized],
         shapes: Mapping[str, tuple[object, ...]],
         stages: int = STAGES,
         example: Mapping[str, Array] | None = None,
@@ -141,7 +141,7 @@ class Switchboard:
             UserError: onnxruntime does not load it.
         """
         self.regions = regions
-        carried = {o for r in regions if r.walk is not None for n in r.walk.carried for o in n.output}
+        carried = {o for r in regions if isinstance(r, Region) for n in r.walk.carried for o in n.output}
         e = Editor(model)
         self._columns: dict[int, int] = {}
         self._switched: list[str] = []
@@ -151,7 +151,7 @@ class Switchboard:
             q = r.quantizer
             if q is None:
                 continue
-            axis = r.walk.axis if r.walk is not None else q.axis
+            axis = r.walk.axis if isinstance(r, Region) else q.axis
             shape = shapes.get(r.tensor)
             if axis is not None and axis >= 0:
                 axis = axis - len(shape) if shape is not None else None

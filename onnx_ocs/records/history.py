@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-__all__ = ["RECORD", "history", "stamp"]
+__all__ = ["RECORD", "history", "note", "stamp"]
 
 RECORD = "onnx_ocs.passes"
 STAMP = "onnx_ocs.pass"
@@ -36,7 +36,8 @@ def stamp(node: onnx.NodeProto, name: str, version: str) -> None:
     node.metadata_props.add(key=STAMP, value=text)
 
 
-def _note(model: onnx.ModelProto, entry: dict[str, Any]) -> None:
+def note(model: onnx.ModelProto, entry: dict[str, Any]) -> None:
+    """Write on a model that a pass has run."""
     text = json.dumps([*history(model), entry], sort_keys=True)
     for p in model.metadata_props:
         if p.key == RECORD:

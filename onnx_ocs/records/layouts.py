@@ -12,11 +12,10 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.tensors import pack, unpack
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.records.steps import SCALE
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["LAYOUT", "SCALE", "read_layouts", "read_scales", "record_layout"]
-
-SCALE = "onnx_ocs.scale_before"
+__all__ = ["LAYOUT", "read_layouts", "read_scales", "record_layout"]
 
 
 def read_scales(model: onnx.ModelProto) -> dict[str, Array]:

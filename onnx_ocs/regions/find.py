@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,15 +17,15 @@ from onnx_ocs.qdq.intervals import Interval, value_bounds
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import find_early
-from onnx_ocs.regions.region import COARSEST, RELU6, Region, Walk
-from onnx_ocs.regions.walk import _best_walk
+from onnx_ocs.regions.region import COARSEST, RELU6, Quantized, Region, Unreadable, Walk
+from onnx_ocs.regions.walk import best_walk
 
 __all__ = ["find_regions"]
 
 BARELY = 1.02  # values that leave the range by less than this factor are not worth a copy
 
 
-def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None = None) -> list[Region]:
+def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None = None) -> list[Quantized]:
     """All quantized activations of the main graph, in topological order.
 
     Args:
@@ -34,29 +34,12 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
         refusal: a code of `CATALOGUE` with which all are refused unseen.
 
     Returns:
-        One region for each float tensor and each distinct grid on it; weights (constants) are left out.
+        One for each float tensor and each distinct grid on it; weights (constants) are left out.
     """
-    grouped: dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]] = defaultdict(list)
-    for n in graph.nodes:
-        if not is_op(n, "QuantizeLinear") or graph.is_constant(n.input[0]):
-            continue
-        q = read_quantizer(graph, n)
-        for other, nodes in grouped[n.input[0]]:
-            if isinstance(q, Quantizer) and isinstance(other, Quantizer) and q.same_grid(other):
-                nodes.append(n)
-                break
-        else:
-            grouped[n.input[0]].append((q, [n]))
+    grouped = _grouped(graph)
     if refusal is not None:
         return [
-            Region(
-                tensor=t,
-                nodes=tuple(nodes),
-                quantizer=q if isinstance(q, Quantizer) else None,
-                activation=recognise(graph, t),
-                refusal=Refusal.of(refusal, label(nodes[0])),
-                outputs=tuple(n.output[0] for n in nodes),
-            )
+            _unreadable(graph, t, q, nodes, Refusal.of(refusal, label(nodes[0])))
             for t, found in grouped.items()
             for q, nodes in found
         ]
@@ -69,8 +52,41 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
     bounds = value_bounds(graph, grouped)
     relu6 = bool(implicit) and RELU6 * (1 - 1e-3) <= max(implicit) <= RELU6 * (1 + 1e-6)
     return [
-        _region(graph, t, q, tuple(nodes), shapes, bounds, relu6) for t, found in grouped.items() for q, nodes in found
+        _unreadable(graph, t, q, nodes, q)
+        if isinstance(q, Refusal)
+        else _region(graph, t, q, nodes, shapes, bounds, relu6)
+        for t, found in grouped.items()
+        for q, nodes in found
     ]
+
+
+def _grouped(graph: Graph) -> dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]]:
+    """The QuantizeLinear nodes on activations, by tensor and by grid."""
+    grouped: dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]] = defaultdict(list)
+    for n in graph.nodes:
+        if not is_op(n, "QuantizeLinear") or graph.is_constant(n.input[0]):
+            continue
+        q = read_quantizer(graph, n)
+        for other, nodes in grouped[n.input[0]]:
+            if isinstance(q, Quantizer) and isinstance(other, Quantizer) and q.same_grid(other):
+                nodes.append(n)
+                break
+        else:
+            grouped[n.input[0]].append((q, [n]))
+    return grouped
+
+
+def _unreadable(
+    graph: Graph, tensor: str, q: Quantizer | Refusal, nodes: Sequence[NodeProto], refusal: Refusal
+) -> Unreadable:
+    return Unreadable(
+        tensor=tensor,
+        nodes=tuple(nodes),
+        outputs=tuple(n.output[0] for n in nodes),
+        activation=recognise(graph, tensor),
+        quantizer=q if isinstance(q, Quantizer) else None,
+        refusal=refusal,
+    )
 
 
 def _implicit(graph: Graph, tensor: str, q: Quantizer) -> bool:
@@ -90,34 +106,40 @@ def _is_gate(graph: Graph, tensor: str, q: Quantizer) -> bool:
 def _region(
     graph: Graph,
     tensor: str,
-    q: Quantizer | Refusal,
-    nodes: tuple[NodeProto, ...],
+    q: Quantizer,
+    nodes: Sequence[NodeProto],
     shapes: Mapping[str, Shape],
     bounds: Mapping[str, Interval],
     relu6: bool,
-) -> Region:
-    activation, outputs = recognise(graph, tensor), tuple(n.output[0] for n in nodes)
-    if isinstance(q, Refusal):
-        return Region(tensor, nodes, None, activation, refusal=q, outputs=outputs)
+) -> Quantized:
+    activation = recognise(graph, tensor)
     lo, hi = bounds.get(tensor, (-np.inf, np.inf))
     interval = (max(lo, LEAST.get(activation.kind, -np.inf)), hi)
     relu6 = relu6 and _implicit(graph, tensor, q)
     folded = relu6 or _is_gate(graph, tensor, q)
-    known = Region(tensor, nodes, q, activation, bounds=interval, outputs=outputs, folded=folded)
-    walk = _best_walk(graph, known, shapes)
+    walk = best_walk(graph, tensor, nodes, q, shapes)
     if isinstance(walk, Refusal):
-        return replace(known, refusal=walk)
+        return replace(_unreadable(graph, tensor, q, nodes, walk), bounds=interval, folded=folded)
     shape = shapes.get(tensor)
     rank = None if shape is None else len(shape)
-    early = find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank)
-    refusal = _nothing_to_save(known, walk, relu6)
-    return replace(known, walk=walk, early=early, refusal=refusal)
+    return Region(
+        tensor=tensor,
+        nodes=tuple(nodes),
+        outputs=tuple(n.output[0] for n in nodes),
+        activation=activation,
+        quantizer=q,
+        walk=walk,
+        early=find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank),
+        refusal=_nothing_to_save(nodes[0], q, interval, walk, relu6),
+        bounds=interval,
+        folded=folded,
+    )
 
 
-def _nothing_to_save(region: Region, walk: Walk, relu6: bool) -> Refusal | None:
-    q, (lo, hi) = region.quantizer, region.bounds
-    assert q is not None
-    at, top, low = label(region.nodes[0]), float(q.x_clip.min()), float(q.x_low.min())
+def _nothing_to_save(node: NodeProto, q: Quantizer, bounds: Interval, walk: Walk, relu6: bool) -> Refusal | None:
+    """Why copies would hold nothing, or what they hold never existed."""
+    lo, hi = bounds
+    at, top, low = label(node), float(q.x_clip.min()), float(q.x_low.min())
     if not walk.weights:
         readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
         return Refusal.of("no_weight_consumer", at, f" (but {readers})")

@@ -21,6 +21,8 @@ from onnx_ocs.refusals import Refusal
 
 __all__ = ["Early", "find_early"]
 
+ANY = 1 << 20  # more copies than anybody makes
+
 
 @dataclass(frozen=True)
 class Early:
@@ -58,51 +60,78 @@ def find_early(
     Returns:
         How the producer's rows are to be repeated, or why that is not exact.
     """
-    at, start = label(nodes[0]), tensor
-    low_end = q.rectifies
-
-    def no(code: str, message: str, node: NodeProto | None = None) -> Refusal:
-        return Refusal(code, message, at if node is None else label(node))
-
+    at = label(nodes[0])
     quantizes = {id(n) for n in nodes}
     if any(id(r) not in quantizes for r in graph.value_readers(tensor)) or tensor in graph.outputs:
-        return no("early_shared", "the float tensor is read by others too, so its producer must stay as it is")
+        return Refusal("early_shared", "the float tensor is read by others too, so its producer must stay as it is", at)
     if graph.captured(tensor):
-        return no("early_shared", "a subgraph reads the float tensor, so its producer must stay as it is")
+        return Refusal("early_shared", "a subgraph reads the float tensor, so its producer must stay as it is", at)
     if np.any(q.x_clip <= 0):
-        return no("early_range", "a channel's X_clip is not positive")
-    n, copies, slope = graph.producer.get(tensor), 1 << 20, None
-    function = is_op(n, "Relu", "Clip", "LeakyRelu", "PRelu", "Elu")
-    if function and n is not None:
-        if n.op_type == "Clip":
-            lo, hi = clip_bounds(graph, n)
-            if np.isnan(lo) or not hi > max(lo, 0.0):
-                return no("early_bound", f"Clip from {lo:g} to {hi:g} lets nothing above zero through", n)
-            if lo > 0 or (lo < 0 and not low_end):
-                return no("early_activation", f"Clip from {lo:g} does not act as a ReLU in front of this quantizer", n)
-            copies = int(min(hi / float(q.x_clip.max()) * (1 + 1e-6), 1 << 20)) - 1
-            if copies < 1:
-                return no("early_bound", f"the bound {hi:g} lies below 2 * X_clip = {2 * float(q.x_clip.max()):g}", n)
-        elif n.op_type != "Relu":
-            if not low_end:
-                return no("early_activation", f"{n.op_type} keeps negative values (zero_point > qmin)", n)
-            if n.op_type == "PRelu":
-                values = graph.constant(n.input[1])
-                if values is None or np.any(values < 0):
-                    return no("early_activation", "the PRelu's slope is computed or negative", n)
-                slope = n if values.size > 1 else None
-            elif float(attribute(n, "alpha", 1.0 if n.op_type == "Elu" else 0.01)) < 0:
-                return no("early_activation", f"{n.op_type} with a negative alpha is positive below zero", n)
-        tensor = n.input[0]
-    elif not low_end:
-        return no("early_activation", f"no ReLU in front, and zero_point {int(q.zero_point.max())} > qmin {q.qmin}")
+        return Refusal.of("early_range", at)
+    function = _function(graph, tensor, q, at)
+    if isinstance(function, Refusal):
+        return function
+    affine = _affine(graph, tensor, function.before, at)
+    if isinstance(affine, Refusal):
+        return affine
+    last = axis == -1 or (rank is not None and axis == rank - 1)
+    return _layer(graph, *affine, function.slope, function.copies, channels, axis, last)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """What acts as a ReLU: the tensor before it, a slope per channel, and for how many copies it does."""
+
+    before: str
+    slope: NodeProto | None = None
+    copies: int = ANY
+
+
+def _function(graph: Graph, tensor: str, q: Quantizer, at: str) -> _Function | Refusal:
+    """The activation in front of the quantizer, which may be the quantizer itself."""
+    n, low_end = graph.producer.get(tensor), q.rectifies
+    if n is None or not is_op(n, "Relu", "Clip", "LeakyRelu", "PRelu", "Elu"):
+        if low_end:
+            return _Function(tensor)
+        why = f"no ReLU in front, and zero_point {int(q.zero_point.max())} > qmin {q.qmin}"
+        return Refusal("early_activation", why, at)
+
+    def no(code: str, message: str) -> Refusal:
+        return Refusal(code, message, label(n))
+
+    if n.op_type == "Relu":
+        return _Function(n.input[0])
+    if n.op_type == "Clip":
+        lo, hi = clip_bounds(graph, n)
+        if np.isnan(lo) or not hi > max(lo, 0.0):
+            return no("early_bound", f"Clip from {lo:g} to {hi:g} lets nothing above zero through")
+        if lo > 0 or (lo < 0 and not low_end):
+            return no("early_activation", f"Clip from {lo:g} does not act as a ReLU in front of this quantizer")
+        copies = int(min(hi / float(q.x_clip.max()) * (1 + 1e-6), ANY)) - 1
+        if copies < 1:
+            return no("early_bound", f"the bound {hi:g} lies below 2 * X_clip = {2 * float(q.x_clip.max()):g}")
+        return _Function(n.input[0], copies=copies)
+    if not low_end:
+        return no("early_activation", f"{n.op_type} keeps negative values (zero_point > qmin)")
+    if n.op_type == "PRelu":
+        values = graph.constant(n.input[1])
+        if values is None or np.any(values < 0):
+            return no("early_activation", "the PRelu's slope is computed or negative")
+        return _Function(n.input[0], n if values.size > 1 else None)
+    if float(attribute(n, "alpha", 1.0 if n.op_type == "Elu" else 0.01)) < 0:
+        return no("early_activation", f"{n.op_type} with a negative alpha is positive below zero")
+    return _Function(n.input[0])
+
+
+def _affine(graph: Graph, start: str, tensor: str, at: str) -> tuple[NodeProto, tuple[NodeProto, ...]] | Refusal:
+    """The node that makes the value, and the nodes with constants per channel behind it, in order."""
     affine: list[NodeProto] = []
     while True:
         n = graph.producer.get(tensor)
         if n is None:
-            return no("early_producer", "the value comes from a graph input")
+            return Refusal("early_producer", "the value comes from a graph input", at)
         if tensor != start and not graph.private(tensor):
-            return no("early_shared", f"the output of {label(n)} is read by others too", n)
+            return Refusal("early_shared", f"the output of {label(n)} is read by others too", label(n))
         if is_op(n, "BatchNormalization") and all(graph.is_constant(t) for t in n.input[1:5]):
             affine.insert(0, n)
             tensor = n.input[0]
@@ -110,9 +139,7 @@ def find_early(
             affine.insert(0, n)
             tensor = n.input[1 - k]
         else:
-            break
-    last = axis == -1 or (rank is not None and axis == rank - 1)
-    return _layer(graph, n, tuple(affine), slope, copies, channels, axis, last)
+            return n, tuple(affine)
 
 
 def _constant_side(graph: Graph, node: NodeProto) -> int | None:

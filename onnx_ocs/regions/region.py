@@ -1,8 +1,9 @@
 """Regions: one quantized activation, what stands before it, and everything that reads it.
 
-A region is found by structure and value alone.  It is either translatable, early and/or late, or refused with a
-reason.  *Early* (the paper): the producer's rows are repeated and i * X_clip is subtracted from the copies' bias; then
-the activation and the one existing Q/DQ do the rest.  It is exact only where
+A quantized activation is found by structure and value alone.  Where its grid and its readers are known it is a
+`Region`, translatable early and/or late, or refused with a reason; else it is `Unreadable`.
+*Early* (the paper): the producer's rows are repeated and i * X_clip is subtracted from the copies' bias; then the
+activation and the one existing Q/DQ do the rest.  It is exact only where
 
     Q(f(y - i * X_clip)) == Q(relu(f(y) - i * X_clip))      for every y:
 
@@ -13,6 +14,7 @@ f(t) <= 0 below with zero_point == qmin.  A bound (ReLU6) belongs to f: (n + 1) 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +27,12 @@ from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
 
-__all__ = ["COARSEST", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Region", "Walk"]
+__all__ = [
+    "COARSEST", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Key", "Quantized", "Region", "Unreadable", "Walk",
+    "adjustable",
+]  # fmt: skip
+
+Key = tuple[str, tuple[str, ...]]  # a tensor, and what its quantizers write (it may have several grids)
 
 STEP_ONLY = ("never_clipped", "folded_bound", "no_weight_consumer")  # refused, but another step may help
 RELU6 = 6.0
@@ -68,42 +75,70 @@ class Walk:
     unranked: bool
 
 
-@dataclass(frozen=True)
-class Region:
+@dataclass(frozen=True, kw_only=True)
+class _Found:
     """One quantized activation.
 
     Attributes:
         tensor: float input of the QuantizeLinear.
         nodes: the QuantizeLinear nodes on this tensor with the same grid.
-        quantizer: their grid; None when it cannot be read.
-        activation: what stands in front.
-        walk: what reads it; None when nothing is known.
-        early: how to repeat the producer's rows, or why that is not exact.
-        refusal: why nothing can be done; None if it can be translated.
-        bounds: interval that the float values cannot leave.
         outputs: what `nodes` write in the original model.
+        activation: what stands in front.
+        quantizer: their grid; None when it cannot be read.
+        refusal: why it gets no copies; None if it can be translated.
+        bounds: interval that the float values cannot leave.
         folded: whether its saturation stands for a ReLU6, or for the Clip(x + 3, 0, 6) of a HardSwish.
     """
 
     tensor: str
     nodes: tuple[NodeProto, ...]
-    quantizer: Quantizer | None
+    outputs: tuple[str, ...]
     activation: Activation
-    walk: Walk | None = None
-    early: Early | Refusal | None = None
-    refusal: Refusal | None = None
+    quantizer: Quantizer | None
+    refusal: Refusal | None
     bounds: Interval = (-np.inf, np.inf)
-    outputs: tuple[str, ...] = ()
     folded: bool = False
+
+    @property
+    def key(self) -> Key:
+        """What names it in every graph that was made from the same model."""
+        return self.tensor, self.outputs
 
     @property
     def ceiling(self) -> float:
         """The bound of a Clip that was folded into the quantizer: the float model has no larger values."""
         return RELU6 if self.folded else np.inf
 
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable(_Found):
+    """A quantized activation that nothing can be done about, and why."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region(_Found):
+    """A quantized activation whose grid and readers are known.
+
+    Attributes:
+        walk: what reads it.
+        early: how to repeat the producer's rows, or why that is not exact.
+    """
+
+    quantizer: Quantizer
+    walk: Walk
+    early: Early | Refusal
+
     @property
     def adjustable(self) -> bool:
         """Whether anything about it can be changed: copies for layers that repeat a weight, or its step alone."""
-        if self.walk is None or self.quantizer is None:
-            return False
         return bool(self.walk.weights) or (self.quantizer.scale.size == 1 and bool(self.walk.dequantizers))
+
+
+Quantized = Region | Unreadable  # what a quantized activation is
+
+
+def adjustable(quantized: Iterable[Quantized]) -> dict[int, Region]:
+    """Those about which anything can be changed, by index."""
+    return {k: r for k, r in enumerate(quantized) if isinstance(r, Region) and r.adjustable}

@@ -25,7 +25,7 @@ from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
 from onnx_ocs.qdq.weights import read_weight
-from onnx_ocs.regions.carry import NOT_LINEAR, Route, _carry, _concat, _fits, _fold, _same, _scaled
+from onnx_ocs.regions.carry import NOT_LINEAR, Route, carry, concat, fits, fold, same, scaled
 from onnx_ocs.regions.wide import Wide
 
 __all__ = ["route", "weight_axis"]
@@ -53,19 +53,19 @@ def _conv(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | Non
     axis = weight_axis(graph, node, index, wide.axis, rank)
     weight = read_weight(graph, node, 1)
     if axis is None or weight is None:
-        return _fold("its weight is not a constant that can be repeated, or the channels lie on another axis")
+        return fold("its weight is not a constant that can be repeated, or the channels lie on another axis")
     groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
     if groups == 1:
-        return Route("weight", axis=axis) if weight.shape[axis] == wide.narrow else _fold("channel counts differ")
+        return Route("weight", axis=axis) if weight.shape[axis] == wide.narrow else fold("channel counts differ")
     channels = weight.shape[1] * groups if node.op_type == "Conv" else weight.shape[0]
     if channels != wide.narrow:
-        return _fold("channel counts differ")
+        return fold("channel counts differ")
     if wide.grouped(groups) and not (node.op_type == "Conv" and _per_input(graph, node)):
         return Route("grouped", axis=axis)
     if node.op_type == "Conv" and groups == channels:
         rows = wide.spread(weight.shape[0] // groups)
         return Route("depthwise", Wide(1, *rows, weight.shape[0], None, halved=wide.halved))
-    return _fold("the copies are not spread evenly over the groups")
+    return fold("the copies are not spread evenly over the groups")
 
 
 def _per_input(graph: Graph, node: NodeProto) -> bool:
@@ -89,31 +89,31 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
     rank = len(shapes[node.input[index]]) if node.input[index] in shapes else None
     if is_op(node, "QuantizeLinear"):
         q = read_quantizer(graph, node)
-        if index == 0 and isinstance(q, Quantizer) and _same(q, wide) and _fits(q, wide, rank):
+        if index == 0 and isinstance(q, Quantizer) and same(q, wide) and fits(q, wide, rank):
             return Route("carry", replace(wide, integer=True, grid=q))
-        return _fold("it quantizes on another grid")
+        return fold("it quantizes on another grid")
     if is_op(node, "DequantizeLinear"):
         q = read_quantizer(graph, node)
         if index == 0 and wide.integer and wide.grid is not None and isinstance(q, Quantizer):
-            same = q is wide.grid or (
+            alike = q is wide.grid or (
                 np.array_equal(q.scale, wide.grid.scale) and np.array_equal(q.zero_point, wide.grid.zero_point)
             )
-            if same and _fits(q, wide, rank):
+            if alike and fits(q, wide, rank):
                 return Route("carry", replace(wide, integer=False))
-        return _fold("it dequantizes with other parameters")
+        return fold("it dequantizes with other parameters")
     if wide.integer and is_op(node, "Clip"):
-        same = wide.grid is not None and integer_clip(graph, node, wide.grid) == (wide.grid.qmin, wide.grid.qmax)
-        return Route("carry", wide) if same and index == 0 else _fold("it clips to another range")
+        alike = wide.grid is not None and integer_clip(graph, node, wide.grid) == (wide.grid.qmin, wide.grid.qmax)
+        return Route("carry", wide) if alike and index == 0 else fold("it clips to another range")
     if wide.integer and not is_op(
         node, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool"
     ):
-        return _fold("it computes with the integers")
+        return fold("it computes with the integers")
     if is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
         return _conv(graph, node, index, wide, rank)
     if is_op(node, "Concat"):
-        return _concat(node, index, wide, rank, shapes)
+        return concat(node, index, wide, rank, shapes)
     if is_op(node, "Mul", "Div"):
-        return _scaled(graph, node, index, wide, rank)
+        return scaled(graph, node, index, wide, rank)
     if index == 0 and node.domain in ("", "ai.onnx"):
-        return _carry(graph, node, wide, shapes)
-    return _fold(NOT_LINEAR)
+        return carry(graph, node, wide, shapes)
+    return fold(NOT_LINEAR)

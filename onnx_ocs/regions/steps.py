@@ -18,12 +18,12 @@ from onnx_ocs.qdq.weights import coarsened, read_weight
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.region import COARSEST, Region
 
-__all__ = ["check_rescale"]
+__all__ = ["check_rescale", "coarsening", "tied_bias"]
 
 TOLERANCE = 1e-3  # largest change of a layer's channel by coarser weights, as a share of its bias
 
 
-def _tied_bias(graph: Graph, node: NodeProto, scale: Array) -> tuple[Bias, Array, Array] | None:
+def tied_bias(graph: Graph, node: NodeProto, scale: Array) -> tuple[Bias, Array, Array] | None:
     """A layer's integer bias with scale s_x * s_w, its s_x and s_w; None if it has no such bias."""
     weight = read_weight(graph, node, 1)
     w = weight.quantizer(graph) if weight else None
@@ -45,14 +45,13 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
 
     Args:
         graph: the graph, not edited.
-        region: a region with a walk.
+        region: the region.
         scale: the new step, shape of the old one.
 
     Returns:
         None, or why not.
     """
     walk, q = region.walk, region.quantizer
-    assert walk is not None and q is not None
     at = label(region.nodes[0])
     if walk.integers_leave:
         return Refusal.of("integers_leave", at)
@@ -65,13 +64,13 @@ def check_rescale(graph: Graph, region: Region, scale: Array) -> Refusal | None:
     if not walk.dequantizers:
         return Refusal.of("not_dequantized", at)
     for node, factor in zip(walk.weights, walk.factors, strict=True):
-        tied = _tied_bias(graph, node, q.scale * factor)
+        tied = tied_bias(graph, node, q.scale * factor)
         if tied is not None and not _holds(graph, node, q, tied, scale * factor):
             return Refusal("bias_range", f"the bias of {label(node)} would overflow at the new step", label(node))
     return None
 
 
-def _factors(tied: tuple[Bias, Array, Array], scale: Array) -> Array:
+def coarsening(tied: tuple[Bias, Array, Array], scale: Array) -> Array:
     """By what the weight's steps must grow for the bias to fit its integers: powers of two, float64 (C,)."""
     bias, old, _ = tied
     new = np.abs(bias.value.astype(np.float64)) * float(old) / float(scale)
@@ -82,7 +81,7 @@ def _factors(tied: tuple[Bias, Array, Array], scale: Array) -> Array:
 
 def _holds(graph: Graph, node: NodeProto, q: Quantizer, tied: tuple[Bias, Array, Array], scale: Array) -> bool:
     """Whether the bias fits at the new step, with coarser weights where it must."""
-    factors = _factors(tied, scale)
+    factors = coarsening(tied, scale)
     if np.all(factors == 1):
         return True
     weight = read_weight(graph, node, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,12 +11,15 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.model.shapes import Shape
+from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.carry import NOT_LINEAR, Route
-from onnx_ocs.regions.region import Region, Walk
+from onnx_ocs.regions.region import Walk
 from onnx_ocs.regions.routes import route
 from onnx_ocs.regions.wide import Wide
+
+__all__ = ["best_walk"]
 
 MOST_CHANNELS = 1 << 20  # a longer axis is none of channels
 
@@ -29,11 +32,22 @@ def _channels(graph: Graph, tensor: str, axis: int, shapes: Mapping[str, Shape])
     return size if isinstance(size, int) and 0 < size <= MOST_CHANNELS else None
 
 
-def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Walk | Refusal:
-    """Follow the readers along every axis that may be the channel's; the one with most layers wins."""
-    q = region.quantizer
-    assert q is not None
-    shape = shapes.get(region.tensor)
+def best_walk(
+    graph: Graph, tensor: str, nodes: Sequence[NodeProto], q: Quantizer, shapes: Mapping[str, Shape]
+) -> Walk | Refusal:
+    """Follow the readers along every axis that may be the channel's; the one with most layers wins.
+
+    Args:
+        graph: the graph.
+        tensor: the float tensor.
+        nodes: its QuantizeLinear nodes on one grid.
+        q: the grid.
+        shapes: its tensors' shapes, as far as known.
+
+    Returns:
+        What reads the tensor, or why that cannot be known.
+    """
+    shape = shapes.get(tensor)
     rank = None if shape is None else len(shape)
     axes = [1, -1] if rank is None else [a for a in dict.fromkeys((1, rank - 1, *range(1, rank - 1))) if 0 < a < rank]
     if q.axis is not None:
@@ -41,33 +55,33 @@ def _best_walk(graph: Graph, region: Region, shapes: Mapping[str, Shape]) -> Wal
     best: Walk | None = None
     missing = False
     for axis in axes:
-        channels = _channels(graph, region.tensor, axis, shapes) or _layer_channels(graph, region, axis)
+        channels = _channels(graph, tensor, axis, shapes) or _layer_channels(graph, nodes, axis)
         if not channels:
             missing = True
             continue
         if q.scale.size not in (1, channels):
-            return Refusal("bad_scale", f"{q.scale.size} scales for {channels} channels", label(region.nodes[0]))
-        walk = _walk(graph, region, axis, channels, shapes)
+            return Refusal("bad_scale", f"{q.scale.size} scales for {channels} channels", label(nodes[0]))
+        walk = _walk(graph, nodes, q, axis, channels, shapes)
         if best is None or len(walk.weights) > len(best.weights):
             best = walk
         if all(why == NOT_LINEAR for _, why in walk.folded):  # no other axis leads further
             break
-    at = label(region.nodes[0])
+    at = label(nodes[0])
     if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):
         return Refusal.of("unknown_rank", at)
     if best is None:
         if rank is not None and rank < 2:
             return Refusal.of("no_weight_consumer", at, f" (rank {rank})")
         return Refusal.of("unknown_channels" if missing else "no_weight_consumer", at)
-    dequantized = any(is_op(r, "DequantizeLinear", "Clip") for n in region.nodes for r in graph.readers(n.output[0]))
+    dequantized = any(is_op(r, "DequantizeLinear", "Clip") for n in nodes for r in graph.readers(n.output[0]))
     if not dequantized and not best.weights:
         return Refusal.of("not_dequantized", at)
     return best
 
 
-def _layer_channels(graph: Graph, region: Region, axis: int) -> int | None:
+def _layer_channels(graph: Graph, nodes: Sequence[NodeProto], axis: int) -> int | None:
     """Channel count from the first layer that reads the tensor directly, when shape inference does not know it."""
-    tensors = [n.output[0] for n in region.nodes]
+    tensors = [n.output[0] for n in nodes]
     for _ in range(8):
         following: list[str] = []
         for t in tensors:
@@ -98,10 +112,12 @@ def _interleaved(channels: int) -> tuple[Array, Array]:
     return origin, level
 
 
-def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mapping[str, Shape]) -> Walk:
+def _walk(
+    graph: Graph, nodes: Sequence[NodeProto], q: Quantizer, axis: int, channels: int, shapes: Mapping[str, Shape]
+) -> Walk:
     origin, level = _interleaved(channels)
-    wide = Wide(axis, origin, level, channels, region.quantizer, integer=False)
-    stack: list[tuple[NodeProto, int, Wide, bool]] = [(n, 0, wide, False) for n in region.nodes]
+    wide = Wide(axis, origin, level, channels, q, integer=False)
+    stack: list[tuple[NodeProto, int, Wide, bool]] = [(n, 0, wide, False) for n in nodes]
     joined = False
     weights: dict[int, tuple[NodeProto, Array, float]] = {}
     dequantizers: dict[int, NodeProto] = {}
@@ -130,18 +146,14 @@ def _walk(graph: Graph, region: Region, axis: int, channels: int, shapes: Mappin
             unranked = unranked or (at.axis >= 0 and node.input[index] not in shapes)
             folded[id(node), r.why] = (node, r.why)
         elif r.output is not None and node.output:
-            if is_op(node, "QuantizeLinear") and not any(node is n for n in region.nodes):
+            if is_op(node, "QuantizeLinear") and not any(node is n for n in nodes):
                 carried.append(node)
                 joined = joined or mixed
             t = node.output[0]
             mixed = mixed or is_op(node, "Concat")
             leave = leave or (r.output.integer and (t in graph.outputs or bool(graph.captured(t))))
-            stack += [
-                (reader, k, r.output, mixed)
-                for reader in graph.readers(t)
-                for k, i in enumerate(reader.input)
-                if i == t
-            ]
+            readers = ((n, k) for n in graph.readers(t) for k, i in enumerate(n.input) if i == t)
+            stack += [(n, k, r.output, mixed) for n, k in readers]
     return Walk(
         axis=axis,
         channels=channels,

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = [
+    "changed",
+    "changed_share",
+    "counted",
+    "cut_name",
+    "db_or_dash",
+    "decibels",
+    "from_to",
+    "number",
+    "percent",
+    "shortened",
+]
 
-def _number(value: Any) -> str:
+
+def number(value: Any) -> str:
     """A scale or X_clip: one number, or the range of a per-channel one."""
     if value is None:
         return ""
@@ -15,37 +28,49 @@ def _number(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def _short(name: str, width: int) -> str:
+def shortened(name: str, width: int) -> str:
+    """The end of a name that is longer than a column is wide."""
     return name if len(name) <= width else "…" + name[-(width - 1) :]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share as a percentage; nothing for None."""
     return "" if value is None else f"{100 * value:.2f} %"
 
 
-def _decibels(value: float | None) -> str:
+def decibels(value: float | None) -> str:
+    """Decibels; no difference at all for None."""
     return "identical" if value is None or value == float("inf") else f"{value:.2f} dB"
 
 
-def _change(before: Any, after: Any) -> str:
-    a, b = _number(before), _number(after)
+def changed(before: Any, after: Any) -> str:
+    """Two numbers, or one where they are the same."""
+    a, b = number(before), number(after)
     return a if a == b or not b else f"{a} → {b}"
 
 
-def _db(value: float | None) -> str:
+def changed_share(before: float, after: float) -> str:
+    """Two shares as percentages, or one where they are the same."""
+    a, b = percent(before), percent(after)
+    return a if a == b else f"{a} → {b}"
+
+
+def db_or_dash(value: float | None) -> str:
+    """Decibels, or a dash."""
     return "–" if value is None else f"{value:.2f} dB"
 
 
-def _range(before: float | None, after: float | None, unit: str, factor: float = 1.0) -> str:
+def from_to(before: float | None, after: float | None, unit: str, factor: float = 1.0) -> str:
     """Two values with one unit."""
     values = ["–" if v is None else f"{factor * v:.2f}" for v in (before, after)]
     return f"{' → '.join(dict.fromkeys(values))} {unit}"
 
 
-def _name(tensor: str) -> str:
+def cut_name(tensor: str) -> str:
     """A name, cut in the middle when it is longer than anybody reads."""
     return tensor if len(tensor) <= 120 else f"{tensor[:60]} … {tensor[-50:]}"
 
 
-def _count(n: int, word: str) -> str:
+def counted(n: int, word: str) -> str:
+    """So many of something."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"

@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_ocs.report.format import _change, _decibels, _number, _percent, _short
+from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, shortened
 from onnx_ocs.report.outputs import output_rows
 
-__all__ = ["show_inspection", "show_plan", "show_rewrite", "show_target", "show_verdict", "verdict"]
+__all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
 
 Report = Mapping[str, Any]
 NOTABLE = 0.01  # share of the loss from which a tensor is listed
 NAME = 24  # fewest characters of a tensor's name
+FITTED = 15  # layers in the table, those that gained most
 SHOWN = 40  # regions in the table; --report and --html have all
 GAIN, LOSS = "green", "red"
 
@@ -68,16 +69,22 @@ REGION = (
     _Column("activation", lambda r: r["activation"], 7, "left"),
     _Column("channels", lambda r: str(r["channels"]), 6),
     _Column("copies", _copies),
-    _Column("X_clip", lambda r: _change(r["x_clip"], r.get("x_clip_after")), 2),
-    _Column("step", lambda r: _change(r["scale_before"], r["scale"]), 4),
+    _Column("X_clip", lambda r: changed(r["x_clip"], r.get("x_clip_after")), 2),
+    _Column("step", lambda r: changed(r["scale_before"], r["scale"]), 4),
     _Column("mass saved", _saved, 5),
     _Column("own SQNR, dB", _error("isolated"), 3),
     _Column("accumulated, dB", _error("accumulated"), 1),
 )
+RECONSTRUCTION = (
+    _Column("integers changed", lambda e: percent(e["changed"]), 2),
+    _Column("scales changed", lambda e: str(e["scales_changed"] or ""), 3),
+    _Column("ridge", lambda e: number(e["ridge"]), 4),
+    _Column("output of the layer, dB", lambda e: _gain(e, "error")),
+)
 COMPENSATION = (
     _Column("form", lambda c: c.get("form") or "", 4),
-    _Column("alpha", lambda c: _number(c.get("alpha")), 2),
-    _Column("beta", lambda c: _number(c.get("beta")), 3),
+    _Column("alpha", lambda c: number(c.get("alpha")), 2),
+    _Column("beta", lambda c: number(c.get("beta")), 3),
     _Column("rank", lambda c: str(c.get("rank", "")), 1),
     _Column("SQNR, dB", lambda c: _gain(c, "sqnr")),
 )
@@ -97,13 +104,14 @@ def _show(console: Console, title: str, name: str, columns: Sequence[_Column], r
         c = columns[k]
         table.add_column(c.title, justify=c.justify, overflow="fold")
     for r, row in zip(rows, cells, strict=True):
-        table.add_row(Text(_short(r["tensor" if "tensor" in r else "block"], room)), *(row[k] for k in kept))
+        called = next(r[k] for k in ("tensor", "block", "layer") if k in r)
+        table.add_row(Text(shortened(called, room)), *(row[k] for k in kept))
     console.print(table)
 
 
 def _path(r: Report) -> str:
-    readers = ", ".join(_short(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
-    return " → ".join(p for p in (_short(r["producer"], 32), r["activation"], readers) if p and p != "none")
+    readers = ", ".join(shortened(c, 24) for c in r["consumers"][:3]) + (" …" if len(r["consumers"]) > 3 else "")
+    return " → ".join(p for p in (shortened(r["producer"], 32), r["activation"], readers) if p and p != "none")
 
 
 def _finding(r: Report) -> str:
@@ -113,11 +121,11 @@ def _finding(r: Report) -> str:
 FOUND = (
     _Column("producer → activation → readers", _path, 6, "left", 34),
     _Column("range", lambda r: "" if r["qmin"] is None else f"{r['qmin']}..{r['qmax']}", 5),
-    _Column("X_clip", lambda r: _number(r["x_clip"]), 3),
-    _Column("mass above", lambda r: _percent(r.get("share_clipped")), 2),
-    _Column("range used", lambda r: _percent(r.get("range_used")), 4),
+    _Column("X_clip", lambda r: number(r["x_clip"]), 3),
+    _Column("mass above", lambda r: percent(r.get("share_clipped")), 2),
+    _Column("range used", lambda r: percent(r.get("range_used")), 4),
     _Column("own dB", _error("isolated"), 1),
-    _Column("alone dB", lambda r: _decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "", 2),
+    _Column("alone dB", lambda r: decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "", 2),
     _Column("accum. dB", _error("accumulated"), 1),
     _Column("mode, or why not", _finding, 0, "left", 30),
 )
@@ -130,10 +138,10 @@ def show_inspection(console: Console, report: Report) -> None:
     _reasons(console, report)
     q = report["quality"]
     if q["reference"]:
-        agreement = f", same answer {_percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
-        sqnr = _decibels(q["sqnr_before_db"])
+        agreement = f", same answer {percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
+        sqnr = decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
-        _outputs(console, report, changed=False)
+        _outputs(console, report["outputs"])
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
@@ -150,7 +158,7 @@ def _loss(console: Console, loss: Report) -> None:
     for name in ("quantized, nothing else", "SQNR", "share of the squared error"):
         table.add_column(name, justify="left" if name.startswith("quantized") else "right", overflow="fold")
     for name, key in rows:
-        table.add_row(name, _decibels(loss[f"sqnr_{key}_db"]), _percent(loss[f"share_{key}"]))
+        table.add_row(name, decibels(loss[f"sqnr_{key}_db"]), percent(loss[f"share_{key}"]))
     console.print(table)
     if not loss["unmendable"]:
         return
@@ -159,11 +167,11 @@ def _loss(console: Console, loss: Report) -> None:
         table.add_column(name, justify="left" if name in ("tensor", "why") else "right", overflow="fold")
     shown = [t for t in loss["unmendable"] if (t["share"] or 0.0) >= NOTABLE]
     for t in shown:
-        table.add_row(_short(t["tensor"], 56), t["code"], _decibels(t["sqnr_db"]), _percent(t["share"]))
+        table.add_row(shortened(t["tensor"], 56), t["code"], decibels(t["sqnr_db"]), percent(t["share"]))
     if shown:
         console.print(table)
     if rest := len(loss["unmendable"]) - len(shown):
-        console.print(f"{rest} more that nothing can mend cost less than {_percent(NOTABLE)} each.")
+        console.print(f"{rest} more that nothing can mend cost less than {percent(NOTABLE)} each.")
 
 
 def show_rewrite(console: Console, report: Report) -> None:
@@ -179,10 +187,49 @@ def show_rewrite(console: Console, report: Report) -> None:
             console.print(
                 f"… and {len(applied) - len(shown)} more with fewer copies: --report and --html have them all"
             )
+    _reconstructions(console, report.get("reconstructions", ()))
     _compensations(console, report["compensations"])
     _reasons(console, report)
+    _outputs(console, report["outputs"])
     _totals(console, report)
     _notes(console, report)
+
+
+def _reconstructions(console: Console, entries: Sequence[Report]) -> None:
+    """The layers whose weights were fitted again; those with the largest gain, where there are many."""
+    applied = [e for e in entries if e["status"] == "applied"]
+    if applied:
+        shown = applied
+        if len(applied) > FITTED:
+            best = {id(e) for e in sorted(applied, key=_fit_gain, reverse=True)[:FITTED]}
+            shown = [e for e in applied if id(e) in best]
+        _show(console, "Fitted again", "layer", RECONSTRUCTION, shown)
+        if len(applied) > len(shown):
+            console.print(f"… and {len(applied) - len(shown)} more: --report and --html have them all")
+    left = Counter((e.get("reason") or {}).get("code", "unknown") for e in entries if e["status"] != "applied")
+    if left:
+        console.print("Not fitted again: " + ", ".join(f"{n} {code}" for code, n in left.most_common()))
+
+
+def _fit_gain(entry: Report) -> float:
+    before, after = entry["error_before_db"], entry["error_after_db"]
+    return float("inf") if after is None else float(after) - float("inf" if before is None else before)
+
+
+def _outputs(console: Console, outputs: Sequence[Report]) -> None:
+    """Every graph output, where there are several, groups of channels, or dead ones."""
+    rows = output_rows(outputs)
+    if not rows:
+        return
+    table = Table(title="Outputs", title_justify="left")
+    for name in ("output", "kind", "SQNR, dB", "same answer", "dead channels"):
+        table.add_column(name, justify="right" if name in ("SQNR, dB", "same answer") else "left", overflow="fold")
+    for o in rows:
+        answer = "" if o["agreement_before"] is None else changed_share(o["agreement_before"], o["agreement_after"])
+        table.add_row(
+            shortened(o["name"], 56), o["kind"], "" if o["kind"] == "labels" else _gain(o, "sqnr"), answer, o["dead"]
+        )
+    console.print(table)
 
 
 def _compensations(console: Console, entries: Sequence[Report]) -> None:
@@ -192,66 +239,6 @@ def _compensations(console: Console, entries: Sequence[Report]) -> None:
     refused = Counter((c.get("reason") or {}).get("code", "unknown") for c in entries if c["status"] != "applied")
     if refused:
         console.print("Not compensated: " + ", ".join(f"{n} {code}" for code, n in refused.most_common()))
-
-
-def show_plan(console: Console, predicted: Report, found: Report) -> None:
-    """The plans that were compared, the chosen one, and the sweep."""
-    if not found["candidates"]:
-        console.print("Nothing to change: no quantized activation that a layer reads can be widened or rescaled.")
-        return
-    table = Table(title=f"Plans, by {found['objective']} on held-out samples", title_justify="left")
-    for name in ("plan", "extra MACs", "copies a channel", "objective", "SQNR"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
-    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", _decibels(found["before"][1]))
-    for name, c in found["candidates"].items():
-        row = (
-            f"{100 * c['extra_macs']:.1f} %",
-            f"{c['mean_copies']:.2f}",
-            f"{c['objective']:.4g}",
-            _decibels(c["sqnr_db"]),
-        )
-        table.add_row(name, *row)
-    p = predicted
-    row = (
-        f"{100 * p['extra_macs']:.1f} %",
-        f"{p['mean_copies']:.2f}",
-        f"{p['objective_after']:.4g}",
-        _decibels(p["sqnr_after_db"]),
-    )
-    table.add_row(f"written: {p['chosen']}", *row, style="bold")
-    console.print(table)
-    if not p["regions"]:
-        console.print("Nothing to change: no plan is better on the held-out samples than the model as it is.")
-    if found.get("kernels", {}).get("kept"):
-        console.print(f"Copies were left out: {found['kernels']['why']}.")
-    if found["rolled_back"]:
-        console.print(f"Rolled back, since the samples are better off without: {', '.join(found['rolled_back'])}.")
-    if found.get("sweep"):
-        table = Table(title="Gain against extra MACs", title_justify="left")
-        for name in ("budget", "extra MACs", "objective", "SQNR", "plan"):
-            table.add_column(name, justify="left" if name == "plan" else "right")
-        for s in found["sweep"]:
-            share, spent = f"{100 * s['budget']:.1f} %", f"{100 * s['extra_macs']:.1f} %"
-            table.add_row(share, spent, f"{s['objective']:.4g}", _decibels(s["sqnr_db"]), s["chosen"])
-        console.print(table)
-
-
-def show_target(console: Console, target: Report) -> None:
-    """The plans that were measured on the way to a target."""
-    sqnr = target["kind"] == "sqnr"
-
-    def value(v: float | None) -> str:
-        return _decibels(v) if sqnr else _percent(v)
-
-    what = "output SQNR" if sqnr else "same answer as the reference"
-    table = Table(title=f"The cheapest plan with {what} ≥ {value(target['wanted'])}", title_justify="left")
-    for name in ("allowed", "extra MACs", "copies a channel", what, "plan"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
-    for p in target["probes"]:
-        row = f"{p['allowed']:.3f}", f"{100 * p['extra_macs']:.1f} %", f"{p['mean_copies']:.2f}", value(p["got"])
-        table.add_row(*row, p["plan"], style="bold" if p["chosen"] else None)
-    if target["probes"]:
-        console.print(table)
 
 
 def _reasons(console: Console, report: Report) -> None:
@@ -290,25 +277,10 @@ def _totals(console: Console, report: Report) -> None:
         table.add_row("same answer as the reference", f"{a:.2f} %", f"{b:.2f} %", f"{b - a:+.2f} points")
     if c:
         console.print(table)
-    _outputs(console, report, changed=True)
     if q["reference"]:
         console.print(f"Quality against the {q['reference']}, on {q['samples']} calibration samples.")
     if report["ranking"]:
         console.print(f"Channels ranked by: {report['ranking']}.")
-
-
-def _outputs(console: Console, report: Report, changed: bool) -> None:
-    """Every output, where there are several, or groups of channels, or dead ones."""
-    rows = output_rows(report["outputs"])
-    columns = ("output", "before", "after", "dead channels") if changed else ("output", "now", "dead channels")
-    table = Table(title="Outputs", title_justify="left")
-    for name in columns if any(r.dead for r in rows) else columns[:-1]:
-        table.add_column(name, justify="right" if name in ("before", "after", "now") else "left", overflow="fold")
-    for name, before, after, dead in rows:
-        cells = _short(name, 56), *([before, after] if changed else [after]), dead
-        table.add_row(*cells[: len(table.columns)])
-    if rows:
-        console.print(table)
 
 
 def _notes(console: Console, report: Report) -> None:
@@ -334,9 +306,15 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
     if v["verdict"] != "PASSED":
         return f"FAILED: {'; '.join(v['failures'])} ({seconds:.1f} s)"
     level, oracle = v["levels"][0], v["oracle"]
-    branches = oracle.get("branches", 0)
-    extra = f"{branches} branches compute what their records say, " if branches else ""
+    counts = (
+        (oracle["translated_quantizers"], "wide quantizer"),
+        (oracle["rescaled_quantizers"], "changed step"),
+        (oracle.get("refitted_layers", 0), "layer fitted again", "layers fitted again"),
+        (oracle.get("branches", 0), "branch", "branches"),
+    )
+    done = [f"{n} {word if n == 1 else (plural or [word + 's'])[0]}" for n, word, *plural in counts if n]
+    what = ", ".join(done) or "the model"
     return (
-        f"PASSED: {extra}{oracle['translated_quantizers']} wide quantizers equal the oracle's on {level['values']:,} "
-        f"values ({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
+        f"PASSED: {what} as declared; {level['values']:,} values compared with the oracle's "
+        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
     )

@@ -16,7 +16,19 @@ from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
 from onnx_ocs.model import tensors
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["LARGE", "LEVELS", "NUMBERS", "RUN_ERRORS", "SMALL", "Session", "as_written", "attempt", "attempt_run"]
+__all__ = [
+    "LARGE",
+    "LEVELS",
+    "NUMBERS",
+    "RUN_ERRORS",
+    "SMALL",
+    "Session",
+    "as_written",
+    "attempt",
+    "attempt_run",
+    "serialized",
+    "session_options",
+]
 
 LEVELS = {
     "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -39,7 +51,8 @@ RUN_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
+def session_options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
+    """Options for a level of `LEVELS`, with or without fusion, for a model of so many bytes."""
     options = ort.SessionOptions()
     if size < SMALL:  # threads cost more than they bring
         options.intra_op_num_threads = 1
@@ -57,7 +70,7 @@ def _options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
     return options
 
 
-def _serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[bytes, list[Any]]:
+def serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[bytes, list[Any]]:
     """The model as onnxruntime reads it; side files are read by onnxruntime itself, from their folder.
 
     What is taken from a side file, and what protobuf could not hold, is handed over in memory, and must be kept as
@@ -110,10 +123,10 @@ class Session:
         self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
     ) -> None:
         """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
-        options = _options(level, fusion, tensors.rough_size(model, SMALL))
+        options = session_options(level, fusion, tensors.rough_size(model, SMALL))
         if threads is not None:
             options.intra_op_num_threads = threads
-        data, self._kept = _serialized(model, options)
+        data, self._kept = serialized(model, options)
         self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self.inputs = {i.name for i in self._session.get_inputs()}
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnx_ocs.model import tensors
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.runtime.instrument import expose
-from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, _options, _serialized
+from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, serialized, session_options
 
 __all__ = ["INTEGER_KERNELS", "fast_kernels", "integer_kernels", "kernel_outputs", "optimized", "without_kernels"]
 
@@ -86,14 +86,14 @@ def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-        options = _options("enable_all", True, tensors.rough_size(model, SMALL))
+        options = session_options("enable_all", True, tensors.rough_size(model, SMALL))
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", UNREAD)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         with suppress(OSError):  # nobody reads the weights; without links they are written, and removed
             Path(folder, UNREAD).symlink_to(os.devnull)
         try:
-            data, _kept = _serialized(model, options)
+            data, _kept = serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             return onnx.load(options.optimized_model_filepath, load_external_data=False)
         except RUN_ERRORS:

@@ -38,7 +38,6 @@ class Decision:
     def wide(self) -> Wide:
         """The channel layout behind the QuantizeLinear."""
         walk = self.region.walk
-        assert walk is not None
         origin, level = arrange(self.copies, self.copies_low, walk.groups)
         if walk.depthwise and len({*self.copies + self.copies_low}) == 1:
             origin, level = arrange(self.copies, self.copies_low, walk.channels)

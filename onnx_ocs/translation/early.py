@@ -31,7 +31,6 @@ COARSEST = 0.02  # quantization steps by which an integer bias may miss the shif
 
 def _shift(region: Region, wide: Wide) -> Array:
     """What is subtracted from every wide channel, float64, in the tensor's units."""
-    assert region.quantizer is not None
     if wide.halved:
         return np.zeros(wide.origin.size)
     return np.asarray(wide.level * np.broadcast_to(region.quantizer.x_clip, (wide.narrow,))[wide.origin])
@@ -86,7 +85,7 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     assert isinstance(early, Early)
     if np.any(wide.level < 0):
         return Refusal.of("early_low", label(early.layer))
-    if region.quantizer is not None and region.quantizer.float_dtype != np.float32:
+    if region.quantizer.float_dtype != np.float32:
         kind = region.quantizer.float_dtype.name
         return Refusal("early_bias_step", f"a {kind} bias cannot hold the shift exactly", label(early.layer))
     if wide.halved:
@@ -96,7 +95,7 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
         return Refusal("early_bias_range", value, label(early.layer))
     if not np.all(np.isfinite(value.astype(np.float64))):
         return Refusal("early_bias_range", f"the shifted bias overflows {value.dtype.name}", label(early.layer))
-    if bias.kind == "integer" and not early.affine and bias.scale is not None and region.quantizer is not None:
+    if bias.kind == "integer" and not early.affine and bias.scale is not None:
         step = np.broadcast_to(bias.scale, bias.value.shape)[wide.origin]
         if is_op(early.layer, "Gemm"):
             step = step * float(attribute(early.layer, "beta", 1.0))
@@ -139,7 +138,7 @@ def apply(graph: Graph, region: Region, wide: Wide) -> str:
         _add_bias(graph, layer, bias, value, wide)
     elif bias.kind != "none" or not (early.affine or wide.halved):
         if bias.kind == "none":
-            value = value.astype(region.quantizer.float_dtype if region.quantizer else np.float32)
+            value = value.astype(region.quantizer.float_dtype)
         write_bias(graph, layer, 2, bias, value, wide.origin)
         if wide.halved:
             scale_channels(graph, layer, 2, 0, factor)

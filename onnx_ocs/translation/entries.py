@@ -7,14 +7,14 @@ from typing import Any
 
 from onnx_ocs.model.nodes import label
 from onnx_ocs.refusals import Refusal
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.translation.decision import Decision, Widened
 
 __all__ = ["entries", "entry"]
 
 
 def entries(
-    by: str, regions: Sequence[Region], decisions: Sequence[Decision | Refusal | None], widened: Sequence[Widened]
+    by: str, regions: Sequence[Quantized], decisions: Sequence[Decision | Refusal | None], widened: Sequence[Widened]
 ) -> list[dict[str, Any]]:
     """The entries of the pass called `by`; a region that only carries another's copies on counts as applied."""
     own = {id(w.decision): w for w in widened}
@@ -26,10 +26,10 @@ def entries(
 
 
 def entry(
-    by: str, region: Region, decision: Decision | Refusal | None, widened: Widened | None = None
+    by: str, region: Quantized, decision: Decision | Refusal | None, widened: Widened | None = None
 ) -> dict[str, Any]:
     """The entry of the pass called `by` for one region."""
-    q, walk = region.quantizer, region.walk
+    q, walk = region.quantizer, region.walk if isinstance(region, Region) else None
     e: dict[str, Any] = {
         "status": "refused",
         "pass": by,

@@ -16,7 +16,7 @@ import onnx
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.qdq.activation import LAYERS
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.targets.ort import integer_kernels, without_kernels
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.widen import widened
@@ -26,7 +26,7 @@ __all__ = ["behind_kernels", "losing"]
 PARTS = ("Add", "BatchNormalization", "Clip", "LeakyRelu", "Relu")  # between a layer and its quantizer in one kernel
 
 
-def behind_kernels(graph: Graph, regions: Sequence[Region]) -> set[str]:
+def behind_kernels(graph: Graph, regions: Sequence[Quantized]) -> set[str]:
     """The quantized tensors in front of whose quantizers nothing can be inserted without the loss of a kernel."""
     tensors = []
     for r in regions:
@@ -49,7 +49,7 @@ def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decisi
     whole = integer_kernels(model)
 
     def lost(part: Sequence[Decision]) -> int:
-        new = widened(model, lambda _, of: [replace(d, region=of[d.region.tensor, d.region.outputs]) for d in part])
+        new = widened(model, lambda _, of: [replace(d, region=of[d.region.key]) for d in part])
         left = integer_kernels(new)
         return 0 if left is None or whole is None else whole - left
 
@@ -70,4 +70,4 @@ def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decisi
 
 def _depthwise(decision: Decision) -> bool:
     """Whether a depthwise layer reads it, which is none any more where every channel has a copy."""
-    return decision.region.walk is not None and decision.region.walk.depthwise
+    return decision.region.walk.depthwise

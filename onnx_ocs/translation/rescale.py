@@ -9,30 +9,22 @@ channel by more than TOLERANCE of its bias, the step is refused.  Shared paramet
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-
 import numpy as np
-import onnx
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
-from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq.bias import write_bias
-from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import coarsen
-from onnx_ocs.records.layouts import SCALE
-from onnx_ocs.regions.find import find_regions
+from onnx_ocs.records.steps import record_step
 from onnx_ocs.regions.region import Region
-from onnx_ocs.regions.steps import _factors, _tied_bias
+from onnx_ocs.regions.steps import coarsening, tied_bias
 
-__all__ = ["rescale", "rescale_model"]
+__all__ = ["rescale"]
 
 
 def rescale(graph: Graph, region: Region, scale: Array) -> None:
     """Change one region's step (checked before), its carried quantizers' and the readers' tied biases."""
     walk, q = region.walk, region.quantizer
-    assert walk is not None and q is not None
     new = scale.astype(q.float_dtype)
     made: dict[tuple[tuple[int, ...], bytes], str] = {}
     for node in (*region.nodes, *walk.carried, *walk.dequantizers):
@@ -46,14 +38,14 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
             made[key] = graph.add_initializer(node.input[1] + "_rescaled", value)
         graph.set_input(node, 1, made[key])
         if is_op(node, "QuantizeLinear"):
-            node.metadata_props.add(key=SCALE, value=json.dumps(before.tolist()))
+            record_step(node, before, value.astype(np.float64).reshape(before.shape))
     for node, share in zip(walk.weights, walk.factors, strict=True):
-        tied = _tied_bias(graph, node, q.scale * share)
+        tied = tied_bias(graph, node, q.scale * share)
         if tied is None:
             continue
         bias, old_scale, weight_scale = tied
         at_reader = (new * share).reshape(())
-        factors = _factors(tied, at_reader)
+        factors = coarsening(tied, at_reader)
         if np.any(factors > 1):
             coarsen(graph, node, 1, factors)
             weight_scale = weight_scale * factors
@@ -69,28 +61,3 @@ def rescale(graph: Graph, region: Region, scale: Array) -> None:
             product.reshape(-1) if old_product.ndim else product.reshape(-1)[0], old_product.shape
         )
         graph.set_input(dq, 1, graph.add_initializer(dq.input[1] + "_rescaled", product.astype(old_product.dtype)))
-
-
-def rescale_model(model: onnx.ModelProto, scales: Mapping[str, Array]) -> onnx.ModelProto:
-    """A copy of a model with new steps, by what each Q writes; the yardstick for a rewrite that changed steps.
-
-    Only regions' own quantizers need be named; a carried one follows its region.
-    """
-    new = onnx.ModelProto()
-    new.CopyFrom(model)
-    graph = Graph(new)
-    for region in find_regions(graph, infer_shapes(new)):
-        scale = next((scales[o] for o in region.outputs if o in scales), None)
-        q = region.quantizer
-        if scale is None or q is None or not region.adjustable:
-            continue
-        if np.array_equal(read_now(graph, region), q.scale):  # not yet changed by the region that carries it
-            rescale(graph, region, scale.reshape(q.scale.shape))
-    graph.commit()
-    return new
-
-
-def read_now(graph: Graph, region: Region) -> Array:
-    """The region's step at this moment."""
-    q = read_quantizer(graph, region.nodes[0])
-    return q.scale if isinstance(q, Quantizer) else np.zeros(())

@@ -20,7 +20,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.region import HALF_COPIES, Region
+from onnx_ocs.regions.region import HALF_COPIES, Quantized, Region, Unreadable
 from onnx_ocs.translation import early
 from onnx_ocs.translation.decision import Decision, Mode
 from onnx_ocs.translation.kernels import behind_kernels, losing
@@ -61,7 +61,7 @@ class Selection:
     align: int = 1
 
     def decide(
-        self, graph: Graph, regions: Sequence[Region], outliers: Mapping[int, Outliers]
+        self, graph: Graph, regions: Sequence[Quantized], outliers: Mapping[int, Outliers]
     ) -> list[Decision | Refusal]:
         """What to do with every region; edits nothing.
 
@@ -75,7 +75,9 @@ class Selection:
         """
         held = behind_kernels(graph, regions) if self.mode == "integer" else set()
         decisions = [
-            r.refusal if r.refusal is not None else self._decide(graph, r, outliers[k], r.tensor in held)
+            r.refusal
+            if isinstance(r, Unreadable)
+            else r.refusal or self._decide(graph, r, outliers[k], r.tensor in held)
             for k, r in enumerate(regions)
         ]
         if self.mode == "integer":
@@ -89,7 +91,6 @@ class Selection:
     def _decide(self, graph: Graph, region: Region, outliers: Outliers, held: bool) -> Decision | Refusal:
         why: Refusal | None = None
         q, walk = region.quantizer, region.walk
-        assert q is not None and walk is not None
         upper, lower = outliers.upper, outliers.lower
         if q.float_dtype != np.float32:  # i * X_clip is held ever less exactly
             upper, lower = upper[:, :HALF_COPIES], lower[:, :HALF_COPIES]
@@ -124,7 +125,6 @@ class Selection:
         where they would lose their integer kernel otherwise), with the ratio rounded to whole copies.
         """
         walk = region.walk
-        assert walk is not None
         at = label(region.nodes[0])
         channels = walk.channels
         groups = channels if even and walk.depthwise else walk.groups
@@ -160,7 +160,7 @@ class Selection:
 
 
 def find_outliers(
-    model: onnx.ModelProto, graph: Graph, regions: Sequence[Region], copies: int, context: Context
+    model: onnx.ModelProto, graph: Graph, regions: Sequence[Quantized], copies: int, context: Context
 ) -> dict[int, Outliers]:
     """Measure on the context's samples, or estimate where there are none.
 
@@ -169,5 +169,5 @@ def find_outliers(
     """
     if context.samples is None:
         return estimate(graph, regions, copies)
-    wanted = [r for r in regions if r.walk is not None]
+    wanted = [r for r in regions if isinstance(r, Region)]
     return measure(regions, copies, stream(model, regions, wanted, context))

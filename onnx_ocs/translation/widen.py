@@ -25,7 +25,7 @@ from onnx_ocs.qdq.weights import edit_weight, read_weight, take
 from onnx_ocs.records.layouts import record_layout
 from onnx_ocs.regions.carry import Route
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.regions.routes import route
 from onnx_ocs.regions.wide import Wide, join
 from onnx_ocs.translation import early
@@ -72,7 +72,6 @@ class _Widening:
         graph, decision = self.graph, self.results[k].decision
         wide, tensor = decision.wide, decision.region.tensor
         q = decision.region.quantizer
-        assert q is not None
         order = np.argsort(np.where(wide.level > 0, 1, np.where(wide.level < 0, 2, 0)), kind="stable")
         origin, level = wide.origin[order], wide.level[order]
         parts = [tensor]
@@ -106,7 +105,6 @@ class _Widening:
         graph, decision = self.graph, self.results[k].decision
         wide, tensor = decision.wide, decision.region.tensor
         q = decision.region.quantizer
-        assert q is not None
         index = graph.add_initializer(tensor + "_channels", wide.origin.astype(np.int64))
         part = graph.add_node("Gather", [tensor, index], graph.fresh(tensor + "_twice"), axis=wide.axis)
         factor = self.broadcast((1 / wide.units()[wide.origin]).astype(q.float_dtype), wide, tensor)
@@ -316,7 +314,7 @@ def widen(graph: Graph, shapes: Mapping[str, Shape], decisions: Sequence[Decisio
 
 def widened(
     model: onnx.ModelProto,
-    decide: Callable[[Graph, Mapping[tuple[str, tuple[str, ...]], Region]], Sequence[Decision]],
+    decide: Callable[[Graph, Mapping[Key, Region]], Sequence[Decision]],
 ) -> onnx.ModelProto:
     """A widened copy of a model, to look at what it costs.
 
@@ -327,6 +325,7 @@ def widened(
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph, shapes = Graph(new), infer_shapes(new)
-    widen(graph, shapes, decide(graph, {(r.tensor, r.outputs): r for r in find_regions(graph, shapes)}))
+    regions = {r.key: r for r in find_regions(graph, shapes) if isinstance(r, Region)}
+    widen(graph, shapes, decide(graph, regions))
     graph.commit()
     return new

@@ -22,7 +22,7 @@ from onnx_ocs.records.branches import read_branches
 from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.translation.decision import Decision
@@ -104,7 +104,7 @@ def inspect(
 
 
 def _entries(
-    model: onnx.ModelProto, graph: Graph, regions: Sequence[Region], translate: Translate, context: Context
+    model: onnx.ModelProto, graph: Graph, regions: Sequence[Quantized], translate: Translate, context: Context
 ) -> tuple[dict[str, Any], ...]:
     """One entry for each region: what could be done, or why nothing."""
     outliers = find_outliers(model, graph, regions, translate.copies, context)
@@ -114,7 +114,9 @@ def _entries(
     )
 
 
-def _entry(by: str, region: Region, decision: Decision | Refusal | None, outliers: Outliers | None) -> dict[str, Any]:
+def _entry(
+    by: str, region: Quantized, decision: Decision | Refusal | None, outliers: Outliers | None
+) -> dict[str, Any]:
     e = entry(by, region, decision if not isinstance(decision, Decision) else None)
     if isinstance(decision, Decision):
         e |= {"status": "candidate", "mode": decision.mode}
@@ -136,7 +138,7 @@ def _with_shares(entries: Sequence[dict[str, Any]], loss: Loss) -> tuple[dict[st
     return tuple({**e, **alone.get(k, {})} for k, e in enumerate(entries))
 
 
-def _loss_entry(loss: Loss, regions: Sequence[Region]) -> LossEntry:
+def _loss_entry(loss: Loss, regions: Sequence[Quantized]) -> LossEntry:
     return {
         "samples": loss.samples,
         "sqnr_all_db": loss.everything.sqnr_db,
@@ -149,7 +151,7 @@ def _loss_entry(loss: Loss, regions: Sequence[Region]) -> LossEntry:
     }
 
 
-def _unmendable(region: Region, alone: Share) -> UnmendableEntry:
+def _unmendable(region: Quantized, alone: Share) -> UnmendableEntry:
     why = region.refusal
     return {
         "tensor": region.tensor,

@@ -22,6 +22,7 @@ from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.sidefiles import Staged
 from onnx_ocs.model.tensors import all_tensors, is_external
+from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.registry import make_passes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
@@ -90,7 +91,7 @@ def rewrite(
         calib: calibration samples: a source as on the command line, an onnxruntime CalibrationDataReader, an iterable
             of feed dicts, or a dict of arrays (input name -> samples on the first axis).
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order; default: `Translate()`.
+        passes: what to run, in order; default: `Translate()`, and with samples `Reconstruct()` behind it.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
@@ -110,7 +111,7 @@ def rewrite(
         files.check_writable(output, model if isinstance(model, (str, Path)) else None)
     ready = _prepare(model, calib, float_model, verify, Context(None, limit, seed, progress))
     with ExitStack() as stack:
-        outcome = _run(ready, [Translate()] if passes is None else passes, options)
+        outcome = _run(ready, _default(calib is not None) if passes is None else passes, options)
         staged = _stage(ready, outcome, output)
         if staged is not None:
             stack.enter_context(closing(staged))
@@ -124,6 +125,11 @@ def rewrite(
             raise VerificationError("; ".join(checked.failures), report)
         written = outcome.model if output is None else _publish(ready, outcome, staged, output)
     return RewriteResult(written, outcome.changed, report, checked, None if output is None else Path(output))
+
+
+def _default(calibrated: bool) -> list[Pass]:
+    """What runs where nothing else is said."""
+    return [p() for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
 
 
 def _prepare(model: Model, calib: Source | None, float_model: Model | None, verify: bool, context: Context) -> Prepared:

@@ -1,9 +1,14 @@
-"""The exact comparison: rewritten against the oracle, cut at every quantized activation."""
+"""The exact comparison: rewritten against the oracle, cut at every quantized activation, at ORT_DISABLE_ALL.
+
+Both models are cut into pieces.  Every piece of the rewritten model gets the integers that the oracle has there, and
+must give the integers that the oracle gives: first on the samples' own activations, then on random ones that fill every
+quantizer's range.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -14,12 +19,13 @@ from onnx_ocs.model.tensors import rough_size
 from onnx_ocs.probes.cuts import Cut
 from onnx_ocs.runtime.instrument import cut, expose
 from onnx_ocs.runtime.session import Session, attempt, attempt_run
-from onnx_ocs.verification.difference import FEW, FLIPS, SHIFT
+from onnx_ocs.verification.difference import FEW, FLIPS, SHIFT, Difference
+from onnx_ocs.verification.feeds import resized
 from onnx_ocs.verification.oracle import WideQuantizer
 from onnx_ocs.verification.stress import stress
 from onnx_ocs.verification.verdict import Verification
 
-__all__ = ["LARGE", "RELATIVE"]
+__all__ = ["LARGE", "RELATIVE", "Inputs", "compare_exactly"]
 
 SMALL = 2_000_000  # values; smaller models get more draws of random activations
 LARGE = 1 << 28  # bytes of weights from which a run is long: one sample, and no more draws than there are kinds
@@ -27,7 +33,7 @@ RELATIVE = 1e-4  # of float graph outputs, against their largest absolute value
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """What the models are run on: so many of the samples, and random activations."""
 
     samples: Samples
@@ -35,92 +41,160 @@ class _Inputs:
     seed: int
 
 
-def _exact(
+def compare_exactly(
     result: Verification,
     truth: onnx.ModelProto,
     rewritten: onnx.ModelProto,
-    cuts: list[Cut],
+    cuts: Sequence[Cut],
     limits: Mapping[str, WideQuantizer],
-    inputs: _Inputs,
+    inputs: Inputs,
 ) -> None:
-    """Rewritten against oracle, layer by layer, at ORT_DISABLE_ALL."""
-    floats = [c.tensor for c in cuts]
-    whole = attempt(expose(truth, [*(c.oracle for c in cuts), *floats]), "disable_all")
+    """Compare the rewritten model with the oracle, layer by layer.
+
+    Args:
+        result: gets the differences, and what fails.
+        truth: the oracle.
+        rewritten: the rewritten model.
+        cuts: where both are cut.
+        limits: the wide quantizers, by what the quantizer writes in the original.
+        inputs: what is fed.
+    """
+    whole = attempt(expose(truth, [*(c.oracle for c in cuts), *(c.tensor for c in cuts)]), "disable_all")
     if isinstance(whole, str):
         result.fail(f"onnxruntime does not load the oracle: {whole}")
         return
-    pieces: Session | str | None = None
-    fed_shapes: dict[str, tuple[int, ...]] = {}
-    outputs: dict[str, str] = {}
-    active = total = 0
-    graph_outputs = [o.name for o in truth.graph.output]
-    states: dict[str, Array] = {}
-    feed: dict[str, Array] = {}
+    work = _Comparison(result, truth, rewritten, cuts, limits, inputs)
+    if not work.on_samples(whole):
+        return
+    if cuts and limits and work.pieces is not None:
+        work.on_random()
+    _judge(result, cuts)
 
-    def compare(computed: Mapping[str, Array], expected: Mapping[str, Array], outside: bool) -> None:
-        for c in cuts:
-            name = outputs.get(c.rewritten)
+
+@dataclass
+class _Comparison:
+    """One comparison while it runs."""
+
+    result: Verification
+    truth: onnx.ModelProto
+    rewritten: onnx.ModelProto
+    cuts: Sequence[Cut]
+    limits: Mapping[str, WideQuantizer]
+    inputs: Inputs
+    pieces: Session | None = None
+    outputs: dict[str, str] = field(default_factory=dict)  # of the pieces, by what the rewritten model calls them
+    states: dict[str, Array] = field(default_factory=dict)  # of the last sample
+    feed: Mapping[str, Array] = field(default_factory=dict)
+
+    def on_samples(self, whole: Session) -> bool:
+        """Compare on the samples' own activations.
+
+        Returns:
+            Whether the pieces could be run, or there was nothing to run.
+        """
+        active = total = 0
+        for feed, got in self._runs(whole):
+            self.feed = feed
+            self.states = {c.oracle: got[c.oracle] for c in self.cuts}
+            fed = self._fed(self.states)
+            if self.pieces is None:
+                model, self.outputs = cut(self.rewritten, fed, {})  # of any size
+                loaded = attempt(model, "disable_all")
+                if isinstance(loaded, str):
+                    self.result.fail(f"onnxruntime does not load the rewritten model cut into layers: {loaded}")
+                    return False
+                self.pieces = loaded
+            computed = self._computed(fed)
+            if isinstance(computed, str):
+                self.result.fail(f"onnxruntime runs the original but not the rewritten model: {computed}")
+                return False
+            for c in self.cuts:
+                if c.wide is not None:
+                    values = fed[c.rewritten].astype(np.int64)
+                    copies = np.take(values, np.flatnonzero(c.wide.level != 0), axis=c.wide.axis)
+                    z = int(c.quantizer.zero_point.flat[0])
+                    active, total = active + int(np.sum(copies != z)), total + copies.size
+            self._compare(computed, got, fed, True)
+        self.result.active = active / total if total else 0.0
+        return True
+
+    def on_random(self) -> None:
+        """Compare on random activations that fill every quantizer's range."""
+        rng = np.random.default_rng(self.inputs.seed)
+        small = sum(v.size for v in self.states.values()) if rough_size(self.truth, 0) <= LARGE else SMALL
+        stressed: Session | str | None = None
+        names: dict[str, str] = {}
+        for turn in range(9 if small < SMALL else 3):
+            random = stress(self.states, [*self.cuts], self.limits, rng, turn)
+            if stressed is None:
+                model, names = cut(expose(self.truth, [c.tensor for c in self.cuts]), random)
+                stressed = attempt(model, "disable_all")
+            if isinstance(stressed, str):
+                self.result.notes.append(f"the oracle cut into layers does not load: {stressed}")
+                return
+            fed = self._fed(random)
+            expected = attempt_run(stressed, {**self.feed, **{k: v for k, v in random.items() if k in names}})
+            computed = self._computed(fed)
+            if isinstance(expected, str) or isinstance(computed, str):
+                self.result.notes.append("the models cut into layers do not run on random activations")
+                return
+            expected |= {c.oracle: expected[names[c.oracle]] for c in self.cuts if c.oracle in names}
+            self._compare(computed, expected, fed, False)
+
+    def _runs(self, whole: Session) -> Iterator[tuple[Mapping[str, Array], dict[str, Array]]]:
+        """What the oracle computes on the samples, in batches of 1, 2 and 3 where it takes them, and on other sizes."""
+        given = list(self.inputs.samples.batches(1, self.inputs.limit))
+        batched = False
+        for feed, batch in resized(self.truth, given, rough_size(self.truth, 0) > LARGE) if given else ():
+            got = attempt_run(whole, feed)
+            if not isinstance(got, str):  # else the original cannot take this size either
+                batched = batched or batch
+                yield feed, got
+        for sample in given[:1] if batched else given:
+            got = attempt_run(whole, sample)
+            if isinstance(got, str):
+                self.result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
+                return
+            yield sample, got
+
+    def _fed(self, states: Mapping[str, Array]) -> dict[str, Array]:
+        """What the pieces of the rewritten model are fed: the oracle's integers, in its layout."""
+        return {c.rewritten: c.split(states[c.oracle]) for c in self.cuts}
+
+    def _computed(self, fed: Mapping[str, Array]) -> dict[str, Array] | str:
+        assert self.pieces is not None
+        return attempt_run(self.pieces, {**self.feed, **{k: v for k, v in fed.items() if k in self.outputs}})
+
+    def _compare(
+        self, computed: Mapping[str, Array], expected: Mapping[str, Array], fed: Mapping[str, Array], outside: bool
+    ) -> None:
+        """Compare what the pieces give with what the oracle gives; `outside`: on what the graph inputs are fed."""
+        result = self.result
+        for c in self.cuts:
+            name = self.outputs.get(c.rewritten)
             if name is None:
                 continue
-            a = c.total(c.split(expected[c.oracle]))
+            if computed[name].shape != fed[c.rewritten].shape:
+                result.fail(f"'{c.tensor}' has the shape {computed[name].shape}, not {fed[c.rewritten].shape}")
+                continue
             known = expected.get(c.tensor)
-            exact_steps = None if known is None else c.steps(known)
-            result.exact.integers(c.tensor, a, c.total(computed[name]), exact_steps, c.noise)
-        for o in graph_outputs:
+            steps = None if known is None else c.steps(known)
+            result.exact.integers(
+                c.tensor, c.total(c.split(expected[c.oracle])), c.total(computed[name]), steps, c.noise
+            )
+        for o in (o.name for o in self.truth.graph.output):
+            if o not in computed or o not in expected:
+                continue
             # integers that are a graph output come straight from what is fed: random states differ there
-            if o in computed and o in expected and (outside or expected[o].dtype.kind == "f"):
+            if computed[o].dtype != expected[o].dtype:
+                result.fail(f"the graph output '{o}' is {computed[o].dtype}, not {expected[o].dtype}")
+            elif outside or expected[o].dtype.kind == "f":
                 result.exact.floats(o if outside else f"{o} from random states", expected[o], computed[o])
 
-    for feed in inputs.samples.batches(1, inputs.limit):
-        got = attempt_run(whole, feed)
-        if isinstance(got, str):
-            result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
-            return
-        states = {c.oracle: got[c.oracle] for c in cuts}
-        fed = {c.rewritten: c.split(states[c.oracle]) for c in cuts}
-        if pieces is None or any(fed[c.rewritten].shape != fed_shapes[c.rewritten] for c in cuts):
-            fed_shapes = {k: v.shape for k, v in fed.items()}
-            model, outputs = cut(rewritten, fed)
-            pieces = attempt(model, "disable_all")
-        if isinstance(pieces, str):
-            result.fail(f"onnxruntime does not load the rewritten model cut into layers: {pieces}")
-            return
-        computed = attempt_run(pieces, {**feed, **{k: v for k, v in fed.items() if k in outputs}})
-        if isinstance(computed, str):
-            result.fail(f"onnxruntime runs the original but not the rewritten model: {computed}")
-            return
-        for c in cuts:
-            if c.wide is not None:
-                values = fed[c.rewritten].astype(np.int64)
-                copies = np.take(values, np.flatnonzero(c.wide.level != 0), axis=c.wide.axis)
-                z = int(c.quantizer.zero_point.flat[0])
-                active, total = active + int(np.sum(copies != z)), total + copies.size
-        compare(computed, got, True)
-    if cuts and limits and isinstance(pieces, Session):
-        rng = np.random.default_rng(inputs.seed)
-        size = sum(v.size for v in states.values()) if rough_size(truth, 0) <= LARGE else SMALL
-        stressed: Session | str | None = None
-        truth_names: dict[str, str] = {}
-        for turn in range(9 if size < SMALL else 3):
-            random = stress(states, cuts, limits, rng, turn)
-            if stressed is None:
-                truth_cut, truth_names = cut(expose(truth, floats), random)
-                stressed = attempt(truth_cut, "disable_all")
-            if isinstance(stressed, str):
-                result.notes.append(f"the oracle cut into layers does not load: {stressed}")
-                break
-            fed = {c.rewritten: c.split(random[c.oracle]) for c in cuts}
-            expected = attempt_run(stressed, {**feed, **{k: v for k, v in random.items() if k in truth_names}})
-            computed = attempt_run(pieces, {**feed, **{k: v for k, v in fed.items() if k in outputs}})
-            if isinstance(expected, str) or isinstance(computed, str):
-                result.notes.append("the models cut into layers do not run on random activations")
-                break
-            for c in cuts:
-                if c.oracle in truth_names:
-                    expected[c.oracle] = expected[truth_names[c.oracle]]
-            compare(computed, expected, False)
-    result.active = active / total if total else 0.0
-    d = result.exact
+
+def _judge(result: Verification, cuts: Sequence[Cut]) -> None:
+    """Say what is too much of a difference."""
+    d: Difference = result.exact
     slack = 200 * RELATIVE if any(c.quantizer.float_dtype != np.float32 for c in cuts) else RELATIVE
     if d.max_steps > 1:
         result.fail(f"'{d.worst}' differs from the oracle by {d.max_steps} steps")

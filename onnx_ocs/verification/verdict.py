@@ -25,6 +25,7 @@ class Verification:
         translated: number of quantizers that are wide.
         rescaled: number of quantizers with another step.
         branches: number of compensation branches.
+        refitted: number of layers with re-fitted weights.
         active: share of the copies' values that were not zero in the exact comparison.
         io_unchanged: whether names, types and shapes of graph inputs and outputs, and the opsets, are the same.
         checker: "ok", or what the checker says.
@@ -40,6 +41,7 @@ class Verification:
     translated: int = 0
     rescaled: int = 0
     branches: int = 0
+    refitted: int = 0
     active: float = 0.0
     io_unchanged: bool = True
     checker: str = "ok"
@@ -63,6 +65,7 @@ class Verification:
                 "translated_quantizers": self.translated,
                 "rescaled_quantizers": self.rescaled,
                 "branches": self.branches,
+                "refitted_layers": self.refitted,
                 "copies_active": self.active,
                 "inputs": self.inputs,
                 "original_between_levels": None if self.original is None else self.original.as_dict("enable_all"),

@@ -13,7 +13,6 @@ same integers.  The yardstick is the oracle: the original with wide fake-quantiz
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,17 +27,20 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.model.tensors import rough_size, without_side_files
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
+from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
-from onnx_ocs.records.branches import read_branches, strip
-from onnx_ocs.records.layouts import read_layouts, read_scales
+from onnx_ocs.records.branches import read_branches
+from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes
 from onnx_ocs.runtime.session import RUN_ERRORS, attempt
-from onnx_ocs.translation.rescale import rescale_model
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.difference import Difference
-from onnx_ocs.verification.exact import LARGE, RELATIVE, _exact, _Inputs
+from onnx_ocs.verification.exact import LARGE, RELATIVE, Inputs, compare_exactly
 from onnx_ocs.verification.optimizer import between, excess
 from onnx_ocs.verification.oracle import WideQuantizer, oracle
+from onnx_ocs.verification.refitted import check_refitted, substituted
+from onnx_ocs.verification.strip import strange_constants, without_branches
+from onnx_ocs.verification.structure import Structure, compare
 from onnx_ocs.verification.verdict import Verification
 
 __all__ = ["verify"]
@@ -87,22 +89,32 @@ def verify(
     if rough_size(original, 0) > LARGE and limit > 1:
         limit = 1
         result.notes.append("the model is large: one sample, and three draws of random activations in every layer")
-    inputs = _Inputs(samples, limit, seed)
+    inputs = Inputs(samples, limit, seed)
     _structure(result, original, rewritten)
     try:
         given, found = read_branches(original), read_branches(rewritten)
         result.branches = len(found)
-        bare = strip(rewritten) if found else rewritten
-        plain = strip(original) if given else original
+        entries = [b.entry for b in given]
+        added = [b for b in found if b.entry not in entries]
+        for why in strange_constants(rewritten, added):
+            result.fail(why)
+        kept = {t.name for t in original.graph.initializer}
+        bare = without_branches(rewritten, added, kept) if added else rewritten
     except (ValueError, KeyError, TypeError, UserError) as e:
         result.fail(f"the branches that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
         _log(result)
         return result
-    entries = [b.entry for b in found]
     for b in given:  # a pass that ran on a compensated model leaves its branches as they are
-        if b.entry not in entries:
+        if b.entry not in [f.entry for f in found]:
             result.fail(f"the branch at '{b.output}' of the original is missing or another one")
-    _translation(result, plain, bare, inputs)
+    structure = compare(original, bare)
+    result.notes += structure.notes
+    for why in structure.failures:
+        result.fail(why)
+    if result.verdict == "PASSED":
+        if original.SerializeToString(deterministic=True) == rewritten.SerializeToString(deterministic=True):
+            result.notes.append("the two models are one and the same: nothing was rewritten between them")
+        _translation(result, original, bare, structure, inputs)
     if result.branches and result.verdict == "PASSED":
         _branches(result, original, rewritten, inputs)
     _log(result)
@@ -124,7 +136,7 @@ def _branches(
     result: Verification,
     original: onnx.ModelProto,
     rewritten: onnx.ModelProto,
-    inputs: _Inputs,
+    inputs: Inputs,
 ) -> None:
     """Compensation branches: they are left out of the comparison with the oracle, and checked by themselves."""
     for level in ("disable_all", "enable_all"):
@@ -145,24 +157,23 @@ def _translation(
     result: Verification,
     original: onnx.ModelProto,
     rewritten: onnx.ModelProto,
-    inputs: _Inputs,
+    structure: Structure,
+    inputs: Inputs,
 ) -> None:
-    """Quantizers that were widened or got another step, against the oracle."""
-    try:
-        scales = read_scales(rewritten)
-    except (ValueError, KeyError, TypeError) as e:
-        result.fail(f"the steps that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
-        return
+    """Quantizers that were widened or got another step, against the oracle; re-fitted layers, against numpy."""
+    declared = structure.declared
+    result.rescaled, result.refitted = len(declared.scales), len(declared.refitted)
     genuine = original
-    if scales:  # the yardstick has the new steps, and biases that follow them
-        original = rescale_model(original, scales)
-        result.rescaled = len(scales)
+    if declared.scales:  # the yardstick has the new steps, and biases that follow them
+        original = rescaled(original, declared.scales, structure.unfollowed, structure.steps)
+    final = rewritten
+    if declared.refitted:  # all but the new values is compared first
+        rewritten = substituted(rewritten, structure.expected)
     before, after = Graph(original), Graph(rewritten)
-    try:
-        layouts = read_layouts(rewritten)
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as e:
-        result.fail(f"the layouts that the rewritten model carries cannot be read ({type(e).__name__}: {e})")
-        return
+    layouts = {
+        name: (now, Wide(w.axis, w.origin, w.level, w.narrow, None, True, w.halved))
+        for name, (now, w) in declared.layouts.items()
+    }
     shapes = infer_shapes(original)
     wide: dict[str, WideQuantizer] = {}
     for name, (_, w) in layouts.items():
@@ -178,7 +189,7 @@ def _translation(
     if isinstance(plain, str):
         result.notes.append(f"onnxruntime does not load the original, so nothing could be compared: {plain}")
         return
-    new = attempt(rewritten, "disable_all")
+    new = attempt(final, "disable_all")
     if isinstance(new, str):
         result.fail(f"onnxruntime loads the original but not the rewritten model: {new}")
         return
@@ -187,21 +198,24 @@ def _translation(
     if narrow := nibbles(before):
         untouched = {t: d for t, d in narrow.items() if any(t in n.output for n in truth.graph.node)}
         truth, original = as_bytes(truth, untouched), as_bytes(original, narrow)
-        rewritten = as_bytes(rewritten, nibbles(after))
+        rewritten, final = (as_bytes(m, nibbles(after)) for m in (rewritten, final))
     cuts = find_cuts(before, after, layouts, names)
     limits = {c.original: wide[n] for n in wide for c in cuts if c.oracle == names[n]}
-    _exact(result, truth, rewritten, cuts, limits, inputs)
+    compare_exactly(result, truth, rewritten, cuts, limits, inputs)
     if wide and not result.exact.values and result.verdict == "PASSED":
         result.fail(
             "the models could not be run on these inputs, so nothing was compared: give samples that fit (--calib)"
         )
+    if declared.refitted and result.verdict == "PASSED":
+        for why in check_refitted(final, rewritten, declared.refitted, inputs.samples, inputs.limit):
+            result.fail(why)
     if result.verdict == "PASSED":
-        models = {"genuine": genuine, "original": original, "rewritten": rewritten}
+        models = {"genuine": genuine, "original": original, "rewritten": final}
         _optimized(result, models, cuts, inputs)
 
 
 def _optimized(
-    result: Verification, models: Mapping[str, onnx.ModelProto], cuts: Sequence[Cut], inputs: _Inputs
+    result: Verification, models: Mapping[str, onnx.ModelProto], cuts: Sequence[Cut], inputs: Inputs
 ) -> None:
     """ORT_ENABLE_ALL against ORT_DISABLE_ALL.
 

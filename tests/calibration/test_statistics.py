@@ -23,7 +23,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region, adjustable
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import Session
 
@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 # ---- Statistics -----------------------------------------------------------------------------------------------------
 
 
-def regions_of(model: onnx.ModelProto) -> list[Region]:
+def regions_of(model: onnx.ModelProto) -> list[Quantized]:
     return find_regions(Graph(model), infer_shapes(model))
 
 
@@ -41,7 +41,7 @@ def collect(model: onnx.ModelProto, *feeds: dict[str, Array]) -> Statistics:
     regions = regions_of(model)
     tensors = [r.tensor for r in regions]
     session = Session(expose(reference(model, regions), tensors))
-    statistics = Statistics(fingerprint(model), regions, [k for k, r in enumerate(regions) if r.adjustable])
+    statistics = Statistics(fingerprint(model), regions, list(adjustable(regions)))
     for turn, f in enumerate(feeds):
         got = session.run(f, [t for t in tensors if t not in f])
         statistics.add(regions, {**f, **got}, turn)
@@ -77,7 +77,7 @@ def test_statistics_hold_the_tensors_in_front_of_the_quantizers(name: str) -> No
     assert statistics.samples == 3 and statistics.histograms
     for k, h in statistics.histograms.items():
         r = regions[k]
-        assert r.walk is not None and r.quantizer is not None
+        assert isinstance(r, Region)
         a = np.moveaxis({**feed, **got}[r.tensor], r.walk.axis, 0)
         assert h.signed == bool(np.any(r.quantizer.zero_point > r.quantizer.qmin))
         assert len(h.counts) == (len(a) if r.walk.weights else 1)  # a step alone is chosen for all channels

@@ -9,10 +9,10 @@ import zoo
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.compensation.compensate import compensate
-from onnx_ocs.compensation.entries import WHY
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Translate
 from onnx_ocs.passmanager import run_passes
+from onnx_ocs.refusals import CATALOGUE
 
 
 def run(model: onnx.ModelProto, context: Context, budget: float = 1.0) -> tuple[bool, list[str]]:
@@ -25,17 +25,20 @@ def run(model: onnx.ModelProto, context: Context, budget: float = 1.0) -> tuple[
 
 def test_without_samples() -> None:
     model, _ = zoo.build("conv_relu_conv")
-    with pytest.raises(UserError, match=WHY["no_samples"]):
+    with pytest.raises(UserError, match=CATALOGUE["no_samples"].why):
         run(model, Context())
 
 
 def test_with_few_samples() -> None:
     model, _ = zoo.build("conv_relu_conv")
-    assert run(model, Context(random_samples(model, 4, 0))) == (False, [f"compensate: {WHY['few_samples']}"])
+    assert run(model, Context(random_samples(model, 4, 0))) == (False, [f"compensate: {CATALOGUE['few_samples'].why}"])
 
 
 def test_of_a_file_that_was_translated_before() -> None:
     model, _ = zoo.build("conv_relu_conv")
     once, _ = run_passes(model, [Translate()], Context())
     assert once is not model
-    assert run(once, Context(random_samples(once, 32, 0))) == (False, [f"compensate: {WHY['translated_before']}"])
+    assert run(once, Context(random_samples(once, 32, 0))) == (
+        False,
+        [f"compensate: {CATALOGUE['translated_before'].why}"],
+    )

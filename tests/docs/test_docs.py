@@ -84,7 +84,7 @@ def needs_what_is_there(page: Path) -> None:
 def run(args: list[str], folder: Path) -> str:
     """What a command prints; `python` is this one, and imports the same onnx_ocs."""
     paths = [str(Path(onnx_ocs.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    env = {**os.environ, "COLUMNS": "160", "PYTHONPATH": os.pathsep.join(p for p in paths if os.path.isabs(p))}
+    env = {**os.environ, "COLUMNS": "160", "PYTHONPATH": os.pathsep.join(p for p in paths if Path(p).is_absolute())}
     env.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run([sys.executable, *args], cwd=folder, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, f"{shlex.join(args)}\n{done.stdout}{done.stderr}"
@@ -136,7 +136,8 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
         elif block.kind == "text" and output:
             lines = [line for line in block.text.splitlines() if line.strip() not in ("", "...")]
             missing = [line for line in lines if not prints(output, line)]
-            assert not missing, "\n".join([f"line {block.line} shows what is not printed:", *missing, "printed:", output])
+            why = f"line {block.line} shows what is not printed:"
+            assert not missing, "\n".join([why, *missing, "printed:", output])
             output = ""
         else:
             output = ""
@@ -242,11 +243,13 @@ def options() -> set[str]:
     known = set(re.findall(r"--[a-z][a-z-]+", verbs))
     scripts = [*ROOT.glob("tests/*/*.py"), *ROOT.glob("models/**/*.py")]
     source = "".join(p.read_text(encoding="utf-8") for p in scripts if p != Path(__file__))
-    return known | set(re.findall(r'"(--[a-z][a-z-]+)"', source)) | {"--help", "--install-completion", "--strict", "--no-deps"}
+    others = {"--help", "--install-completion", "--strict", "--no-deps"}
+    return known | set(re.findall(r'"(--[a-z][a-z-]+)"', source)) | others
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
 def test_options_exist(page: Path, options: set[str]) -> None:
     needs_what_is_there(page)
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.S)))
+    text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.S)
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert named <= options, named - options

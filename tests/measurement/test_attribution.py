@@ -20,13 +20,13 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.runtime.session import Session
 
 Array = np.ndarray[Any, Any]
 
 
-def regions_of(model: onnx.ModelProto) -> list[Region]:
+def regions_of(model: onnx.ModelProto) -> list[Quantized]:
     return find_regions(Graph(model), infer_shapes(model))
 
 
@@ -94,7 +94,7 @@ def test_a_translation_mends_what_it_says(tmp_path: Path) -> None:
 def test_quantizers_that_carry_are_helped_with_those_upstream(name: str) -> None:
     model, _ = zoo.build(name)
     regions = regions_of(model)
-    carried = {id(n) for r in regions if r.walk is not None for n in r.walk.carried}
+    carried = {id(n) for r in regions if isinstance(r, Region) for n in r.walk.carried}
     can = mendable(Graph(model), regions)
     assert all(c for r, c in zip(regions, can, strict=True) if r.refusal is None)
     assert all(c for r, c in zip(regions, can, strict=True) if all(id(n) in carried for n in r.nodes))

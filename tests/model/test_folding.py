@@ -109,3 +109,13 @@ def test_all_and_copies_of_some_are_put_together_as_any_other() -> None:
     whole = np.arange(12).reshape(3, 4)
     positions = np.asarray([0, 1, 2, 3, 1, 1, 3])
     np.testing.assert_array_equal(Taken(whole, {1: positions}).array(), whole[:, positions])
+
+
+def test_a_reshape_copies_the_dimension_at_the_same_place() -> None:
+    x = np.arange(24).reshape(2, 3, 4)
+    node = helper.make_node("Reshape", ["x", "to"], ["y"])
+    got = fold(node, [x, np.asarray([-1, 0, 2])])
+    assert got is not None and got.shape == (4, 3, 2)
+    kept = helper.make_node("Reshape", ["x", "to"], ["y"], allowzero=1)
+    empty = fold(kept, [np.zeros((0, 3)), np.asarray([3, 0])])
+    assert empty is not None and empty.shape == (3, 0)

@@ -58,7 +58,9 @@ def test_a_small_constant_is_read_as_a_shape() -> None:
 
 @pytest.mark.parametrize("op", ["Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Swish"])
 def test_contrib_activations_keep_the_shape(op: str) -> None:
-    model = graph([helper.make_node(op, ["x"], ["y"], domain="com.microsoft")], domain="com.microsoft")
+    inputs = ["x", "bias"] if op == "BiasGelu" else ["x"]
+    bias = numpy_helper.from_array(np.zeros(6, np.float32), "bias")
+    model = graph([helper.make_node(op, inputs, ["y"], domain="com.microsoft")], bias, domain="com.microsoft")
     assert infer_shapes(model)["y"] == ("N", 4, 6)
     assert model.graph.node[0].op_type == op
 

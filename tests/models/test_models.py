@@ -88,7 +88,7 @@ def test_wrong_version_is_missing():
     assert network.missing() == ["onnx==0.0.1"]
 
 
-@pytest.mark.parametrize("name", [n for n in QUANTIZERS if n != "reconstructed"])  # see test_reconstruct.py
+@pytest.mark.parametrize("name", [n for n in QUANTIZERS if n != "reconstructed"])  # see reconstruction/test_train.py
 def test_quantizers(name, tmp_path):
     """Each makes a QDQ model with int8 weights per channel that still knows its digits; twice the same bytes."""
     act_bits = 4 if name == "lowbit" else 8

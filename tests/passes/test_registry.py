@@ -1,12 +1,16 @@
-"""Passes by name, and their options by address."""
+"""Passes by name, those of other packages too, and their options by address."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import PASSES, Compensate, Translate
-from onnx_ocs.passes.registry import find_pass, make_passes
+from onnx_ocs.passes.registry import GROUP, find_pass, make_passes
 
 
 def test_every_pass_is_found_by_its_name() -> None:
@@ -44,3 +48,58 @@ def test_what_a_pass_needs_is_at_hand() -> None:
     assert all(getattr(onnx_ocs.passes, n) is not None for n in names)
     with pytest.raises(AttributeError, match="has no attribute 'Polish'"):
         _ = onnx_ocs.passes.Polish  # type: ignore[attr-defined]
+
+
+# ---- passes of other packages ---------------------------------------------------------------------------------------
+
+OTHER = """
+class Polish:
+    name, version = "polish", "3"
+
+    def run(self, model, context): ...
+
+
+class Translate(Polish):
+    name = "translate"
+
+
+class Half:
+    name = "half"
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package that registers passes, one of them under a name that is taken."""
+    info = tmp_path / "polish_pass-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "polishing.py").write_text(OTHER)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: polish-pass\nVersion: 1.0\n")
+    entries = {"polish": "Polish", "translate": "Translate", "half": "Half", "gone": "Gone"}
+    lines = "".join(f"{k} = polishing:{v}\n" for k, v in entries.items())
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{lines}")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("polishing", None)
+
+
+def test_those_of_another_package(installed: None) -> None:
+    kind = find_pass("polish")
+    assert (kind.__module__, kind.name, kind.version) == ("polishing", "polish", "3")
+
+
+def test_a_name_of_this_package_is_its_own(installed: None) -> None:
+    assert find_pass("translate") is PASSES["translate"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", r"there is no pass 'nothing': choose from translate, split, .*gone, half, polish"),
+        ("gone", r"the pass 'gone' \(polishing:Gone\) cannot be loaded: AttributeError"),
+        ("half", r"the pass 'half' \(polishing:Half\) has no version, run: it is no pass of onnx_ocs"),
+    ],
+)
+def test_what_cannot_be_used_is_said(installed: None, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_pass(name)

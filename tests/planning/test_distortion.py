@@ -18,6 +18,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.planning.distortion import Readers, readers, tabulate
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
 
 Array = np.ndarray[Any, Any]
 
@@ -197,7 +198,7 @@ def build(case: Reader) -> tuple[onnx.ModelProto, Readers]:
     model = n.model(*outputs)
     graph = Graph(model)
     region = next(r for r in find_regions(graph, infer_shapes(model)) if r.tensor == "relu1")
-    assert region.walk is not None and region.walk.channels == 8 and region.walk.weights
+    assert isinstance(region, Region) and region.walk.channels == 8 and region.walk.weights
     assert not region.walk.folded
     return model, readers(graph, region)
 
@@ -264,6 +265,7 @@ def test_quantized_weights_are_read_through_their_dequantizer() -> None:
         model = n.model(n.conv(n.qdq(n.op("Relu", n.conv(n.qdq("x", "mid"))))))
         graph = Graph(model)
         region = next(r for r in find_regions(graph, infer_shapes(model)) if r.tensor == "relu1")
+        assert isinstance(region, Region)
         gains.append(readers(graph, region))
     assert np.allclose(gains[0].gain, gains[1].gain, rtol=0.02)
     assert np.allclose(gains[0].gain_mean, gains[1].gain_mean, rtol=0.1)
@@ -276,6 +278,7 @@ def test_who_reads_the_value_itself_sees_every_channel_alike() -> None:
     model = n.model(n.op("Add", n.conv(a), a))
     graph = Graph(model)
     region = next(r for r in find_regions(graph, infer_shapes(model)) if r.tensor == "relu1")
+    assert isinstance(region, Region)
     w = next(t for t in model.graph.initializer if t.name == "conv2_w")
     alone = (onnx.numpy_helper.to_array(w).astype(np.float64) ** 2).sum((0, 2, 3))
     more = readers(graph, region).gain - alone

@@ -4,206 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import zoo
+from planned import CALIB, DIGITS, FEW, FLOAT8, ROOT, carried_out, extra_macs, fed, files, not_worse, plan, source
 from zoo import Net, Style
 
 from onnx_ocs import api
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.errors import UserError
-from onnx_ocs.model.files import fingerprint
-from onnx_ocs.passes.translate import Translate
-from onnx_ocs.planning import make as planning
-from onnx_ocs.planning import search as trials
-from onnx_ocs.planning.allocate import Recipe
-from onnx_ocs.planning.choices import Budget
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.runtime import session as runtime
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
-ROOT = Path(__file__).resolve().parents[2]
-DIGITS = ROOT / "models" / "digits.w8a2.onnx"
-CALIB = ROOT / "models" / "digits.calib.npz"
-FLOAT8 = ROOT / "tests" / "data" / "ort_cnn_l17_f8.onnx"
-FEW = ("--samples", 48, "--copies", 2)  # enough to plan by, and quick
-
 Array = np.ndarray[Any, Any]
 Model = onnx.ModelProto
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    """Small models run six times faster without onnxruntime's thread pools."""
-    make = runtime._options
-
-    def options(*args: Any) -> Any:
-        o = make(*args)
-        o.intra_op_num_threads = 1
-        return o
-
-    runtime._options = options
-    yield
-    runtime._options = make
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("calibration")
-
-
-@cache
-def fed(name: str) -> tuple[Model, dict[str, Array]]:
-    """A model of the zoo, and twelve samples for it."""
-    model, feed = zoo.build(name)
-    if name == "fixed_batch":
-        return model, feed
-    rng = np.random.default_rng(7)
-    return model, {k: rng.standard_normal((12, *v.shape[1:])).astype(v.dtype) for k, v in feed.items()}
-
-
-def saved(folder: Path, name: str) -> str:
-    path = folder / f"{name}.npz"
-    if not path.exists():
-        np.savez(path, **fed(name)[1])
-    return str(path)
-
-
-def source(name: str, folder: Path) -> tuple[Model, str, int | None]:
-    return (onnx.load(DIGITS), str(CALIB), 48) if name == "digits" else (fed(name)[0], saved(folder, name), None)
-
-
-def files(tmp_path: Path, name: str) -> tuple[str, ...]:
-    """A model of the zoo and its samples in files of this folder; arguments of the command line."""
-    model, feed = fed(name)
-    onnx.save(model, tmp_path / "in.onnx")
-    np.savez(tmp_path / "c.npz", **feed)
-    return "in.onnx", "--calib", "c.npz"
-
-
-Planned = tuple[Plan, dict[str, Any]]
-KNOWN: dict[Any, Planned] = {}
-
-
-def plan(name: str, folder: Path, **options: Any) -> Planned:
-    """A plan; the same one is made once only."""
-    key = name, tuple(options.items())
-    if key not in KNOWN:
-        model, calib, limit = source(name, folder)
-        KNOWN[key] = api.plan(model, calib, PlanOptions(**{"copies": 2, **options}), limit=limit)
-    return KNOWN[key]
-
-
-def carried_out(name: str, folder: Path, made: Plan, verify: bool = False) -> api.RewriteResult:
-    model, calib, limit = source(name, folder)
-    return api.rewrite(model, calib=calib, passes=[Translate(plan=made)], verify=verify, limit=limit)
-
-
-def extra_macs(report: dict[str, Any]) -> float:
-    return float(report["cost"]["macs_after"] / report["cost"]["macs_before"] - 1)
-
-
-def mean_copies(made: Plan, channels: int) -> float:
-    return float(sum(r.copies.sum() + r.copies_low.sum() for r in made.regions)) / channels
-
-
-def not_worse(report: dict[str, Any]) -> bool:
-    q = report["quality"]
-    before, after = (np.inf if v is None else v for v in (q["sqnr_before_db"], q["sqnr_after_db"]))
-    better = q["agreement_before"] is not None and q["agreement_after"] > q["agreement_before"]
-    return bool(after >= before - 0.01 or better)
-
-
-# ---- budgets --------------------------------------------------------------------------------------------------------
-
-NETS = [
-    "residual", "three_layers", "depthwise", "grouped", "conv_transpose", "matmul_gelu", "flatten_gemm",
-    "concat_wide", "concat_narrow", "concat_requantized", "concat_depthwise", "concat_grouped", "concat_twice",
-    "requantized", "depthwise_chain", "depthwise_flatten", "depthwise_pool", "groups_mixed",
-    "output_integer", "attention", "bias_int8", "bias_int32_residual", "float16",
-    "opset10", "fixed_batch",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("budget", [0.02, 0.1, 0.3])
-def test_budget_on_digits(folder: Path, budget: float) -> None:
-    made, found = plan("digits", folder, budget=budget)
-    result = carried_out("digits", folder, made)
-    spent = extra_macs(result.report)
-    assert spent <= budget + 1e-9
-    assert spent == pytest.approx(made.predicted["extra_macs"], abs=1e-6)
-    assert spent >= 0.5 * budget, "money was left"
-    assert made.model == fingerprint(onnx.load(DIGITS))
-    assert not_worse(result.report)
-    assert made.predicted["objective_after"] < made.predicted["objective_before"]
-    assert found["before"][0] == made.predicted["objective_before"]
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_budget_on_small_networks(folder: Path, name: str) -> None:
-    """Whatever stands between a tensor and its readers, the prediction is what the rewritten model costs."""
-    made, _ = plan(name, folder, budget=0.4)
-    result = carried_out(name, folder, made)
-    assert result.changed
-    assert extra_macs(result.report) <= 0.4 + 1e-9
-    assert extra_macs(result.report) == pytest.approx(made.predicted["extra_macs"], abs=2e-3)
-    assert not_worse(result.report)
-    gain = result.report["quality"]["sqnr_after_db"] - result.report["quality"]["sqnr_before_db"]
-    assert gain > 1, "all of these clip a fifth of their values"
-
-
-@pytest.mark.parametrize(
-    ("name", "ratio"), [("digits", 0.5), ("residual", 0.05), ("residual", 0.5), ("concat_wide", 0.5)]
-)
-def test_ratio(folder: Path, name: str, ratio: float) -> None:
-    made, _ = plan(name, folder, budget=None, ratio=ratio)
-    result = carried_out(name, folder, made)
-    channels = sum(e["channels"] or 0 for e in result.report["regions"] if e["consumers"])
-    assert mean_copies(made, channels) <= ratio + 1e-9
-    assert made.predicted["mean_copies"] <= ratio + 1e-9
-    assert not_worse(result.report)
-    if ratio == 0.5:
-        assert mean_copies(made, channels) > 0.1
-
-
-@pytest.mark.parametrize("name", ["digits", "residual", "depthwise"])
-def test_budget_is_kept_and_pays(folder: Path, name: str) -> None:
-    values = []
-    for budget in (0.0, 0.02, 0.1, 0.3):
-        made, _ = plan(name, folder, budget=budget)
-        assert made.predicted["extra_macs"] <= budget + 1e-9
-        values.append(made.predicted["objective_after"])
-        assert values[-1] <= made.predicted["objective_before"] * (1 + 1e-9)
-    assert min(values[1:]) < values[0]
-
-
-def test_no_budget_at_all(folder: Path) -> None:
-    """Other steps cost nothing; without them there is nothing to do."""
-    made, _ = plan("residual", folder, budget=0.0)
-    assert not any(r.copies.any() or r.copies_low.any() for r in made.regions)
-    assert extra_macs(carried_out("residual", folder, made).report) == 0
-    made, _ = plan("residual", folder, budget=0.0, rescale=False)
-    assert made.regions == ()
-    result = carried_out("residual", folder, made)
-    assert not result.changed and result.model is not None
-
-
-@pytest.mark.parametrize("name", ["qcdq2_residual", "matmul_gelu"])
-def test_most_copies(folder: Path, name: str) -> None:
-    for copies in (1, 2):
-        made, _ = plan(name, folder, budget=2.0, copies=copies)
-        assert max(max(r.copies.max(), r.copies_low.max()) for r in made.regions) <= copies
 
 
 # ---- what is asked for ----------------------------------------------------------------------------------------------
@@ -227,35 +49,6 @@ def test_rescale_is_used_and_is_better(folder: Path) -> None:
     result = carried_out("residual", folder, free, verify=True)
     assert any(e["scale"] != e["scale_before"] for e in result.report["regions"])
     assert result.verification is not None and result.verification.verdict == "PASSED"
-
-
-@pytest.mark.parametrize(("macs", "effort"), [(planning.JUDGING_MACS, "full"), (1e6, "quick")])
-def test_effort_follows_the_samples_that_plans_are_judged_on(
-    folder: Path, macs: float, effort: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(planning, "JUDGING_MACS", macs)
-    budget = {"full": 0.11, "quick": 0.12}[effort]  # of this test alone: plans are remembered
-    made, found = plan("digits", folder, budget=budget)
-    asked, same = plan("digits", folder, budget=budget, effort=effort)
-    assert found["effort"] == same["effort"] == effort
-    assert made.digest() == asked.digest()
-    assert ("weighed in place" in found["candidates"]) == (effort == "full")
-    other = {"full": "quick", "quick": "full"}[effort]
-    assert plan("digits", folder, budget=budget, effort=other)[1]["effort"] == other, "what is asked for is done"
-
-
-@pytest.mark.parametrize("name", ["digits", "residual"])
-def test_quick_keeps_the_best_of_the_compared(folder: Path, name: str) -> None:
-    """Little effort: a plan of those that are compared, not worked on, and never worse than no plan."""
-    full, thorough = plan(name, folder, budget=0.2)
-    made, found = plan(name, folder, budget=0.2, effort="quick")
-    assert "weighed in place" in thorough["candidates"] and "weighed in place" not in found["candidates"]
-    assert found["rolled_back"] == []
-    values = {k: v["objective"] for k, v in found["candidates"].items()}
-    assert {k: v["objective"] for k, v in thorough["candidates"].items() if k in values} == values
-    assert found["chosen"] == min(values, key=lambda k: values[k])
-    assert made.regions and full.regions
-    assert not_worse(carried_out(name, folder, made).report)
 
 
 @pytest.mark.parametrize("name", ["residual", "three_layers", "bias_int8", "depthwise"])
@@ -394,148 +187,12 @@ def test_the_same_plan_on_a_slow_machine(folder: Path, monkeypatch: pytest.Monke
     assert plans[0] == plans[1] == plans[2]
 
 
-# ---- plans as files -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def plan_text(folder: Path) -> str:
-    return plan("digits", folder, budget=0.1)[0].to_json()
-
-
-def test_plan_file(run: Any, tmp_path: Path, plan_text: str) -> None:
-    """Written, read back, and applied: the same bytes each time, and the same model as from Python."""
-    code, out, err = run("plan", DIGITS, "-o", "p.json", "--calib", CALIB, *FEW, "--budget", 0.1)
-    assert (code, err) == (0, "") and out
-    assert (tmp_path / "p.json").read_text() == plan_text
-    read = Plan.read(tmp_path / "p.json")
-    assert read.to_json() == plan_text
-    json.loads(plan_text, parse_constant=pytest.fail)
-    for name in ("a", "b"):
-        code, out, err = run("rewrite", DIGITS, f"{name}.onnx", "--plan", "p.json", "--report", f"{name}.json")
-        assert (code, err) == (0, "") and out.splitlines()[-1].startswith("PASSED")
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes() != DIGITS.read_bytes()
-    result = api.rewrite(onnx.load(DIGITS), passes=[Translate(plan=read)], verify=False)
-    assert result.model == onnx.load(tmp_path / "a.onnx")
-    report = json.loads((tmp_path / "a.json").read_text())
-    assert extra_macs(report) <= 0.1
-    applied = {e["tensor"]: e for e in report["regions"] if e["status"] == "applied"}
-    for r in read.regions:
-        e = applied[r.tensor]
-        assert (e["copies"], e["copies_low"], e["scale"]) == (
-            r.copies.tolist(),
-            r.copies_low.tolist(),
-            r.scale.tolist(),
-        )
-    # once more on its own result: nothing to do
-    code, out, err = run("rewrite", "a.onnx", "c.onnx", "--plan", "p.json")
-    assert (code, err) == (0, "") and "nothing" in out.splitlines()[-1]
-    assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "a.onnx").read_bytes()
-
-
-def test_rewrite_is_plan_and_apply(run: Any, tmp_path: Path) -> None:
-    """`rewrite --budget` gives what `plan` and `rewrite --plan` give (the dry run is the same code path)."""
-    args = [*files(tmp_path, "residual"), "--copies", 2, "--budget", 0.3]
-    assert run("plan", "-o", "p.json", *args)[0] == 0
-    assert run("rewrite", "in.onnx", "a.onnx", "--plan", "p.json", "-q")[0] == 0
-    assert run("rewrite", args[0], "b.onnx", *args[1:], "-q")[0] == 0
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-    assert (tmp_path / "a.onnx").read_bytes() != (tmp_path / "in.onnx").read_bytes()
-
-
-def test_plan_written_by_hand(run: Any, tmp_path: Path, plan_text: str) -> None:
-    """Without the hash of a model it is taken as it is."""
-    data = json.loads(plan_text)
-    del data["model"], data["predicted"]
-    (tmp_path / "p.json").write_text(json.dumps(data))
-    (tmp_path / "q.json").write_text(plan_text)
-    for name in "pq":
-        assert run("rewrite", DIGITS, f"{name}.onnx", "--plan", f"{name}.json", "-q")[0] == 0
-    assert (tmp_path / "p.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
-
-
-def test_empty_plan(run: Any, tmp_path: Path) -> None:
-    (tmp_path / "p.json").write_text(Plan(fingerprint(onnx.load(DIGITS)), ()).to_json())
-    code, out, err = run("rewrite", DIGITS, "o.onnx", "--plan", "p.json")
-    assert (code, err) == (0, "") and "nothing" in out.splitlines()[-1]
-    assert (tmp_path / "o.onnx").read_bytes() == DIGITS.read_bytes()
-
-
-def region(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
-    """A change of the plan's first region."""
-    return lambda data: change(data["regions"][0])
-
-
-DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "schema": lambda d: d.update(schema="onnx_ocs.plan/2"),
-    "no schema": lambda d: d.pop("schema"),
-    "another model": lambda d: d.update(model="0" * 64),
-    "no regions": lambda d: d.pop("regions"),
-    "regions null": lambda d: d.update(regions=None),
-    "regions a word": lambda d: d.update(regions="all"),
-    "predicted a number": lambda d: d.update(predicted=5),
-    "tensor": region(lambda r: r.update(tensor="nobody")),
-    "tensor missing": region(lambda r: r.pop("tensor")),
-    "quantizers": region(lambda r: r.update(quantizers=["nobody"])),
-    "quantizers a number": region(lambda r: r.update(quantizers=5)),
-    "channel missing": region(lambda r: r["copies"].pop()),
-    "channel too many": region(lambda r: r["copies_low"].append(0)),
-    "copies a number": region(lambda r: r.update(copies=1)),
-    "copies words": region(lambda r: r.update(copies=["many"] * 16)),
-    "copies null": region(lambda r: r.update(copies=None)),
-    "copies fractions": region(lambda r: r.update(copies=[0.5] * len(r["copies"]))),
-    "copies negative": region(lambda r: r["copies"].__setitem__(0, -1)),
-    "copies_low negative": region(lambda r: r["copies_low"].__setitem__(0, -2)),
-    "copies many": region(lambda r: r["copies"].__setitem__(0, 10**9)),
-    "copies huge": region(lambda r: r["copies"].__setitem__(0, 10**30)),
-    "mode": region(lambda r: r.update(mode="eager")),
-    "mode missing": region(lambda r: r.pop("mode")),
-    "scale zero": region(lambda r: r.update(scale=0.0)),
-    "scale negative": region(lambda r: r.update(scale=-0.5)),
-    "scale NaN": region(lambda r: r.update(scale=float("nan"))),
-    "scale infinite": region(lambda r: r.update(scale=float("inf"))),
-    "scale vanishes": region(lambda r: r.update(scale=1e-60)),
-    "scale overflows": region(lambda r: r.update(scale=1e60)),
-    "scale a list": region(lambda r: r.update(scale=[0.5, 0.5])),
-    "scale a word": region(lambda r: r.update(scale="fine")),
-    "region a word": lambda d: d["regions"].insert(0, "first"),
-}
-
-
 def complains(run: Any, *args: object) -> str:
     """Exit code 1, one line, no output."""
     code, out, err = run(*args)
     assert (code, out) == (1, ""), (out, err)
     assert err.startswith("Error: ") and len(err.splitlines()) == 1 and "Traceback" not in err
     return str(err)
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_plan(run: Any, tmp_path: Path, plan_text: str, name: str) -> None:
-    data = json.loads(plan_text)
-    DAMAGES[name](data)
-    (tmp_path / "p.json").write_text(json.dumps(data))
-    complains(run, "rewrite", DIGITS, "o.onnx", "--plan", "p.json")
-    assert not (tmp_path / "o.onnx").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"no plan", b"[1, 2]", b'"plan"', b"null", b"{}", b"\xff\xfe\x00", b"{"])
-def test_file_that_is_no_plan(run: Any, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "p.json").write_bytes(content)
-    assert "p.json" in complains(run, "rewrite", DIGITS, "o.onnx", "--plan", "p.json")
-    assert not (tmp_path / "o.onnx").exists()
-
-
-def test_plan_of_another_model(run: Any, tmp_path: Path, plan_text: str) -> None:
-    """Another network; and the same one with other weights, which the plan was not made for."""
-    (tmp_path / "p.json").write_text(plan_text)
-    onnx.save(fed("residual")[0], tmp_path / "other.onnx")
-    complains(run, "rewrite", "other.onnx", "o.onnx", "--plan", "p.json")
-    model = onnx.load(DIGITS)
-    weight = next(t for t in model.graph.initializer if "weight" in t.name and len(t.dims) == 4)
-    weight.raw_data = weight.raw_data[::-1]
-    onnx.save(model, tmp_path / "retrained.onnx")
-    complains(run, "rewrite", "retrained.onnx", "o.onnx", "--plan", "p.json")
-    assert not (tmp_path / "o.onnx").exists()
 
 
 # ---- the user's mistakes --------------------------------------------------------------------------------------------
@@ -791,50 +448,6 @@ def test_a_step_does_not_lift_a_folded_bound(tmp_path: Path) -> None:
     made = api.plan(model, str(tmp_path / "c.npz"), PlanOptions(budget=0.0))[0]
     steps = {r.tensor: float(r.scale) for r in made.regions}
     assert 4.7 / 255 < steps[plus] <= 6 / 255 * (1 + 1e-6)
-
-
-# ---- a plan that was worked on ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("held", "others", "kept"),
-    [
-        ((0.5, 1.1), (1.0, 1.0), True),  # a large gain, and next to nothing lost where the plan came from
-        ((0.9, 1.3), (1.0, 1.0), False),  # fitted to the samples that were asked
-        ((0.9, 0.9), (1.0, 1.0), True),
-        ((1.0, 1.0), (1.0, 1.0), False),  # nothing changed
-    ],
-)
-def test_all_samples_decide_on_refinement(
-    held: tuple[float, float], others: tuple[float, float], kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`held`: the refined plan's objective on the samples it was refined with, and on the others."""
-    recipe = Recipe(2, lambdas={1: 1.0})
-    choices: Any = {1: SimpleNamespace()}
-    before = trials.Trial("a plan", recipe, choices)
-    values = {1: others, 0: held}
-    problem: Any = SimpleNamespace(settings=len, describe=lambda _: {}, without=lambda _: problem)
-
-    class Judge:
-        def __init__(self, part: int) -> None:
-            self.part = part
-
-        def __call__(self, settings: int) -> tuple[float, float]:
-            return values[settings][self.part], 0.0
-
-        def halves(self, _: int) -> list[float]:
-            return [1.0]
-
-    monkeypatch.setattr(trials, "weigh_in_place", lambda *_: {1: 7.0})
-    monkeypatch.setattr(trials, "solve", lambda *_: choices)
-    monkeypatch.setattr(trials, "_roll_back", lambda *_: ({}, (3,)))  # one region is left out
-    judge: list[Any] = [Judge(0), Judge(1)]
-    trial = trials.improve(problem, *judge, Budget(0.1), PlanOptions(), before, lambda *_: None, {})
-    if kept:
-        assert (trial.name, trial.choices, trial.dropped) == ("a plan", {}, (3,))
-        assert trial.recipe == replace(recipe, lambdas={1: 7.0}), "weights belong to their plan"
-    else:
-        assert trial is before
 
 
 def test_a_model_that_the_optimizer_does_not_take(folder: Path) -> None:

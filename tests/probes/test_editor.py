@@ -53,11 +53,14 @@ def test_a_clip_of_the_whole_range_is_passed() -> None:
     np.testing.assert_array_equal(zoo.execute(new, n.feed)[0], n.feed["x"])
 
 
-def test_a_dequantizer_with_other_parameters_keeps_its_integers() -> None:
+@pytest.mark.parametrize("other", ["scale", "zero_point"])
+def test_a_dequantizer_with_other_parameters_keeps_its_integers(other: str) -> None:
     n = Net(Style(), x=zoo.IMAGE)
     q = n.q("x", "mid")
     n.dq(q, out="same")
-    n.op("DequantizeLinear", q, n.const("other", 1.0), "x_zero", out="different")
+    scale = n.const("other_scale", 1.0) if other == "scale" else "x_scale"
+    zero = n.const("other_zero", 3, np.uint8) if other == "zero_point" else "x_zero"
+    n.op("DequantizeLinear", q, scale, zero, out="different")
     model = n.model("same", "different")
     want = zoo.execute(model, n.feed)[1]
     e = Editor(model)

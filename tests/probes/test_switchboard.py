@@ -21,7 +21,7 @@ from onnx_ocs.probes.reference import reference
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.runtime import session as runtime
 from onnx_ocs.runtime.instrument import expose
 
@@ -45,25 +45,25 @@ TOLERANCE = {"float16": 3e-3, "float16_gelu": 5e-3, "uint16": 1e-4}
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small models run six times faster without onnxruntime's thread pools."""
-    make = runtime._options
+    make = runtime.session_options
 
     def options(*args: Any) -> Any:
         o = make(*args)
         o.intra_op_num_threads = 1
         return o
 
-    monkeypatch.setattr(runtime, "_options", options)
+    monkeypatch.setattr(runtime, "session_options", options)
 
 
 @pytest.fixture(params=NAMES)
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Array], list[Region]]]:
+def case(request: pytest.FixtureRequest) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Array], list[Quantized]]]:
     model, feed = zoo.build(request.param)
     before = model.SerializeToString(deterministic=True)
     yield request.param, model, feed, find_regions(Graph(model), infer_shapes(model))
     assert model.SerializeToString(deterministic=True) == before, "the model was changed"
 
 
-def grid(r: Region) -> Quantizer:
+def grid(r: Quantized) -> Quantizer:
     assert r.quantizer is not None
     return r.quantizer
 
@@ -74,11 +74,11 @@ def close(name: str, got: Array, want: Array) -> None:
     assert np.abs(got - want).max() <= TOLERANCE.get(name, 2e-6) * np.abs(want).max()
 
 
-def everything(regions: list[Region]) -> dict[int, Setting]:
+def everything(regions: list[Quantized]) -> dict[int, Setting]:
     return {k: narrow(grid(r)) for k, r in enumerate(regions)}
 
 
-def board_of(model: onnx.ModelProto, regions: list[Region]) -> Switchboard:
+def board_of(model: onnx.ModelProto, regions: list[Quantized]) -> Switchboard:
     return Switchboard(model, regions, infer_shapes(model))
 
 
@@ -99,24 +99,26 @@ def test_all_off_is_the_reference(case: Any) -> None:
 def test_one_on_is_the_reference_with_one_quantizer(case: Any) -> None:
     """What one tensor alone costs: the reference of all others."""
     name, model, feed, regions = case
-    carried = {id(n) for r in regions if r.walk is not None for n in r.walk.carried}
+    carried = {id(n) for r in regions if isinstance(r, Region) for n in r.walk.carried}
     board = board_of(model, regions)
     for k, r in enumerate(regions):
         # a carried quantizer has no switch: it is what its region makes of it
-        if any(id(n) in carried for n in r.nodes) or (r.walk is not None and r.walk.carried):
+        if any(id(n) in carried for n in r.nodes) or (isinstance(r, Region) and r.walk.carried):
             continue
         others = [o for i, o in enumerate(regions) if i != k]
         want = zoo.execute(reference(model, others), feed)[0]
         close(name, board.run(feed, {k: narrow(grid(r))}), want)
 
 
-def wide_plan(regions: list[Region], factor: float, seed: int) -> list[PlannedRegion]:
+def wide_plan(regions: list[Quantized], factor: float, seed: int) -> list[PlannedRegion]:
     """Another step for all of them, where it may be changed, and random copies."""
     rng = np.random.default_rng(seed)
-    carried = {id(n) for r in regions if r.walk is not None for n in r.walk.carried}
+    carried = {id(n) for r in regions if isinstance(r, Region) for n in r.walk.carried}
     planned = []
     for r in regions:
-        if r.walk is None or not r.walk.weights or r.walk.integers_leave or any(id(n) in carried for n in r.nodes):
+        if not isinstance(r, Region) or any(id(n) in carried for n in r.nodes):
+            continue
+        if not r.walk.weights or r.walk.integers_leave:
             continue
         q, c = grid(r), r.walk.channels
         scale = (
@@ -138,12 +140,12 @@ def setting(q: Quantizer, p: PlannedRegion) -> Setting:
     return Setting(p.scale, -(p.copies_low + 1.0) * low, (p.copies + 1.0) * high)
 
 
-def settings(regions: list[Region], planned: list[PlannedRegion]) -> dict[int, Setting]:
+def settings(regions: list[Quantized], planned: list[PlannedRegion]) -> dict[int, Setting]:
     by_name: Mapping[Any, PlannedRegion] = {(p.tensor, p.quantizers): p for p in planned}
     on = everything(regions)
     for k, r in enumerate(regions):
-        if (r.tensor, r.outputs) in by_name:
-            on[k] = setting(grid(r), by_name[r.tensor, r.outputs])
+        if r.key in by_name:
+            on[k] = setting(grid(r), by_name[r.key])
     return on
 
 

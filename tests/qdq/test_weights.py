@@ -225,3 +225,18 @@ def test_only_integers_with_a_step_a_channel_get_coarser(form: str) -> None:
     _, _, graph, node = convolution(**FORMS[form])
     weight = read_weight(graph, node, 1)
     assert weight is not None and coarsened(graph, weight, np.full(8, 2.0)) is None
+
+
+def test_transposes_follow_one_another() -> None:
+    n = Net(Style(weight="float"), x=(3, 5, 12))
+    w = n.const("w", n.rng.standard_normal((12, 16, 3, 1)))
+    t = n.op("Transpose", n.op("Transpose", w, perm=[2, 0, 3, 1]), perm=[2, 0, 1, 3])
+    model = n.model(n.op("MatMul", "x", t))
+    graph = Graph(model)
+    node = next(m for m in graph.nodes if m.op_type == "MatMul")
+    weight = read_weight(graph, node, 1)
+    assert weight is not None and weight.shape == (1, 3, 12, 16)
+    assert n.values(t).shape == weight.shape
+    before = seen(graph, node)
+    take(graph, node, 1, 2, np.asarray([0, 0, 5]))
+    np.testing.assert_array_equal(edited(graph, node), before[:, :, [0, 0, 5]])

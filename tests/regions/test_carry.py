@@ -166,3 +166,17 @@ def test_concat_of_unknown_sizes_folds() -> None:
     shapes = {**infer_shapes(graph.model), "x": ("N", None, 3, 6)}
     assert concat_sizes(graph.nodes[-1], shapes) is None
     assert route(graph, graph.nodes[-1], 0, wide([1, 0, 2, 0]), shapes).kind == "fold"
+
+
+@pytest.mark.parametrize(("op", "by", "factor"), [("Mul", 0.25, 0.25), ("Div", 4.0, 0.25), ("Mul", 3.0, 3.0)])
+def test_a_factor_multiplies_the_grid(op: str, by: float, factor: float) -> None:
+    layout = wide([1, 0, 0, 0])
+    r, _, _ = routed(lambda n, t: n.op(op, t, n.const("c", by)), layout)
+    assert r.kind == "carry" and r.output is not None and r.output.grid is not None and layout.grid is not None
+    assert r.output.factor == factor and r.output.grid.scale == layout.grid.scale * factor
+
+
+@pytest.mark.parametrize("by", [0.0, -1.0, np.inf, [1.0, 2.0, 3.0]])
+def test_other_factors_are_not_carried(by: Any) -> None:
+    r, _, _ = routed(lambda n, t: n.op("Mul", t, n.const("c", by)), wide([1, 0, 0, 0]), (4, 3, 3))
+    assert r.kind == "fold"

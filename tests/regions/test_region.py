@@ -251,7 +251,6 @@ def test_left_alone_by_a_plan(code: str) -> None:
     """What the user left out is told from what the plan did."""
     model, _ = build("three_layers")
     _, region = region_of(model, "relu1")
-    assert region.quantizer is not None
     ones = np.ones(8, np.int64)
     planned = PlannedRegion(region.tensor, region.outputs, region.quantizer.scale, ones, 0 * ones, "early")
     plan = Plan("", (planned,), excluded=("x", "conv2") if code == "excluded" else ())
@@ -266,7 +265,6 @@ def test_early_only(factor: float) -> None:
     """What the producer cannot make exactly is not made late instead; the step changes all the same."""
     model, _ = build("residual")
     _, region = region_of(model, "relu2")  # behind an Add
-    assert region.quantizer is not None
     ones = np.ones(8, np.int64)
     step = region.quantizer.scale * factor
     result = {}
@@ -423,11 +421,12 @@ NOT_EARLY: dict[str, tuple[str, Callable[[], Built], str]] = {
 
 def region_of(model: onnx.ModelProto, tensor: str) -> tuple[Graph, Region]:
     graph = Graph(model)
-    return graph, next(r for r in find_regions(graph, infer_shapes(model)) if r.tensor == tensor)
+    region = next(r for r in find_regions(graph, infer_shapes(model)) if r.tensor == tensor)
+    assert isinstance(region, Region)
+    return graph, region
 
 
 def all_copies(region: Region, levels: int = 1) -> Wide:
-    assert region.walk is not None
     copies = np.full(region.walk.channels, levels)
     return Decision(region, "early", copies, 0 * copies).wide
 

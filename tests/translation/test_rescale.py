@@ -15,7 +15,8 @@ import pytest
 import zoo
 from onnx import helper, numpy_helper
 from reference import initializer, wide_model
-from zoo import Net, Style
+from step_plans import BIASED, Array, Model, biased, large_bias, plan_for, planned, regions_of
+from zoo import Style
 
 from onnx_ocs import api
 from onnx_ocs.api import RewriteResult
@@ -24,36 +25,13 @@ from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.planning.plan import Plan, PlannedRegion
+from onnx_ocs.planning.plan import Plan
+from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.records.layouts import read_scales
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.targets import ort
-from onnx_ocs.translation.rescale import rescale_model
-
-Array = np.ndarray[Any, Any]
-Model = onnx.ModelProto
-Wish = tuple[float, int, str]  # factor of the step, copies of every second channel, mode
-
-
-def regions_of(model: Model) -> list[Region]:
-    return find_regions(Graph(model), infer_shapes(model))
-
-
-def planned(region: Region, factor: float, copies: int = 0, mode: str = "late") -> PlannedRegion:
-    q, walk = region.quantizer, region.walk
-    assert q is not None and walk is not None
-    scale = (q.scale * factor).astype(q.float_dtype).astype(np.float64)
-    up = np.zeros(walk.channels, np.int64)
-    up[:: 1 if walk.groups > 1 else 2] = copies
-    return PlannedRegion(region.tensor, region.outputs, scale, up, np.zeros_like(up), mode)
-
-
-def plan_for(model: Model, **wishes: Wish) -> Plan:
-    entries = [planned(r, *wishes[r.tensor]) for r in regions_of(model) if r.tensor in wishes]
-    assert len(entries) >= len(wishes)
-    return Plan(fingerprint(model), tuple(entries))
 
 
 def apply(model: Model, plan: Plan, verify: bool = True) -> RewriteResult:
@@ -175,7 +153,7 @@ def test_step_and_copies(name: str, factor: float, copies: int, mode: str) -> No
 def test_every_region_at_once() -> None:
     for name in ("residual", "depthwise", "three_layers"):
         model, feed = zoo.build(name)
-        tensors = [r.tensor for r in regions_of(model) if r.walk is not None and r.walk.weights]
+        tensors = [r.tensor for r in adjustable(regions_of(model)).values() if r.walk.weights]
         wishes = {t: (f, n, "early") for t, f, n in zip(tensors, (0.8, 0.5, 0.6), (1, 0, 2), strict=False)}
         result = apply(model, plan_for(model, **wishes))
         assert result.verification is not None and result.verification.verdict == "PASSED"
@@ -257,26 +235,6 @@ def test_a_grid_that_two_tensors_share_behind_a_concat() -> None:
 
 # ---- integer biases -------------------------------------------------------------------------------------------------
 
-BIASED = {
-    "conv": zoo.conv_relu_conv,
-    "three layers": zoo.three_layers,
-    "depthwise": zoo.grouped(8),
-    "grouped": zoo.grouped(2),
-    "transposed": zoo.transposed,
-    "gemm": zoo.gemm(0),
-    "gemm transB": zoo.gemm(1),
-    "gemm alpha beta": zoo.gemm(1, alpha=0.5, beta=2.0),
-    "residual": zoo.residual,
-    "requantized": zoo.requantized,
-    "two readers": zoo.readers(Net.conv, lambda n, a: n.conv(a, kernel=1)),
-}
-
-
-def biased(name: str, **style: Any) -> tuple[Net, Model]:
-    n, outputs = BIASED[name](Style(bias="int32", **style))
-    return n, n.model(*outputs)
-
-
 def bias_of(model: Model, layer: onnx.NodeProto) -> tuple[Array, Array]:
     dq = node(model, layer.input[2])
     assert dq.op_type == "DequantizeLinear"
@@ -325,7 +283,7 @@ def integer_kernels(model: Model) -> int | None:
 @pytest.mark.parametrize("mode", ["early", "late"])
 def test_tied_biases_with_copies(name: str, mode: str) -> None:
     net, model = biased(name)
-    wishes = {r.tensor: (0.45, 2, mode) for r in regions_of(model) if r.walk is not None and r.walk.weights}
+    wishes = {r.tensor: (0.45, 2, mode) for r in adjustable(regions_of(model)).values() if r.walk.weights}
     result = apply(model, plan_for(model, **wishes))
     assert result.verification is not None and result.verification.verdict == "PASSED"
     check_values(model, result, net.feed, 0.05)
@@ -446,16 +404,6 @@ def test_integers_that_somebody_computes_with(kind: str) -> None:
     assert entry(result, "relu1")["reason"]["code"] == "integers_leave"
 
 
-def large_bias(per_channel: bool = True) -> Model:
-    """A layer with a channel that is its bias and little else, 2^30 steps."""
-    _, model = biased("three layers", per_channel=per_channel)
-    bias = next(t for t in model.graph.initializer if t.name == "conv2_b")
-    value = numpy_helper.to_array(bias).copy()
-    value[3] = -(2**30)
-    bias.CopyFrom(numpy_helper.from_array(value, bias.name))
-    return model
-
-
 def test_bias_that_would_overflow() -> None:
     """The weights of a channel that is next to constant get coarser steps; the others stay bit for bit."""
 
@@ -508,7 +456,7 @@ def test_checks_do_not_edit() -> None:
         before = model.SerializeToString(deterministic=True)
         graph = Graph(model)
         for r in find_regions(graph, infer_shapes(model)):
-            if r.walk is not None and r.walk.weights and r.quantizer is not None:
+            if isinstance(r, Region) and r.walk.weights:
                 check_rescale(graph, r, r.quantizer.scale / 3)
         graph.commit()
         assert model.SerializeToString(deterministic=True) == before
@@ -526,7 +474,7 @@ def test_scales_are_read_back() -> None:
     old = {k: steps(model, k)[0] for k in scales}
     assert scales["relu1_q"] == np.float32(old["relu1_q"] * 0.5)
     assert scales["relu2_q"] == np.float32(old["relu2_q"] * 0.75)
-    yardstick = rescale_model(model, scales)
+    yardstick = rescaled(model, scales)
     assert steps(yardstick, "relu1_q", "relu1_dq") == [scales["relu1_q"]] * 2
     assert steps(yardstick, "x_q", "conv2_q") == steps(model, "x_q", "conv2_q")
     assert read_scales(model) == {}

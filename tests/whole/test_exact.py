@@ -10,6 +10,7 @@ import pytest
 import zoo
 from checks import applied, check_outputs, check_structure
 from onnx import numpy_helper
+from random_plans import random_plan
 from reference import initializer, is_repetition, layer_weights
 
 from onnx_ocs.api import rewrite
@@ -18,8 +19,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan, PlannedRegion
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.steps import check_rescale
+from onnx_ocs.regions.region import Region
 
 MODES = ("auto", "early", "late")
 COPIES = ((0.5, 1), (1, 2))
@@ -94,29 +94,6 @@ def test_measured_outliers_widen_the_graph_input_too(name: str, tmp_path: Path) 
     assert quality["sqnr_after_db"] > quality["sqnr_before_db"] + 0.5
 
 
-def random_plan(model: onnx.ModelProto, seed: int) -> Plan:
-    """Any copies, on both sides, and any step, for most regions."""
-    rng, graph = np.random.default_rng(seed), Graph(model)
-    regions = find_regions(graph, infer_shapes(model))
-    carried = {id(n) for r in regions if r.walk is not None for n in r.walk.carried}
-    planned = []
-    for r in regions:
-        q, walk = r.quantizer, r.walk
-        fit = r.refusal is None and not any(id(n) in carried for n in r.nodes)
-        if q is None or walk is None or not fit or rng.random() < 0.1:
-            continue
-        copies = np.full(walk.channels, rng.integers(1, 3)) if rng.random() < 0.4 else rng.integers(0, 4, walk.channels)
-        low = rng.integers(0, 3, walk.channels) * int(np.any(q.x_low > 0))
-        scale = (q.scale * rng.choice([1.0, rng.uniform(0.3, 1.2)])).astype(q.float_dtype).astype(np.float64)
-        if check_rescale(graph, r, scale) is not None:
-            scale = q.scale
-        if isinstance(r.early, Early):
-            copies = np.minimum(copies, np.floor((r.early.copies + 1) * (q.scale / scale).max() - 1)).astype(np.int64)
-        mode = str(rng.choice(["early", "late"]))
-        planned.append(PlannedRegion(r.tensor, r.outputs, scale, copies, low.astype(np.int64), mode))
-    return Plan("", tuple(planned))
-
-
 @pytest.mark.parametrize("seed", [0, 4])
 @pytest.mark.parametrize("name", list(zoo.CASES))
 def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
@@ -146,7 +123,7 @@ def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
 def test_a_quantizer_that_carries_copies_follows_the_step(name: str, carried: str, copies: int) -> None:
     model, feed = zoo.build(name)
     region = next(r for r in find_regions(Graph(model), infer_shapes(model)) if r.tensor == "relu1")
-    assert region.quantizer is not None
+    assert isinstance(region, Region)
     scale = (0.6 * region.quantizer.scale).astype(np.float32).astype(np.float64)
     n = np.full(8, copies)
     plan = Plan("", (PlannedRegion("relu1", region.outputs, scale, n, 0 * n, "early"),))

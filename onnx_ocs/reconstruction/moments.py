@@ -1,0 +1,124 @@
+"""Second moments of a layer's inputs and targets, streamed in float64.
+
+    H = sum (x - mean x)(x - mean x)^T        C = sum (t - mean t)(x - mean x)^T        T = sum (t - mean t)^2
+
+for every group.  They are summed about a fixed point near the mean, so that nothing cancels; sums of some samples and
+of others can be put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_ocs.model.nodes import Array
+
+__all__ = ["Moments", "Sums"]
+
+ROWS = 4096  # multiplied at a time in float32 (their sums are then added up in float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Centred moments of some rows.
+
+    Attributes:
+        count: number of rows.
+        x: means of the inputs, (G, K).
+        t: means of the targets, (G, m).
+        h: H, (G, K, K).
+        c: C, (G, m, K).
+        tt: T, (G, m).
+    """
+
+    count: int
+    x: Array
+    t: Array
+    h: Array
+    c: Array
+    tt: Array
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of rows."""
+        n = self.count + other.count
+        if not other.count or not self.count:
+            return self if self.count else other
+        share = self.count * other.count / n
+        dx, dt = other.x - self.x, other.t - self.t
+        return Moments(
+            n,
+            self.x + dx * (other.count / n),
+            self.t + dt * (other.count / n),
+            self.h + other.h + share * dx[:, :, None] * dx[:, None, :],
+            self.c + other.c + share * dt[:, :, None] * dx[:, None, :],
+            self.tt + other.tt + share * dt**2,
+        )
+
+    def uncentred(self) -> Moments:
+        """The same about zero: for layers whose bias is fixed."""
+        zero_x, zero_t = np.zeros_like(self.x), np.zeros_like(self.t)
+        n = self.count
+        return Moments(
+            n,
+            zero_x,
+            zero_t,
+            self.h + n * self.x[:, :, None] * self.x[:, None, :],
+            self.c + n * self.t[:, :, None] * self.x[:, None, :],
+            self.tt + n * self.t**2,
+        )
+
+    def error(self, w: Array, bias: Array) -> Array:
+        """Sum of (t - w x - bias)^2 over the rows, (G, m)."""
+        spread = self.tt - 2 * (w * self.c).sum(2) + ((w @ self.h) * w).sum(2)
+        off = self.t - (w @ self.x[:, :, None])[:, :, 0] - bias
+        return np.asarray(np.maximum(spread, 0) + self.count * off**2)
+
+    def energy(self) -> Array:
+        """Sum of t^2, (G, m)."""
+        return np.asarray(self.tt + self.count * self.t**2)
+
+
+class Sums:
+    """Running sums, in the order in which rows come."""
+
+    def __init__(self, x: Array, t: Array) -> None:
+        """Take the point near the mean from the first rows; (G, rows, K) and (G, rows, m)."""
+        self.x0 = x.mean(1, dtype=np.float64).astype(np.float32)
+        self.t0 = t.mean(1, dtype=np.float64).astype(np.float32)
+        groups, _, k = x.shape
+        m = t.shape[2]
+        self.count = 0
+        self.sx, self.st = np.zeros((groups, k)), np.zeros((groups, m))
+        self.h, self.c, self.tt = np.zeros((groups, k, k)), np.zeros((groups, m, k)), np.zeros((groups, m))
+
+    def add(self, part: tuple[int, Array, Array, Array, Array, Array]) -> None:
+        """Add what `products` has made of some rows."""
+        n, sx, st, h, c, tt = part
+        self.count += n
+        for mine, more in zip((self.sx, self.st, self.h, self.c, self.tt), (sx, st, h, c, tt), strict=True):
+            mine += more
+
+    def products(self, x: Array, t: Array) -> tuple[int, Array, Array, Array, Array, Array]:
+        """The sums of some rows, (G, rows, K) and (G, rows, m) in float32, about the fixed point."""
+        x, t = x - self.x0[:, None], t - self.t0[:, None]
+        h, c = np.zeros_like(self.h), np.zeros_like(self.c)
+        for k in range(0, x.shape[1], ROWS):
+            a, b = x[:, k : k + ROWS], t[:, k : k + ROWS]
+            h += a.transpose(0, 2, 1) @ a
+            c += b.transpose(0, 2, 1) @ a
+        tt = np.square(t, dtype=np.float64).sum(1)
+        return x.shape[1], x.sum(1, dtype=np.float64), t.sum(1, dtype=np.float64), h, c, tt
+
+    def moments(self) -> Moments:
+        """The centred moments."""
+        n = max(self.count, 1)
+        dx, dt = self.sx / n, self.st / n
+        return Moments(
+            self.count,
+            self.x0 + dx,
+            self.t0 + dt,
+            self.h - n * dx[:, :, None] * dx[:, None, :],
+            self.c - n * dt[:, :, None] * dx[:, None, :],
+            self.tt - n * dt**2,
+        )

@@ -1,0 +1,191 @@
+"""Fit all layers of a model, judge the result at its outputs, and write what stays."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.stream import samples_in
+from onnx_ocs.errors import UserError
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passmanager import Pass, PassResult
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.reconstruction.entries import entries
+from onnx_ocs.reconstruction.fit import Fitted, Fitting
+from onnx_ocs.reconstruction.folds import Fold, fold
+from onnx_ocs.reconstruction.gate import Judge, choose
+from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.masks import mask_of
+from onnx_ocs.reconstruction.pairing import Reference, pair_layers
+from onnx_ocs.reconstruction.train import Effort, Refinement, parse_refine, refine
+from onnx_ocs.reconstruction.write import write
+from onnx_ocs.records.history import history, stamp
+from onnx_ocs.records.layouts import read_layouts
+from onnx_ocs.records.steps import SCALE
+from onnx_ocs.records.weights import REFITTED
+from onnx_ocs.regions.find import find_regions
+
+__all__ = ["reconstruct"]
+
+FEWEST = 16  # samples without which nothing is fitted
+LEAST_FEEDS = 4  # feeds, where a model has a fixed batch
+BATCH = 8  # samples a run
+LOOKED_AT = 4  # samples on which tensors are compared
+JUDGED = 64  # most samples on which the result is judged
+
+
+def reconstruct(
+    model: onnx.ModelProto, context: Context, mask_input: str | None, refine_by: str | None, by: Pass
+) -> PassResult:
+    """Fit what can be fitted, in place.
+
+    Args:
+        model: the model.
+        context: calibration samples, the float model if there is one, and the model before all passes.
+        mask_input: the input that says which positions count; None where it is found by structure.
+        refine_by: steps or time of a refinement with gradients behind the fit (`parse_refine`); None for none.
+        by: the pass that is named in the file.
+
+    Raises:
+        UserError: there are no calibration samples, or the model does not run on them.
+    """
+    effort = None if refine_by is None else parse_refine(refine_by)
+    if any(e.get("pass") == by.name for e in history(model)):
+        return PassResult(False)
+    if context.samples is None:
+        raise UserError("reconstruct: weights are fitted on calibration samples: give --calib")
+    some = [dict(f) for f in islice(context.samples.batches(1, context.limit), LOOKED_AT)]
+    total, unit = context.total(), samples_in(some[0])
+    if total < FEWEST or total < LEAST_FEEDS * unit:
+        why = f"reconstruct: fewer than {FEWEST} calibration samples, or all in a few batches: nothing was fitted"
+        return PassResult(False, notes=[why])
+    work = onnx.ModelProto()
+    work.CopyFrom(model)
+    graph = Graph(work)
+    found = find_layers(graph)
+    layers = [f for f in found if isinstance(f, Layer)]
+    exact = _stand_in(context.original or model)
+    floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
+    mask = mask_of(graph, mask_input, some)
+    pairs = pair_layers(graph, layers, floats, exact, some)
+    with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as name:
+        reference, folder = Reference(floats, exact), Path(name)
+        fitting = Fitting(
+            graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress
+        )
+        fitting.run(_batches(context))
+    kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)
+    if kept:
+        model.CopyFrom(_written(model, fitting.fitted, kept, by))
+    refined = None if effort is None else _refined(model, effort, floats or exact, context, by)
+    notes = [] if refined is None else [_told(refined)]
+    changed = bool(kept) or (refined is not None and refined.best > 0)
+    return PassResult(changed, reconstructions=entries(found, fitting.fitted, kept), notes=notes)
+
+
+def _refined(
+    model: onnx.ModelProto, effort: Effort, truth: onnx.ModelProto | None, context: Context, by: Pass
+) -> Refinement:
+    """Train what was fitted, in place; nodes with new values carry the pass's name."""
+    assert context.samples is not None
+    new, done = refine(
+        model, context.samples, truth, steps=effort.steps, minutes=effort.minutes, seed=context.seed,
+        limit=context.limit, progress=context.progress,
+    )  # fmt: skip
+    if done.best:
+        for n in new.graph.node:
+            if any(p.key in (REFITTED, SCALE) for p in n.metadata_props):
+                stamp(n, by.name, by.version)
+        model.CopyFrom(new)
+    return done
+
+
+def _told(done: Refinement) -> str:
+    """What came of a refinement, in one sentence."""
+    if not done.best:
+        return f"refinement with gradients changed nothing ({done.note})"
+    gains = [10 * math.log10(max(a, 1e-30) / max(b, 1e-30)) for a, b in done.errors.values()]
+    return (
+        f"refined with gradients: {done.layers} layers and {done.rescaled} steps changed, {min(gains):+.2f} dB or more "
+        f"at every output on {done.samples[1]} held-out samples (step {done.best} of {done.steps})"
+    )
+
+
+def _judged(
+    model: onnx.ModelProto,
+    fitted: Sequence[Fitted],
+    truth: onnx.ModelProto | None,
+    mask: Callable[[Mapping[str, Array]], Array | None],
+    context: Context,
+    unit: int,
+    by: Pass,
+) -> set[int]:
+    """Numbers of the layers whose new values stay."""
+    numbers = [k for k, f in enumerate(fitted) if f.values is not None]
+    if not numbers or truth is None:
+        return set()
+    total = context.total()
+    judge = Judge(truth, lambda: list(_judging(_batches(context)(), total, unit)), mask)
+    context.progress("judging layers", 0, None)
+
+    def losses(chosen: frozenset[int]) -> Array:
+        return judge.losses(_written(model, fitted, {numbers[k] for k in chosen}, by))
+
+    return {numbers[k] for k in choose(len(numbers), losses)}
+
+
+def _written(
+    model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass
+) -> onnx.ModelProto:
+    """A copy of the model with the new values of some layers."""
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    graph = Graph(new)
+    layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
+    for k, (layer, f) in enumerate(zip(layers, fitted, strict=True)):
+        if k in chosen and f.values is not None:
+            write(graph, layer, f.values)
+    graph.commit(lambda node: stamp(node, by.name, by.version))
+    return new
+
+
+def _batches(context: Context) -> Callable[[], Iterator[Mapping[str, Array]]]:
+    """What gives the samples, batch by batch, each time it is called."""
+    samples = context.samples
+    assert samples is not None
+    return lambda: samples.batches(BATCH, context.limit)
+
+
+def _judging(feeds: Iterable[Mapping[str, Array]], total: int, unit: int) -> Iterator[Mapping[str, Array]]:
+    """The samples that no fit has seen, as few at a time as the model takes."""
+    first = given = 0
+    for feed in feeds:
+        size = samples_in(feed)
+        judges = fold(first + np.arange(size), total, unit) == Fold.JUDGE
+        first += size
+        for k in range(0, size, unit):
+            if judges[k] and given < JUDGED:
+                given += unit
+                yield {t: v[k : k + unit] if v.ndim and len(v) == size else v for t, v in feed.items()}
+
+
+def _takes(floats: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> bool:
+    """Whether the float model can be fed what the quantized one is fed."""
+    known = {t.name for t in floats.graph.initializer}
+    return bool(feeds) and {i.name for i in floats.graph.input} - known <= feeds[0].keys()
+
+
+def _stand_in(original: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model without activation quantizers; None for one that was translated by an earlier run."""
+    if read_layouts(original):
+        return None
+    return reference(original, find_regions(Graph(original), infer_shapes(original)))

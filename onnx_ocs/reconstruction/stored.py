@@ -1,0 +1,225 @@
+"""Constants on an integer grid, read and written where they are stored.
+
+    integers -> [Clip] -> DQ -> reader                        (possibly a Transpose, Cast or Identity in between)
+    floats -> Q -> [Clip] -> DQ -> reader                     the floats then lie on the grid, and Q finds them again
+    floats -> reader                                          no grid
+
+Both weights and biases are read as such.  New values replace the content of the constants; a constant that somebody
+else reads too is replaced by a copy under a fresh name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.model.folding import integer_range
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
+from onnx_ocs.qdq.weights import Weight, read_weight
+from onnx_ocs.records.weights import Refit, digest
+
+__all__ = ["Stored", "read_stored", "write_scale", "write_values"]
+
+Kind = Literal["integers", "floats", "plain"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A constant operand of a node.
+
+    Attributes:
+        reader: the node.
+        index: which of its inputs.
+        kind: "integers" behind DQ, "floats" on a grid behind Q and DQ, or "plain" floats.
+        chain: how it is stored.
+        value: what the reader sees, float64, in its axes.
+        integers: what DQ sees, int64, in the reader's axes; None for plain floats.
+        scale: float64, shape () or along `axis`; 1 for plain floats.
+        zero: zero-point, int64, of the scale's shape.
+        axis: the reader's axis along which the scale lies; None for one scale.
+        low: smallest integer that the file's dialect takes.
+        high: largest.
+        dtype: of the stored floats, or of the scale.
+        scales: for Q (if any) and DQ, the node and the name of its scale.
+    """
+
+    reader: NodeProto
+    index: int
+    kind: Kind
+    chain: Weight
+    value: Array
+    integers: Array | None
+    scale: Array
+    zero: Array
+    axis: int | None
+    low: int
+    high: int
+    dtype: np.dtype[np.generic]
+    scales: tuple[tuple[NodeProto, str], ...]
+
+    @property
+    def root(self) -> str:
+        """Name of the constant at the end of the chain."""
+        return self.chain.root
+
+    def spread(self, parameter: Array) -> Array:
+        """A scale or zero-point in a shape that broadcasts against the reader's view."""
+        if self.axis is None or parameter.size == 1:
+            return parameter.reshape(())
+        shape = [1] * len(self.chain.shape)
+        shape[self.axis] = -1
+        return parameter.reshape(shape)
+
+
+def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
+    """A constant operand, or why it cannot be given new values.
+
+    Args:
+        graph: the graph.
+        node: who reads it.
+        index: at which input.
+    """
+    chain = read_weight(graph, node, index)
+    if chain is None:
+        return "it is not a constant on one grid that can be edited in place"
+    dequantizers = [k for k, n in enumerate(chain.nodes) if is_op(n, "DequantizeLinear")]
+    quantizers = [k for k, n in enumerate(chain.nodes) if is_op(n, "QuantizeLinear")]
+    if not dequantizers and not quantizers:
+        return _plain(graph, node, index, chain)
+    if len(dequantizers) != 1 or len(quantizers) > 1 or (quantizers and quantizers[0] < dequantizers[0]):
+        return "more than one quantizer stands in front of it"
+    at = dequantizers[0]
+    dq = chain.nodes[at]
+    grid = read_quantizer(graph, dq)
+    integers, seen = graph.constant(dq.input[0]), graph.constant(node.input[index])
+    root = graph.constant(chain.root)
+    if not isinstance(grid, Quantizer):
+        return grid.message
+    if integers is None or seen is None or root is None:
+        return "its values cannot be read"
+    if any(is_op(n, "Clip") for n in chain.nodes[:at]) or (not quantizers and root.dtype.kind == "f"):
+        return "its values are changed between the grid and the layer"
+    low, high = _range(graph, chain, at, grid, integers)
+    nodes = [chain.nodes[k] for k in (*quantizers, at)]
+    perm = chain.perms[at]
+    return Stored(
+        node,
+        index,
+        "floats" if quantizers else "integers",
+        chain,
+        seen.astype(np.float64),
+        np.transpose(integers, perm).astype(np.int64),
+        grid.scale,
+        grid.zero_point,
+        chain.parameter_axis(graph, at),
+        low,
+        high,
+        root.dtype if quantizers else grid.float_dtype,
+        tuple((n, str(n.input[1])) for n in nodes),
+    )
+
+
+def _plain(graph: Graph, node: NodeProto, index: int, chain: Weight) -> Stored | str:
+    value = graph.constant(node.input[index])
+    root = graph.constant(chain.root)
+    if value is None or root is None or root.dtype.kind != "f":
+        return "it is not a constant of floats"
+    if any(is_op(n, "Clip") for n in chain.nodes):
+        return "its values are clipped on their way"
+    one, nothing = np.ones(()), np.zeros((), np.int64)
+    return Stored(node, index, "plain", chain, value.astype(np.float64), None, one, nothing, None, 0, 0, root.dtype, ())
+
+
+def _range(graph: Graph, chain: Weight, at: int, grid: Quantizer, integers: Array) -> tuple[int, int]:
+    """The integers that the file takes: those of as many bits as its largest value needs, within Clip and dtype.
+
+    A symmetric range stays one: where -2^(b - 1) does not occur, it is not taken.
+    """
+    low, high = integer_range(grid.dtype)
+    for n in chain.nodes[at + 1 :]:
+        if is_op(n, "Clip"):
+            found = integer_clip(graph, n, grid)
+            if found is not None:
+                low, high = max(low, found[0]), min(high, found[1])
+    least, most = int(integers.min(initial=0)), int(integers.max(initial=0))
+    if low >= 0:
+        bits = max(1, int(most).bit_length())
+        return low, min(high, 2**bits - 1)
+    bits = max(2, int(max(most, -least - 1)).bit_length() + 1)
+    if least > -(2 ** (bits - 1)):
+        bits = max(bits, int(-least).bit_length() + 1)
+        low = max(low, -(2 ** (bits - 1)) + 1)
+    return max(low, -(2 ** (bits - 1))), min(high, 2 ** (bits - 1) - 1)
+
+
+def _alone(graph: Graph, name: str, readers: set[int]) -> bool:
+    """Whether only the given nodes read a tensor."""
+    others = [n for n in graph.readers(name) if id(n) not in readers]
+    return not others and name not in graph.outputs and not graph.captured(name)
+
+
+def exclusive(graph: Graph, stored: Stored) -> bool:
+    """Whether nobody else reads the values, at the root or anywhere on the way to the reader."""
+    reader = stored.reader
+    for n in stored.chain.nodes:
+        if not _alone(graph, str(n.output[0]), {id(reader)}):
+            return False
+        reader = n
+    return (
+        _alone(graph, stored.root, {id(reader)})
+        and list(stored.reader.input).count(stored.reader.input[stored.index]) == 1
+    )
+
+
+def write_values(graph: Graph, stored: Stored, values: Array, scale: Array) -> Refit:
+    """Give a constant new values.
+
+    Args:
+        graph: the graph; edited.
+        stored: the constant, which nobody else reads (`exclusive`).
+        values: integers, or plain floats, in the reader's axes.
+        scale: the scale that goes with them, float64 of the scale's shape.
+
+    Returns:
+        What to declare.
+    """
+    chain = stored.chain
+    perm = chain.perms[-1] if chain.perms else tuple(range(len(chain.shape)))
+    old = graph.constant(chain.root)
+    assert old is not None
+    if stored.kind == "floats":
+        step, zero = stored.spread(scale.astype(stored.dtype)), stored.spread(stored.zero)
+        values = (values - zero).astype(stored.dtype) * step
+    new = np.ascontiguousarray(np.transpose(values, np.argsort(perm))).astype(old.dtype).reshape(old.shape)
+    graph.overwrite(chain.root, new)
+    return Refit(chain.root, chain.root, digest(new))
+
+
+def write_scale(graph: Graph, stored: Stored, scale: Array) -> Refit | None:
+    """Give a constant's grid new scales, in front of Q and DQ alike.
+
+    Args:
+        graph: the graph; edited.
+        stored: a constant on a grid.
+        scale: float64, of the scale's shape, representable in its dtype.
+
+    Returns:
+        What to declare.
+    """
+    before = stored.scales[-1][1]
+    own = {id(n) for n, _ in stored.scales}
+    old = graph.constant(before)
+    assert old is not None
+    new = scale.astype(old.dtype).reshape(old.shape)
+    if all(name == before and _alone(graph, name, own) for _, name in stored.scales) and graph.is_stored(before):
+        graph.overwrite(before, new)
+        return Refit(before, before, digest(new))
+    name = graph.add_initializer(before, new)
+    for n, _ in stored.scales:
+        graph.set_input(n, 1, name)
+    return Refit(name, before, digest(new))

@@ -1,0 +1,251 @@
+"""New values of one layer, and how they get into a graph.
+
+Rows that follow others (`onnx_ocs.reconstruction.copies.Tie`) follow them exactly: the same integers and scales, a
+bias that is less by a whole number of X_clip.  An integer bias whose scale is that of input times weight follows the
+weight's scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_ocs.model.folding import integer_range
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, attribute, is_op, label
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.reconstruction.layers import Layer, canonical
+from onnx_ocs.reconstruction.solve import Problem, Solution
+from onnx_ocs.reconstruction.stored import write_scale, write_values
+from onnx_ocs.records.weights import Refit, Refitted, digest, record_refitted
+
+__all__ = ["Values", "on_grid", "scale_free", "values", "write"]
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What a layer's constants become.
+
+    Attributes:
+        weight: integers, int64, in the reader's axes.
+        scale: scales of the weight, float64; None where they stay.
+        bias: integers, or floats; in the shape in which the reader sees them; None where the bias stays.
+        bias_scale: float64; None where it stays.
+    """
+
+    weight: Array
+    scale: Array | None
+    bias: Array | None
+    bias_scale: Array | None
+
+
+def _beta(layer: Layer) -> float:
+    return float(attribute(layer.node, "beta", 1.0)) if is_op(layer.node, "Gemm") else 1.0
+
+
+def scale_free(layer: Layer, graph: Graph) -> bool:
+    """Whether a layer's weight may get new scales."""
+    stored, bias = layer.weight, layer.bias
+    names = {name for _, name in stored.scales}
+    if len(names) != 1 or not all(graph.is_stored(name) for name in names):
+        return False
+    if bias is None:
+        return layer.free or not np.any(layer.fixed)
+    if bias.kind == "plain" or not _tied(layer, graph):
+        return True
+    return (
+        bias.scale.size == stored.scale.size
+        and len({name for _, name in bias.scales}) == 1
+        and graph.is_stored(bias.scales[0][1])
+    )
+
+
+def _tied(layer: Layer, graph: Graph) -> bool:
+    """Whether a bias's integers are those of an accumulator, whose scale goes with the weight's."""
+    bias = layer.bias
+    if bias is None or bias.kind == "plain":
+        return False
+    root = graph.constant(bias.root) if bias.kind == "integers" else None
+    return root is not None and root.dtype.itemsize >= 4
+
+
+def _input_scale(layer: Layer, graph: Graph) -> Array | None:
+    """The one scale of a layer's input, in float32."""
+    n = graph.producer.get(layer.x)
+    q = read_quantizer(graph, n) if is_op(n, "DequantizeLinear") and n is not None else None
+    if not isinstance(q, Quantizer) or q.scale.size != 1 or q.float_dtype != np.float32:
+        return None
+    return np.asarray(q.scale.reshape(()), np.float32)
+
+
+def _factors(layer: Layer, p: Problem, s: Solution) -> Array:
+    """By what each of the stored scales is multiplied; copies' scales follow."""
+    factor = s.factor.copy()
+    if layer.tie is not None and factor.size == layer.tie.origin.size:
+        factor = factor[layer.tie.base[layer.tie.origin]]
+    return factor
+
+
+def values(layer: Layer, p: Problem, s: Solution, graph: Graph) -> Values | str:
+    """What a layer's constants become, or why that cannot be stored."""
+    stored = layer.weight
+    assert stored.integers is not None
+    flat = stored.integers.reshape(-1).copy()
+    used = layer.index >= 0
+    flat[layer.index[used]] = np.rint(s.q[used]).astype(np.int64)
+    if layer.tie is not None:
+        everything = _all_rows(layer)
+        flat[everything] = flat[everything[layer.tie.base[layer.tie.origin]]]
+    factor = _factors(layer, p, s)
+    scale = None
+    if np.any(factor != 1):
+        scale = (stored.scale * factor.reshape(stored.scale.shape)).astype(stored.dtype).astype(np.float64)
+    weight = flat.reshape(stored.chain.shape)
+    if not layer.free:
+        return Values(weight, scale, None, None)
+    wanted = np.zeros(layer.channels)
+    wanted[layer.rows] = s.bias
+    if layer.tie is not None:
+        wanted = wanted[layer.tie.base[layer.tie.origin]] - _shift(layer)
+    found = _bias(layer, wanted / _beta(layer), scale, graph)
+    return found if isinstance(found, str) else Values(weight, scale, *found)
+
+
+def _all_rows(layer: Layer) -> Array:
+    """Positions of all rows in the flattened weight, copies included, (rows, K)."""
+    form = canonical(layer.node, layer.weight.index, layer.weight.chain.shape)
+    assert form is not None
+    return np.asarray(form[0][0])
+
+
+def _shift(layer: Layer) -> Array:
+    """What copies' biases are less than their channels', (rows,); nothing where a node behind the layer takes it."""
+    tie = layer.tie
+    assert tie is not None
+    seen = layer.fixed[tie.base[tie.origin]] - layer.fixed
+    return np.asarray(tie.shift if np.allclose(seen, tie.shift, rtol=1e-3) else seen)
+
+
+def _bias(layer: Layer, wanted: Array, scale: Array | None, graph: Graph) -> tuple[Array, Array | None] | str:
+    """A bias on its grid: values in the reader's shape, and the scale where it changes."""
+    bias = layer.bias
+    if bias is None:
+        made = _added_scale(layer, scale, graph)
+        if made is None:
+            return wanted.astype(np.float32), None
+        whole = _integers(wanted, made, np.zeros(()), *integer_range(np.dtype(np.int32)), layer)
+        return whole if isinstance(whole, str) else (whole, made)
+    shape = bias.chain.shape
+    if bias.kind == "plain":
+        return wanted.reshape(shape).astype(bias.dtype), None
+    root = graph.constant(bias.scales[-1][0].input[0])
+    assert root is not None
+    low, high = integer_range(root.dtype)
+    step, fresh = bias.scale, None
+    if _tied(layer, graph):
+        if scale is not None:
+            x = _input_scale(layer, graph)
+            old = None if x is None else (x * layer.weight.scale.astype(np.float32)).astype(np.float64)
+            if x is not None and old is not None and np.array_equal(np.broadcast_to(old, step.shape), step):
+                fresh = (x * scale.astype(np.float32)).astype(np.float64).reshape(step.shape)
+            else:
+                fresh = (step * (scale / layer.weight.scale).reshape(step.shape)).astype(bias.dtype).astype(np.float64)
+            step = fresh
+        low, high = integer_range(root.dtype)
+    else:
+        room = np.abs(wanted) / (min(-low if low else high, high) * np.broadcast_to(step, wanted.shape))
+        need = np.maximum(1.0, room if step.size > 1 else room.max(initial=1.0))
+        if np.any(need > 1):
+            if not all(graph.is_stored(name) for _, name in bias.scales):
+                return "the bias does not fit its integers"
+            exponent = 2.0 ** np.ceil(np.log2(need))
+            fresh = (step * exponent.reshape(step.shape) if step.size > 1 else step * exponent.max()).astype(bias.dtype)
+            step = fresh = fresh.astype(np.float64)
+    found = _integers(wanted, step, bias.zero, low, high, layer)
+    return found if isinstance(found, str) else (found.reshape(shape), fresh)
+
+
+def _integers(wanted: Array, step: Array, zero: Array, low: int, high: int, layer: Layer) -> Array | str:
+    """A bias on a grid; copies' integers are their channels' less a whole number of steps."""
+    tie = layer.tie
+    steps = np.broadcast_to(step, wanted.shape)
+    shift = np.zeros_like(wanted)
+    if tie is not None:
+        shift = np.rint(_shift(layer) / _beta(layer) / steps)
+        wanted = (wanted + _shift(layer) / _beta(layer))[tie.base[tie.origin]]
+    found = np.rint(wanted / steps) - shift + np.broadcast_to(zero, wanted.shape)
+    if found.min(initial=0) < low or found.max(initial=0) > high:
+        return "the bias does not fit its integers"
+    return np.asarray(found, np.int64)
+
+
+def _added_scale(layer: Layer, scale: Array | None, graph: Graph) -> Array | None:
+    """The scale of an int32 bias that is added where input and weight are integers; None: floats."""
+    x, stored = _input_scale(layer, graph), layer.weight
+    if x is None or stored.dtype != np.float32 or not is_op(layer.node, "Conv", "ConvTranspose", "Gemm"):
+        return None
+    w = stored.scale if scale is None else scale
+    product = (x * w.astype(np.float32)).astype(np.float32).astype(np.float64)
+    if not np.all(product > 0) or (w.size > 1 and w.size != layer.channels):
+        return None
+    return np.asarray(product)
+
+
+def write(graph: Graph, layer: Layer, new: Values) -> Refitted:
+    """Put new values into a graph and declare them on the layer's node.
+
+    Args:
+        graph: the graph that the layer was read from.
+        layer: the layer.
+        new: the values.
+    """
+    stored = layer.weight
+    weight_scale = None if new.scale is None else write_scale(graph, stored, new.scale)
+    weight = write_values(graph, stored, new.weight, stored.scale if new.scale is None else new.scale)
+    bias = bias_scale = None
+    if new.bias is not None and layer.bias is not None:
+        if new.bias_scale is not None:
+            bias_scale = write_scale(graph, layer.bias, new.bias_scale)
+        step = layer.bias.scale if new.bias_scale is None else new.bias_scale
+        bias = write_values(graph, layer.bias, new.bias, step)
+    elif new.bias is not None:
+        bias, bias_scale = _add_bias(graph, layer, new)
+    graph.touched[id(layer.node)] = layer.node
+    found = Refitted(weight, weight_scale, bias, bias_scale, stored.low, stored.high)
+    record_refitted(layer.node, found)
+    return found
+
+
+def _add_bias(graph: Graph, layer: Layer, new: Values) -> tuple[Refit, Refit | None]:
+    assert new.bias is not None
+    name = label(layer.node) + "_bias"
+    if new.bias_scale is None:
+        value = new.bias.astype(layer.weight.value.dtype if layer.weight.dtype == np.float64 else layer.weight.dtype)
+        root = graph.add_initializer(name, value)
+        graph.set_input(layer.bias_node, layer.bias_index, root)
+        return Refit(root, None, digest(value)), None
+    x = graph.producer[layer.x]
+    value = new.bias.astype(np.int32)
+    scale = new.bias_scale.astype(np.float32)
+    root, step = graph.add_initializer(name + "_quantized", value), graph.add_initializer(name + "_scale", scale)
+    axis = {"axis": 0} if scale.size > 1 else {}
+    out = graph.add_node("DequantizeLinear", [root, step], graph.fresh(name), domain=x.domain, **axis)
+    graph.set_input(layer.bias_node, layer.bias_index, out)
+    return Refit(root, None, digest(value)), Refit(step, None, digest(scale))
+
+
+def on_grid(layer: Layer, integers: Array, scale: Array | None, wanted: Array | None, graph: Graph) -> Values | str:
+    """What a layer's constants become, or why that cannot be stored.
+
+    Args:
+        layer: the layer.
+        integers: of the weight, int64, in the reader's axes; rows that follow others do so.
+        scale: new scales of the weight, float64; None where they stay.
+        wanted: float64 (rows,), in the units of the bias, X_clip already subtracted; None where the bias stays.
+        graph: the graph.
+    """
+    if wanted is None or not layer.free:
+        return Values(integers, scale, None, None)
+    found = _bias(layer, wanted, scale, graph)
+    return found if isinstance(found, str) else Values(integers, scale, *found)

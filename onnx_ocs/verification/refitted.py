@@ -1,0 +1,162 @@
+"""Re-fitted layers: are their constants what the file declares, and does onnxruntime compute what they say?
+
+The yardstick is numpy, from the declared integers and steps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.errors import first_line
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import is_op
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.qdq.weights import read_weight
+from onnx_ocs.records.weights import Refit, Refitted, digest
+from onnx_ocs.runtime.instrument import expose
+from onnx_ocs.runtime.session import LEVELS, Session
+from onnx_ocs.verification.multiply import multiply
+
+__all__ = ["check_refitted", "substituted"]
+
+Array = np.ndarray[Any, Any]
+CLOSE = 2e-4  # of a layer's largest value: float32 sums over its inputs
+ON_GRID = 1e-3  # of a step, by which a weight that is stored in float may miss its grid
+TIED = 1e-4  # how far a bias's scale may be from s_x * s_w
+
+
+def substituted(model: onnx.ModelProto, expected: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of a model with other values for constants: what it would be if nothing had been re-fitted.
+
+    Args:
+        model: the rewritten model; not changed.
+        expected: by initializer, or by what a Constant node writes.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    for t in new.graph.initializer:
+        if t.name in expected:
+            t.CopyFrom(onnx.numpy_helper.from_array(np.asarray(expected[t.name], order="C"), t.name))
+    for n in new.graph.node:
+        if n.op_type == "Constant" and n.output[0] in expected:
+            value = onnx.numpy_helper.from_array(np.asarray(expected[n.output[0]], order="C"))
+            del n.attribute[:]
+            n.attribute.append(onnx.helper.make_attribute("value", value))
+    return new
+
+
+def check_refitted(
+    model: onnx.ModelProto, before: onnx.ModelProto, refitted: Mapping[str, Refitted], samples: Samples, limit: int
+) -> Iterator[str]:
+    """Check all re-fitted layers of a file.
+
+    Args:
+        model: the rewritten model.
+        before: the same as if nothing had been re-fitted (`substituted`).
+        refitted: what it declares, by what a layer writes.
+        samples: what to feed.
+        limit: number of samples.
+
+    Yields:
+        What is wrong, one sentence each.
+    """
+    graph, old = Graph(model), Graph(before)
+    sound = []
+    for out, r in refitted.items():
+        why = _constants(graph, out, r)
+        if not why and out in old.producer and _tied(old, old.producer[out]) and not _tied(graph, graph.producer[out]):
+            why = "the scale of its integer bias is no longer the product of its input's and its weight's"
+        if why:
+            yield f"the re-fitted layer '{out}': {why}"
+        else:
+            sound.append(out)
+    yield from _computed(graph, sound, samples, limit)
+
+
+def _constants(graph: Graph, out: str, r: Refitted) -> str:
+    """What is wrong with a layer's constants; empty if nothing is."""
+    node = graph.producer[out]
+    weight = read_weight(graph, node, 1) if is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul") else None
+    if weight is None or weight.root != r.weight.name:
+        return "it is no layer that reads the declared weight"
+    w = weight.quantizer(graph)
+    if w is None:
+        return "its weight is not quantized"
+    for refit in (r.weight, r.weight_scale, r.bias, r.bias_scale):
+        if refit is not None and (why := _digest(graph, refit)):
+            return why
+    root = graph.constant(weight.root)
+    assert root is not None
+    low, high = _range(root, w, weight.perms[-1] if weight.perms else None)
+    if low is None:
+        return "its weights do not lie on their grid"
+    if low < r.low or high > r.high:
+        return f"its integers lie in [{low}, {high}], beyond the declared [{r.low}, {r.high}]"
+    return ""
+
+
+def _digest(graph: Graph, refit: Refit) -> str:
+    value = graph.constant(refit.name)
+    if value is None:
+        return f"there is no constant '{refit.name}'"
+    return "" if digest(value) == refit.digest else f"the constant '{refit.name}' does not hold what was fitted"
+
+
+def _range(root: Array, w: Quantizer, perm: tuple[int, ...] | None) -> tuple[int | None, int]:
+    """Smallest and largest integer of a weight; None where it is stored in float and lies off its grid."""
+    if root.dtype.kind != "f":
+        values = root.astype(np.int64)
+        return int(values.min(initial=0)), int(values.max(initial=0))
+    x = np.transpose(root, perm).astype(np.float64)
+    shape = [1] * x.ndim
+    if w.axis is not None:
+        shape[w.axis] = -1
+    steps = x / w.scale.reshape(shape) + np.broadcast_to(w.zero_point, w.scale.shape).reshape(shape)
+    whole = np.rint(steps)
+    if np.abs(steps - whole).max(initial=0) > ON_GRID:
+        return None, 0
+    return int(whole.min(initial=0)), int(whole.max(initial=0))
+
+
+def _tied(graph: Graph, node: NodeProto) -> bool:
+    """Whether a bias's scale is the product of those of input and weight, which integer kernels take for granted."""
+    weight = read_weight(graph, node, 1)
+    w = None if weight is None else weight.quantizer(graph)
+    dq, x = (graph.producer.get(node.input[k]) if len(node.input) > k else None for k in (2, 0))
+    if w is None or not is_op(dq, "DequantizeLinear") or not is_op(x, "DequantizeLinear") or dq is None or x is None:
+        return False
+    b, q = read_quantizer(graph, dq), read_quantizer(graph, x)
+    if not isinstance(b, Quantizer) or not isinstance(q, Quantizer) or q.scale.size != 1:
+        return False
+    return w.scale.size in (1, b.scale.size) and np.allclose(b.scale, q.scale * w.scale, rtol=TIED)
+
+
+def _computed(graph: Graph, layers: list[str], samples: Samples, limit: int) -> Iterator[str]:
+    """Layers that onnxruntime computes otherwise than numpy does."""
+    inputs = {out: graph.producer[out].input[0] for out in layers}
+    known = {i.name for i in graph.model.graph.input}
+    asked = list(dict.fromkeys([*inputs.values(), *layers]))
+    wrong: set[str] = set()
+    for level in LEVELS:
+        try:
+            # without fused kernels, which some CPUs compute otherwise: these are compared with the original's elsewhere
+            session = Session(expose(graph.model, asked), level, fusion=level == "disable_all")
+            for feed in samples.batches(1, limit):
+                got = {**feed, **session.run(feed, [t for t in asked if t not in known])}
+                for out in layers:
+                    if out in wrong:
+                        continue
+                    expected = multiply(graph, graph.producer[out], got[inputs[out]])
+                    gap = np.abs(got[out].astype(np.float64) - expected) if got[out].shape == expected.shape else np.inf
+                    if np.max(gap, initial=0.0) > CLOSE * np.abs(expected).max(initial=0.0) + 1e-12:
+                        wrong.add(out)
+                        yield f"at {level} the re-fitted layer '{out}' does not compute what its integers say"
+        except Exception as e:  # onnxruntime raises many kinds
+            yield f"the model with its re-fitted layers cannot be run at {level} ({first_line(e, 200)})"
+            return

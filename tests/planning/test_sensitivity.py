@@ -1,0 +1,95 @@
+"""What quantizers cost at the model's output, beside sessions of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import zoo
+from problems import problem_of
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.planning.objective import Judge
+from onnx_ocs.planning.problem import LEARNT
+from onnx_ocs.planning.sensitivity import harmful, weigh, weigh_in_place
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.probes.switchboard import Switchboard
+from onnx_ocs.regions.find import find_regions
+
+Array = np.ndarray[Any, Any]
+
+
+def board_of(name: str) -> Switchboard:
+    model, _ = zoo.build(name)
+    shapes = infer_shapes(model)
+    return Switchboard(model, find_regions(Graph(model), shapes), shapes)
+
+
+def feeds(name: str, count: int) -> list[dict[str, Array]]:
+    _, feed = zoo.build(name)
+    rng = np.random.default_rng(1)
+    return [{k: rng.standard_normal(v.shape).astype(v.dtype) for k, v in feed.items()} for _ in range(count)]
+
+
+def quiet(*_: Any) -> None:
+    pass
+
+
+def test_damage_is_the_squared_error_of_one_quantizer() -> None:
+    """The reference with one Q and DQ left in, against the reference, on two feeds."""
+    name = "residual"
+    model, _ = zoo.build(name)
+    problem = problem_of(name)
+    some = feeds(name, 2)
+    found = weigh(problem, board_of(name), some, quiet)
+    assert found.keys() == {c.index for c in problem.candidates}
+    regions = find_regions(Graph(model), infer_shapes(model))
+    exact = reference(model, regions)
+    for k, damage in found.items():
+        one = reference(model, [r for j, r in enumerate(regions) if j != k])
+        gaps = [zoo.execute(one, f)[0].astype(float) - zoo.execute(exact, f)[0].astype(float) for f in some]
+        assert damage == pytest.approx(sum(float((g**2).sum()) for g in gaps), rel=1e-3)
+        assert damage > 0
+
+
+def test_tensors_that_no_layer_reads_are_screened() -> None:
+    """conv2's only reader is an Add: its quantizer counts; those that a layer reads are not asked about."""
+    board = board_of("residual")
+    names = [r.tensor for r in board.regions]
+    assert [names[k] for k in harmful(board, board.regions, feeds("residual", 1)[0], quiet)] == ["conv2"]
+    board = board_of("conv_relu_conv")
+    assert harmful(board, board.regions, feeds("conv_relu_conv", 1)[0], quiet) == []
+
+
+def test_progress_is_told() -> None:
+    said: list[Any] = []
+    board = board_of("residual")
+    harmful(board, board.regions, feeds("residual", 1)[0], lambda *a: said.append(a))
+    assert said[0] == ("screening tensors", 0, 4) and said[-1] == ("screening tensors", 4, 4)
+
+
+def test_weights_at_a_plan() -> None:
+    """The geometric mean of the old weight and of what the objective gains without the quantizer, for its error."""
+    name = "residual"
+    problem = problem_of(name).on(LEARNT)
+    judge = Judge(board_of(name), feeds(name, 3), None, "sqnr")
+    old = {c.index: 1.0 for c in problem.candidates}
+    new = weigh_in_place(problem, judge, {}, old, quiet)
+    assert new.keys() == old.keys() and all(w > 0 for w in new.values())
+    settings, some = problem.settings({}), slice(0, None, 3)
+    now = judge(settings, some)[0]
+    gains = [max(now - judge({i: s for i, s in settings.items() if i != k}, some)[0], 0.0) for k in old]
+    floor = 0.02 * max(gains)
+    fresh = np.asarray([max(g, floor) / problem.error(c, None) for g, c in zip(gains, problem.candidates, strict=True)])
+    fresh /= np.exp(np.log(fresh).mean())  # their geometric mean stays that of the old ones
+    np.testing.assert_allclose(list(new.values()), np.sqrt(fresh), rtol=1e-6)
+
+
+def test_what_counted_nothing_still_counts_nothing() -> None:
+    problem = problem_of("residual").on(LEARNT)
+    judge = Judge(board_of("residual"), feeds("residual", 3), None, "sqnr")
+    old = {c.index: float(k > 0) for k, c in enumerate(problem.candidates)}
+    new = weigh_in_place(problem, judge, {}, old, quiet)
+    assert new[problem.candidates[0].index] == 0.0
