@@ -79,9 +79,7 @@ def reconstruct(
     pairs = pair_layers(graph, layers, floats, exact, some)
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as name:
         reference, folder = Reference(floats, exact), Path(name)
-        fitting = Fitting(
-            graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress
-        )
+        fitting = Fitting(graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress)
         fitting.run(_batches(context))
     kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)
     if kept:
@@ -143,9 +141,7 @@ def _judged(
     return {numbers[k] for k in choose(len(numbers), losses)}
 
 
-def _written(
-    model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass
-) -> onnx.ModelProto:
+def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass) -> onnx.ModelProto:
     """A copy of the model with the new values of some layers."""
     new = onnx.ModelProto()
     new.CopyFrom(model)
