@@ -9,6 +9,7 @@ from onnx_ocs.errors import printable
 
 __all__ = [
     "changed",
+    "changed_share",
     "counted",
     "cut_name",
     "db_or_dash",
@@ -63,6 +64,12 @@ def changed(before: Any, after: Any) -> str:
     """Two numbers, or one where they are the same."""
     a, b = number(before), number(after)
     return a if a == b or not b else f"{a} → {b}"
+
+
+def changed_share(before: float, after: float) -> str:
+    """Two shares as percentages, or one where they are the same."""
+    a, b = percent(before), percent(after)
+    return a if a == b else f"{a} → {b}"
 
 
 def db_or_dash(value: float | None) -> str:

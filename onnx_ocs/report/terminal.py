@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_ocs.errors import printable
-from onnx_ocs.report.format import changed, decibels, number, percent, readable, shortened
+from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, readable, shortened
 from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
@@ -143,7 +143,7 @@ def show_inspection(console: Console, report: Report) -> None:
         agreement = f", same answer {percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
         sqnr = decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
-        _outputs(console, report, rewritten=False)
+        _outputs(console, report["outputs"])
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
@@ -193,6 +193,7 @@ def show_rewrite(console: Console, report: Report) -> None:
     _reconstructions(console, report.get("reconstructions", ()))
     _compensations(console, report["compensations"])
     _reasons(console, report)
+    _outputs(console, report["outputs"])
     _totals(console, report)
     _notes(console, report)
 
@@ -216,6 +217,22 @@ def _reconstructions(console: Console, entries: Sequence[Report]) -> None:
 def _fit_gain(entry: Report) -> float:
     before, after = entry["error_before_db"], entry["error_after_db"]
     return float("inf") if after is None else float(after) - float("inf" if before is None else before)
+
+
+def _outputs(console: Console, outputs: Sequence[Report]) -> None:
+    """Every graph output, where there are several, groups of channels, or dead ones."""
+    rows = output_rows(outputs)
+    if not rows:
+        return
+    table = Table(title="Outputs", title_justify="left")
+    for name in ("output", "kind", "SQNR, dB", "same answer", "dead channels"):
+        table.add_column(name, justify="right" if name in ("SQNR, dB", "same answer") else "left", overflow="fold")
+    for o in rows:
+        answer = "" if o["agreement_before"] is None else changed_share(o["agreement_before"], o["agreement_after"])
+        table.add_row(
+            shortened(o["name"], 56), o["kind"], "" if o["kind"] == "labels" else _gain(o, "sqnr"), answer, o["dead"]
+        )
+    console.print(table)
 
 
 def _compensations(console: Console, entries: Sequence[Report]) -> None:
@@ -263,25 +280,10 @@ def _totals(console: Console, report: Report) -> None:
         table.add_row("same answer as the reference", f"{a:.2f} %", f"{b:.2f} %", f"{b - a:+.2f} points")
     if c:
         console.print(table)
-    _outputs(console, report, rewritten=True)
     if q["reference"]:
         console.print(f"Quality against the {q['reference']}, on {q['samples']} calibration samples.")
     if report["ranking"]:
         console.print(f"Channels ranked by: {report['ranking']}.")
-
-
-def _outputs(console: Console, report: Report, rewritten: bool) -> None:
-    """Every output, where there are several, or groups of channels, or dead ones."""
-    rows = output_rows(report["outputs"])
-    columns = ("output", "before", "after", "dead channels") if rewritten else ("output", "now", "dead channels")
-    table = Table(title="Outputs", title_justify="left")
-    for name in columns if any(r.dead for r in rows) else columns[:-1]:
-        table.add_column(name, justify="right" if name in ("before", "after", "now") else "left", overflow="fold")
-    for name, before, after, dead in rows:
-        cells = shortened(name, 56), *([before, after] if rewritten else [after]), dead
-        table.add_row(*cells[: len(table.columns)])
-    if rows:
-        console.print(table)
 
 
 def _notes(console: Console, report: Report) -> None:
