@@ -68,7 +68,8 @@ def test_where_a_bias_overflows_weights_get_coarser() -> None:
     ratio = stored(new, dq.input[1]) / stored(model, "conv2_w_scale")
     assert ratio[2] == 8 and np.all(np.delete(ratio, 2) == 1)
     before, after = stored(model, "conv2_w"), stored(new, dq.input[0])
-    assert np.array_equal(after[2], np.rint(before[2] / 8)) and np.array_equal(np.delete(after, 2, 0), np.delete(before, 2, 0))
+    assert np.array_equal(after[2], np.rint(before[2] / 8))
+    assert np.array_equal(np.delete(after, 2, 0), np.delete(before, 2, 0))
     bias = next(n for n in new.graph.node if layer.input[2] in n.output)
     assert stored(new, bias.input[0])[2] == 2**30
 

@@ -49,7 +49,7 @@ def test_later_stages_see_new_constants(tmp_path: Path) -> None:
     edited.CopyFrom(model)
     graph = Graph(edited)
     forward = Forward(graph, STAGES, [feed], Shelf(tmp_path, 1 << 20))
-    (_, _), ((_, first),) = list(forward.run(0))[0], list(forward.run(1))
+    (_, _), ((_, first),) = next(iter([*forward.run(0)])), list(forward.run(1))
     old = graph.constant("conv2_w")
     assert old is not None
     graph.overwrite("conv2_w", -old)
