@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ class Weights:
 class Wanted:
     """Answers as these weights would; no hints."""
 
-    hints: list[Any] = []
+    hints: ClassVar[list[Any]] = []
 
     def __init__(self, *w: float, bad: float = 0.0) -> None:
         self.w, self.bad = torch.tensor(w), bad
