@@ -73,5 +73,3 @@ def test_the_user_may_name_one() -> None:
     assert rows is not None and rows.tolist() == (MASK == 0).tolist()
     with pytest.raises(UserError, match="no input 'padding' for a mask: choose from attend, ids, kinds"):
         mask_of(encoder(), "padding", [feed()])
-
-

@@ -24,6 +24,7 @@ TOKENS = np.random.default_rng(4).normal(size=(2, 5, 6)).astype(np.float32)
 M = np.random.default_rng(5).normal(size=(6, 12)).astype(np.float32)
 B, C6 = np.arange(6, dtype=np.float32), np.linspace(-1, 1, 6, dtype=np.float32)
 
+
 def ints(*values: int) -> np.ndarray:
     return np.asarray(values, np.int64)
 
@@ -33,7 +34,6 @@ def floats(*values: float) -> np.ndarray:
 
 
 CASES: dict[str, Case] = {
-
     "slice": ("Slice", X, (ints(-3, 5), ints(99, 0), ints(3, 2), ints(1, -2)), {}),
     "slice_back": ("Slice", X, (ints(-1), ints(-99), ints(1), ints(-1)), {}),
     "split": ("Split", X, (ints(1, 3),), {"axis": 1, "outputs": 2}),

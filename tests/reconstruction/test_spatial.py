@@ -23,6 +23,7 @@ W = np.random.default_rng(5).normal(size=(6, 2, 3, 2)).astype(np.float32)
 DOWN = np.random.default_rng(6).normal(size=(4, 3, 3, 2)).astype(np.float32)
 B = np.arange(6, dtype=np.float32)
 
+
 def ints(*values: int) -> np.ndarray:
     return np.asarray(values, np.int64)
 
@@ -32,7 +33,6 @@ def floats(*values: float) -> np.ndarray:
 
 
 CASES: dict[str, Case] = {
-
     "conv": ("Conv", X, (W, B), {"group": 2, "pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]}),
     "conv_same": ("Conv", X, (W, B), {"group": 2, "auto_pad": "SAME_UPPER", "strides": [2, 2]}),
     "conv_same_lower": ("Conv", X, (W,), {"group": 2, "auto_pad": "SAME_LOWER"}),
