@@ -17,7 +17,7 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.errors import PassError, UserError
 from onnx_ocs.model.checker import complaint
-from onnx_ocs.model.tensors import without_side_files
+from onnx_ocs.model.sizes import without_side_files
 from onnx_ocs.records.history import note
 
 __all__ = ["PLACES", "Pass", "PassResult", "run_passes"]

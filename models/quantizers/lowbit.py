@@ -101,7 +101,16 @@ def quantize(
     histograms = _histograms(model, calib, list(bits))
     grids = {tensor: _activation_grid(*histograms[tensor], bits[tensor]) for tensor in bits}
 
-    graph = model.graph
+    _insert(model.graph, layers, grids, weight_bits, edge_bits)
+    model.producer_name, model.producer_version = "onnx_ocs models/lowbit.py", ""
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _insert(
+    graph: onnx.GraphProto, layers: Mapping[str, Layer], grids: Mapping[str, Grid], weight_bits: int, edge_bits: int
+) -> None:
+    """Put the quantizers into the graph, and let the layers read them."""
     nodes: list[onnx.NodeProto] = []
     for value in graph.input:
         if value.name in grids:
@@ -126,9 +135,6 @@ def quantize(
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    model.producer_name, model.producer_version = "onnx_ocs models/lowbit.py", ""
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx_ocs
 from models.evaluate import measure
@@ -23,6 +25,16 @@ def _cell(network: Network, scores: Scores) -> str:
     task = [] if scores.task is None else [f"{scores.task:.2f} %"]
     sqnr = "identical" if scores.sqnr_db is None else f"{scores.sqnr_db:.2f} dB"
     return " · ".join([*task, f"({scores.agreement:.2f} %)", sqnr])
+
+
+def _changes(report: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The row's MACs, latency and tensors."""
+    cost, regions, ratio = report["cost"], report["regions"], report["latency"]["ratio"]
+    return (
+        f"{100 * (cost['macs_after'] / cost['macs_before'] - 1):+.1f} %",
+        "" if ratio is None else f"x {ratio:.2f}",
+        f"{sum(r['status'] == 'applied' for r in regions)} of {len(regions)}",
+    )
 
 
 def row(
@@ -66,10 +78,7 @@ def row(
     except VerificationError:
         verdict, extra, latency, tensors, after = "FAILED", "", "", "", []
     else:
-        cost, regions, took = (result.report[k] for k in ("cost", "regions", "latency"))
-        extra = f"{100 * (cost['macs_after'] / cost['macs_before'] - 1):+.1f} %"
-        latency = "" if took["ratio"] is None else f"x {took['ratio']:.2f}"
-        tensors = f"{sum(r['status'] == 'applied' for r in regions)} of {len(regions)}"
+        extra, latency, tensors = _changes(result.report)
         verdict = "PASSED" if result.changed else "left as it is"
         after = [wide if result.changed else low]
     size = built.float_model.stat().st_size / 1e6

@@ -11,7 +11,7 @@ from onnx import NodeProto
 
 from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.model.shapes import Shape, infer_shapes
-from onnx_ocs.model.tensors import total_size
+from onnx_ocs.model.sizes import total_size
 from onnx_ocs.targets.ort import integer_kernels
 
 __all__ = ["Cost", "cost", "layer_macs"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from onnx_ocs.model import tensors
+from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, Session, attempt_run
 
@@ -37,7 +37,7 @@ def latencies(
         Milliseconds of CPU time of each; None for models that onnxruntime does not run, or above 256 MB, where loading
         them again would take longer than all else.
     """
-    if any(tensors.rough_size(m, LARGE) > LARGE for m in models):
+    if any(sizes.rough_size(m, LARGE) > LARGE for m in models):
         return None
     try:
         sessions = [Session(m, "enable_all", threads=1, precise=False) for m in models]

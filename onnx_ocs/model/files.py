@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.model import external, tensors
+from onnx_ocs.model import external, sizes, tensors
 from onnx_ocs.model.publishing import Transaction
 
 __all__ = ["fingerprint", "load_model", "save_model", "write_bytes"]
@@ -21,7 +21,7 @@ def fingerprint(model: onnx.ModelProto) -> str:
     digest = hashlib.sha256()
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
-    large = tensors.exceeds(bare, 1 << 31)
+    large = sizes.exceeds(bare, 1 << 31)
     for t in tensors.all_tensors(bare):
         if tensors.is_external(t):
             for block in tensors.blocks(t):

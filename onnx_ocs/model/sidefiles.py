@@ -20,7 +20,7 @@ from google.protobuf.message import Error as ProtobufError
 from onnx import TensorProto
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.model import tensors
+from onnx_ocs.model import sizes, tensors
 from onnx_ocs.model.destinations import identities
 from onnx_ocs.model.staging import open_up
 
@@ -32,7 +32,7 @@ PAGE = 4096  # tensors of this size and more start on a page, so that they can b
 
 def needed(model: onnx.ModelProto, limit: int) -> bool:
     """Whether the model has side files, or needs one because protobuf cannot hold it."""
-    return not tensors.is_plain(model, limit)
+    return not sizes.is_plain(model, limit)
 
 
 class _Names:

@@ -23,7 +23,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.order import mentioned, topological
-from onnx_ocs.model.tensors import rough_size
+from onnx_ocs.model.sizes import rough_size
 from onnx_ocs.runtime.session import LARGE, NUMBERS, RUN_ERRORS, SMALL, Session, as_written
 from onnx_ocs.runtime.threads import share, side_by_side
 

@@ -15,7 +15,6 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.reconstruction.entries import entries

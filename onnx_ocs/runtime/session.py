@@ -13,7 +13,7 @@ from onnx import TensorProto
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
-from onnx_ocs.model import tensors
+from onnx_ocs.model import sizes, tensors
 from onnx_ocs.model.nodes import Array
 
 __all__ = [
@@ -79,7 +79,7 @@ def serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[byt
     long as the session.
     """
     outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
-    large = tensors.inline_size(model) >= PROTOBUF_LIMIT // 2
+    large = sizes.inline_size(model) >= PROTOBUF_LIMIT // 2
     if not outside and not large:
         return model.SerializeToString(), []
     new = onnx.ModelProto()
@@ -97,7 +97,7 @@ def serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[byt
         near = external and not tensors.is_taken(t) and tensors.reference(t)[tensors.FOLDER] == folder
         if near:
             tensors.refer(t, {k: v for k, v in tensors.reference(t).items() if not k.startswith(tensors.PRIVATE)})
-        elif id(t) in main and (external or large) and tensors.stored_size(t) > tensors.INLINE:
+        elif id(t) in main and (external or large) and tensors.stored_size(t) > sizes.INLINE:
             value = np.ascontiguousarray(tensors.values(t))
             if value.dtype.kind not in "fiub":  # bfloat16, float8: their bits
                 value = value.view(f"u{value.itemsize}")
@@ -138,7 +138,7 @@ class Session:
             threads: how many; None for onnxruntime's choice.
             precise: whether integer kernels must not saturate, on whatever CPU; else they are as fast as they are.
         """
-        options = session_options(level, fusion, tensors.rough_size(model, SMALL), precise)
+        options = session_options(level, fusion, sizes.rough_size(model, SMALL), precise)
         if threads is not None:
             options.intra_op_num_threads = threads
         data, self._kept = serialized(model, options)

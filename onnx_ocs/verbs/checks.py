@@ -21,7 +21,7 @@ from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.external import attach
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op, label
-from onnx_ocs.model.tensors import without_side_files
+from onnx_ocs.model.sizes import without_side_files
 from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
 __all__ = ["answers_for_the_model", "check_graph", "check_qdq", "check_runs", "load"]

@@ -15,7 +15,7 @@ import onnx
 
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.model.tensors import rough_size
+from onnx_ocs.model.sizes import rough_size
 from onnx_ocs.probes.cuts import Cut
 from onnx_ocs.runtime.instrument import cut, expose
 from onnx_ocs.runtime.session import Session, attempt, attempt_run

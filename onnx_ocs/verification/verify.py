@@ -25,7 +25,7 @@ from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.model.tensors import rough_size, without_side_files
+from onnx_ocs.model.sizes import rough_size, without_side_files
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
 from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer

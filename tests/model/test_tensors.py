@@ -10,33 +10,26 @@ import onnx
 import pytest
 import zoo
 from onnx import TensorProto, helper, numpy_helper
+from side_files import aside, holder
 
 from onnx_ocs import api
 from onnx_ocs.errors import UserError
 from onnx_ocs.model import tensors
 from onnx_ocs.model.external import attach
 from onnx_ocs.model.tensors import (
-    FOLDER,
     all_tensors,
     arrays,
-    exceeds,
-    inline_size,
     inlined,
     is_alone,
     is_external,
-    is_plain,
     is_taken,
     pack,
-    refer,
     reference,
-    rough_size,
     source,
     stored_size,
     take,
-    total_size,
     unpack,
     values,
-    without_side_files,
 )
 
 
@@ -109,54 +102,12 @@ def test_sizes_that_cannot_be(tensor: TensorProto, why: str) -> None:
         stored_size(tensor)
 
 
-def holder() -> onnx.ModelProto:
-    """Tensors in every place: an initializer, an attribute, a subgraph, a function, a sparse initializer."""
-    tensors = {k: helper.make_tensor(k, TensorProto.FLOAT, [256], [1.0] * 256) for k in ("a", "b", "c", "d", "e")}
-    value = helper.make_tensor_value_info("v", TensorProto.FLOAT, [256])
-    inner = helper.make_graph([], "inner", [], [value], [tensors["c"]])
-    nodes = [
-        helper.make_node("Constant", [], ["k"], value=tensors["b"]),
-        helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner),
-    ]
-    model = helper.make_model(helper.make_graph(nodes, "g", [], [], [tensors["a"]]))
-    constant = helper.make_node("Constant", [], ["f"], value=tensors["d"])
-    model.functions.append(helper.make_function("own", "F", [], ["f"], [constant], [helper.make_opsetid("", 17)]))
-    positions = numpy_helper.from_array(np.arange(256), "positions")
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(tensors["e"], positions, [512]))
-    return model
-
-
 def test_every_tensor_of_a_model_is_found() -> None:
     found = sorted(t.name for t in all_tensors(holder()))
     assert found == ["a", "b", "c", "c", "d", "e", "positions"]
 
 
-def test_sizes_of_a_model() -> None:
-    model = holder()
-    inside = 6 * 1024 + 256 * 8
-    assert inline_size(model) == inside
-    size = model.ByteSize()
-    assert total_size(model) == size and size > inside
-    assert exceeds(model, size - 1) and not exceeds(model, size + 1)
-    assert rough_size(model, 1 << 20) == size and rough_size(model, 100) == inside
-    assert is_plain(model, size + 1) and not is_plain(model, size - 1)
-    refer(model.graph.initializer[0], {"location": "w.bin", "offset": "0", "length": "1024"})
-    model.graph.initializer[0].ClearField("float_data")
-    assert inline_size(model) == inside - 1024
-    assert total_size(model) == model.ByteSize() + 1024
-    assert not is_plain(model, 1 << 20)
-
-
 # ---- what lies in side files ----------------------------------------------------------------------------------------
-
-
-def aside(folder: Path, values: np.ndarray, kind: int, offset: int = 12) -> TensorProto:
-    """An attached tensor whose values lie in a file."""
-    raw = numpy_helper.from_array(values).raw_data
-    (folder / "w.bin").write_bytes(b"?" * offset + raw)
-    t = TensorProto(name="w", data_type=kind, dims=values.shape)
-    refer(t, {"location": "w.bin", "offset": str(offset), "length": str(len(raw)), FOLDER: str(folder)})
-    return t
 
 
 def test_what_a_reference_says(tmp_path: Path) -> None:
@@ -195,24 +146,6 @@ def test_arrays_come_in_rows(tmp_path: Path, size: int) -> None:
     parts = list(arrays(aside(tmp_path, whole, TensorProto.FLOAT), size))
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert len(parts) == {1: 7, 30: 7, 1 << 20: 1}[size]
-
-
-def test_a_checker_gets_inputs_for_what_lies_outside(tmp_path: Path) -> None:
-    """Small constants (shapes, say) come along; large ones need only have a type and a shape."""
-    large, small = np.zeros((32, 64), np.float32), np.asarray([2, -1], np.int64)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 32])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 32])
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Reshape", ["m", "to"], ["y"])]
-    weights = [aside(tmp_path, large, TensorProto.FLOAT), numpy_helper.from_array(small, "to")]
-    graph = helper.make_graph(nodes, "g", [x], [y], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    new = without_side_files(model)
-    assert [i.name for i in new.graph.input] == ["x", "w"] and [t.name for t in new.graph.initializer] == ["to"]
-    assert [d.dim_value for d in new.graph.input[1].type.tensor_type.shape.dim] == [32, 64]
-    onnx.checker.check_model(new, full_check=True)
-    assert [i.name for i in model.graph.input] == ["x"]  # not changed
-    plain = helper.make_model(helper.make_graph(nodes, "g", [x], [y], weights[1:]))
-    assert without_side_files(plain) is plain
 
 
 def test_packed_integers_come_back() -> None:
