@@ -10,7 +10,7 @@ from typing import Literal
 
 __all__ = ["CATALOGUE", "Meaning", "Refusal", "page"]
 
-Kind = Literal["tensor", "step", "early", "branch"]
+Kind = Literal["tensor", "step", "early", "branch", "layer"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Meaning:
     """What a code means.
 
     Attributes:
-        kind: what is refused: copies for a tensor, another step, copies made early, or a block's branch.
+        kind: what is refused: copies for a tensor, another step, copies made early, a block's
+            branch, or a layer's fit.
         why: a clause without a full stop.
         mend: what the user can do; empty where there is nothing to do.
         principle: whether it lies in the model or in the request: the rewrite could not help there, or the algebra
@@ -144,6 +145,16 @@ CATALOGUE: dict[str, Meaning] = {
     "widened": Meaning("branch", "an earlier pass has changed its shape"),
     "not_float": Meaning("branch", "its values are not float32"),
     "channel_axis": Meaning("branch", "the channels are neither the second nor the last axis"),
+    # ---- a layer that is fitted again ----
+    "weight_form": Meaning("layer", "its weight is not stored on a grid that can be given new values"),
+    "weight_shared": Meaning("layer", "somebody else reads the weight, so it must stay what it is"),
+    "bias_form": Meaning("layer", "its bias is not one constant per output channel"),
+    "too_wide": Meaning("layer", "each output reads more inputs than the equations have room for"),
+    "copies": Meaning("layer", "copies that an earlier pass made could not be followed"),
+    "no_target": Meaning("layer", "no tensor of the float model is what this layer writes", "give `--float`"),
+    "few_rows": Meaning("layer", "too few samples reach it", "more calibration samples"),
+    "not_finite": Meaning("layer", "values are not finite there"),
+    "taken_back": Meaning("layer", "with it the output on samples that it was not fitted on is no better"),
 }
 
 
@@ -182,6 +193,10 @@ TITLES: dict[Kind, tuple[str, str]] = {
         "Copies cannot be made early",
         "With `--mode auto` they are made late instead. With `--mode early` and `--mode integer` the message of the "
         "code `mode` names the reason.",
+    ),
+    "layer": (
+        "A layer is not fitted again",
+        "Reasons in the report's `reconstructions`; `bias_range` and `no_gain` too.",
     ),
     "branch": ("A block gets no branch", "Reasons in the report's `compensations`."),
 }

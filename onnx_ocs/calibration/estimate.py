@@ -14,8 +14,8 @@ from onnx import NodeProto, TensorProto
 from onnx_ocs.calibration.outliers import Outliers
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.qdq.layers import LAYERS, is_layer, read_layer
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
-from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.regions.region import Quantized, Region
 
 __all__ = ["estimate"]
@@ -75,36 +75,32 @@ def _matrix(w: Array, upright: bool) -> Array:
 
 
 def _layer(graph: Graph, node: NodeProto, x: Spread) -> Spread | None:
-    weight = read_weight(graph, node, 1)
-    if weight is None or len(weight.shape) < 2:
+    layer = read_layer(graph, node)
+    if layer is None:
         return None
-    shape, ndim = weight.shape, len(weight.shape)
-    groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
-    transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
-    out, into = (0, 1) if node.op_type == "Conv" or transposed else (1, 0)
-    if node.op_type == "MatMul":
-        out, into = ndim - 1, ndim - 2
+    shape, out, into = layer.weight.shape, layer.out, layer.into
+    groups = layer.groups if layer.kind == "Conv" else 1
     if not 0 < groups <= shape[out] or shape[out] % groups:
         return None
     n = shape[into] * groups
     first, second = _match(x[0], n), _match(x[1], n)
     mean, var = np.zeros(shape[out]), np.zeros(shape[out])
-    for axis, where, w in weight.blocks(graph):
+    for axis, where, w in layer.weight.blocks(graph):
         at = {axis: where}
         outs, ins = at.get(out, slice(None)), at.get(into, slice(None))
         w = w.astype(np.float32, copy=False)
-        if node.op_type == "ConvTranspose":
+        if layer.kind == "ConvTranspose":
             w = w.reshape(*w.shape[:2], -1).mean(2)
-        elif node.op_type != "Conv" and ndim > 2:  # of several matrices the first stands for all
+        elif layer.kind != "Conv" and len(shape) > 2:  # of several matrices the first stands for all
             if where.start:
                 continue
             w = w.reshape(-1, *w.shape[-2:])[0]
-        if node.op_type == "Conv" and groups > 1:
+        if groups > 1:
             inputs = np.arange(n).reshape(groups, -1).repeat(shape[0] // groups, axis=0)[outs, ins]
             mean[outs] += (_kernel_sums(w) * first[inputs]).sum(1)
             var[outs] += (_kernel_sums(_squared(w)) * second[inputs]).sum(1)
             continue
-        upright = transposed or node.op_type == "Conv"
+        upright = out == 0
         mean[outs] += _matrix(w, upright) @ first[ins].astype(np.float32)
         var[outs] += _matrix(_squared(w), upright) @ second[ins].astype(np.float32)
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
@@ -142,7 +138,7 @@ def _step(graph: Graph, n: NodeProto, known: dict[str, Spread]) -> Spread | None
     if x is None:
         dq = read_quantizer(graph, n) if is_op(n, "DequantizeLinear") else None
         return _range(dq) if isinstance(dq, Quantizer) else None
-    if op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and got[0] is not None:
+    if is_layer(n) and got[0] is not None:
         return _layer(graph, n, got[0])
     if op in ("Relu", "LeakyRelu", "PRelu", "Gelu", "HardSwish", "Swish", "Elu"):
         return _rectified(x)
@@ -209,7 +205,7 @@ def estimate(graph: Graph, regions: Sequence[Quantized], copies: int) -> dict[in
         top, low = np.broadcast_to(q.x_clip, (walk.channels,)), np.broadcast_to(q.x_low, (walk.channels,))
         upper, lower = np.zeros((walk.channels, copies)), np.zeros((walk.channels, copies))
         source = graph.producer.get(region.tensor)
-        gated = source is not None and not is_op(source, "Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
+        gated = source is not None and not is_op(source, *LAYERS, "Add")
         # behind an activation the tail is that of the Gaussian in front of it
         m = known.get(region.activation.source if gated else region.tensor, known.get(region.tensor))
         if region.tensor not in graph.inputs:  # an input's quantizer is taken to cover it

@@ -16,7 +16,7 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op, label
 from onnx_ocs.model.shapes import Shape
-from onnx_ocs.qdq.activation import LAYERS
+from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.region import Quantized, Region
 
@@ -66,7 +66,7 @@ def _end(graph: Graph, place: Mapping[str, int], tensor: str) -> tuple[NodeProto
         if n is None:
             return None, passed
         sources: list[str] = [t for t in dict.fromkeys(n.input) if t and graph.constant(t) is None]
-        if is_op(n, *LAYERS) or n.op_type not in PIECES:
+        if is_layer(n) or n.op_type not in PIECES:
             return n, passed
         if len(sources) != 1:
             source = _source(graph, place, n)
@@ -116,7 +116,7 @@ def find_blocks(graph: Graph, regions: Sequence[Quantized], shapes: Mapping[str,
             found[t] = "head", end
         elif is_op(end, "Add"):
             found[t] = "residual", end
-        elif is_op(end, *LAYERS) and graph.constant(end.input[1]) is not None:
+        elif is_layer(end) and graph.constant(end.input[1]) is not None:
             (activated if passed else found)[t] = "layer", end
     if not any(is_op(end, "Add") for _, end in found.values()):
         found |= activated
@@ -156,7 +156,7 @@ def _axis(graph: Graph, end: NodeProto) -> int | None:
         if not nodes:
             return None
         n = nodes.pop(0)
-        if is_op(n, *LAYERS):
+        if is_layer(n):
             return 1 if is_op(n, "Conv", "ConvTranspose") else -1
         if n.op_type in ("LayerNormalization", "SkipLayerNormalization", "RMSNormalization"):
             return -1

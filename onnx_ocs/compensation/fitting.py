@@ -24,6 +24,7 @@ from onnx_ocs.compensation.insert import insert
 from onnx_ocs.compensation.menu import Menu, Observed, learn
 from onnx_ocs.compensation.regression import Branch
 from onnx_ocs.compensation.relay import Relay, save
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
@@ -167,7 +168,7 @@ class Fitting:
 
         return Samples(f"{label}, held out", given)
 
-    def fit(self, feeds: Callable[[], Iterator[Mapping[str, Array]]], budget: int, macs: int) -> Graph:
+    def fit(self, feeds: Callable[[], Iterator[Mapping[str, Array]]], budget: int, macs: int) -> EditableGraph:
         """Choose branches within a budget.
 
         Args:
@@ -196,7 +197,9 @@ class Fitting:
                 m.chosen, m.why = None, "budget"
         return self._round(feeds(), least, {t: o.branch for t, o in kept.items()})
 
-    def _round(self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, Branch] | None) -> Graph:
+    def _round(
+        self, feeds: Iterable[Mapping[str, Array]], price: float, wanted: Mapping[str, Branch] | None
+    ) -> EditableGraph:
         """Fit all blocks in order, each behind the branches of those before it; by price, or like given branches."""
         menus = [m for m in self.open if wanted is None or m.block.output in wanted]
         turn = _Round(self, menus, (f for k, f in enumerate(feeds) if k < self.batches))
@@ -226,7 +229,7 @@ class _Round:
         """Put the nodes into an order in which the blocks are finished one after the other."""
         work = onnx.ModelProto()
         work.CopyFrom(fitting.model)
-        self.fitting, self.graph = fitting, Graph(work)
+        self.fitting, self.graph = fitting, EditableGraph(work)
         self.steady = _steady(self.graph)
         always = {id(n) for n in self.steady}
         rest = [n for n in self.graph.nodes if id(n) not in always]

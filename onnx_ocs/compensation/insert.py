@@ -17,7 +17,7 @@ import numpy as np
 
 from onnx_ocs.compensation.blocks import Block
 from onnx_ocs.compensation.regression import Branch
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.records.branches import RECORD, Inserted, digest
 
@@ -25,7 +25,7 @@ __all__ = ["insert"]
 
 
 class _Builder:
-    def __init__(self, graph: Graph, stem: str, rank: int, axis: int) -> None:
+    def __init__(self, graph: EditableGraph, stem: str, rank: int, axis: int) -> None:
         self.graph, self.stem, self.rank, self.axis = graph, stem, rank, axis
         self.last = axis == rank - 1
 
@@ -98,7 +98,7 @@ class _Builder:
         return self.node("Slice", [x, *parts], name)
 
 
-def insert(graph: Graph, block: Block, branch: Branch, regressors: Sequence[str], rank: int) -> Inserted:
+def insert(graph: EditableGraph, block: Block, branch: Branch, regressors: Sequence[str], rank: int) -> Inserted:
     """Add a branch to a block's output; all that reads the output then reads the corrected one.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import label
@@ -44,13 +45,13 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
     """
     if plan.model and plan.model != fingerprint(model) and not history(model):
         raise UserError("the plan was made for another model: plan again")
-    graph = Graph(model)
+    graph = EditableGraph(model)
     regions = find_regions(graph, infer_shapes(model))
     planned = dict(plan.match(regions))
     changeable = adjustable(regions)
     refused = _rescale(graph, changeable, planned)
     graph.commit(lambda node: stamp(node, by.name, by.version))
-    fresh, shapes = Graph(model), infer_shapes(model)
+    fresh, shapes = EditableGraph(model), infer_shapes(model)
     decisions = _decide(fresh, shapes, regions, planned, refused, plan.excluded)
     widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)])
     fresh.commit(lambda node: stamp(node, by.name, by.version))
@@ -60,7 +61,9 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
     return PassResult(bool(done), report)
 
 
-def _rescale(graph: Graph, regions: Mapping[int, Region], planned: Mapping[int, PlannedRegion]) -> dict[int, Refusal]:
+def _rescale(
+    graph: EditableGraph, regions: Mapping[int, Region], planned: Mapping[int, PlannedRegion]
+) -> dict[int, Refusal]:
     """Change the steps; the regions where that cannot be done, with the reason."""
     refused: dict[int, Refusal] = {}
     for k, p in planned.items():

@@ -11,11 +11,11 @@ from onnx import NodeProto
 
 from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.planning.distortion import Readers, readers
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.qdq.intervals import clip_bounds
-from onnx_ocs.qdq.weights import read_weight
+from onnx_ocs.qdq.layers import read_layer
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import HALF_COPIES, STEP_ONLY, Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
@@ -132,16 +132,9 @@ def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, options
 def _share(graph: Graph, r: Region, node: NodeProto) -> float:
     """Which share of a reader's input one copy of a region's channel adds."""
     k = next(i for i, n in enumerate(r.walk.weights) if n is node)
-    weight = read_weight(graph, node, 1)
-    assert weight is not None
+    layer = read_layer(graph, node)
     inner = r.walk.columns[k].size / r.walk.channels
-    if node.op_type == "Conv":
-        total = weight.shape[1] * int(attribute(node, "group", 1))
-    elif node.op_type == "ConvTranspose":
-        total = weight.shape[0]
-    else:
-        total = weight.shape[-1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else -2]
-    return inner / total
+    return inner / (r.walk.columns[k].size if layer is None else layer.inputs)
 
 
 def factors(graph: Graph, region: Region, copies: int) -> Array:

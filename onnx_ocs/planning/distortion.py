@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
 
 from onnx_ocs.calibration.histogram import BINS, Histogram
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute
-from onnx_ocs.qdq.weights import read_weight
+from onnx_ocs.qdq.layers import Layer, read_layer
 from onnx_ocs.regions.region import Region
 
 __all__ = ["Readers", "Table", "readers", "tabulate"]
@@ -60,34 +59,12 @@ class Readers:
         return float((self.gain * (square - m * m)).sum() + own.sum())
 
 
-def _rows(graph: Graph, node: NodeProto) -> Array | None:
-    """A layer's weight as (input channels, output channels of the group, taps), float64."""
-    w = graph.constant(node.input[1])
-    if w is None or read_weight(graph, node, 1) is None or w.ndim < 2:
-        return None
-    w = w.astype(np.float64)
-    groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
-    if node.op_type == "Conv":
-        m, k = w.shape[0] // groups, w.shape[1]
-        split = w.reshape(groups, m, k, -1)
-        return np.asarray(np.moveaxis(split, 2, 1).reshape(groups * k, m, -1))
-    if node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not attribute(node, "transB", 0)):
-        return w.reshape(w.shape[0], w.shape[1], -1)
-    if node.op_type == "Gemm":
-        return w.T.reshape(w.shape[1], w.shape[0], 1)
-    return np.moveaxis(w, -2, 0).reshape(w.shape[-2], -1, 1)
-
-
-def _phases(graph: Graph, node: NodeProto, rows: Array) -> list[Array]:
+def _phases(layer: Layer, rows: Array) -> list[Array]:
     """Taps that meet in one output: all of them, but those of one phase of a ConvTranspose's stride."""
-    strides = list(attribute(node, "strides") or ())
-    if node.op_type != "ConvTranspose" or not strides or max(strides) == 1:
+    strides, kernel = list(attribute(layer.node, "strides") or ()), layer.weight.shape[2:]
+    if layer.kind != "ConvTranspose" or not strides or max(strides) == 1 or len(kernel) != len(strides):
         return [rows]
-    weight = read_weight(graph, node, 1)
-    if weight is None or len(weight.shape) != len(strides) + 2:
-        return [rows]
-    kernel = weight.shape[2:]
-    dilations = list(attribute(node, "dilations") or [1] * len(kernel))
+    dilations = list(attribute(layer.node, "dilations") or [1] * len(kernel))
     index = np.indices(kernel).reshape(len(kernel), -1)
     phase = np.ravel_multi_index(tuple(i * d % s for i, d, s in zip(index, dilations, strides, strict=True)), strides)
     return [rows[:, :, phase == p] for p in np.unique(phase)]
@@ -100,14 +77,14 @@ def readers(graph: Graph, region: Region) -> Readers:
     gain, diagonal, coherent = np.zeros(c), np.zeros(c), np.zeros((c, c))
     dense = False
     for node, columns, factor in zip(walk.weights, walk.columns, walk.factors, strict=True):
-        flat = _rows(graph, node)
-        if flat is None or columns.size % c:
+        layer = read_layer(graph, node)
+        flat = None if layer is None else layer.rows(graph)
+        if layer is None or flat is None or columns.size % c:
             continue
-        inner = columns.size // c
-        groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
+        inner, groups = columns.size // c, layer.groups
         flat = flat[columns] * factor
         gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
-        for taps in _phases(graph, node, flat):
+        for taps in _phases(layer, flat):
             summed = taps.sum(2).reshape(c, inner, -1).sum(1)
             if groups == 1:
                 coherent += summed @ summed.T

@@ -14,8 +14,9 @@ from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op, label
+from onnx_ocs.qdq.layers import LAYERS
 
-__all__ = ["LAYERS", "LEAST", "Activation", "recognise"]
+__all__ = ["LEAST", "Activation", "recognise"]
 
 SINGLE = {
     "Relu": "ReLU", "Clip": "Clip", "LeakyRelu": "LeakyReLU", "PRelu": "PReLU", "HardSwish": "HardSwish", "Elu": "ELU",
@@ -25,7 +26,6 @@ SINGLE = {
 }  # fmt: skip
 # Smallest values of functions that dip below zero, with a margin for quantized pieces inside.
 LEAST = {"GELU": -0.2, "SiLU": -0.32, "HardSwish": -0.42, "Mish": -0.35}
-LAYERS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 PIECES = frozenset({
     "Mul", "Add", "Sub", "Div", "Pow", "Erf", "Tanh", "Sigmoid", "HardSigmoid", "Softplus", "Sqrt", "Cast",
     "Identity", "Reshape", "QuantizeLinear", "DequantizeLinear",

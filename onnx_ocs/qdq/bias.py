@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op, label
@@ -77,7 +78,7 @@ def read_bias(graph: Graph, node: NodeProto, index: int, channels: int) -> Bias 
     return Bias("float", np.broadcast_to(value.reshape(-1), (channels,)))
 
 
-def write_bias(graph: Graph, node: NodeProto, index: int, bias: Bias, value: Array, positions: Array) -> None:
+def write_bias(graph: EditableGraph, node: NodeProto, index: int, bias: Bias, value: Array, positions: Array) -> None:
     """Give a layer the widened bias (`Bias.shifted`), with the integers' parameters taken at `positions`."""
     name = node.input[index] if len(node.input) > index and node.input[index] else label(node) + "_bias"
     if bias.kind != "integer":

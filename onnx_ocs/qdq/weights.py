@@ -14,6 +14,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnx_ocs.model import tensors
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import Taken, fold
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
@@ -161,7 +162,12 @@ def _read(graph: Graph, node: NodeProto, index: int) -> Weight | None:
 
 
 def edit_weight(
-    graph: Graph, node: NodeProto, index: int, edit: Callable[[Array], Array] | None, axis: int, positions: Array
+    graph: EditableGraph,
+    node: NodeProto,
+    index: int,
+    edit: Callable[[Array], Array] | None,
+    axis: int,
+    positions: Array,
 ) -> None:
     """Replace a weight by `edit(weight)`; per-channel parameters along `axis` are taken at `positions`.
 
@@ -204,7 +210,7 @@ def edit_weight(
     graph.set_input(reader, at, root)
 
 
-def take(graph: Graph, node: NodeProto, index: int, axis: int, positions: Array) -> None:
+def take(graph: EditableGraph, node: NodeProto, index: int, axis: int, positions: Array) -> None:
     """Repeat or reorder a weight's channels: new channel k along `axis` is the old channel positions[k]."""
     edit_weight(graph, node, index, None, axis, positions)
 
@@ -226,7 +232,7 @@ def scales_apart(graph: Graph, node: NodeProto, index: int, axis: int) -> bool:
     return integers or (root is not None and root.dtype == np.float32)
 
 
-def scale_channels(graph: Graph, node: NodeProto, index: int, axis: int, factors: Array) -> None:
+def scale_channels(graph: EditableGraph, node: NodeProto, index: int, axis: int, factors: Array) -> None:
     """Multiply the channels of a weight or bias that nobody else reads with powers of two (`scales_apart`).
 
     Integers stay what they are: their steps are multiplied.
@@ -277,7 +283,7 @@ def coarsened(graph: Graph, weight: Weight, factors: Array) -> tuple[int, Array,
     return q.axis, (new + zero).astype(root.dtype), change
 
 
-def coarsen(graph: Graph, node: NodeProto, index: int, factors: Array) -> None:
+def coarsen(graph: EditableGraph, node: NodeProto, index: int, factors: Array) -> None:
     """Multiply the steps of a layer's weight, a channel each, and round its integers to them (`coarsened`)."""
     weight = read_weight(graph, node, index)
     found = None if weight is None else coarsened(graph, weight, factors)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.reconstruction.bounds import reach
@@ -92,7 +92,7 @@ class Fitting:
     """All layers of one model."""
 
     def __init__(
-        self, graph: Graph, layers: Sequence[Layer], pairs: Sequence[Pair | None], reference: Reference,
+        self, graph: EditableGraph, layers: Sequence[Layer], pairs: Sequence[Pair | None], reference: Reference,
         folder: Path, seed: int, total: int, unit: int, masks: Callable[[Mapping[str, Array]], Array | None],
         progress: Progress,
     ) -> None:  # fmt: skip

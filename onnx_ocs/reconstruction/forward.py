@@ -12,6 +12,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.order import mentioned
@@ -30,7 +31,7 @@ class Forward:
     """All samples of one network, between two stages."""
 
     def __init__(
-        self, graph: Graph, stages: Sequence[Sequence[str]], feeds: Iterable[Mapping[str, Array]], shelf: Shelf
+        self, graph: EditableGraph, stages: Sequence[Sequence[str]], feeds: Iterable[Mapping[str, Array]], shelf: Shelf
     ) -> None:
         """Write the feeds down.
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.reconstruction.layers import Layer, find_layers
@@ -39,8 +40,8 @@ def written(model: onnx.ModelProto, parts: Trainable, parameters: Parameters) ->
     new = onnx.ModelProto()
     new.CopyFrom(model)
     _rescale(new, parts, [float(f.detach()) for f in parameters.factors()])
-    start = Graph(model)
-    graph = Graph(new)
+    start = EditableGraph(model)
+    graph = EditableGraph(new)
     found = {x.node.output[0]: x for x in find_layers(graph) if isinstance(x, Layer)}
     for held in parameters.layers:
         layer, result = found[held.layer.node.output[0]], Result(held)
@@ -56,7 +57,7 @@ def _rescale(model: onnx.ModelProto, parts: Trainable, factors: list[float]) -> 
     changed = {s.region.outputs: s.now * f for s, f in zip(parts.steps, factors, strict=True) if f != 1}
     if not changed:
         return
-    graph = Graph(model)
+    graph = EditableGraph(model)
     for region in find_regions(graph, infer_shapes(model)):
         if isinstance(region, Region) and region.outputs in changed:
             rescale(graph, region, np.asarray(changed[region.outputs]))

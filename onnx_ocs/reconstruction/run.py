@@ -14,6 +14,7 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
@@ -70,7 +71,7 @@ def reconstruct(
         return PassResult(False, notes=[why])
     work = onnx.ModelProto()
     work.CopyFrom(model)
-    graph = Graph(work)
+    graph = EditableGraph(work)
     found = find_layers(graph)
     layers = [f for f in found if isinstance(f, Layer)]
     exact = _stand_in(context.original or model)
@@ -145,7 +146,7 @@ def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collectio
     """A copy of the model with the new values of some layers."""
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
     for k, (layer, f) in enumerate(zip(layers, fitted, strict=True)):
         if k in chosen and f.values is not None:

@@ -10,12 +10,13 @@ else reads too is replaced by a copy under a fresh name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from onnx import NodeProto
 
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
@@ -104,6 +105,9 @@ def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
         return "its values cannot be read"
     if any(is_op(n, "Clip") for n in chain.nodes[:at]) or (not quantizers and root.dtype.kind == "f"):
         return "its values are changed between the grid and the layer"
+    if integers.dtype != grid.dtype:  # without a zero-point a DQ does not say what its integers are
+        least, most = integer_range(integers.dtype)
+        grid = replace(grid, dtype=integers.dtype, qmin=least, qmax=most)
     low, high = _range(graph, chain, at, grid, integers)
     nodes = [chain.nodes[k] for k in (*quantizers, at)]
     perm = chain.perms[at]
@@ -176,7 +180,7 @@ def exclusive(graph: Graph, stored: Stored) -> bool:
     )
 
 
-def write_values(graph: Graph, stored: Stored, values: Array, scale: Array) -> Refit:
+def write_values(graph: EditableGraph, stored: Stored, values: Array, scale: Array) -> Refit:
     """Give a constant new values.
 
     Args:
@@ -200,7 +204,7 @@ def write_values(graph: Graph, stored: Stored, values: Array, scale: Array) -> R
     return Refit(chain.root, chain.root, digest(new))
 
 
-def write_scale(graph: Graph, stored: Stored, scale: Array) -> Refit | None:
+def write_scale(graph: EditableGraph, stored: Stored, scale: Array) -> Refit | None:
     """Give a constant's grid new scales, in front of Q and DQ alike.
 
     Args:

@@ -20,6 +20,7 @@ import onnx
 
 from onnx_ocs.calibration.samples import Samples, input_specs
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
@@ -138,7 +139,7 @@ def refine(
         raise UserError("refinement needs a number of steps or of minutes: give one of them")
     if find_spec("torch") is None:
         raise UserError("refinement trains with torch: pip install onnx-ocs[refine]")
-    graph = Graph(model)
+    graph = EditableGraph(model)
     parts = find_trainable(graph)
     left = {r.node: r.message for r in parts.refusals}
     if not parts.layers and not parts.steps:

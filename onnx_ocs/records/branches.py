@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, label
 
@@ -104,14 +105,14 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model without its branches: what it was before they were added."""
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     for b in read_branches(new):
         remove(graph, b)
     graph.commit()
     return new
 
 
-def remove(graph: Graph, b: Inserted) -> None:
+def remove(graph: EditableGraph, b: Inserted) -> None:
     """Let all that reads a corrected value read the uncorrected one again; `commit` drops the branch."""
     if b.after == b.output:  # the corrected value has the original's name: give it back
         graph.rename_output(b.after, graph.fresh(b.after + "_dropped"))

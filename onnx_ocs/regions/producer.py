@@ -13,10 +13,9 @@ from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
-from onnx_ocs.qdq.bias import read_bias
 from onnx_ocs.qdq.intervals import clip_bounds
+from onnx_ocs.qdq.layers import is_layer, read_layer
 from onnx_ocs.qdq.quantizer import Quantizer
-from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.refusals import Refusal
 
 __all__ = ["Early", "find_early"]
@@ -74,8 +73,7 @@ def find_early(
     affine = _affine(graph, tensor, function.before, at)
     if isinstance(affine, Refusal):
         return affine
-    last = axis == -1 or (rank is not None and axis == rank - 1)
-    return _layer(graph, *affine, function.slope, function.copies, channels, axis, last)
+    return _layer(graph, *affine, function.slope, function.copies, channels, axis, rank)
 
 
 @dataclass(frozen=True)
@@ -165,35 +163,33 @@ def _layer(
     slope: NodeProto | None,
     copies: int,
     channels: int,
-    channel_axis: int,
-    last: bool,
+    axis: int,
+    rank: int | None,
 ) -> Early | Refusal:
     def no(code: str, message: str) -> Refusal:
         return Refusal(code, message, label(n))
 
-    if not is_op(n, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if not is_layer(n):
         return no("early_producer", f"the value is made by {n.op_type}, not by a Conv, ConvTranspose, Gemm or MatMul")
-    weight = read_weight(graph, n, 1)
-    if weight is None:
+    layer = read_layer(graph, n)
+    if layer is None:
         return no("early_weight", "the producer's weight is not a constant that can be repeated")
-    if n.op_type in ("Conv", "ConvTranspose") and int(attribute(n, "group", 1)) != 1:
+    if layer.groups != 1:
         return no("early_grouped", "a grouped or depthwise producer would need its input repeated as well")
-    rank = len(weight.shape)
-    axis = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if attribute(n, "transB", 0) else 1, "MatMul": rank - 1}[n.op_type]
-    if (n.op_type == "MatMul" and rank < 2) or weight.shape[axis] != channels:
+    if layer.outputs != channels:
         return no("early_axis", "the producer's rows are not the channels that the readers add up")
-    if not last if n.op_type == "MatMul" else channel_axis not in (1, -1):
+    if not layer.writes(axis, rank):
         return no("early_axis", "the channel axis is not the producer's")
-    behind = rank - 2 if n.op_type in ("Conv", "ConvTranspose") else 0
+    behind = len(layer.weight.shape) - 2 if layer.slides else 0
     for node, inputs in ((slope, (1,)), *((a, (0, 1)) for a in affine if is_op(a, "Add"))):
         for t in (node.input[i] for i in inputs) if node is not None else ():
             value = graph.constant(t)
             if value is not None and not per_channel(value, channels, behind):
                 return no("early_axis", f"the constant '{t}' does not lie along the producer's channels")
-    if n.op_type != "MatMul" and read_bias(graph, n, 2, channels) is None:
+    if layer.bias(graph) is None:
         return no("early_bias", "the bias is not a constant per output channel")
     if n.op_type == "Gemm" and len(n.input) > 2 and n.input[2] and not attribute(n, "beta", 1.0):
         return no("early_bias", "beta is 0")
     if n.op_type == "MatMul" and not affine:
         return no("early_bias", "a MatMul without an Add has no bias to shift")
-    return Early(n, axis, tuple(affine), slope, copies)
+    return Early(n, layer.out, tuple(affine), slope, copies)

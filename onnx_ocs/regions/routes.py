@@ -21,56 +21,32 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import attribute, is_op
+from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.shapes import Shape
+from onnx_ocs.qdq.layers import is_layer, read_layer
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
-from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.regions.carry import NOT_LINEAR, Route, carry, concat, fits, fold, same, scaled
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["route", "weight_axis"]
+__all__ = ["route"]
 
 
-def weight_axis(graph: Graph, node: NodeProto, index: int, wide_axis: int, rank: int | None) -> int | None:
-    """The input-channel axis of the constant weight with which a dense layer reads `index`; None if it has none."""
-    if index != 0:
-        return None
-    weight = read_weight(graph, node, 1)
-    if weight is None or len(weight.shape) < 2:
-        return None
-    if is_op(node, "Conv", "ConvTranspose"):
-        return (1 if node.op_type == "Conv" else 0) if wide_axis == 1 else None
-    if is_op(node, "Gemm"):
-        axis = 0 if attribute(node, "transA", 0) else 1
-        return (1 if attribute(node, "transB", 0) else 0) if wide_axis in (axis, axis - 2) else None
-    if is_op(node, "MatMul"):
-        last = wide_axis == -1 or (rank is not None and wide_axis == rank - 1)
-        return len(weight.shape) - 2 if last else None
-    return None
-
-
-def _conv(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | None) -> Route:
-    axis = weight_axis(graph, node, index, wide.axis, rank)
-    weight = read_weight(graph, node, 1)
-    if axis is None or weight is None:
+def _weight(graph: Graph, node: NodeProto, index: int, wide: Wide, rank: int | None) -> Route:
+    """A layer with a constant weight reads the copies, if the channels are what it adds up."""
+    layer = read_layer(graph, node) if index == 0 else None
+    if layer is None or not layer.reads(wide.axis, rank):
         return fold("its weight is not a constant that can be repeated, or the channels lie on another axis")
-    groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
-    if groups == 1:
-        return Route("weight", axis=axis) if weight.shape[axis] == wide.narrow else fold("channel counts differ")
-    channels = weight.shape[1] * groups if node.op_type == "Conv" else weight.shape[0]
-    if channels != wide.narrow:
+    if layer.inputs != wide.narrow:
         return fold("channel counts differ")
-    if wide.grouped(groups) and not (node.op_type == "Conv" and _per_input(graph, node)):
-        return Route("grouped", axis=axis)
-    if node.op_type == "Conv" and groups == channels:
-        rows = wide.spread(weight.shape[0] // groups)
-        return Route("depthwise", Wide(1, *rows, weight.shape[0], None, halved=wide.halved))
+    if layer.groups == 1:
+        return Route("weight", axis=layer.into)
+    per_input = layer.kind == "Conv" and layer.weight.channel_axis(graph) == 1
+    if wide.grouped(layer.groups) and not per_input:
+        return Route("grouped", axis=layer.into)
+    if layer.kind == "Conv" and layer.groups == layer.inputs:
+        rows = wide.spread(layer.outputs // layer.groups)
+        return Route("depthwise", Wide(1, *rows, layer.outputs, None, halved=wide.halved))
     return fold("the copies are not spread evenly over the groups")
-
-
-def _per_input(graph: Graph, node: NodeProto) -> bool:
-    weight = read_weight(graph, node, 1)
-    return weight is not None and weight.channel_axis(graph) == 1
 
 
 def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping[str, Shape]) -> Route:
@@ -108,8 +84,8 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
         node, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool"
     ):
         return fold("it computes with the integers")
-    if is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return _conv(graph, node, index, wide, rank)
+    if is_layer(node):
+        return _weight(graph, node, index, wide, rank)
     if is_op(node, "Concat"):
         return concat(node, index, wide, rank, shapes)
     if is_op(node, "Mul", "Div"):

@@ -11,8 +11,8 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.model.shapes import Shape
+from onnx_ocs.qdq.layers import is_layer, read_layer
 from onnx_ocs.qdq.quantizer import Quantizer
-from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.carry import NOT_LINEAR, Route
 from onnx_ocs.regions.region import Walk
@@ -86,18 +86,10 @@ def _layer_channels(graph: Graph, nodes: Sequence[NodeProto], axis: int) -> int 
         following: list[str] = []
         for t in tensors:
             for r in graph.readers(t):
-                if is_op(r, "Conv", "ConvTranspose", "Gemm", "MatMul") and r.input[0] == t:
-                    weight = read_weight(graph, r, 1)
-                    if weight is None:
-                        continue
-                    if r.op_type == "Conv" and axis == 1:
-                        return weight.shape[1] * int(attribute(r, "group", 1))
-                    if r.op_type == "ConvTranspose" and axis == 1:
-                        return weight.shape[0]
-                    if r.op_type == "Gemm" and axis in (1, -1):
-                        return weight.shape[1 if attribute(r, "transB", 0) else 0]
-                    if r.op_type == "MatMul" and axis == -1:
-                        return weight.shape[-2]
+                if is_layer(r) and r.input[0] == t:
+                    layer = read_layer(graph, r)
+                    if layer is not None and layer.reads(axis, None):
+                        return layer.inputs
                 elif is_op(r, "Clip", "DequantizeLinear", "QuantizeLinear", "Relu", "MaxPool"):
                     following.append(r.output[0])
         tensors = following

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, shortened
+from onnx_ocs.errors import printable
+from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, readable, shortened
 from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
@@ -133,6 +134,7 @@ FOUND = (
 
 def show_inspection(console: Console, report: Report) -> None:
     """The table of quantized activations."""
+    report = readable(report)
     if report["regions"]:
         _show(console, "Quantized activations", "tensor", FOUND, report["regions"])
     _reasons(console, report)
@@ -176,6 +178,7 @@ def _loss(console: Console, loss: Report) -> None:
 
 def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
+    report = readable(report)
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:
         shown = applied
@@ -293,7 +296,7 @@ def show_verdict(console: Console, text: str) -> None:
     """The last line, on one line."""
     passed = text.startswith("PASSED")
     style = "bold green" if passed else "bold red" if text.startswith("FAILED") else "bold"
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:
@@ -304,7 +307,7 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
     if v is None:
         return f"DONE, not verified ({seconds:.1f} s)" if not verified else f"PASSED ({seconds:.1f} s)"
     if v["verdict"] != "PASSED":
-        return f"FAILED: {'; '.join(v['failures'])} ({seconds:.1f} s)"
+        return f"FAILED: {'; '.join(readable(v['failures']))} ({seconds:.1f} s)"
     level, oracle = v["levels"][0], v["oracle"]
     counts = (
         (oracle["translated_quantizers"], "wide quantizer"),

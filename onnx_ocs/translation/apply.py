@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.records.history import history, stamp
@@ -33,9 +33,9 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
     if history(model):
         if context.again:
             return PassResult(False)
-        regions = find_regions(Graph(model), {}, "already_translated")
+        regions = find_regions(EditableGraph(model), {}, "already_translated")
         return PassResult(False, [entry(by.name, r, r.refusal) for r in regions])
-    graph = Graph(model)
+    graph = EditableGraph(model)
     shapes = infer_shapes(model, nodes=graph.nodes)
     regions = find_regions(graph, shapes)
     decisions = selection.decide(graph, regions, find_outliers(model, graph, regions, selection.copies, context))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.qdq.bias import Bias, read_bias, write_bias
@@ -123,7 +124,7 @@ def _check_halves(graph: Graph, early: Early, wide: Wide) -> Refusal | None:
     return None
 
 
-def apply(graph: Graph, region: Region, wide: Wide) -> str:
+def apply(graph: EditableGraph, region: Region, wide: Wide) -> str:
     """Widen the producer; returns the name of the widened float tensor (which is the old one)."""
     early = region.early
     assert isinstance(early, Early)
@@ -171,7 +172,7 @@ def read_shape(graph: Graph, layer: NodeProto) -> tuple[int, ...]:
 
 
 def _replace(
-    graph: Graph,
+    graph: EditableGraph,
     node: NodeProto,
     index: int,
     wide: Wide,
@@ -195,7 +196,7 @@ def _replace(
     graph.set_input(node, index, graph.add_initializer(node.input[index] + "_wide", new))
 
 
-def _add_bias(graph: Graph, layer: NodeProto, bias: Bias, value: Array, wide: Wide) -> None:
+def _add_bias(graph: EditableGraph, layer: NodeProto, bias: Bias, value: Array, wide: Wide) -> None:
     assert bias.scale is not None
     name = label(layer) + "_bias"
     scale = bias.scale.astype(np.float32)

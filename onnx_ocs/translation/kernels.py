@@ -15,7 +15,7 @@ import onnx
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
-from onnx_ocs.qdq.activation import LAYERS
+from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.targets.ort import integer_kernels, without_kernels
 from onnx_ocs.translation.decision import Decision
@@ -34,7 +34,7 @@ def behind_kernels(graph: Graph, regions: Sequence[Quantized]) -> set[str]:
         while n is not None and is_op(n, *PARTS):
             varying = [t for t in n.input if not graph.is_constant(t)]
             n = graph.producer.get(varying[0]) if len(varying) == 1 else None
-        if is_op(n, *LAYERS):
+        if is_layer(n):
             tensors.append(r.tensor)
     return without_kernels(graph.model, tensors)
 

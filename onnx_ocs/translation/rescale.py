@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.qdq.bias import write_bias
 from onnx_ocs.qdq.weights import coarsen
@@ -22,7 +22,7 @@ from onnx_ocs.regions.steps import coarsening, tied_bias
 __all__ = ["rescale"]
 
 
-def rescale(graph: Graph, region: Region, scale: Array) -> None:
+def rescale(graph: EditableGraph, region: Region, scale: Array) -> None:
     """Change one region's step (checked before), its carried quantizers' and the readers' tied biases."""
     walk, q = region.walk, region.quantizer
     new = scale.astype(q.float_dtype)

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.model.shapes import Shape, infer_shapes
@@ -35,7 +36,7 @@ __all__ = ["widen", "widened"]
 
 
 class _Widening:
-    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> None:
+    def __init__(self, graph: EditableGraph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> None:
         self.graph, self.shapes = graph, shapes
         self.results = [Widened(d) for d in decisions]
         self.decided = {id(n): k for k, d in enumerate(decisions) for n in d.region.nodes}
@@ -298,7 +299,7 @@ class _Widening:
             self.graph.set_input(node, 1, self.graph.add_initializer(node.input[1] + "_wide", wider))
 
 
-def widen(graph: Graph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> list[Widened]:
+def widen(graph: EditableGraph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> list[Widened]:
     """Apply decisions to a graph (not yet committed).
 
     Args:
@@ -324,7 +325,7 @@ def widened(
     """
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    graph, shapes = Graph(new), infer_shapes(new)
+    graph, shapes = EditableGraph(new), infer_shapes(new)
     regions = {r.key: r for r in find_regions(graph, shapes) if isinstance(r, Region)}
     widen(graph, shapes, decide(graph, regions))
     graph.commit()

@@ -26,7 +26,7 @@ import onnxruntime as ort
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.measurement.quality import compare
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.compensate import Compensate
@@ -46,7 +46,7 @@ class Writer:
     def __init__(self, model: onnx.ModelProto, ranges: dict[str, float] | None, throughout: bool) -> None:
         self.model, self.ranges, self.throughout = onnx.ModelProto(), ranges, throughout
         self.model.CopyFrom(model)
-        self.graph = Graph(self.model)
+        self.graph = EditableGraph(self.model)
         self.written: dict[str, str] = {}  # tensors by what they are, the same in float and in int8
         points = [self.graph.constant(n.input[2]) for n in self.graph.nodes if n.op_type == "QuantizeLinear"]
         unsigned = any(z is not None and z.dtype == np.uint8 for z in points)  # integer Adds take equal types only
@@ -159,7 +159,7 @@ def main() -> None:
     Compensate(forms=(a.form,), linear=True).run(new, Context(fit, original=old))
     known = ranges(new, (dict(f) for f in fit.batches(8)))
     models = [old, new, Writer(new, known, False).model, Writer(new, known, True).model]
-    ref = reference(old, find_regions(Graph(old), infer_shapes(old)))
+    ref = reference(old, find_regions(EditableGraph(old), infer_shapes(old)))
     quality = compare(ref, models, others)
     took = latencies(models, dict(next(fit.batches(1))), a.runs)
     branches = sum(bool(b.entry["weights"]) for b in read_branches(new))

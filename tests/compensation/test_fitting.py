@@ -18,7 +18,7 @@ from onnx_ocs.compensation.blocks import find_blocks
 from onnx_ocs.compensation.fitting import Fitting
 from onnx_ocs.compensation.ground_truth import Truth
 from onnx_ocs.compensation.menu import Menu
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.regions.find import find_regions
@@ -42,7 +42,7 @@ def net() -> onnx.ModelProto:
 
 def prepared(net: onnx.ModelProto, folder: Path, count: int, most: int = LARGE) -> tuple[Fitting, onnx.ModelProto]:
     """A fitting whose targets are written, and the model that gives them."""
-    graph = Graph(net)
+    graph = EditableGraph(net)
     shapes = infer_shapes(net, {"x": (1, 3, 8, 8)})
     regions = find_regions(graph, infer_shapes(net))
     menus = [Menu(b) for b in find_blocks(graph, regions, shapes)]
@@ -108,7 +108,7 @@ def test_branches_gain_within_the_budget(net: onnx.ModelProto, tmp_path: Path, b
 
 
 def test_blocks_that_are_refused_get_nothing(net: onnx.ModelProto, tmp_path: Path) -> None:
-    graph = Graph(net)
+    graph = EditableGraph(net)
     shapes = infer_shapes(net, {"x": (1, 3, 8, 8)})
     regions = find_regions(graph, infer_shapes(net))
     menus = [Menu(b, why="widened") for b in find_blocks(graph, regions, shapes)]

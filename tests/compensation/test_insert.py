@@ -17,7 +17,7 @@ from zoo import Style
 from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.compensation.blocks import Block
 from onnx_ocs.compensation.insert import insert
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.records.branches import digest, read_branches, strip
 from onnx_ocs.verification.branches import check_branches
 
@@ -52,7 +52,7 @@ def test_what_branches_compute(net: Callable[[Style], tuple[onnx.ModelProto, Blo
         branch = some_branch(form, which, (8, 8), nonlinear)
         new = onnx.ModelProto()
         new.CopyFrom(model)
-        graph = Graph(new)
+        graph = EditableGraph(new)
         done = insert(graph, block, branch, [watch[k] for k in which], y.ndim)
         graph.commit()
         onnx.checker.check_model(new, full_check=True)
@@ -84,7 +84,7 @@ def test_what_branches_compute(net: Callable[[Style], tuple[onnx.ModelProto, Blo
 def test_the_record_says_what_was_inserted() -> None:
     model, block = image_net(Style(opset=17))
     branch = some_branch("low rank", (0, 1), (8, 8), True)
-    graph = Graph(model)
+    graph = EditableGraph(model)
     now = insert(graph, block, branch, [block.output, str(block.input)], 4)
     assert (now.output, now.before, now.after) == ("conv2", "conv2", "conv2_compensated")
     assert now.regressors == ("conv2", "conv1")
@@ -94,12 +94,12 @@ def test_the_record_says_what_was_inserted() -> None:
     e = read.entry
     assert (e["form"], e["rank"], e["strides"], e["axis"]) == ("low rank", 2, [2, 2], 1)
     assert e["alpha"] == [0.4, 1.4] and (e["beta"], e["low"], e["high"]) == (1.3, -0.9, 1.1)
-    assert e["digest"] == digest(e, Graph(model))
+    assert e["digest"] == digest(e, EditableGraph(model))
 
 
 def test_a_graph_outputs_name_stays_with_the_corrected_value() -> None:
     model, block = matrix_net(Style(opset=17))
-    graph = Graph(model)
+    graph = EditableGraph(model)
     now = insert(graph, block, some_branch("bias", (), (8, 8), False), [], 2)
     assert (now.before, now.after) == ("gemm2_uncompensated", "gemm2")
     graph.commit()

@@ -27,7 +27,7 @@ from onnx_ocs.calibration.samples import open_samples, random_samples
 from onnx_ocs.compensation.insert import insert
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.compensate import Compensate
 from onnx_ocs.passes.translate import Translate
@@ -63,7 +63,7 @@ def applied(result: api.RewriteResult) -> list[dict[str, Any]]:
 
 def held_out(model: onnx.ModelProto, new: onnx.ModelProto, samples: Any) -> tuple[float, float]:
     """SQNR before and after against the float model, in dB."""
-    ref = reference(model, find_regions(Graph(model), infer_shapes(model)))
+    ref = reference(model, find_regions(EditableGraph(model), infer_shapes(model)))
     a, b = compare(ref, [model, new], open_samples(samples, model))
     assert a.sqnr_db is not None and b.sqnr_db is not None
     return a.sqnr_db, b.sqnr_db
@@ -213,7 +213,7 @@ def nonlinear() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     model, block = image_net(Style(opset=17))
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     insert(graph, block, some_branch("dense", (0, 1), (8, 8), True), [block.output, str(block.input)], 4)
     graph.commit()
     return model, new

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 from zoo import Net, Style, execute, image
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.qdq.bias import Bias, read_bias, write_bias
 
 
@@ -19,8 +19,8 @@ def convolution(**style: Any) -> tuple[Net, onnx.ModelProto]:
     return n, n.model(n.conv(x))
 
 
-def layer(model: onnx.ModelProto) -> tuple[Graph, onnx.NodeProto]:
-    graph = Graph(model)
+def layer(model: onnx.ModelProto) -> tuple[EditableGraph, onnx.NodeProto]:
+    graph = EditableGraph(model)
     return graph, next(n for n in graph.nodes if n.op_type == "Conv")
 
 

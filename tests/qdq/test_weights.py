@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 from zoo import Net, Style, execute, image
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.qdq.weights import coarsen, coarsened, edit_weight, read_weight, scale_channels, scales_apart, take
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -21,23 +21,23 @@ FORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def convolution(**style: Any) -> tuple[Net, onnx.ModelProto, Graph, onnx.NodeProto]:
+def convolution(**style: Any) -> tuple[Net, onnx.ModelProto, EditableGraph, onnx.NodeProto]:
     n, x = image(Style(bias="none", **style))
     model = n.model(n.conv(x))
-    graph = Graph(model)
+    graph = EditableGraph(model)
     return n, model, graph, next(m for m in graph.nodes if m.op_type == "Conv")
 
 
-def seen(graph: Graph, node: onnx.NodeProto) -> Any:
+def seen(graph: EditableGraph, node: onnx.NodeProto) -> Any:
     value = graph.constant(node.input[1])
     assert value is not None
     return value
 
 
-def edited(graph: Graph, node: onnx.NodeProto) -> Any:
+def edited(graph: EditableGraph, node: onnx.NodeProto) -> Any:
     """The weight as it is after the edits: an index remembers the values that it has read."""
     graph.commit()
-    return seen(Graph(graph.model), node)
+    return seen(EditableGraph(graph.model), node)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -71,7 +71,7 @@ def test_blocks_are_the_values(form: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_transpose_turns_the_axes() -> None:
     n = Net(Style(), x=(5, 12))
     model = n.model(n.matmul("x", 16, bias=False, transpose=True))
-    graph = Graph(model)
+    graph = EditableGraph(model)
     node = next(m for m in graph.nodes if m.op_type == "MatMul")
     weight = read_weight(graph, node, 1)
     assert weight is not None
@@ -83,10 +83,10 @@ def test_a_transpose_turns_the_axes() -> None:
         np.testing.assert_array_equal(values, seen(graph, node)[:, where])
 
 
-def break_by(edit: Callable[[Net, onnx.ModelProto], None]) -> Graph:
+def break_by(edit: Callable[[Net, onnx.ModelProto], None]) -> EditableGraph:
     n, model, _, _ = convolution()
     edit(n, model)
-    return Graph(model)
+    return EditableGraph(model)
 
 
 def make_input(model: onnx.ModelProto, name: str) -> None:
@@ -147,7 +147,7 @@ def test_a_weight_that_others_read_stays_theirs() -> None:
     second = n.op("Conv", x, shared, kernel_shape=[3, 3], pads=[1] * 4)
     model = n.model(first, second)
     want = execute(model, n.feed)[1]
-    graph = Graph(model)
+    graph = EditableGraph(model)
     take(graph, graph.producer[first], 1, 0, POSITIONS)
     graph.commit()
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = POSITIONS.size
@@ -158,7 +158,7 @@ def test_a_weight_that_others_read_stays_theirs() -> None:
 def test_edit_sees_the_readers_axes() -> None:
     n = Net(Style(weight="float"), x=(5, 12))
     model = n.model(n.matmul("x", 16, bias=False, transpose=True))
-    graph = Graph(model)
+    graph = EditableGraph(model)
     node = next(m for m in graph.nodes if m.op_type == "MatMul")
     before, shapes = seen(graph, node), []
 
@@ -232,7 +232,7 @@ def test_transposes_follow_one_another() -> None:
     w = n.const("w", n.rng.standard_normal((12, 16, 3, 1)))
     t = n.op("Transpose", n.op("Transpose", w, perm=[2, 0, 3, 1]), perm=[2, 0, 1, 3])
     model = n.model(n.op("MatMul", "x", t))
-    graph = Graph(model)
+    graph = EditableGraph(model)
     node = next(m for m in graph.nodes if m.op_type == "MatMul")
     weight = read_weight(graph, node, 1)
     assert weight is not None and weight.shape == (1, 3, 12, 16)

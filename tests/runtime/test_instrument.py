@@ -10,7 +10,7 @@ import zoo
 from onnx import TensorProto
 from zoo import execute
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.runtime.instrument import as_bytes, cut, expose, piece
 
 
@@ -91,7 +91,7 @@ def test_narrow_integers_pass_through_a_byte(name: str, byte: type) -> None:
 def test_a_piece_computes_what_the_whole_does() -> None:
     model, feed = zoo.build("residual")
     relu1, relu2, y = execute(expose(model, ["relu1_dq", "relu2"]), feed)[1:] + execute(model, feed)
-    graph = Graph(model)
+    graph = EditableGraph(model)
     names = [n.output[0] for n in graph.nodes]
     behind = graph.nodes[names.index("relu1_dq") + 1 :]
     part = piece(graph, behind, {"relu1_dq": relu1, "unread": y}, ["relu2"])
@@ -102,7 +102,7 @@ def test_a_piece_computes_what_the_whole_does() -> None:
 
 def test_a_piece_holds_only_what_it_needs() -> None:
     model, feed = zoo.build("residual")
-    graph = Graph(model)
+    graph = EditableGraph(model)
     part = piece(graph, graph.nodes, {"x": feed["x"]}, ["conv1"])
     used = {t for n in part.graph.node for t in n.input}
     assert {t.name for t in part.graph.initializer} <= used and not any("conv2" in t for t in used)
@@ -111,7 +111,7 @@ def test_a_piece_holds_only_what_it_needs() -> None:
 
 def test_edits_need_not_be_committed() -> None:
     model, feed = zoo.build("conv_relu_conv")
-    graph = Graph(model)
+    graph = EditableGraph(model)
     constant = graph.add_initializer("two", np.asarray(2, np.float32))
     graph.add_node("Mul", ["conv1", constant], "doubled")
     part = piece(graph, [*graph.nodes, *graph.added], {"x": feed["x"]}, ["conv1", "doubled"])

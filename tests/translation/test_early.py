@@ -11,7 +11,7 @@ import zoo
 from onnx import numpy_helper
 from regions_of import graph_and_regions
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
@@ -43,7 +43,7 @@ def widened(name: str, tensor: str, copies: list[int], halved: bool = False) -> 
     assert isinstance(region.early, Early) and early.check(graph, region, wide) is None
     assert early.apply(graph, region, wide) == tensor
     graph.commit()
-    whole = Graph(model)
+    whole = EditableGraph(model)
     return piece(whole, whole.nodes, zoo.build(name)[1], [tensor]), region, wide
 
 
@@ -124,7 +124,7 @@ def test_of_several_nodes_the_last_takes_the_shift() -> None:
     wide = layout(region, [1, 0])
     early.apply(graph, region, wide)
     graph.commit()
-    whole = Graph(model)
+    whole = EditableGraph(model)
     (got,) = zoo.execute(piece(whole, whole.nodes, n.feed, ["relu1"]), n.feed)
     want = narrow[:, wide.origin] - (wide.level * float(region.quantizer.x_clip)).reshape(1, -1, 1, 1)
     np.testing.assert_allclose(got, np.maximum(want, 0), rtol=1e-4, atol=1e-5)

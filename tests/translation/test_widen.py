@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from wide_layouts import total, wide
 from zoo import execute
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.translation.widen import _Widening
@@ -26,7 +26,7 @@ def folded(layout: Wide, shape: tuple[int, ...]) -> onnx.ModelProto:
     model = helper.make_model(
         helper.make_graph([], "fold", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
     )
-    graph = Graph(model)
+    graph = EditableGraph(model)
     _Widening(graph, {"y": tuple(size)}, []).fold("x", "y", layout)
     graph.commit()
     onnx.checker.check_model(model, full_check=True)

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from onnx_ocs.api import rewrite
 from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.passes.translate import Translate
@@ -44,7 +45,7 @@ def refitted(model: Model, layers: tuple[str, ...] = (), add: bool = False) -> M
     for n in new.graph.node:
         if not is_op(n, "Conv", "ConvTranspose", "Gemm", "MatMul") or (layers and n.output[0] not in layers):
             continue
-        graph = Graph(new)
+        graph = EditableGraph(new)
         weight = read_weight(graph, n, 1)
         q = None if weight is None else weight.quantizer(graph)
         if weight is None or q is None or weight.root not in graph.initializers:
@@ -198,7 +199,7 @@ def a_scale_alone(model: Model) -> None:
 
 
 def a_step_of_the_activation(model: Model) -> None:
-    graph = Graph(model)
+    graph = EditableGraph(model)
     name = next(n.input[1] for n in model.graph.node if is_op(n, "QuantizeLinear") and n.input[1] in graph.initializers)
     value = graph.constant(name)
     assert value is not None
@@ -207,7 +208,7 @@ def a_step_of_the_activation(model: Model) -> None:
 
 def somebody_elses(model: Model) -> None:
     """A constant that another layer, which declares nothing, reads too."""
-    graph = Graph(model)
+    graph = EditableGraph(model)
     layers = [n for n in model.graph.node if is_op(n, "Conv")]
     weight, other = read_weight(graph, layers[0], 1), read_weight(graph, layers[1], 1)
     assert weight is not None and other is not None
@@ -256,7 +257,7 @@ NUMPY = [
 @pytest.mark.parametrize("name", NUMPY)
 def test_numpy_computes_what_onnxruntime_does(name: str) -> None:
     model, feed = zoo.build(name)
-    graph, new = Graph(model), copy_of(model)
+    graph, new = EditableGraph(model), copy_of(model)
     layers = [n for n in model.graph.node if is_op(n, "Conv", "ConvTranspose", "Gemm", "MatMul")]
     layers = [n for n in layers if graph.is_constant(n.input[1])]
     known = {o.name for o in model.graph.output} | feed.keys()
@@ -297,6 +298,6 @@ def test_any_geometry(op: str, rank: int, seed: int) -> None:
     model = onnx.helper.make_model(g, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     x = rng.standard_normal((2, 4, *size)).astype(np.float32)
     got = Session(model).run({"x": x})["y"]
-    y = multiply(Graph(model), model.graph.node[0], x)
+    y = multiply(EditableGraph(model), model.graph.node[0], x)
     assert y.shape == got.shape and np.abs(y - got).max() < 1e-4
     assert attribute(n, "group", 1) == groups
