@@ -27,8 +27,7 @@ __all__ = ["check_refitted", "substituted"]
 
 Array = np.ndarray[Any, Any]
 CLOSE = 2e-4  # of a layer's largest value: float32 sums over its inputs
-# what running a file may raise whose layers are not what its records say
-DAMAGED: tuple[type[Exception], ...] = (*RUN_ERRORS, LookupError, TypeError)
+DAMAGED: tuple[type[Exception], ...] = (*RUN_ERRORS, LookupError, TypeError)  # a file may be so in any way
 ON_GRID = 1e-3  # of a step, by which a weight that is stored in float may miss its grid
 TIED = 1e-4  # how far a bias's scale may be from s_x * s_w
 
