@@ -36,12 +36,12 @@ class PlanOptions:
     """
 
     budget: float | None = option(
-        0.1,
-        "Share of extra MACs over the whole model, such as 0.1 for 10 %.",
+        0.0,
+        "Share of extra MACs over the whole model, such as 0.1 for 10 %; 0 chooses steps alone, which cost nothing.",
         metavar="F",
         low=0.0,
         high=32.0,
-        shown="0.1 with --calib",
+        shown="0.0 with --calib",
     )
     ratio: float | None = option(None, RATIO)
     target: Target | None = None

@@ -86,6 +86,7 @@ def json_schema(closed: bool = False) -> dict[str, Any]:
     found["Report"]["properties"]["schema"]["const"] = SCHEMA
     return {
         "$schema": DIALECT,
+        "$comment": "python -m onnx_ocs.report.schema > docs/report.schema.json",
         "title": SCHEMA,
         **reference,
         "$defs": {name: found[name] for name in sorted(found)},

@@ -51,7 +51,7 @@ RUN_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-def session_options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionOptions:
+def session_options(level: str, fusion: bool, size: int = SMALL, precise: bool = True) -> ort.SessionOptions:
     """Options for a level of `LEVELS`, with or without fusion, for a model of so many bytes."""
     options = ort.SessionOptions()
     if size < SMALL:  # threads cost more than they bring
@@ -64,6 +64,8 @@ def session_options(level: str, fusion: bool, size: int = SMALL) -> ort.SessionO
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # MatMulNBits rounds its activation once more by default, which shows only where the original does not clip
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if precise:  # without VNNI, int8 kernels add pairs of products in 16 bits and saturate: not with this
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not fusion:
         # onnxruntime quantizes float weights behind a DequantizeLinear silently, from ENABLE_BASIC on
         options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -120,10 +122,23 @@ class Session:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, level: str = "disable_all", fusion: bool = True, threads: int | None = None
+        self,
+        model: onnx.ModelProto,
+        level: str = "disable_all",
+        fusion: bool = True,
+        threads: int | None = None,
+        precise: bool = True,
     ) -> None:
-        """Load a model at an optimization level ("disable_all", "enable_all"), with or without QDQ fusion."""
-        options = session_options(level, fusion, tensors.rough_size(model, SMALL))
+        """Load a model.
+
+        Args:
+            model: the model.
+            level: of optimization, "disable_all" or "enable_all".
+            fusion: whether Q and DQ are fused into integer kernels.
+            threads: how many; None for onnxruntime's choice.
+            precise: whether integer kernels must not saturate, on whatever CPU; else they are as fast as they are.
+        """
+        options = session_options(level, fusion, tensors.rough_size(model, SMALL), precise)
         if threads is not None:
             options.intra_op_num_threads = threads
         data, self._kept = serialized(model, options)

@@ -39,6 +39,7 @@ from onnx_ocs.verification.exact import LARGE, RELATIVE, Inputs, compare_exactly
 from onnx_ocs.verification.optimizer import between, excess
 from onnx_ocs.verification.oracle import WideQuantizer, oracle
 from onnx_ocs.verification.refitted import check_refitted, substituted
+from onnx_ocs.verification.saturation import saturation
 from onnx_ocs.verification.strip import strange_constants, without_branches
 from onnx_ocs.verification.structure import Structure, compare
 from onnx_ocs.verification.verdict import Verification
@@ -117,6 +118,9 @@ def verify(
         _translation(result, original, bare, structure, inputs)
     if result.branches and result.verdict == "PASSED":
         _branches(result, original, rewritten, inputs)
+    if result.verdict == "PASSED" and rough_size(original, 0) <= LARGE:
+        saturated = saturation(original, rewritten, next(samples.batches(1, 1)))
+        result.notes += [saturated] if saturated is not None else []
     _log(result)
     return result
 
@@ -126,8 +130,9 @@ def _log(result: Verification) -> None:
     for level in result.as_dict()["levels"]:
         _LOG.debug("%s", level)
     _LOG.info(
-        "verification: %s, %d wide quantizers, %d other steps, %d branches, %d of %d values differ",
-        result.verdict, result.translated, result.rescaled, result.branches,
+        "verification: %s, %d wide quantizers, %d other steps, %d layers fitted again, %d branches, "
+        "%d of %d values differ",
+        result.verdict, result.translated, result.rescaled, result.refitted, result.branches,
         result.exact.mismatches, result.exact.values,
     )  # fmt: skip
 

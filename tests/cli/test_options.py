@@ -177,7 +177,7 @@ class Polish:
     """Shines."""
 
     strength: float = option(0.5, "How much.", flag="--polish", low=0.0)
-    mask: str | None = option(None, "The input that says what counts.", metavar="INPUT")
+    cloth: str | None = option(None, "The input that says what counts.", metavar="INPUT")
 
     name: ClassVar[str] = "polish"
     version: ClassVar[str] = "1"
@@ -191,7 +191,7 @@ def test_a_new_pass_has_flags() -> None:
     app.command()(verb.callback())
     shown = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "160"}).output.split())
     assert "Polish" in shown and "--polish" in shown and "The input that says what counts." in shown
-    given = Given(verb.flags, {"polish": 0.7, "mask": "attention_mask"})
+    given = Given(verb.flags, {"polish": 0.7, "cloth": "attention_mask"})
     assert given.make(Polish) == Polish(0.7, "attention_mask")
 
 

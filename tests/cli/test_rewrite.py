@@ -10,7 +10,7 @@ import pytest
 
 from onnx_ocs import api
 from onnx_ocs.errors import UserError
-from onnx_ocs.passes import Compensate, Split, Translate
+from onnx_ocs.passes import Compensate, Reconstruct, Split, Translate
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
@@ -51,14 +51,16 @@ def asked(run, monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         ([], [Translate()], None),
         (["--ratio", "0.25", "--copies", "2", "--mode", "late", "--align", "8"], [Translate(0.25, 2, "late", 8)], None),
-        (["--calib", CALIB], [Translate()], PlanOptions()),
-        (["--calib", CALIB, "--select", "mass"], [Translate()], None),
-        (["--calib", CALIB, "--budget", "0.3", "--mode", "early"], [Translate(mode="early")],
+        (["--calib", CALIB], [Translate(), Reconstruct()], PlanOptions()),
+        (["--calib", CALIB, "--select", "mass"], [Translate(), Reconstruct()], None),
+        (["--calib", CALIB, "--budget", "0.3", "--mode", "early"], [Translate(mode="early"), Reconstruct()],
          PlanOptions(budget=0.3, mode="early")),
-        (["--calib", CALIB, "--ratio", "0.3"], [Translate(0.3)], PlanOptions(budget=None, ratio=0.3)),
-        (["--calib", CALIB, "--target-sqnr", "20", "--effort", "quick", "--objective", "kl"], [Translate()],
+        (["--calib", CALIB, "--ratio", "0.3"], [Translate(0.3), Reconstruct()], PlanOptions(budget=None, ratio=0.3)),
+        (["--calib", CALIB, "--target-sqnr", "20", "--effort", "quick", "--objective", "kl"],
+         [Translate(), Reconstruct()],
          PlanOptions(budget=1.0, target=Target("sqnr", 20.0), effort="quick", objective="kl")),
-        (["--calib", CALIB, "--include", "a*", "--include", "b", "--exclude", "c", "--no-rescale"], [Translate()],
+        (["--calib", CALIB, "--include", "a*", "--include", "b", "--exclude", "c", "--no-rescale"],
+         [Translate(), Reconstruct()],
          PlanOptions(include=("a*", "b"), exclude=("c",), rescale=False)),
         (["--passes", "split", "--ratio", "0.05", "--mode", "late"], [Split(0.05, "late")], None),
         (["--passes", "translate, compensate", "--nbc-budget", "0.2", "--nbc-form", "low-rank", "--nbc-form", "dense"],

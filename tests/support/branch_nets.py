@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,25 @@ from onnx import helper
 from zoo import Net, Style
 
 from onnx_ocs.compensation.blocks import Block
+from onnx_ocs.compensation.insert import insert
 from onnx_ocs.compensation.regression import Branch
+from onnx_ocs.model.edit import EditableGraph
+
+Built = tuple[onnx.ModelProto, Block]
+
+
+def branched(net: Callable[[Style], Built], form: str = "dense") -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A network, and the same with a branch at its block."""
+    model, block = net(Style(opset=17))
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    graph = EditableGraph(new)
+    regressors = [] if form == "bias" else [block.output, str(block.input)]
+    sizes = (block.channels, block.input_channels)
+    branch = some_branch(form, (0, 1)[: len(regressors)], sizes, True)
+    insert(graph, block, branch, regressors, len(block.strides) + 2)
+    graph.commit()
+    return model, new
 
 
 def signature(model: onnx.ModelProto) -> list[Any]:

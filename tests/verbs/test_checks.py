@@ -80,9 +80,9 @@ def verb(model: onnx.ModelProto, error: Exception) -> None:
 
 def test_whose_fault_it_is() -> None:
     with pytest.raises(UserError, match="this is not a valid ONNX model") as stop:
-        verb(edited(other_rank), Surprise())
+        verb(edited(no_reader), Surprise())
     assert isinstance(stop.value.__cause__, Surprise)
     with pytest.raises(Surprise):
         verb(GOOD, Surprise())
     with pytest.raises(UserError, match="the user's own"):
-        verb(edited(other_rank), UserError("the user's own"))
+        verb(edited(no_reader), UserError("the user's own"))

@@ -1,0 +1,44 @@
+"""The rows that people read of every output: the output itself, groups of its channels, and channels that are dead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["output_rows"]
+
+SHOWN = 8  # runs of channels that are named
+
+
+def output_rows(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table of outputs; none where the one figure of the whole model says it all.
+
+    Args:
+        outputs: the report's entries.
+
+    Returns:
+        The entries, and one of the same keys for each group of channels; `dead` names the channels that never change,
+        and should.
+    """
+    rows = [row for o in outputs for row in _rows(o)]
+    return rows if len(rows) > 1 or any(r["dead"] for r in rows) else []
+
+
+def _rows(o: Mapping[str, Any]) -> list[dict[str, Any]]:
+    group = {"kind": "", "agreement_before": None, "agreement_after": None, "dead": ""}
+    return [
+        {**o, "dead": _channels(o["constant_channels"])},
+        *({**g, **group, "name": f"{o['name']}, channels {_channels(g['channels'])}"} for g in o["groups"]),
+    ]
+
+
+def _channels(numbers: Sequence[int]) -> str:
+    """Channel numbers, cut short; runs as "4..83"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], n]
+        else:
+            runs.append([n])
+    told = [str(r[0]) if len(r) == 1 else f"{r[0]}..{r[1]}" for r in runs[:SHOWN]]
+    return ", ".join(told) + (", …" if len(runs) > SHOWN else "")
