@@ -21,6 +21,7 @@ from zoo import Style
 from onnx_ocs import api
 from onnx_ocs.api import RewriteResult
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
@@ -454,7 +455,7 @@ def test_checks_do_not_edit() -> None:
     for name in ("bias_int32", "output_integer", "requantized"):
         model, _ = zoo.build(name)
         before = model.SerializeToString(deterministic=True)
-        graph = Graph(model)
+        graph = EditableGraph(model)
         for r in find_regions(graph, infer_shapes(model)):
             if isinstance(r, Region) and r.walk.weights:
                 check_rescale(graph, r, r.quantizer.scale / 3)
