@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from zoo import build
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
@@ -52,7 +52,7 @@ def fitted(
     folder: Path,
     mask: Callable[[Feed], Any] = lambda _: None,
 ) -> tuple[list[Fitted], Fitting]:
-    graph = Graph(copy(model))
+    graph = EditableGraph(copy(model))
     layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
     pairs = pair_layers(graph, layers, floats, None, [])
     fitting = Fitting(graph, layers, pairs, Reference(floats, None), folder, 0, total, 1, mask, lambda *_: None)
@@ -142,7 +142,7 @@ def test_rows_that_do_not_count_are_not_drawn(masked: bool, tmp_path: Path) -> N
     x = rng.standard_normal((48, 5, 12)).astype(np.float32)
     counts = np.arange(5)[None] < rng.integers(2, 5, (48, 1))
     x[~counts] = 500.0 * rng.standard_normal((int((~counts).sum()), 12))
-    floats = reference(model, find_regions(Graph(model), infer_shapes(model)))
+    floats = reference(model, find_regions(EditableGraph(model), infer_shapes(model)))
     found, _ = fitted(low, floats, lambda: iter([{"x": x}]), 48, tmp_path, lambda _: counts if masked else None)
     spread = found[0].signal / np.count_nonzero(counts)
     assert (spread < 1000) == masked

@@ -11,6 +11,7 @@ import pytest
 from zoo import build, execute
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
@@ -57,7 +58,7 @@ def constants(model: onnx.ModelProto) -> dict[str, bytes]:
 
 def shaken(model: onnx.ModelProto, seed: int = 0) -> tuple[onnx.ModelProto, Parameters, Any, Graph]:
     """A model with every parameter moved a little at random, and these parameters."""
-    graph, rng = Graph(model), torch.Generator().manual_seed(seed)
+    graph, rng = EditableGraph(model), torch.Generator().manual_seed(seed)
     parts = find_trainable(graph)
     p = Parameters(graph, parts)
     for kind, group in p.groups().items():
@@ -99,7 +100,7 @@ def _copied(before: Graph, graph: Graph, name: str) -> bool:
 def _only_what_is_declared(model: onnx.ModelProto, new: onnx.ModelProto) -> None:
     """Other constants are byte for byte the same; declared ones have their digest, and integers within the range."""
     declared, old, now = read_refitted(new), constants(model), constants(new)
-    graph, before = Graph(new), Graph(model)
+    graph, before = EditableGraph(new), EditableGraph(model)
     steps = {n.input[1] for n in new.graph.node if any(p.key == SCALE for p in n.metadata_props)}
     steps |= {n.input[1] for n in new.graph.node if n.op_type == "DequantizeLinear" and n.input[1] in steps}
     allowed = set()
@@ -130,7 +131,7 @@ def test_copies_follow_their_originals() -> None:
     assert sum(x.tie is not None for x in parts.layers) == len(layouts)
     assert not read_scales(new).keys() & layouts.keys()
     _only_what_is_declared(model, new)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     wanted = [t for now, _ in layouts.values() for t in (now, graph.producer[now].input[0])]
     whole = expose(new, wanted)
     found = dict(zip([o.name for o in whole.graph.output], execute(whole, {"pixels": pixels()[:16]}), strict=True))
@@ -150,7 +151,7 @@ def test_copies_follow_their_originals() -> None:
     assert active > 100
     for x in parts.layers:
         if x.tie is not None:
-            rows = Graph(new).constant(x.weight.root)
+            rows = EditableGraph(new).constant(x.weight.root)
             assert rows is not None and np.array_equal(rows, rows[x.tie.base[x.tie.origin]])
 
 

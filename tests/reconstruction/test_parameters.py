@@ -10,6 +10,7 @@ import pytest
 from zoo import build
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
@@ -20,7 +21,7 @@ from onnx_ocs.reconstruction.parameters import Parameters, Result  # noqa: E402
 
 
 def opened(name: str | onnx.ModelProto) -> tuple[Graph, Parameters]:
-    graph = Graph(build(name)[0] if isinstance(name, str) else name)
+    graph = EditableGraph(build(name)[0] if isinstance(name, str) else name)
     return graph, Parameters(graph, find_trainable(graph))
 
 

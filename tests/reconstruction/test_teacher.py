@@ -9,7 +9,7 @@ from zoo import build, execute
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.errors import UserError
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
@@ -26,11 +26,11 @@ Feed = dict[str, np.ndarray]
 
 
 def stand_in(model: onnx.ModelProto) -> onnx.ModelProto:
-    return reference(model, find_regions(Graph(model), infer_shapes(model)))
+    return reference(model, find_regions(EditableGraph(model), infer_shapes(model)))
 
 
 def taught(model: onnx.ModelProto, floats: onnx.ModelProto, feed: Feed, genuine: bool = True) -> Teacher:
-    graph = Graph(model)
+    graph = EditableGraph(model)
     return Teacher(graph, find_trainable(graph).layers, floats, genuine, [feed])
 
 
@@ -45,7 +45,7 @@ def test_outputs_and_hints(genuine: bool) -> None:
     np.testing.assert_allclose(outputs[name].numpy(), execute(floats, feed)[0], rtol=1e-5, atol=1e-6)
     assert [h.ours for h in teacher.hints] == ["conv1"]  # the other layer is the output
     inner = execute(expose(floats, ["conv1"]), feed)[-1]
-    top = 255 * float(Graph(model).constant("relu1_scale"))  # type: ignore[arg-type]
+    top = 255 * float(EditableGraph(model).constant("relu1_scale"))  # type: ignore[arg-type]
     np.testing.assert_allclose(hints[0].numpy(), np.clip(inner, 0, top), rtol=1e-5, atol=1e-6)
     assert inner.max() > top
 
@@ -85,7 +85,7 @@ def test_copies_do_not_count() -> None:
     narrow = execute(expose(model, ["conv1"]), feed)[-1]
     high = hint.high.reshape(-1).numpy()[:, None, None] if hint.high.numel() > 1 else float(hint.high)
     np.testing.assert_allclose(seen.numpy(), np.clip(narrow, 0, high), rtol=1e-4, atol=1e-4)
-    assert np.max(high) > 1.9 * 255 * float(Graph(model).constant("relu1_scale"))  # type: ignore[arg-type]
+    assert np.max(high) > 1.9 * 255 * float(EditableGraph(model).constant("relu1_scale"))  # type: ignore[arg-type]
 
 
 def test_another_model_is_refused() -> None:

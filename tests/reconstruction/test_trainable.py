@@ -8,7 +8,7 @@ import pytest
 from zoo import build
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.reconstruction.layers import find_layers
@@ -17,7 +17,7 @@ from onnx_ocs.records.weights import Refit, Refitted, record_refitted
 
 
 def parts(name: str) -> Trainable:
-    return find_trainable(Graph(build(name)[0]))
+    return find_trainable(EditableGraph(build(name)[0]))
 
 
 def steps(found: Trainable) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_folded_bound_keeps_a_step_below() -> None:
 
 def test_translated_steps_stay() -> None:
     model = run_passes(build("bias_int32")[0], [Translate(ratio=1.0)], Context())[0]
-    found = find_trainable(Graph(model))
+    found = find_trainable(EditableGraph(model))
     assert steps(parts("bias_int32")) == ["x", "relu1", "conv2", "conv3"]
     assert steps(found) == ["conv3"]  # x: the integers of a bias that holds X_clip would get too coarse
     tied = [x for x in found.layers if x.tie is not None]
@@ -74,7 +74,7 @@ def test_translated_steps_stay() -> None:
 
 @pytest.mark.parametrize(("name", "follows"), [("bias_int32", True), ("bias_int8", False), ("conv_relu_conv", False)])
 def test_biases_that_follow_the_weights_scale(name: str, follows: bool) -> None:
-    graph = Graph(build(name)[0])
+    graph = EditableGraph(build(name)[0])
     assert [follows_weight(graph, x) for x in find_trainable(graph).layers] == [follows] * len(find_layers(graph))
 
 
@@ -84,7 +84,7 @@ def test_the_range_of_an_earlier_fit_is_kept() -> None:
     model.CopyFrom(build("conv_relu_conv")[0])
     node = next(n for n in model.graph.node if n.op_type == "Conv")
     record_refitted(node, Refitted(Refit("conv1_w", "conv1_w", ""), None, None, None, -7, 7))
-    ranges = [(x.weight.low, x.weight.high) for x in find_trainable(Graph(model)).layers]
+    ranges = [(x.weight.low, x.weight.high) for x in find_trainable(EditableGraph(model)).layers]
     assert ranges == [(-7, 7), (-127, 127)]
 
 

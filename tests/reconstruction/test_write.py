@@ -10,6 +10,7 @@ import pytest
 from zoo import build, execute
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
@@ -24,7 +25,7 @@ RNG = np.random.default_rng(0)
 def opened(model: onnx.ModelProto, which: int = 0) -> tuple[Graph, Layer]:
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     layer = [f for f in find_layers(graph) if isinstance(f, Layer)][which]
     return graph, layer
 

@@ -23,7 +23,6 @@ from onnx_ocs.api import RewriteResult
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.files import fingerprint
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan
@@ -436,7 +435,7 @@ def test_bias_that_cannot_follow(per_channel: bool, monkeypatch: pytest.MonkeyPa
     model = large_bias(per_channel)
     region = next(r for r in regions_of(model) if r.tensor == "relu1")
     assert region.quantizer is not None
-    graph = Graph(model)
+    graph = EditableGraph(model)
     assert check_rescale(graph, region, region.quantizer.scale * 0.51) is None
     why = check_rescale(graph, region, region.quantizer.scale * 0.49)
     assert why is not None and why.code == "bias_range" and "conv2" in why.message
