@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.model.files import load_model, save_model
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.model.staging import scratch
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
 
@@ -77,8 +77,8 @@ def _count_in_processes(
 ) -> None:
     assert context.samples is not None
     total, done = context.total(), 0
-    with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch() as folder:
+        path = folder / "model.onnx"
         save_model(model, path)
         with _workers((path, statistics.model_hash, steps), jobs) as busy:
             batches = enumerate(context.samples.batches(BATCH, context.limit))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.model.files import write_bytes
 
 __all__ = ["Context"]
 
@@ -27,6 +29,7 @@ class Context:
         progress: called with (what, done, total) during long work.
         original: the model before the first pass; `run_passes` sets it.
         floats: the float model; None where it is not at hand.
+        write: how a file is written: at once, or with all others of the run.
         again: whether a pass only shows that it changes nothing more: its report is not read.
     """
 
@@ -36,9 +39,9 @@ class Context:
     progress: Callable[[str, int, int | None], None] = _silent
     original: onnx.ModelProto | None = None
     floats: onnx.ModelProto | None = None
+    write: Callable[[Path, bytes], None] = write_bytes
     again: bool = False
 
     def total(self) -> int:
         """How many samples there are to use."""
-        count = 0 if self.samples is None else self.samples.count()
-        return count if self.limit is None else min(self.limit, count)
+        return 0 if self.samples is None else self.samples.count(self.limit)

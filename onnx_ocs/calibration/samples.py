@@ -12,24 +12,30 @@ Files of a folder are read one at a time and joined where their rows agree; test
 from __future__ import annotations
 
 import difflib
-import importlib
 import itertools
 import logging
 import math
-import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import ZipFile
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_ocs.calibration.reading import (
+    blame,
+    check_declared,
+    npz_files,
+    read_sets,
+    set_folders,
+    user_feeds,
+    user_function,
+)
 from onnx_ocs.errors import UserError
 
 __all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples", "random_samples"]
@@ -38,6 +44,7 @@ _LOG = logging.getLogger("onnx_ocs.calibration")
 _Shape = tuple[int | None, ...]
 _Feed = dict[str, NDArray[Any]]
 _Feeds = Iterator[tuple[int, _Feed]]  # with the number of samples in each
+REPEAT = "give the same samples at every reading (a fixed seed, a fixed order, a new reader)"
 MOST_VALUES = 1 << 28  # of a random sample
 _Raw = Iterator[tuple[str, object]]  # unchecked, each with its place for messages
 
@@ -77,11 +84,16 @@ class Samples:
         """One line such as "calib.npz, 256 samples"; the number is left out until it is known."""
         return self._label if self._count is None else f"{self._label}, {self._count} sample{'s' * (self._count != 1)}"
 
-    def count(self) -> int:
-        """Return the number of samples; where it is not known yet, all are read through once."""
+    def count(self, limit: int | None = None) -> int:
+        """Return the number of samples, at most ``limit``; where it is not known yet, so many are read through once."""
         if self._count is None:
-            self._count = sum(size for size, _ in self._feeds(1, sys.maxsize))
-        return self._count
+            total = 0
+            for size, _ in self._feeds(1, limit or sys.maxsize):
+                total += size
+                if limit is not None and total >= limit:  # there may be no end
+                    return limit
+            self._count = total
+        return self._count if limit is None else min(self._count, limit)
 
     def batches(self, batch_size: int = 8, limit: int | None = None) -> Iterator[_Feed]:
         """Yield feeds of up to ``batch_size`` samples, until ``limit`` are given; UserError for what does not fit.
@@ -119,6 +131,8 @@ class _Declared:
         self.specs = input_specs(model)
         self.names = [spec.name for spec in self.specs]
         self._said: set[str] = set()
+        self._seen: list[int] = []  # a checksum of every feed of the first reading
+        self._whole = False  # whether that was read to its end
         if not self.specs:
             raise UserError("the model has no inputs, so no samples can be fed to it: give a model with an input")
 
@@ -139,6 +153,8 @@ class _Declared:
                 raise UserError(f"{where} lacks input '{spec.name}', it has {list(feed)} for {self.names}: {advice}")
             if not isinstance(value := feed[spec.name], np.ndarray | np.generic):
                 raise UserError(f"'{spec.name}' in {where} is a {type(value).__name__}: give a numpy array")
+            if isinstance(value, np.ma.MaskedArray):
+                raise UserError(f"'{spec.name}' in {where} is a masked array: fill what is masked, or leave it out")
             result[spec.name] = self.convert(spec, np.asarray(value), where)
         if extra:
             self.say(f"ignored arrays that the model does not take: {extra}")
@@ -163,19 +179,32 @@ class _Declared:
         return array
 
     def ready(self, raw: Callable[[], _Raw], *_: int) -> _Feeds:
-        for where, feed in raw():
+        turn = 0
+        for turn, (where, feed) in enumerate(raw(), 1):
             arrays = self.take(feed, where)
             for spec in self.specs:
                 _check_shape(spec, arrays[spec.name], spec.shape, where)
+            self._same_as_before(turn, _checksum(arrays), where)
             yield next((len(array) for array in arrays.values() if array.ndim), 1), arrays
+        if turn < len(self._seen):
+            raise UserError(f"the samples ended after {turn} feeds, and there were {len(self._seen)} before: {REPEAT}")
+        self._whole = True
+
+    def _same_as_before(self, turn: int, checksum: int, where: str) -> None:
+        """Everything is measured on the same samples, or comparisons would say nothing."""
+        if turn > len(self._seen) and not self._whole:
+            self._seen.append(checksum)
+        elif turn > len(self._seen) or self._seen[turn - 1] != checksum:
+            raise UserError(f"{where} is not what it was when it was read before: {REPEAT}")
 
     def rows(self, part: Path | Mapping[str, Any]) -> Iterator[tuple[Any, list[NDArray[Any]]]]:
         """Yield the samples of one .npz (or its like), each with its kind: only one kind goes into one feed."""
         where, loaded = "the calibration data", part
         if isinstance(part, Path):
             where = f"'{part}'"
-            blame = _blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
-            with blame, ZipFile(part), np.load(part, allow_pickle=False) as archive:
+            sound = blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
+            with sound, np.load(part, allow_pickle=False) as archive:
+                check_declared(part, self.names)
                 loaded = {name: archive[name] if name in self.names else None for name in archive}
         arrays = self.take(loaded, where)
         totals = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
@@ -205,6 +234,14 @@ class _Declared:
                 yield len(part), {spec.name: array[0, ...] if extra else array for spec, array, (extra, _) in pairs}
 
 
+def _checksum(feed: _Feed) -> int:
+    found = 0
+    for array in feed.values():
+        data = repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data.cast("B")
+        found = zlib.crc32(data, found)
+    return found
+
+
 def _check_shape(spec: InputSpec, array: NDArray[Any], shape: _Shape | None, where: str) -> None:
     found, wanted = array.shape, array.shape if shape is None else shape
     if len(found) != len(wanted) or any(b not in (None, a) for a, b in zip(found, wanted, strict=True)):
@@ -212,41 +249,7 @@ def _check_shape(spec: InputSpec, array: NDArray[Any], shape: _Shape | None, whe
         raise UserError(f"input '{spec.name}' takes {text}, but {where} has {found}: reshape it, samples on axis 0")
 
 
-@contextmanager
-def _blame(problem: str, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{problem} ({type(error).__name__}: {error}): {advice}") from error
-
-
-def _test_sets(folders: Sequence[Path], names: list[str]) -> _Raw:
-    """Read the inputs: a tensor goes to the input of its name, the others to the inputs left over, in order."""
-    for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
-        feed, others = _Feed(), _Feed()
-        for path in sorted(folder.glob("input_*.pb"), key=lambda path: (len(path.name), path.name)):
-            with _blame(f"'{path}' is not a readable TensorProto", "write it with onnx.save_tensor"):
-                tensor = onnx.load_tensor(path)
-                array = onnx.numpy_helper.to_array(tensor, str(folder))
-            named = tensor.name in names
-            (feed if named else others)[tensor.name if named else path.name] = array
-        feed |= zip([name for name in names if name not in feed], others.values(), strict=False)
-        yield f"'{folder}'", feed
-
-
-def _called(source: str, module: str, attribute: str) -> _Raw:
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    advice = "in a module found from here, name a function without arguments that returns feed dicts or a reader"
-    with _blame(f"{source} failed", advice):
-        importlib.invalidate_caches()
-        result = getattr(importlib.import_module(module), attribute)()
-        reader = getattr(result, "get_next", None)
-        for index, feed in enumerate(iter(reader, None) if reader else result):
-            yield f"feed {index} of {source}", feed
-
-
-def _objects(source: object, inputs: _Declared) -> Samples:
+def _objects(source: object, inputs: _Declared, limit: int | None) -> Samples:
     """Samples from what a program has at hand instead of a file."""
     if isinstance(source, Mapping):
         return Samples("calibration arrays", partial(inputs.chunks, [source]))
@@ -255,8 +258,8 @@ def _objects(source: object, inputs: _Declared) -> Samples:
         raise UserError(f"calibration samples cannot be read from a {type(source).__name__}: give arrays or feed dicts")
     feeds: Iterable[object] = iter(reader, None) if reader else source  # type: ignore[assignment]
     if isinstance(feeds, Iterator):  # can be read once only
-        with _blame("the calibration data reader failed", "mend it, or give feed dicts"):
-            feeds = list(feeds)
+        with blame("the calibration data reader failed", "mend it, or give feed dicts"):
+            feeds = _first(feeds, limit)
 
     def raw() -> _Raw:
         for index, feed in enumerate(feeds):
@@ -265,7 +268,19 @@ def _objects(source: object, inputs: _Declared) -> Samples:
     return Samples("calibration feeds", partial(inputs.ready, raw))
 
 
-def open_samples(source: Source, model: onnx.ModelProto) -> Samples:
+def _first(feeds: Iterator[object], limit: int | None) -> list[object]:
+    """So many samples of what may have no end."""
+    kept, given = list[object](), 0
+    for feed in feeds:
+        kept.append(feed)
+        first = next(iter(feed.values()), None) if isinstance(feed, Mapping) else None
+        given += max(1, len(first)) if isinstance(first, np.ndarray) and first.ndim else 1
+        if limit is not None and given >= limit:
+            break
+    return kept
+
+
+def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = None) -> Samples:
     """Open calibration samples and check the first feed; UserError for what cannot be read or does not fit.
 
     Args:
@@ -276,25 +291,25 @@ def open_samples(source: Source, model: onnx.ModelProto) -> Samples:
             also such a reader or iterable itself (one that can be read only once is kept in memory), a dict of arrays
             as an .npz holds them, or Samples.
         model: the model that the samples are for.
+        limit: how many samples are wanted; no more are kept of what can be read only once.
     """
     if isinstance(source, Samples):
         return source
     inputs = _Declared(model)
     if not isinstance(source, str | Path):
-        samples = _objects(source, inputs)
+        samples = _objects(source, inputs, limit)
         next(samples.batches())
         return samples
     path = Path(source).resolve()
-    files = [path] if path.is_file() and path.suffix == ".npz" else sorted(path.glob("*.npz"))
-    folders = [path] if any(path.glob("input_*.pb")) else list(path.glob("test_data_set_*/"))
+    files, folders = npz_files(path), set_folders(path)
     parts = files or folders
     label = path.name if parts == [path] else f"{path.name} ({len(parts)} parts)"
     if files:
         samples = Samples(label, partial(inputs.chunks, files))
     elif folders:
-        samples = Samples(label, partial(inputs.ready, partial(_test_sets, folders, inputs.names)))
-    elif not path.exists() and (function := re.fullmatch(r"([^\W\d][\w.]*):([^\W\d]\w*)", str(source))):
-        samples = Samples(str(source), partial(inputs.ready, partial(_called, str(source), *function.groups())))
+        samples = Samples(label, partial(inputs.ready, partial(read_sets, folders, inputs.names)))
+    elif not path.exists() and (function := user_function(str(source))):
+        samples = Samples(str(source), partial(inputs.ready, partial(user_feeds, str(source), *function)))
     else:
         problem = "holds no samples" if path.exists() else "does not exist"
         raise UserError(f"'{source}' {problem}: give an .npz, a folder of .npz or test data sets, or module:function")

@@ -16,7 +16,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from onnx_ocs.calibration.histogram import FEW, Histogram
+from onnx_ocs.calibration.reading import check_declared
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.files import write_bytes
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.regions.region import Quantized, Region
 
@@ -127,10 +129,8 @@ class Statistics:
             for k, h in other.halves[part].items():
                 self.halves[part][k].merge(h)
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz (no pickles), atomically."""
-        from onnx_ocs.model.files import write_bytes
-
+    def to_bytes(self) -> bytes:
+        """An .npz (no pickles)."""
         arrays: dict[str, Array] = {
             "model": np.frombuffer(self.model_hash.encode(), np.uint8),
             "samples": np.asarray(self.counted),
@@ -143,7 +143,11 @@ class Statistics:
                 arrays[f"info_{part}_{k}"] = np.asarray(info)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        write_bytes(path, buffer.getvalue())
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Write them as a file, atomically."""
+        write_bytes(path, self.to_bytes())
 
     @staticmethod
     def load(path: str | Path, model_hash: str, regions: Sequence[Quantized]) -> Statistics:
@@ -153,6 +157,7 @@ class Statistics:
             UserError: not such a file, or of another model.
         """
         try:
+            check_declared(Path(path))
             with np.load(path, allow_pickle=False) as z:
                 new = Statistics(model_hash, regions, [k for k in range(len(regions)) if f"counts_0_{k}" in z])
                 if bytes(z["model"]).decode() != model_hash:

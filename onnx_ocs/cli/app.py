@@ -1,26 +1,32 @@
 """The command line: `python -m onnx_ocs inspect | rewrite | plan | verify`.
 
 Exit codes: 0 done (also when there was nothing to rewrite); 1 the user's error, one clear message; 2 verification
-failed, nothing was written; 3 the target was missed, the best was written.  Heavy imports wait until a verb runs.
+failed, nothing was written; 3 the target was missed, the best was written; 128 and its number for a signal.  Heavy
+imports wait until a verb runs.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onnx_ocs.cli.inspect import INSPECT
-from onnx_ocs.cli.outputs import start_logging
+from onnx_ocs.cli.outputs import Interrupted, start_logging
 from onnx_ocs.cli.plan import PLAN
 from onnx_ocs.cli.rewrite import REWRITE
 from onnx_ocs.cli.verify import VERIFY
-from onnx_ocs.errors import PassError, UserError
+from onnx_ocs.errors import PassError, UserError, printable, shortage
 
 __all__ = ["VERBS", "app", "main"]
 
+MOST = 2000  # characters of a message
 VERBS = (INSPECT, REWRITE, PLAN, VERIFY)
 # typer's own usage errors; which package they come from differs between its releases
 UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -81,20 +87,55 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe that takes ASCII only is no reason to fail
-    try:
-        code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
-        if code == 130:  # typer's word for Ctrl-C
-            raise KeyboardInterrupt
-    except (UserError, PassError) as e:
-        code = _complain(str(e))
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("Interrupted: nothing was written.", err=True)
-        code = 130
-    except UsageError as e:  # they would exit with 2: that means "verification failed" here
-        code = 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(e.format_message())  # type: ignore[attr-defined]
+    with _signals() as stopped:
+        try:
+            code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
+            if code == 130:  # typer's word for Ctrl-C
+                raise KeyboardInterrupt
+        except (UserError, PassError) as e:
+            code = _complain(str(e))
+        except (MemoryError, OSError, RuntimeError) as e:  # of onnxruntime, too
+            why = shortage(e)
+            if why is None:
+                raise
+            code = _complain(f"{why}; nothing was written")
+        except Interrupted as e:
+            code = _interrupted(e.args[0], stopped)
+        except (KeyboardInterrupt, typer.Abort):
+            code = _interrupted((), stopped)
+        except UsageError as e:  # they would exit with 2: that means "verification failed" here
+            code = 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(e.format_message())  # type: ignore[attr-defined]
     sys.exit(code if isinstance(code, int) else 0)
 
 
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Who ends a run by SIGTERM, or closes its terminal, gets what Ctrl-C gives; the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is signal.SIG_DFL}  # nohup ignores one
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(published: Sequence[Path], signals: Sequence[int]) -> int:
+    """Say what a run that was stopped has done; the exit code that a shell gives for the signal."""
+    said = f"{', '.join(map(str, published))} had been written" if published else "nothing was written"
+    typer.echo(printable(f"Interrupted: {said}."), err=True)
+    return 128 + (signals[0] if signals else signal.SIGINT)
+
+
 def _complain(message: str) -> int:
-    typer.echo("Error: " + " ".join(message.split()), err=True)
+    line = " ".join(message.split())
+    typer.echo("Error: " + printable(line if len(line) <= MOST else f"{line[:MOST]} …"), err=True)
     return 1

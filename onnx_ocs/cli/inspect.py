@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx_ocs.cli.groups import Data, In, Output, begin
 from onnx_ocs.cli.options import Given, Verb
-from onnx_ocs.cli.outputs import check_outputs, console, show_progress, write_outputs
+from onnx_ocs.cli.outputs import check_outputs, console, publishing, show_progress, showing, stage_reports
 from onnx_ocs.passes.translate import Translate
 
 __all__ = ["INSPECT"]
@@ -19,16 +19,19 @@ def inspect(model: In, given: Given) -> None:
     ```
     """
     data, out = begin(given)
-    check_outputs({"--report": out.report, "--html": out.html}, model, data.calib, data.float_model)
+    check_outputs({"--report": out.report, "--html": out.html}, (model, data.float_model), data.calib)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
 
-    with show_progress(False) as progress:
-        result = api.inspect(
-            model, data.calib, data.float_model, [given.make(Translate)], out.seed, data.limit, progress
-        )
-    table.show_inspection(console(), result)
-    write_outputs(out.report, out.html, result, model.name)
+    with publishing(out.report, out.html) as transaction:
+        with show_progress(False) as progress:
+            result = api.inspect(
+                model, data.calib, data.float_model, [given.make(Translate)], out.seed, data.limit, progress
+            )
+        stage_reports(transaction, out.report, out.html, result, model.name)
+        with showing():
+            table.show_inspection(console(out.report, out.html), result)
+        transaction.publish()
 
 
 INSPECT = Verb(inspect, (Data, Translate, Output), leaves=("--quiet",))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,55 +17,138 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.report.format import readable
 
-__all__ = ["check_outputs", "console", "exit_if_missed", "show_progress", "start_logging", "write_outputs"]
+__all__ = [
+    "Interrupted",
+    "check_outputs",
+    "console",
+    "exit_if_missed",
+    "publishing",
+    "show_progress",
+    "showing",
+    "stage_reports",
+    "start_logging",
+]
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from onnx_ocs.model.publishing import Transaction
+
 Progress = Callable[[str, int, int | None], None]
 SECONDS = 10.0  # between two lines about progress, where no bar can be shown
+STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+REPORTS = ("--report", "--html")
 
 
-def check_outputs(files: Mapping[str, Path | None], *others: Path | str | None) -> None:
-    """Fail early where a file cannot be written, or would overwrite another one of this call.
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came; its argument is what had been published."""
+
+
+def check_outputs(
+    files: Mapping[str, Path | None],
+    models: Iterable[Path | None] = (),
+    calib: str | None = None,
+    others: Iterable[Path | None] = (),
+) -> None:
+    """Fail early where a file cannot be written, or would destroy another one of this call.
 
     Args:
-        files: by the option that names it.
-        others: the other files of this call.
+        files: what is written, by the option that names it; "OUT" for the model.
+        models: models that are read.
+        calib: the samples' source.
+        others: other files that are read.
 
     Raises:
         UserError: a folder is missing, a name is taken, or the packages that make the page are missing.
     """
-    taken = list(others)
-    for option, path in files.items():
-        if path is None:
-            continue
-        if option == "--html":
-            from onnx_ocs.report.html import check_html
+    from onnx_ocs.verbs.inputs import check_outputs
 
-            check_html()
-        from onnx_ocs.model.files import check_writable
+    through = [name for name, p in files.items() if p is not None and is_stdout(p)]
+    if any(name not in REPORTS for name in through) or len(through) > 1:
+        raise UserError(f"{' and '.join(through)}: one report can go to standard output, and nothing else")
+    if files.get("--html") is not None:
+        from onnx_ocs.report.html import check_html
 
-        check_writable(path)
-        for other in taken:
-            if other is not None and Path(other).resolve() == path.resolve():
-                raise UserError(f"{option} {path} is the same file as {other}: give it another name")
-        taken.append(path)
+        check_html()
+    stats = files.get("--stats")
+    read = ["--stats"] if stats is not None and stats.is_file() else []
+    written = {name: p for name, p in files.items() if name not in (*through, *read)}
+    check_outputs(written, models, calib, [*others, *(files[name] for name in read)])
 
 
-def write_outputs(report: Path | None, html: Path | None, found: dict[str, Any], title: str) -> None:
-    """Write the report as JSON, as a page, as both, or not at all."""
-    from onnx_ocs.model.files import write_text
+@contextmanager
+def publishing(*outputs: Path | None) -> Iterator[Transaction]:
+    """All files of a call: none is in its place before `publish`, and what is not published is removed.
 
+    Args:
+        *outputs: where they go, so that no side file takes one of these names.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; it knows what had been published.
+    """
+    from onnx_ocs.model.publishing import Transaction
+
+    check_stdout()
+    transaction = Transaction(p for p in outputs if p is not None)
+    try:
+        with transaction:
+            yield transaction
+    except KeyboardInterrupt:  # also one that waited until all was cleaned up; typer would not say more than a number
+        raise Interrupted(transaction.published) from None
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether a report to this path is written through to standard output."""
+    return str(path) in STDOUT
+
+
+def stage_reports(
+    transaction: Transaction, report: Path | None, html: Path | None, found: dict[str, Any], title: str
+) -> None:
+    """Stage the report as JSON, as a page, as both, or not at all; what goes to standard output is written there."""
+    texts = []
     if report is not None:
         from onnx_ocs.report.report import to_json
 
-        write_text(report, to_json(found))
+        texts.append((report, to_json(found)))
     if html is not None:
         from onnx_ocs.report.html import to_html
 
-        write_text(html, to_html(found, title))
+        texts.append((html, to_html(found, title)))
+    for path, text in texts:
+        if is_stdout(path):
+            with showing():
+                sys.stdout.write(text)
+        else:
+            transaction.file(path, text.encode())
+
+
+def check_stdout() -> None:
+    """Fail where there is no standard output.
+
+    Raises:
+        UserError: it is closed.
+    """
+    if sys.stdout is None or sys.stdout.closed:
+        raise UserError("standard output is closed: nothing was written")
+
+
+@contextmanager
+def showing() -> Iterator[None]:
+    """Print something, all of it.
+
+    Raises:
+        UserError: standard output is full, or nobody reads it any more.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as e:
+        with suppress(OSError, ValueError):  # what is still in its buffer would fail again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UserError(f"standard output cannot be written ({e.strerror}): nothing was written") from None
 
 
 @contextmanager
@@ -127,6 +212,13 @@ class _Stderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class _Printable(logging.Formatter):
+    """Names of a model go through here: none of them is obeyed by a terminal, none begins a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return str(readable(super().formatMessage(record)))
+
+
 def start_logging(verbose: int) -> None:
     """Send the log of onnx_ocs to stderr: warnings; with 1 what was done, in short; with 2 every detail.
 
@@ -138,7 +230,7 @@ def start_logging(verbose: int) -> None:
         log.removeHandler(old)
     handler = _Stderr(sys.stderr)
     where = "%(name)s: " if verbose > 1 else ""
-    handler.setFormatter(logging.Formatter(f"%(levelname)s {where}%(message)s"))
+    handler.setFormatter(_Printable(f"%(levelname)s {where}%(message)s"))
     log.addHandler(handler)
     log.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
 
@@ -155,10 +247,23 @@ def exit_if_missed(found: Mapping[str, Any]) -> None:
         raise typer.Exit(3)
 
 
-def console() -> Console:
-    """What tables are printed on."""
+def console(*written: Path | None) -> Console:
+    """What tables are printed on: standard output, or stderr where a report goes there.
+
+    Args:
+        *written: where reports go.
+    """
     from rich.console import Console
 
-    return Console(
-        soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, highlight=False, markup=False
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    file = sys.stderr if any(p is not None and is_stdout(p) for p in written) else sys.stdout
+    return Plain(
+        file=file,
+        soft_wrap=not file.isatty(),
+        width=None if file.isatty() else 160,
+        highlight=False,
+        markup=False,
     )

@@ -8,7 +8,15 @@ from typing import ClassVar
 
 from onnx_ocs.cli.groups import Data, In, Output, Targets, begin, is_planned, plan_options
 from onnx_ocs.cli.options import Given, Verb
-from onnx_ocs.cli.outputs import check_outputs, console, exit_if_missed, show_progress, write_outputs
+from onnx_ocs.cli.outputs import (
+    check_outputs,
+    console,
+    exit_if_missed,
+    publishing,
+    show_progress,
+    showing,
+    stage_reports,
+)
 from onnx_ocs.errors import UserError
 from onnx_ocs.options import option, required
 from onnx_ocs.planning.options import PlanOptions
@@ -51,26 +59,31 @@ def plan(model: In, given: Given) -> None:
     """
     data, out = begin(given)
     wanted = given.make(Planned)
-    stats = given.value("--stats")
-    check_outputs({"-o": wanted.output, "--html": out.html}, model, data.calib, data.float_model, stats)
+    written = {"-o": wanted.output, "--html": out.html, "--stats": given.value("--stats")}
+    check_outputs(written, (model, data.float_model), data.calib)
     is_planned(given, data.calib)  # complains about options that do not go together
     options, budgets = plan_options(given), wanted.budgets
     assert data.calib is not None  # --calib is needed
     from onnx_ocs import api
-    from onnx_ocs.model.files import write_text
     from onnx_ocs.report import terminal_plans as plans
 
-    with show_progress(False) as progress:
-        made, found = api.plan(model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress)
-    write_text(wanted.output, made.to_json())
-    if out.html is not None:
-        from onnx_ocs.report.report import assemble
 
-        shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
-        write_outputs(None, out.html, {**assemble("plan", out.seed), **shown}, model.name)
-    plans.show_plan(console(), made.predicted, found)
-    if "target" in found:
-        plans.show_target(console(), found["target"])
+    with publishing(*written.values()) as transaction:
+        with show_progress(False) as progress:
+            made, found = api.plan(
+                model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress, transaction
+            )
+        transaction.file(wanted.output, made.to_json().encode())
+        if out.html is not None:
+            from onnx_ocs.report.report import assemble
+
+            shown = {"plan": {**made.predicted, **found}, "target": found.get("target")}
+            stage_reports(transaction, None, out.html, {**assemble("plan", out.seed), **shown}, model.name)
+        with showing():
+            plans.show_plan(console(out.html), made.predicted, found)
+            if "target" in found:
+                plans.show_target(console(out.html), found["target"])
+        transaction.publish()
     exit_if_missed(found)
 
 

@@ -23,11 +23,20 @@ from onnx_ocs.cli.groups import (
     warn_of_unused,
 )
 from onnx_ocs.cli.options import Given, Verb
-from onnx_ocs.cli.outputs import check_outputs, console, exit_if_missed, show_progress, write_outputs
-from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.cli.outputs import (
+    check_outputs,
+    console,
+    exit_if_missed,
+    publishing,
+    show_progress,
+    showing,
+    stage_reports,
+)
+from onnx_ocs.errors import UserError, VerificationError, printable
 from onnx_ocs.options import option
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Translate
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.report.format import readable
 from onnx_ocs.translation.options import PANEL
 
 if TYPE_CHECKING:
@@ -94,8 +103,8 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     data, out = begin(given)
     names, plan = given.make(Steps).names(data.calib is not None), given.make(Ready).plan
     verify = given.make(Proof).verify
-    files = model, output, data.calib, data.float_model, plan, given.value("--stats")
-    check_outputs({"--report": out.report, "--html": out.html}, *files)
+    written = {"OUT": output, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
+    check_outputs(written, (model, data.float_model), data.calib, [plan])
     options = _plan_options(given, names, plan, data.calib)
     passes = _passes(given, names, plan)
     warn_of_unused(given)
@@ -104,31 +113,37 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     from onnx_ocs.report import terminal_plans as plans
 
     title = f"{model.name} → {output.name}"
-    try:
-        with show_progress(out.quiet) as progress:
-            result = api.rewrite(
-                model,
-                output,
-                calib=data.calib,
-                float_model=data.float_model,
-                passes=passes,
-                options=options,
-                verify=verify,
-                seed=out.seed,
-                limit=data.limit,
-                progress=progress,
-            )
-    except VerificationError as e:
-        write_outputs(out.report, out.html, e.args[1], title)
-        typer.echo(f"FAILED: {e.args[0]}. {output} was not written.", err=True)
-        raise typer.Exit(2) from None
-    write_outputs(out.report, out.html, result.report, title)
-    if not out.quiet:
-        table.show_rewrite(console(), result.report)
-        if "target" in result.report:
-            plans.show_target(console(), result.report["plan"]["target"])
-    seconds = time.perf_counter() - start
-    table.show_verdict(console(), table.verdict(result.report, result.changed, verify, seconds))
+    with publishing(output, out.report, out.html, given.value("--stats")) as transaction:
+        try:
+            with show_progress(out.quiet) as progress:
+                result = api.rewrite(
+                    model,
+                    output,
+                    calib=data.calib,
+                    float_model=data.float_model,
+                    passes=passes,
+                    options=options,
+                    verify=verify,
+                    seed=out.seed,
+                    limit=data.limit,
+                    progress=progress,
+                    transaction=transaction,
+                )
+        except VerificationError as e:
+            stage_reports(transaction, out.report, out.html, e.args[1], title)
+            transaction.publish()
+            typer.echo(printable(f"FAILED: {readable(e.args[0])}. {output} was not written."), err=True)
+            raise typer.Exit(2) from None
+        stage_reports(transaction, out.report, out.html, result.report, title)
+        with showing():
+            screen = console(out.report, out.html)
+            if not out.quiet:
+                table.show_rewrite(screen, result.report)
+                if "target" in result.report:
+                    plans.show_target(screen, result.report["plan"]["target"])
+            seconds = time.perf_counter() - start
+            table.show_verdict(screen, table.verdict(result.report, result.changed, verify, seconds))
+        transaction.publish()
     exit_if_missed(result.report)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from onnx_ocs.cli.groups import Data, Original, Output, Rewritten, begin
 from onnx_ocs.cli.options import Given, Verb
-from onnx_ocs.cli.outputs import check_outputs, console, write_outputs
+from onnx_ocs.cli.outputs import check_outputs, console, publishing, showing, stage_reports
 
 __all__ = ["VERIFY"]
 
@@ -23,15 +23,20 @@ def verify(original: Original, rewritten: Rewritten, given: Given) -> None:
     """
     start = time.perf_counter()
     data, out = begin(given)
-    check_outputs({"--report": out.report, "--html": out.html}, original, rewritten, data.calib, data.float_model)
+    written = {"--report": out.report, "--html": out.html}
+    check_outputs(written, (original, rewritten, data.float_model), data.calib)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
 
-    result = api.verify(original, rewritten, data.calib, data.float_model, out.seed, data.limit)
-    write_outputs(out.report, out.html, result, f"{original.name} → {rewritten.name}")
-    if not out.quiet:
-        table.show_rewrite(console(), result)
-    table.show_verdict(console(), table.verdict(result, True, True, time.perf_counter() - start))
+    with publishing(out.report, out.html) as transaction:
+        result = api.verify(original, rewritten, data.calib, data.float_model, out.seed, data.limit)
+        stage_reports(transaction, out.report, out.html, result, f"{original.name} → {rewritten.name}")
+        with showing():
+            screen = console(out.report, out.html)
+            if not out.quiet:
+                table.show_rewrite(screen, result)
+            table.show_verdict(screen, table.verdict(result, True, True, time.perf_counter() - start))
+        transaction.publish()
     if result["verification"]["verdict"] != "PASSED":
         raise typer.Exit(2)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import onnx
 
@@ -21,6 +19,7 @@ from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import Shape, infer_shapes
+from onnx_ocs.model.staging import scratch
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.history import history, stamp
@@ -72,8 +71,8 @@ def compensate(
     _refuse(menus, graph, shapes, infer_shapes(model, one))
     macs = cost(original, one, kernels=False).macs
     ranks = {m.block.output: len(shapes.get(m.block.output, ())) for m in menus}
-    with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
-        fitting = Fitting(model, menus, ranks, forms, linear, Path(folder), context.progress)
+    with scratch() as folder:
+        fitting = Fitting(model, menus, ranks, forms, linear, folder, context.progress)
         tensors = [m.block.output for m in fitting.open]
         truth = find_truth(original, exact, context.floats, tensors, samples.batches(1, context.limit))
         fitting.targets(truth, samples.batches(BATCH, context.limit), SPILL)

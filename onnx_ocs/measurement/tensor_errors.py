@@ -222,7 +222,9 @@ def measure_layers(
     if rewritten is not None:
         scales = read_scales(rewritten)
         yardstick = Graph(rescaled(original, scales)) if scales else before
-        cuts = find_cuts(yardstick, Graph(rewritten), read_layouts(rewritten), {})
+        known = read_layouts(original)  # of an earlier run: what is wide in both is compared as it is
+        layouts = {k: v for k, v in read_layouts(rewritten).items() if k not in known}
+        cuts = find_cuts(yardstick, Graph(rewritten), layouts, {})
         models["after"] = _Quantized(rewritten, cuts)
     after = models["after"].cuts if "after" in models else {}
     tallies = [_tally(r, r.quantizer, after.get(r.outputs[0])) for r in regions if r.quantizer is not None]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.model import external, sidefiles, sizes, tensors
-from onnx_ocs.model.protobuf import pieces
+from onnx_ocs.model import external, sizes, tensors
+from onnx_ocs.model.publishing import Transaction
 
-__all__ = ["check_writable", "fingerprint", "load_model", "save_model", "stage", "write_bytes", "write_text"]
+__all__ = ["fingerprint", "load_model", "save_model", "write_bytes"]
 
 
 def fingerprint(model: onnx.ModelProto) -> str:
@@ -35,9 +32,6 @@ def fingerprint(model: onnx.ModelProto) -> str:
             t.ClearField("raw_data")
     digest.update(bare.SerializeToString(deterministic=True))
     return digest.hexdigest()
-
-
-PROTOBUF_LIMIT = (1 << 31) - (1 << 20)
 
 
 def load_model(path: str | Path) -> onnx.ModelProto:
@@ -82,55 +76,15 @@ def _is_text(model: onnx.ModelProto) -> bool:
         return False
 
 
-def check_writable(path: str | Path, source: str | Path | None = None) -> None:
-    """Fail early when an output cannot be written.
-
-    Raises:
-        UserError: the folder is missing or not writable, or the output would overwrite its input.
-    """
-    path = Path(path)
-    folder = path.parent
-    if not folder.is_dir():
-        raise UserError(f"{path}: the folder {folder} does not exist: create it first")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder: give a file name")
-    if source is not None and path.resolve() == Path(source).resolve():
-        raise UserError(f"{path}: is the input itself: give the output another name")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as e:
-        raise UserError(f"{path}: the folder cannot be written: {e.strerror}") from None
-
-
 def write_bytes(path: str | Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file atomically, as a whole or piece by piece.
 
     Raises:
         UserError: it cannot be written; what was there before is untouched.
     """
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.writelines([data] if isinstance(data, bytes) else data)
-            f.flush()
-            os.fsync(f.fileno())
-        sidefiles.open_up(Path(name))
-        Path(name).replace(path)
-    except BaseException as e:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(e, OSError):
-            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-        raise
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
+    with Transaction() as transaction:
+        transaction.file(path, data)
+        transaction.publish()
 
 
 def save_model(model: onnx.ModelProto, path: str | Path, source: str | Path | None = None) -> None:
@@ -144,25 +98,6 @@ def save_model(model: onnx.ModelProto, path: str | Path, source: str | Path | No
     Raises:
         UserError: it cannot be written; what was there before is untouched.
     """
-    staged = stage(model, path, source)
-    if staged is None:
-        write_bytes(path, pieces(model))
-        return
-    with closing(staged):
-        staged.publish(write_bytes)
-
-
-def stage(model: onnx.ModelProto, path: str | Path, source: str | Path | None = None) -> sidefiles.Staged | None:
-    """Write a model with side files beside its place, where it can be loaded and then published; None if it has none.
-
-    Args:
-        model: the model.
-        path: where it is to go.
-        source: the file that it was read from.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if not sidefiles.needed(model, PROTOBUF_LIMIT):
-        return None
-    return sidefiles.Staged(model, Path(path), None if source is None else Path(source))
+    with Transaction() as transaction:
+        transaction.model(model, path, source)
+        transaction.publish()

@@ -4,20 +4,15 @@ Bytes that were not changed are copied from file to file by the kernel; taken on
 stays one file, a file for each tensor stays that, the smallest external tensor sets the size from which new ones go
 outside, and names stay, unless they are the input's name (then they follow the output's) or belong to somebody else.
 
-A model is staged in a folder beside the output, where it can be loaded and verified, and then published.  The old
-output is whole at every moment.  Where its side files have the names that the new ones get, the new model is
-first published on the staged files, then these replace the old files under their own names (hard links: both names
-hold the same data), and then the model follows.
+The model is staged with its side files, where it can be loaded; `onnx_ocs.model.publishing` puts it in its place.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 import onnx
@@ -26,8 +21,10 @@ from onnx import TensorProto
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.model import sizes, tensors
+from onnx_ocs.model.destinations import identities
+from onnx_ocs.model.staging import open_up
 
-__all__ = ["Staged", "needed", "open_up"]
+__all__ = ["Staged", "final_name", "needed", "referred"]
 
 THRESHOLD = 1 << 10  # bytes from which a tensor goes into a side file, where the input does not say
 PAGE = 4096  # tensors of this size and more start on a page, so that they can be mapped
@@ -38,20 +35,13 @@ def needed(model: onnx.ModelProto, limit: int) -> bool:
     return not sizes.is_plain(model, limit)
 
 
-def open_up(path: Path) -> None:
-    """Give a temporary file or folder the permissions that any new one gets."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
-
-
 class _Names:
     """Names of side files in the output's folder."""
 
-    def __init__(self, path: Path, source: Path | None, read: set[Path]) -> None:
-        self.path, self.source = path, source
+    def __init__(self, path: Path, source: Path | None, read: set[Path], reserved: Collection[object]) -> None:
+        self.path, self.source, self.reserved = path, source, reserved
         self.read = {p.resolve() for p in read}  # files of the input, which stay as they are
-        self.own = _referred(path)
+        self.own = referred(path)
         self.given: dict[str, str] = {}
 
     def _free(self, name: str) -> bool:
@@ -59,6 +49,8 @@ class _Names:
         if not target.parent.resolve().is_relative_to(self.path.parent.resolve()) or target == self.path:
             return False
         if name in self.given.values() or target.resolve() in self.read:
+            return False
+        if any(key in self.reserved for key in identities(target)):
             return False
         return name in self.own or not (target.exists() or target.is_symlink())
 
@@ -86,7 +78,7 @@ class _Names:
         return self.given[location]
 
 
-def _referred(path: Path) -> set[str]:
+def referred(path: Path) -> set[str]:
     """Side files that an older output at this place refers to."""
     try:
         old = onnx.load(path, load_external_data=False)
@@ -182,44 +174,57 @@ def _fill(out: int, items: list[TensorProto]) -> list[tuple[int, int]]:
     return places
 
 
+def final_name(path: Path) -> str:
+    """What the model itself is called where it is staged."""
+    return f"final.{path.name}"
+
+
 class Staged:
-    """A model written with its side files into a folder of its own beside the output, and not yet in its place.
+    """A model written with its side files into a folder beside the output, and not yet in its place.
 
     Attributes:
-        model: the staged model file; it can be loaded.
+        path: where the model file is to go.
+        model: the staged model file; it can be loaded, and is what is published at last.
+        between: the same model for the output's folder, on the side files where they are staged.
+        files: names of its side files.
     """
 
-    def __init__(self, model: onnx.ModelProto, path: Path, source: Path | None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, path: Path, source: Path | None, folder: Path, reserved: Collection[object] = ()
+    ) -> None:
         """Write a model and its side files.
 
         Args:
             model: the model; not changed.
             path: where the model file is to go.
             source: the file that it was read from.
+            folder: where it is staged.
+            reserved: `identities` of files that are not its own.
 
         Raises:
-            UserError: it cannot be written; what was there before is whole.
+            UserError: a side file's name is another file's.
+            OSError: it cannot be written.
         """
-        self.path = path
-        self._kept = False
-        self._proto = onnx.ModelProto()
-        self._proto.CopyFrom(model)
+        self.path, self._folder = path, folder
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model)
         read = {tensors.source(t) for t in tensors.all_tensors(model) if tensors.is_external(t)}
-        self._files = _plan(self._proto, _Names(path, source, read))
-        self._folder = path.parent
-        try:
-            self._folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}."))
-            open_up(self._folder)
-            for name, items in self._files.items():
-                self._fill(name, items)
-            self.model = self._folder / path.name
-            self.model.write_bytes(self._proto.SerializeToString())
-            open_up(self.model)
-        except BaseException as e:
-            self.close()
-            if isinstance(e, OSError):
-                raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-            raise
+        files = _plan(proto, _Names(path, source, read, reserved))
+        self.files = list(files)
+        for name, items in files.items():
+            self._fill(name, items)
+        self.model, self.between = folder / final_name(path), folder / f"between.{path.name}"
+        _write_file(self.model, proto.SerializeToString())
+        for t in tensors.all_tensors(proto):
+            if tensors.is_external(t):
+                entries = tensors.reference(t)
+                tensors.refer(t, entries | {"location": f"{folder.name}/{entries['location']}"})
+        _write_file(self.between, proto.SerializeToString())
+
+    @property
+    def written(self) -> list[Path]:
+        """All staged files."""
+        return [self.model, self.between, *(self._folder / name for name in self.files)]
 
     def _fill(self, name: str, items: list[TensorProto]) -> None:
         target = self._folder / name
@@ -236,56 +241,10 @@ class Staged:
                 t.ClearField(field)
             tensors.refer(t, entries | {"location": name, "offset": str(offset), "length": str(length)})
 
-    def publish(self, write_model: Callable[[str | Path, bytes], None]) -> None:
-        """Put the model in its place.
 
-        Args:
-            write_model: writes a file atomically.
-
-        Raises:
-            UserError: it cannot be written; what was there before, or the new output, is whole.
-        """
-        final = self._proto.SerializeToString()
-        targets = {name: self.path.parent / name for name in self._files}
-        made: list[Path] = []
-        try:
-            for target in targets.values():
-                target.parent.mkdir(parents=True, exist_ok=True)
-            if any(target.exists() for target in targets.values()):
-                self._swap(targets, write_model, final)
-                return
-            for name, target in targets.items():
-                (self._folder / name).replace(target)
-                made.append(target)
-            write_model(self.path, final)
-        except BaseException as e:
-            for target in made:  # nobody refers to them
-                target.unlink(missing_ok=True)
-            if isinstance(e, OSError):
-                raise UserError(f"{self.path}: cannot be written: {e.strerror}") from None
-            raise
-
-    def _swap(self, targets: dict[str, Path], write_model: Callable[[str | Path, bytes], None], final: bytes) -> None:
-        """Replace side files that the old output refers to: the new model is never without its own."""
-        between = onnx.ModelProto()
-        between.CopyFrom(self._proto)
-        for t in tensors.all_tensors(between):
-            if tensors.is_external(t):
-                entries = tensors.reference(t)
-                tensors.refer(t, entries | {"location": f"{self._folder.name}/{entries['location']}"})
-        self._kept = True
-        write_model(self.path, between.SerializeToString())
-        for name, target in targets.items():
-            link = self._folder / f"{name}.link"
-            try:
-                os.link(self._folder / name, link)
-            except OSError:  # a file system without links: the model stays on the names that it has
-                return
-            link.replace(target)
-        write_model(self.path, final)
-        self._kept = False
-
-    def close(self) -> None:
-        """Remove what is left, unless the published model refers to it."""
-        if not self._kept and self._folder != self.path.parent:
-            shutil.rmtree(self._folder, ignore_errors=True)
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("xb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    open_up(path)

@@ -162,7 +162,7 @@ def _bench(model: onnx.ModelProto, options: PlanOptions, context: Context, sampl
         steps = harmful(board, regions, few, context.progress) if options.rescale else []
         statistics = calibrate(model, regions, context, model_hash, options.jobs, steps)
         if options.stats is not None:
-            statistics.save(options.stats)
+            context.write(options.stats, statistics.to_bytes())
     return _Bench(model_hash, graph, regions, board, learn, held, one, infer_shapes(model, one), statistics)
 
 

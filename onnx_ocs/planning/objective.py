@@ -30,7 +30,7 @@ def held_out(
     samples: Samples, limit: int | None, divisible: bool = True
 ) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
     """A few feeds to weigh tensors with, and others that plans are judged on (the same when there is but one)."""
-    total = samples.count() if limit is None else min(limit, samples.count())
+    total = samples.count(limit)
     feeds: list[Mapping[str, Array]] = []
     size = 0
     wanted = min(total, 2 * HELD_OUT)

@@ -19,7 +19,7 @@ from onnx_ocs.model.order import mentioned
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.runtime.instrument import piece
-from onnx_ocs.runtime.session import Session, as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, Session, as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
 __all__ = ["Forward"]
@@ -100,7 +100,7 @@ class Forward:
             if missing:
                 fixed = [*self._fixed, *self.graph.added]
                 session = as_written(piece(self.graph, [*fixed, *nodes], first, missing), 1)
-        except Exception as e:  # onnxruntime raises many kinds
+        except RUN_ERRORS as e:
             raise _broken(e) from None
 
         def work(batch: int) -> tuple[int, dict[str, Array]]:
@@ -123,7 +123,7 @@ class Forward:
             return found
         try:
             return found | session.run({t: self.shelf.get((batch, t)) for t in session.inputs}, missing)
-        except Exception as e:  # onnxruntime raises many kinds
+        except RUN_ERRORS as e:
             raise _broken(e) from None
 
 

@@ -15,11 +15,8 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
-from onnx_ocs.probes.reference import reference
 from onnx_ocs.reconstruction.entries import entries
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
 from onnx_ocs.reconstruction.folds import Fold, fold
@@ -27,13 +24,12 @@ from onnx_ocs.reconstruction.gate import Judge, choose
 from onnx_ocs.reconstruction.layers import Layer, find_layers
 from onnx_ocs.reconstruction.masks import mask_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
+from onnx_ocs.reconstruction.standin import seen_in, stand_in
 from onnx_ocs.reconstruction.train import Effort, Refinement, parse_refine, refine
 from onnx_ocs.reconstruction.write import write
 from onnx_ocs.records.history import history, stamp
-from onnx_ocs.records.layouts import read_layouts
 from onnx_ocs.records.steps import SCALE
 from onnx_ocs.records.weights import REFITTED
-from onnx_ocs.regions.find import find_regions
 
 __all__ = ["reconstruct"]
 
@@ -74,9 +70,12 @@ def reconstruct(
     graph = EditableGraph(work)
     found = find_layers(graph)
     layers = [f for f in found if isinstance(f, Layer)]
-    exact = _stand_in(context.original or model)
+    original = context.original or model
+    exact = stand_in(original)
     floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
     mask = mask_of(graph, mask_input, some)
+    if floats is None:
+        layers = seen_in(layers, original)
     pairs = pair_layers(graph, layers, floats, exact, some)
     with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as name:
         reference, folder = Reference(floats, exact), Path(name)
@@ -179,10 +178,3 @@ def _takes(floats: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> boo
     """Whether the float model can be fed what the quantized one is fed."""
     known = {t.name for t in floats.graph.initializer}
     return bool(feeds) and {i.name for i in floats.graph.input} - known <= feeds[0].keys()
-
-
-def _stand_in(original: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model without activation quantizers; None for one that was translated by an earlier run."""
-    if read_layouts(original):
-        return None
-    return reference(original, find_regions(Graph(original), infer_shapes(original)))

@@ -10,7 +10,7 @@ else reads too is replaced by a copy under a fresh name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -105,6 +105,9 @@ def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
         return "its values cannot be read"
     if any(is_op(n, "Clip") for n in chain.nodes[:at]) or (not quantizers and root.dtype.kind == "f"):
         return "its values are changed between the grid and the layer"
+    if integers.dtype != grid.dtype:  # without a zero-point a DQ does not say what its integers are
+        least, most = integer_range(integers.dtype)
+        grid = replace(grid, dtype=integers.dtype, qmin=least, qmax=most)
     low, high = _range(graph, chain, at, grid, integers)
     nodes = [chain.nodes[k] for k in (*quantizers, at)]
     perm = chain.perms[at]

@@ -23,7 +23,7 @@ from onnx_ocs.reconstruction.interpreter import tensor
 from onnx_ocs.reconstruction.layers import Layer
 from onnx_ocs.reconstruction.pairing import Pair, pair_layers
 from onnx_ocs.runtime.instrument import expose
-from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 
 __all__ = ["Hint", "Teacher"]
 
@@ -88,7 +88,7 @@ class Teacher:
         session = as_written(floats)
         try:
             theirs = session.run(feeds[0])
-        except Exception as e:  # onnxruntime raises many kinds
+        except RUN_ERRORS as e:
             raise UserError(f"the float model does not run on the samples: {first_line(e)}") from None
         pairs = zip(ours, theirs, strict=False)  # in order: their names may differ
         self.outputs = {o: t for o, t in pairs if ours[o].dtype == np.float32 == theirs[t].dtype}

@@ -23,12 +23,9 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.probes.reference import reference
 from onnx_ocs.reconstruction.folds import Fold, fold
+from onnx_ocs.reconstruction.standin import stand_in
 from onnx_ocs.reconstruction.trainable import Trainable, find_trainable
-from onnx_ocs.records.layouts import read_layouts
-from onnx_ocs.regions.find import find_regions
 from onnx_ocs.runtime.session import as_written
 
 if TYPE_CHECKING:
@@ -202,9 +199,11 @@ def _dynamic(model: onnx.ModelProto) -> bool:
 
 def _stand_in(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without its activation quantizers."""
-    if read_layouts(model):
-        raise UserError("a translated model has no stand-in for its float model: give it (--float)")
-    return reference(model, find_regions(Graph(model), infer_shapes(model)))
+    found = stand_in(model)
+    if found is None:
+        raise UserError("shapes of a translated model are not known, so it has no stand-in for its float model: "
+                        "give it (--float)")  # fmt: skip
+    return found
 
 
 def _losses(model: onnx.ModelProto, feeds: Sequence[Feed], teacher: Teacher) -> dict[str, float]:

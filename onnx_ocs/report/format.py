@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from onnx_ocs.errors import printable
 
 __all__ = [
     "changed",
+    "changed_share",
     "counted",
     "cut_name",
     "db_or_dash",
@@ -13,8 +17,22 @@ __all__ = [
     "from_to",
     "number",
     "percent",
+    "readable",
     "shortened",
 ]
+
+MOST = 400  # characters of a text in a table or a line; the report has all
+
+
+def readable(value: Any) -> Any:
+    """A report, or a part of one, for a terminal: no control characters, and long texts cut in the middle."""
+    if isinstance(value, str):
+        return printable(value if len(value) <= MOST else f"{value[: MOST // 2]} … {value[-MOST // 2 :]}")
+    if isinstance(value, Mapping):
+        return {readable(k): readable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(readable, value))
+    return value
 
 
 def number(value: Any) -> str:
@@ -46,6 +64,12 @@ def changed(before: Any, after: Any) -> str:
     """Two numbers, or one where they are the same."""
     a, b = number(before), number(after)
     return a if a == b or not b else f"{a} → {b}"
+
+
+def changed_share(before: float, after: float) -> str:
+    """Two shares as percentages, or one where they are the same."""
+    a, b = percent(before), percent(after)
+    return a if a == b else f"{a} → {b}"
 
 
 def db_or_dash(value: float | None) -> str:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_ocs.report.format import changed, decibels, number, percent, shortened
+from onnx_ocs.errors import printable
+from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, readable, shortened
 from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
@@ -133,6 +134,7 @@ FOUND = (
 
 def show_inspection(console: Console, report: Report) -> None:
     """The table of quantized activations."""
+    report = readable(report)
     if report["regions"]:
         _show(console, "Quantized activations", "tensor", FOUND, report["regions"])
     _reasons(console, report)
@@ -141,7 +143,7 @@ def show_inspection(console: Console, report: Report) -> None:
         agreement = f", same answer {percent(q['agreement_before'])}" if q["agreement_before"] is not None else ""
         sqnr = decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
-        _outputs(console, report, rewritten=False)
+        _outputs(console, report["outputs"])
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
@@ -176,6 +178,7 @@ def _loss(console: Console, loss: Report) -> None:
 
 def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
+    report = readable(report)
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:
         shown = applied
@@ -190,6 +193,7 @@ def show_rewrite(console: Console, report: Report) -> None:
     _reconstructions(console, report.get("reconstructions", ()))
     _compensations(console, report["compensations"])
     _reasons(console, report)
+    _outputs(console, report["outputs"])
     _totals(console, report)
     _notes(console, report)
 
@@ -213,6 +217,22 @@ def _reconstructions(console: Console, entries: Sequence[Report]) -> None:
 def _fit_gain(entry: Report) -> float:
     before, after = entry["error_before_db"], entry["error_after_db"]
     return float("inf") if after is None else float(after) - float("inf" if before is None else before)
+
+
+def _outputs(console: Console, outputs: Sequence[Report]) -> None:
+    """Every graph output, where there are several, groups of channels, or dead ones."""
+    rows = output_rows(outputs)
+    if not rows:
+        return
+    table = Table(title="Outputs", title_justify="left")
+    for name in ("output", "kind", "SQNR, dB", "same answer", "dead channels"):
+        table.add_column(name, justify="right" if name in ("SQNR, dB", "same answer") else "left", overflow="fold")
+    for o in rows:
+        answer = "" if o["agreement_before"] is None else changed_share(o["agreement_before"], o["agreement_after"])
+        table.add_row(
+            shortened(o["name"], 56), o["kind"], "" if o["kind"] == "labels" else _gain(o, "sqnr"), answer, o["dead"]
+        )
+    console.print(table)
 
 
 def _compensations(console: Console, entries: Sequence[Report]) -> None:
@@ -260,25 +280,10 @@ def _totals(console: Console, report: Report) -> None:
         table.add_row("same answer as the reference", f"{a:.2f} %", f"{b:.2f} %", f"{b - a:+.2f} points")
     if c:
         console.print(table)
-    _outputs(console, report, rewritten=True)
     if q["reference"]:
         console.print(f"Quality against the {q['reference']}, on {q['samples']} calibration samples.")
     if report["ranking"]:
         console.print(f"Channels ranked by: {report['ranking']}.")
-
-
-def _outputs(console: Console, report: Report, rewritten: bool) -> None:
-    """Every output, where there are several, or groups of channels, or dead ones."""
-    rows = output_rows(report["outputs"])
-    columns = ("output", "before", "after", "dead channels") if rewritten else ("output", "now", "dead channels")
-    table = Table(title="Outputs", title_justify="left")
-    for name in columns if any(r.dead for r in rows) else columns[:-1]:
-        table.add_column(name, justify="right" if name in ("before", "after", "now") else "left", overflow="fold")
-    for name, before, after, dead in rows:
-        cells = shortened(name, 56), *([before, after] if rewritten else [after]), dead
-        table.add_row(*cells[: len(table.columns)])
-    if rows:
-        console.print(table)
 
 
 def _notes(console: Console, report: Report) -> None:
@@ -291,7 +296,7 @@ def show_verdict(console: Console, text: str) -> None:
     """The last line, on one line."""
     passed = text.startswith("PASSED")
     style = "bold green" if passed else "bold red" if text.startswith("FAILED") else "bold"
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:
@@ -302,7 +307,7 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
     if v is None:
         return f"DONE, not verified ({seconds:.1f} s)" if not verified else f"PASSED ({seconds:.1f} s)"
     if v["verdict"] != "PASSED":
-        return f"FAILED: {'; '.join(v['failures'])} ({seconds:.1f} s)"
+        return f"FAILED: {'; '.join(readable(v['failures']))} ({seconds:.1f} s)"
     level, oracle = v["levels"][0], v["oracle"]
     counts = (
         (oracle["translated_quantizers"], "wide quantizer"),

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from onnx_ocs.report.format import decibels, percent
+from onnx_ocs.report.format import decibels, percent, readable
 
 __all__ = ["show_plan", "show_target"]
 
@@ -17,6 +17,7 @@ Report = Mapping[str, Any]
 
 def show_plan(console: Console, predicted: Report, found: Report) -> None:
     """The plans that were compared, the chosen one, and the sweep."""
+    predicted, found = readable(predicted), readable(found)
     if not found["candidates"]:
         console.print("Nothing to change: no quantized activation that a layer reads can be widened or rescaled.")
         return
@@ -59,6 +60,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
 
 def show_target(console: Console, target: Report) -> None:
     """The plans that were measured on the way to a target."""
+    target = readable(target)
     sqnr = target["kind"] == "sqnr"
 
     def value(v: float | None) -> str:

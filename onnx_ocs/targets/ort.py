@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 
 from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import attribute
+from onnx_ocs.model.staging import scratch
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, serialized, session_options
 
@@ -85,13 +84,13 @@ def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
-    with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as folder:
+    with scratch() as folder:
         options = session_options("enable_all", True, sizes.rough_size(model, SMALL))
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", UNREAD)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         with suppress(OSError):  # nobody reads the weights; without links they are written, and removed
-            Path(folder, UNREAD).symlink_to(os.devnull)
+            (folder / UNREAD).symlink_to(os.devnull)
         try:
             data, _kept = serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import onnx
 
-from onnx_ocs.errors import UserError, VerificationError, first_line
+from onnx_ocs.errors import UserError, VerificationError, first_line, shortage
 from onnx_ocs.model import files
 from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.external import attach
@@ -103,9 +103,11 @@ def answers_for_the_model(verb: Callable[P, R]) -> Callable[P, R]:
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return verb(*args, **kwargs)
-        except (UserError, VerificationError):
+        except (UserError, VerificationError, MemoryError):
             raise
         except Exception as e:  # whatever it is: the question is whose fault
+            if shortage(e):
+                raise
             models: list[Any] = [m for m in (*args, *kwargs.values()) if isinstance(m, (onnx.ModelProto, str, Path))]
             for m in models[:1]:
                 why = _complaint(load(m))

@@ -73,7 +73,7 @@ def inspect(
     inside = check_qdq(proto)
     check_graph(proto)
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
-    samples = None if calib is None else open_samples(calib, proto)
+    samples = None if calib is None else open_samples(calib, proto, limit)
     context = Context(samples, limit, seed, progress)
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes)

@@ -13,6 +13,8 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.measurement.quality import Quality, compare
+from onnx_ocs.model.files import write_bytes
+from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
@@ -34,6 +36,7 @@ def plan(
     limit: int | None = None,
     budgets: Sequence[float] = (),
     progress: Progress = quiet,
+    transaction: Transaction | None = None,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan steps and copies within a budget, measured on calibration data.
 
@@ -46,6 +49,7 @@ def plan(
         limit: most samples.
         budgets: further budgets, for a sweep of gain against cost.
         progress: called during long work.
+        transaction: what else is written: new statistics are staged there, and the caller publishes all.
 
     Returns:
         The plan, and what was measured on the way.
@@ -57,7 +61,8 @@ def plan(
     check_qdq(proto)
     check_graph(proto)
     floats = None if float_model is None else load(float_model)
-    context = Context(open_samples(calib, proto), limit, seed, progress, floats=floats)
+    write = write_bytes if transaction is None else transaction.file
+    context = Context(open_samples(calib, proto, limit), limit, seed, progress, floats=floats, write=write)
     measure = measured(proto, [Translate()], context)
     return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 

@@ -6,7 +6,7 @@ Each step takes what the steps before have found and returns a new `Outcome`; no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from onnx_ocs.measurement.cost import Cost, cost
 from onnx_ocs.measurement.latency import latencies
 from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model import files
-from onnx_ocs.model.sidefiles import Staged
+from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.registry import make_passes
@@ -43,6 +43,7 @@ from onnx_ocs.verbs.common import (
     sample_shapes,
     with_errors,
 )
+from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
 from onnx_ocs.verbs.plan import by_plan, measured
 from onnx_ocs.verification.verdict import Verification
@@ -82,6 +83,7 @@ def rewrite(
     seed: int = 0,
     limit: int | None = None,
     progress: Progress = quiet,
+    transaction: Transaction | None = None,
 ) -> RewriteResult:
     """Rewrite a QDQ model, verify the result, and report cost and gain.
 
@@ -97,6 +99,7 @@ def rewrite(
         seed: of everything random.
         limit: most calibration samples.
         progress: called during long work with (what, done, total).
+        transaction: what else is written: the result is staged there, and the caller publishes all.
 
     Returns:
         The result; its model is the input when there was nothing to rewrite.
@@ -108,23 +111,31 @@ def rewrite(
         PassError: a pass failed; nothing was written.
     """
     if output is not None:
-        files.check_writable(output, model if isinstance(model, (str, Path)) else None)
-    ready = _prepare(model, calib, float_model, verify, Context(None, limit, seed, progress))
+        check_outputs({"OUT": output}, (model, float_model), calib)
     with ExitStack() as stack:
+        files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
+        context = Context(None, limit, seed, progress, write=files_of_run.file)
+        ready = _prepare(model, calib, float_model, verify, context)
         outcome = _run(ready, _default(calib is not None) if passes is None else passes, options)
-        staged = _stage(ready, outcome, output)
-        if staged is not None:
-            stack.enter_context(closing(staged))
-            outcome = replace(outcome, model=files.load_model(staged.model))
+        outcome = _stage(ready, outcome, output, files_of_run)
         outcome = _judge(ready, outcome)
         if verify and outcome.changed:
             outcome = _prove(ready, outcome)
         report = dict(_report(ready, outcome, options))
         checked = outcome.verification
         if checked is not None and checked.verdict != "PASSED":
+            files_of_run.discard(output or "")
             raise VerificationError("; ".join(checked.failures), report)
-        written = outcome.model if output is None else _publish(ready, outcome, staged, output)
+        _stage_input(ready, outcome, output, files_of_run)
+        if transaction is None:
+            files_of_run.publish()
+    written = outcome.model if output is None or transaction is not None else _written(outcome, output)
     return RewriteResult(written, outcome.changed, report, checked, None if output is None else Path(output))
+
+
+def _written(outcome: Outcome, output: str | Path) -> onnx.ModelProto:
+    """The model as it is used from where it was published: side files have moved."""
+    return files.load_model(output) if any(is_external(t) for t in all_tensors(outcome.model)) else outcome.model
 
 
 def _default(calibrated: bool) -> list[Pass]:
@@ -139,7 +150,7 @@ def _prepare(model: Model, calib: Source | None, float_model: Model | None, veri
     check_graph(original)
     if verify:
         check_runs(original)
-    samples = None if calib is None else open_samples(calib, original)
+    samples = None if calib is None else open_samples(calib, original, context.limit)
     floats = None if float_model is None else load(float_model)
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
     return Prepared(original, path, replace(context, samples=samples, floats=floats), tuple(notes))
@@ -166,11 +177,23 @@ def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -
     )
 
 
-def _stage(ready: Prepared, outcome: Outcome, output: str | Path | None) -> Staged | None:
-    """What has side files is written before it is verified: sessions map them from there."""
+def _stage(ready: Prepared, outcome: Outcome, output: str | Path | None, transaction: Transaction) -> Outcome:
+    """The result is written before it is verified: a full disk is found early, and sessions map side files."""
     if output is None or not outcome.changed:
-        return None
-    return files.stage(outcome.model, output, ready.path)
+        return outcome
+    staged = transaction.model(outcome.model, output, ready.path)
+    return outcome if staged is None else replace(outcome, model=files.load_model(staged))
+
+
+def _stage_input(ready: Prepared, outcome: Outcome, output: str | Path | None, transaction: Transaction) -> None:
+    """Where nothing was rewritten, the result is the input, byte for byte."""
+    if output is None or outcome.changed:
+        return
+    transaction.discard(output)
+    if ready.path is None or any(is_external(t) for t in all_tensors(ready.original)):
+        transaction.model(ready.original, output, ready.path)
+    else:
+        transaction.file(output, ready.path.read_bytes())
 
 
 def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
@@ -247,18 +270,6 @@ def _kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -
     if weighed and weighed["kept"]:
         notes.append(f"copies were left out: {weighed['why']}")
     return notes
-
-
-def _publish(ready: Prepared, outcome: Outcome, staged: Staged | None, output: str | Path) -> onnx.ModelProto:
-    """Write the result, all of it or nothing; returns the model as it is used from there."""
-    if outcome.changed and staged is not None:
-        staged.publish(files.write_bytes)
-        return files.load_model(output)
-    if outcome.changed or ready.path is None or any(is_external(t) for t in all_tensors(outcome.model)):
-        files.save_model(outcome.model, output, ready.path)
-    else:
-        files.write_bytes(output, ready.path.read_bytes())  # the input, byte for byte
-    return outcome.model
 
 
 def _ticker(progress: Progress, what: str, total: int) -> Callable[[int], None]:

@@ -45,7 +45,7 @@ def verify(
     check_qdq(before)
     check_graph(before)
     check_runs(before)
-    samples = None if calib is None else open_samples(calib, before)
+    samples = None if calib is None else open_samples(calib, before, limit)
     fed = proof_samples(before, samples, seed)
     checked = verify_models(before, after, fed, VERIFIED_SAMPLES, seed)
     qualities, against = None, None

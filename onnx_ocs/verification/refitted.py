@@ -20,13 +20,14 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.records.weights import Refit, Refitted, digest
 from onnx_ocs.runtime.instrument import expose
-from onnx_ocs.runtime.session import LEVELS, Session
+from onnx_ocs.runtime.session import LEVELS, RUN_ERRORS, Session
 from onnx_ocs.verification.multiply import multiply
 
 __all__ = ["check_refitted", "substituted"]
 
 Array = np.ndarray[Any, Any]
 CLOSE = 2e-4  # of a layer's largest value: float32 sums over its inputs
+DAMAGED: tuple[type[Exception], ...] = (*RUN_ERRORS, LookupError, TypeError)  # a file may be so in any way
 ON_GRID = 1e-3  # of a step, by which a weight that is stored in float may miss its grid
 TIED = 1e-4  # how far a bias's scale may be from s_x * s_w
 
@@ -157,6 +158,6 @@ def _computed(graph: Graph, layers: list[str], samples: Samples, limit: int) -> 
                     if np.max(gap, initial=0.0) > CLOSE * np.abs(expected).max(initial=0.0) + 1e-12:
                         wrong.add(out)
                         yield f"at {level} the re-fitted layer '{out}' does not compute what its integers say"
-        except Exception as e:  # onnxruntime raises many kinds
+        except DAMAGED as e:
             yield f"the model with its re-fitted layers cannot be run at {level} ({first_line(e, 200)})"
             return

@@ -130,8 +130,9 @@ def _log(result: Verification) -> None:
     for level in result.as_dict()["levels"]:
         _LOG.debug("%s", level)
     _LOG.info(
-        "verification: %s, %d wide quantizers, %d other steps, %d branches, %d of %d values differ",
-        result.verdict, result.translated, result.rescaled, result.branches,
+        "verification: %s, %d wide quantizers, %d other steps, %d layers fitted again, %d branches, "
+        "%d of %d values differ",
+        result.verdict, result.translated, result.rescaled, result.refitted, result.branches,
         result.exact.mismatches, result.exact.values,
     )  # fmt: skip
 

@@ -1,6 +1,8 @@
+import io
 import logging
 import sys
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+from onnx_ocs.calibration import reading
 from onnx_ocs.calibration.samples import InputSpec, Samples, input_specs, open_samples, random_samples
 from onnx_ocs.errors import UserError
 
@@ -631,7 +634,7 @@ def test_later_feeds_are_checked_when_read(module):
 def test_a_source_that_can_be_read_only_once(module):
     name = module(f"once = iter([{{'x': {ONES}}}])\ndef feeds():\n    return once\n")
     samples = open_samples(f"{name}:feeds", IMAGE)
-    with pytest.raises(UserError, match="gives no feed"):
+    with pytest.raises(UserError, match="ended after 0 feeds, and there were 1 before"):
         list(samples.batches())
 
 
@@ -702,3 +705,100 @@ def test_random_scalar():
 def test_random_errors(model, count):
     with pytest.raises(UserError, match="random samples cannot be made for"):
         random_samples(model, count, 0)
+
+
+# ---------------------------------------------------------------- sources that misbehave
+
+
+def test_an_endless_source_is_read_so_far_and_no_further(module):
+    name = module(
+        "read = []\ndef feeds():\n    k = 0\n    while True:\n        read.append(k)\n"
+        "        yield {'x': np.full((2, 3), k, np.float32)}\n        k += 1\n"
+    )
+    samples = open_samples(f"{name}:feeds", IMAGE, 5)
+    read = sys.modules[name].read
+    assert samples.count(5) == 5 and max(read) == 2
+    assert sizes(samples, limit=5) == [2, 2, 2]
+    assert samples.count(4) == 4 and max(read) == 2
+    assert samples.description == f"{name}:feeds"  # nobody knows how many there are
+
+
+def test_an_endless_iterator_is_kept_so_far():
+    given = []
+
+    def feeds():
+        while True:
+            given.append(1)
+            yield {"x": np.ones((2, 3), np.float32)}
+
+    samples = open_samples(feeds(), IMAGE, 5)
+    assert sizes(samples, limit=5) == [2, 2, 2] == sizes(samples, limit=5)
+    assert len(given) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("rng = np.random.default_rng()\ndef feeds():\n    return [{'x': rng.random((2, 3), 'f4')} for _ in range(3)]",
+         "feed 0 of .* is not what it was when it was read before: give the same"),
+        ("n = [5]\ndef feeds():\n    n[0] -= 1\n    return [{'x': np.ones((1, 3), 'f4')}] * n[0]",
+         "ended after 2 feeds, and there were 3 before"),
+        ("n = [1]\ndef feeds():\n    n[0] += 1\n    return [{'x': np.ones((1, 3), 'f4')}] * n[0]",
+         "feed 3 of .* is not what it was"),
+    ],
+    ids=["others", "fewer", "more"],
+)  # fmt: skip
+def test_other_samples_at_each_reading(module, code, message):
+    """The first reading, of one feed, was when the source was opened."""
+    samples = open_samples(f"{module(code)}:feeds", IMAGE)
+    with pytest.raises(UserError, match=message):
+        for _ in range(3):
+            sizes(samples)
+
+
+def test_equal_samples_at_each_reading(module):
+    name = module(
+        "def feeds():\n    rng = np.random.default_rng(0)\n"
+        "    return [{'x': np.asfortranarray(rng.random((2, 3), 'f4'))} for _ in range(3)]"
+    )
+    samples = open_samples(f"{name}:feeds", IMAGE)
+    assert sizes(samples) == sizes(samples) == [2, 2, 2] and samples.count() == 6
+    words = make_model(x=(T.STRING, ["N"]))
+    feeds = [{"x": np.array(["a", "bc"], object)}]
+    assert sizes(open_samples(feeds, words)) == [2]
+
+
+@pytest.mark.parametrize("wrap", [lambda feed: feed, lambda feed: [feed]], ids=["arrays", "feeds"])
+def test_masked_arrays(wrap):
+    masked = np.ma.masked_array(np.ones((2, 3), np.float32), [[0, 0, 1], [0, 0, 0]])
+    with pytest.raises(UserError, match=r"'x' in .* is a masked array: fill what is masked"):
+        open_samples(wrap({"x": masked}), IMAGE)
+
+
+def declaring(path: Path, shape: tuple[int, ...]) -> str:
+    """An .npz with an array that says it has this shape."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue() + b"1234")
+    return str(path)
+
+
+def test_a_size_that_is_only_said(tmp_path):
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"the array 'x' says 12,000,000,000,000 bytes, 1.. are stored"):
+            open_samples(declaring(tmp_path / "c.npz", (10**12, 3)), IMAGE)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+    open_samples(npz(tmp_path / "v2.npz", x=f32(2, 3), meta=np.array([{"a": 1}], object)), IMAGE)
+
+
+def test_more_than_this_machine_has(tmp_path, monkeypatch):
+    source = npz(tmp_path / "c.npz", x=f32(20, 3), unread=f32(1000))
+    monkeypatch.setattr(reading, "memory", lambda: 240)
+    assert open_samples(source, IMAGE).count() == 20
+    monkeypatch.setattr(reading, "memory", lambda: 239)
+    with pytest.raises(UserError, match="needs 240 bytes, this machine has 239: split it"):
+        open_samples(source, IMAGE)

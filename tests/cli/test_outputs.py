@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
+import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 import typer
 
 from onnx_ocs.cli import outputs
 from onnx_ocs.errors import UserError
+from onnx_ocs.model import publishing
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -132,8 +137,105 @@ def test_missed_target() -> None:
 
 def test_files_that_would_overwrite_each_other(tmp_path: Path) -> None:
     a = tmp_path / "a.json"
-    outputs.check_outputs({"--report": a, "--html": None}, DIGITS, None)
+    outputs.check_outputs({"--report": a, "--html": None}, [DIGITS, None])
     with pytest.raises(UserError, match=r"--report .* is the same file as"):
-        outputs.check_outputs({"--report": a}, tmp_path / "." / "a.json")
+        outputs.check_outputs({"--report": a}, [tmp_path / "." / "a.json"])
     with pytest.raises(UserError, match=r"--html .* is the same file as"):
         outputs.check_outputs({"--report": a, "--html": a})
+
+
+def test_statistics_that_are_there_are_read(tmp_path: Path) -> None:
+    stats = tmp_path / "s.npz"
+    stats.write_bytes(b"counted before")
+    outputs.check_outputs({"OUT": tmp_path / "o.onnx", "--stats": stats})
+    with pytest.raises(UserError, match=r"--report .* is the same file as .*s\.npz"):
+        outputs.check_outputs({"--report": stats, "--stats": stats})
+
+
+def test_what_goes_to_standard_output() -> None:
+    for name in ("-", "/dev/stdout"):
+        outputs.check_outputs({"--report": Path(name)})
+        assert outputs.is_stdout(Path(name))
+    with pytest.raises(UserError, match="--report and --html: one report can go"):
+        outputs.check_outputs({"--report": Path("-"), "--html": Path("/dev/stdout")})
+    with pytest.raises(UserError, match="OUT: one report can go"):
+        outputs.check_outputs({"OUT": Path("/dev/stdout")})
+
+
+def test_a_report_through_standard_output(run, tmp_path: Path) -> None:
+    code, out, err = run("inspect", DIGITS, "--report", "-")
+    assert code == 0 and json.loads(out)["verb"] == "inspect"
+    assert "Quantized activations" in err
+    assert not [*tmp_path.iterdir()]
+
+
+# ---- standard output that fails -------------------------------------------------------------------------------------
+
+
+def rewriting(folder: Path, *more: str, shell: str = "") -> subprocess.CompletedProcess[str]:
+    """A run in a process, with the shell's redirections."""
+    words = [sys.executable, "-m", "onnx_ocs", "rewrite", str(DIGITS), "o.onnx", "--report", "r.json", *more]
+    return subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("shell", "why"),
+    [(">&-", "standard output is closed"), ("> /dev/full", "No space left"), ("| true", "Broken pipe")],
+    ids=["closed", "full", "broken"],
+)
+def test_standard_output_fails(shell: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "o.onnx").write_bytes(b"old")
+    done = rewriting(tmp_path, "-q", shell=shell)
+    assert why in done.stderr and done.stderr.rstrip().endswith("nothing was written")
+    assert len(done.stderr.splitlines()) == 1
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("o.onnx", b"old")]
+
+
+def test_a_page_that_fails_leaves_the_old_state(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the page is staged, the last of all: model and report are not published either."""
+    for name in ("o.onnx", "r.json", "r.html"):
+        (tmp_path / name).write_bytes(b"old")
+    genuine = publishing.Transaction.file
+
+    def full(self: publishing.Transaction, path: Path, data: bytes) -> None:
+        if str(path) == "r.html":
+            raise UserError(f"{path}: cannot be written: No space left on device")
+        genuine(self, path, data)
+
+    monkeypatch.setattr(publishing.Transaction, "file", full)
+    code, out, err = run("rewrite", DIGITS, "o.onnx", "--report", "r.json", "--html", "r.html")
+    assert (code, out) == (1, "") and "r.html: cannot be written" in err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(("o.onnx", "r.json", "r.html"), b"old")
+
+
+# ---- names that a terminal would obey -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prefix", ["\x1b[31m\x1b]0;t\x07\x1b[2J\r", "\u202e\x9b", "long" * 500], ids=["ansi", "bidi", "long"]
+)
+def test_names_on_the_terminal(prefix: str, run, tmp_path: Path) -> None:
+    m = onnx.load(DIGITS)
+    names = {o: prefix + o for n in m.graph.node for o in n.output if o not in {v.name for v in m.graph.output}}
+    for n in m.graph.node:
+        n.name = prefix + n.name
+        for part in (n.input, n.output):
+            part[:] = [names.get(x, x) for x in part]
+    del m.graph.value_info[:]
+    onnx.save(m, tmp_path / "in.onnx")
+    for words in (["inspect", "in.onnx"], ["rewrite", "in.onnx", "o.onnx", "-vv"], ["verify", "in.onnx", "in.onnx"]):
+        code, out, err = run(*words)
+        assert code in (0, 2)
+        assert not {c for c in out + err if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c == "\u202e"} - {"\n"}
+        assert max(map(len, (out + err).splitlines())) < 1000
+    bad = onnx.load(DIGITS)
+    bad.graph.node[7].input[0] = prefix + "nowhere"
+    onnx.save(bad, tmp_path / "bad.onnx")
+    code, out, err = run("rewrite", "bad.onnx", "o.onnx")
+    assert (code, out, len(err.splitlines())) == (1, "", 1) and err.isprintable() is False and err.strip().isprintable()
+
+
+def test_the_log_is_one_line_a_record(log, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs.start_logging(1)
+    log.info("a %s b", "\x1b[2J\nERROR forged")
+    assert capsys.readouterr().err == "INFO a \\x1b[2J\\nERROR forged b\n"

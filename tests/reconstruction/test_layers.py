@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from zoo import execute
 
 from onnx_ocs.model.graph import Graph
@@ -16,33 +16,6 @@ from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.refusals import Refusal
 
 RNG = np.random.default_rng(0)
-
-
-def one_layer(
-    op: str, x: tuple[int, ...], w: tuple[int, ...], channels: int, left: bool = False, **attributes: Any
-) -> tuple[onnx.ModelProto, np.ndarray]:
-    """One layer with int8 weights, per tensor, and a bias; a MatMul has it in an Add."""
-    rng = np.random.default_rng(1)
-    constants = {"w": rng.integers(-8, 8, w).astype(np.int8), "s": np.float32(0.25)}
-    bias = rng.integers(-9, 9, channels).astype(np.float32)
-    constants["b"] = bias[:, None] if left else bias
-    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["wd"])]
-    if op == "MatMul":
-        nodes += [helper.make_node(op, ["wd", "x"] if left else ["x", "wd"], ["m"])]
-        nodes += [helper.make_node("Add", ["m", "b"], ["y"])]
-    else:
-        nodes += [helper.make_node(op, ["x", "wd", "b"], ["y"], **attributes)]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-        [onnx.ValueInfoProto(name="y")],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )
-    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return model, rng.integers(-9, 9, x).astype(np.float32)
-
 
 CONVS: list[tuple[str, tuple[int, ...], tuple[int, ...], int, dict[str, Any]]] = [
     ("Conv", (3, 4, 9), (5, 4, 3), 5, {"pads": [1, 2]}),
@@ -65,7 +38,7 @@ CONVS: list[tuple[str, tuple[int, ...], tuple[int, ...], int, dict[str, Any]]] =
 
 @pytest.mark.parametrize("op, x, w, channels, attributes", CONVS, ids=[f"{k}_{c[0]}" for k, c in enumerate(CONVS)])
 def test_rows_are_what_onnxruntime_computes(
-    op: str, x: tuple[int, ...], w: tuple[int, ...], channels: int, attributes: dict[str, Any]
+    op: str, x: tuple[int, ...], w: tuple[int, ...], channels: int, attributes: dict[str, Any], one_layer: Any
 ) -> None:
     model, value = one_layer(op, x, w, channels, **attributes)
     (layer,) = find_layers(Graph(model))
@@ -80,17 +53,7 @@ def test_rows_are_what_onnxruntime_computes(
     assert np.array_equal(got + layer.fixed, wanted)
 
 
-def test_positions_are_drawn_once_and_do_not_depend_on_batches() -> None:
-    dice = RNG.random(64)
-    for count, most in ((10, 20), (1000, 30), (31, 30)):
-        found = draw(count, most, dice, 5)
-        assert len(found) == min(count, most) == len(set(found.tolist())) and found.max() < count
-        assert np.array_equal(found, draw(count, most, dice, 5))
-    allowed = np.arange(100) % 3 == 0
-    assert allowed[draw(100, 12, dice, 9, allowed)].all()
-
-
-def test_a_weight_that_others_read_is_refused() -> None:
+def test_a_weight_that_others_read_is_refused(one_layer: Any) -> None:
     model, _ = one_layer("Gemm", (5, 7), (7, 4), 4)
     model.graph.node.append(helper.make_node("Identity", ["wd"], ["z"]))
     model.graph.output.append(onnx.ValueInfoProto(name="z"))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from onnx_ocs.report.format import (
+    MOST,
     changed,
-    changed_share,
     counted,
     cut_name,
     db_or_dash,
@@ -16,6 +16,7 @@ from onnx_ocs.report.format import (
     from_to,
     number,
     percent,
+    readable,
     shortened,
 )
 
@@ -41,8 +42,6 @@ def test_a_change_is_shown_where_there_is_one() -> None:
     assert changed(0.5, 0.25) == "0.5 → 0.25"
     assert changed(0.5, 0.50000001) == "0.5" == changed(0.5, None)
     assert changed([1, 2], [1, 4]) == "1..2 → 1..4"
-    assert changed_share(0.25, 0.125) == "25.00 % → 12.50 %"
-    assert changed_share(0.25, 0.250001) == "25.00 %"
 
 
 def test_shares_and_decibels() -> None:
@@ -74,3 +73,11 @@ def test_a_name_is_cut_in_its_middle() -> None:
 def test_counts() -> None:
     assert counted(1, "layer") == "1 layer" and counted(0, "layer") == "0 layers"
     assert counted(12345, "value") == "12,345 values"
+
+
+def test_readable() -> None:
+    report = {"a\n": ["x" * 5000, 1.5, None], "b": ({"c": "\x1b"},)}
+    shown = readable(report)
+    assert shown["b"] == ({"c": r"\x1b"},) and shown[r"a\n"][1:] == [1.5, None]
+    assert len(shown[r"a\n"][0]) == MOST + 3 and shown[r"a\n"][0].startswith("xxx")
+    assert report["a\n"][0] == "x" * 5000  # the report itself has all

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 import onnx_ocs
 from onnx_ocs.errors import VerificationError
 from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.report.report import assemble, to_json
 from onnx_ocs.report.schema import SCHEMA, json_schema
@@ -93,9 +94,13 @@ def test_inspect(model: onnx.ModelProto, calib: dict[str, Any]) -> None:
 
 
 def test_rewrite_and_verify(model: onnx.ModelProto, calib: dict[str, Any]) -> None:
-    done = onnx_ocs.rewrite(model, calib=calib, passes=[Translate(), Compensate(budget=4.0)])
+    done = onnx_ocs.rewrite(model, calib=calib, passes=[Translate(), Reconstruct(), Compensate(budget=4.0)])
     report = check(done.report)
-    assert {r["status"] for r in report["regions"]} >= {"applied"} and report["compensations"]
+    assert (
+        report["reconstructions"]
+        and {r["status"] for r in report["regions"]} >= {"applied"}
+        and report["compensations"]
+    )
     assert report["verification"]["verdict"] == "PASSED" and report["outputs"][0]["samples"] == 32
     again = check(onnx_ocs.verify(model, done.model, calib))
     assert again["outputs"] == report["outputs"] and again["quality"] == report["quality"]
@@ -113,7 +118,7 @@ def test_plan_and_target(model: onnx.ModelProto, calib: dict[str, Any]) -> None:
 
 def test_nothing_to_do(model: onnx.ModelProto, calib: dict[str, Any]) -> None:
     options = onnx_ocs.PlanOptions(exclude=("*",), target=onnx_ocs.Target("sqnr", 1.0))
-    report = check(onnx_ocs.rewrite(model, calib=calib, options=options).report)
+    report = check(onnx_ocs.rewrite(model, calib=calib, passes=[Translate()], options=options).report)
     assert report["verification"] is None and report["plan"]["chosen"] == "nothing to change"
 
 

@@ -189,4 +189,4 @@ def coarse(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
 
 
 def factors(by: float) -> Callable[[Patch], None]:
-    return replaced(rescale, "_factors", lambda f: lambda *args: np.where(f(*args) > 1, f(*args) * by, 1.0))
+    return replaced(rescale, "coarsening", lambda f: lambda *args: np.where(f(*args) > 1, f(*args) * by, 1.0))

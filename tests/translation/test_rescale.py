@@ -21,8 +21,8 @@ from zoo import Style
 from onnx_ocs import api
 from onnx_ocs.api import RewriteResult
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.files import fingerprint
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan
@@ -435,7 +435,7 @@ def test_bias_that_cannot_follow(per_channel: bool, monkeypatch: pytest.MonkeyPa
     model = large_bias(per_channel)
     region = next(r for r in regions_of(model) if r.tensor == "relu1")
     assert region.quantizer is not None
-    graph = Graph(model)
+    graph = EditableGraph(model)
     assert check_rescale(graph, region, region.quantizer.scale * 0.51) is None
     why = check_rescale(graph, region, region.quantizer.scale * 0.49)
     assert why is not None and why.code == "bias_range" and "conv2" in why.message
@@ -454,7 +454,7 @@ def test_checks_do_not_edit() -> None:
     for name in ("bias_int32", "output_integer", "requantized"):
         model, _ = zoo.build(name)
         before = model.SerializeToString(deterministic=True)
-        graph = Graph(model)
+        graph = EditableGraph(model)
         for r in find_regions(graph, infer_shapes(model)):
             if isinstance(r, Region) and r.walk.weights:
                 check_rescale(graph, r, r.quantizer.scale / 3)

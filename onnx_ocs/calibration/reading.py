@@ -1,0 +1,158 @@
+"""Files of calibration samples: which they are, and what is in them."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_ocs.errors import UserError
+
+__all__ = [
+    "blame",
+    "check_declared",
+    "is_sample_of",
+    "npz_files",
+    "read_sets",
+    "sample_files",
+    "set_folders",
+    "user_feeds",
+    "user_function",
+]
+
+_LOG = logging.getLogger(__name__)
+FUNCTION = re.compile(r"([^\W\d][\w.]*):([^\W\d]\w*)")
+
+
+@contextmanager
+def blame(problem: str, advice: str) -> Iterator[None]:
+    """Whatever goes wrong inside is the user's to mend."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{problem} ({type(error).__name__}: {error}): {advice}") from error
+
+
+def _regular(paths: Iterator[Path]) -> list[Path]:
+    """The files among them, sorted; reading a pipe would wait for a writer."""
+    found = sorted(paths, key=lambda path: (len(path.name), path.name))
+    for path in found:
+        if not path.is_file():
+            _LOG.warning("skipped %s: it is not a file", path)
+    return [path for path in found if path.is_file()]
+
+
+def npz_files(path: Path) -> list[Path]:
+    """The .npz itself, or those of a folder."""
+    if path.is_file() and path.suffix == ".npz":
+        return [path]
+    return sorted(_regular(path.glob("*.npz")))
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not told on this system
+        return 1 << 36
+
+
+def check_declared(path: Path, names: Collection[str] | None = None) -> None:
+    """Look at what the arrays of an .npz say of their sizes, before anything of that size is allocated.
+
+    Args:
+        path: the file.
+        names: the arrays that are to be read; None for all.
+
+    Raises:
+        UserError: an array is larger than what is stored of it, or all are larger than the machine's memory.
+    """
+    total = 0
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if names is not None and name not in names:
+                continue
+            with archive.open(member) as f:
+                first = np.lib.format.read_magic(f) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(f)
+            size = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+            if size > member.file_size:
+                raise UserError(
+                    f"'{path}' is damaged: the array '{name}' says {size:,} bytes, {member.file_size:,} are stored"
+                )
+            total += size
+    if total > (most := memory()):
+        raise UserError(f"'{path}' needs {total:,} bytes, this machine has {most:,}: split it into several .npz")
+
+
+def set_folders(path: Path) -> list[Path]:
+    """The ONNX test set itself, or those of a folder."""
+    return [path] if any(path.glob("input_*.pb")) else list(path.glob("test_data_set_*/"))
+
+
+def user_function(source: str) -> tuple[str, str] | None:
+    """Module and name of `package.module:function`; None for anything else."""
+    found = FUNCTION.fullmatch(source)
+    return None if found is None else (found.group(1), found.group(2))
+
+
+def sample_files(source: str | Path) -> list[Path]:
+    """All files that are read for a source of the command line."""
+    path = Path(source).resolve()
+    files = npz_files(path)
+    if not files:
+        files = [f for folder in set_folders(path) for f in folder.glob("*.pb")]
+    if not path.exists() and (function := user_function(str(source))):
+        base = Path(*function[0].split("."))
+        files = [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+    return files
+
+
+def is_sample_of(source: str | Path, path: Path) -> bool:
+    """Whether a new file would be taken for a sample of a folder."""
+    folder = Path(source).resolve()
+    return folder.is_dir() and path.suffix == ".npz" and path.resolve().parent == folder
+
+
+def read_sets(folders: Sequence[Path], names: list[str]) -> Iterator[tuple[str, object]]:
+    """Read the inputs: a tensor goes to the input of its name, the others to the inputs left over, in order."""
+    for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
+        feed: dict[str, NDArray[Any]] = {}
+        others: dict[str, NDArray[Any]] = {}
+        for path in _regular(folder.glob("input_*.pb")):
+            with blame(f"'{path}' is not a readable TensorProto", "write it with onnx.save_tensor"):
+                tensor = onnx.load_tensor(path)
+                array: NDArray[Any] = np.asarray(onnx.numpy_helper.to_array(tensor, str(folder)))
+            named = tensor.name in names
+            (feed if named else others)[tensor.name if named else path.name] = array
+        feed |= zip([name for name in names if name not in feed], others.values(), strict=False)
+        yield f"'{folder}'", feed
+
+
+def user_feeds(source: str, module: str, attribute: str) -> Iterator[tuple[str, object]]:
+    """Call the user's function, which gives feeds or a reader of feeds."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    advice = "in a module found from here, name a function without arguments that returns feed dicts or a reader"
+    with blame(f"{source} failed", advice):
+        importlib.invalidate_caches()
+        result = getattr(importlib.import_module(module), attribute)()
+        reader = getattr(result, "get_next", None)
+        for index, feed in enumerate(iter(reader, None) if reader else result):
+            yield f"feed {index} of {source}", feed

@@ -1,0 +1,35 @@
+"""What samples are used for: by number alone, and whole feeds together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_ocs.reconstruction.folds import Fold, fold
+
+
+@pytest.mark.parametrize(("total", "judging"), [(16, 4), (63, 15), (64, 8), (512, 64)])
+def test_how_many_judge(total: int, judging: int) -> None:
+    folds = fold(np.arange(total), total, 1)
+    assert np.count_nonzero(folds == Fold.JUDGE) == judging
+    assert np.count_nonzero(folds == Fold.CHOOSE) == -(-(total - 1) // 4)
+    assert set(folds[: 4 * (total // 4)].tolist()) == {Fold.FIT, Fold.CHOOSE, Fold.JUDGE}
+
+
+def test_few_samples_by_hand() -> None:
+    f, c, j = Fold.FIT, Fold.CHOOSE, Fold.JUDGE
+    assert fold(np.arange(8), 8, 1).tolist() == [f, c, f, j, f, c, f, j]
+    assert fold(np.arange(8), 64, 1).tolist() == [f, c, f, f, f, c, f, j]
+
+
+def test_batches_do_not_matter() -> None:
+    whole = fold(np.arange(100), 100, 1)
+    parts = [fold(np.arange(k, min(k + 7, 100)), 100, 1) for k in range(0, 100, 7)]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_samples_of_one_feed_stay_together() -> None:
+    """In a model with a batch of 5, samples of a batch influence each other's file alone."""
+    folds = fold(np.arange(60), 60, 5).reshape(-1, 5)
+    assert np.array_equal(folds, np.repeat(folds[:, :1], 5, axis=1))
+    assert np.array_equal(folds[:, 0], fold(np.arange(12), 12, 1))

@@ -1,0 +1,96 @@
+"""The judge's errors, and which layers it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_ocs.reconstruction.gate import Judge, choose
+
+RNG = np.random.default_rng(0)
+Feed = Mapping[str, np.ndarray]
+
+
+def scaled(factor: np.ndarray, shape: list[Any]) -> onnx.ModelProto:
+    """y = factor * x."""
+    info = [helper.make_tensor_value_info(t, TensorProto.FLOAT, shape) for t in "xy"]
+    node = helper.make_node("Mul", ["x", "f"], ["y"])
+    graph = helper.make_graph(
+        [node], "g", info[:1], info[1:], [numpy_helper.from_array(np.asarray(factor, np.float32), "f")]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_errors_are_shares_of_the_energy() -> None:
+    feeds = [{"x": RNG.standard_normal((1, 3)).astype(np.float32)} for _ in range(4)]
+    judge = Judge(scaled(np.ones(3), ["N", 3]), lambda: feeds, lambda _: None)
+    off = np.asarray([1.5, 1.0, 0.5])
+    energy = sum((f["x"].astype(np.float64) ** 2).sum() for f in feeds)
+    wanted = [((f["x"] * 0.5 * [1, 0, -1]) ** 2).sum() / energy for f in feeds]
+    assert judge.losses(scaled(np.ones(3), ["N", 3])).max() < 1e-12
+    np.testing.assert_allclose(judge.losses(scaled(off, ["N", 3])), [wanted], rtol=1e-5)
+
+
+def test_rows_that_do_not_count_are_not_judged() -> None:
+    feeds = [{"x": RNG.standard_normal((1, 4, 3)).astype(np.float32)}]
+    mask = np.asarray([[True, True, False, False]])
+    rows = np.ones((1, 4, 1))
+    rows[:, 2:] = 7  # wrong where nothing counts
+
+    def losses(mask_of: Any) -> float:
+        judge = Judge(scaled(np.ones(1), ["N", 4, 3]), lambda: feeds, mask_of)
+        return float(judge.losses(scaled(rows, ["N", 4, 3])).max())
+
+    assert losses(lambda _: mask) < 1e-12 < 1 < losses(lambda _: None)
+
+
+def test_weak_channels_are_judged_by_themselves() -> None:
+    """An error in a channel of a thousandth of the energy is seen, where channels are so far apart."""
+    x = RNG.standard_normal((20, 2, 5)).astype(np.float32) * np.asarray([[[100.0], [1.0]]], np.float32)
+    judge = Judge(scaled(np.ones(1), ["N", 2, 5]), lambda: [{"x": x}], lambda _: None)
+    whole, apart = judge.losses(scaled(np.asarray([[1.0], [0.0]]), ["N", 2, 5]))[:, 0]
+    assert whole == pytest.approx(1e-4, rel=0.5) and apart == pytest.approx(0.5, rel=1e-4)
+
+
+def test_what_is_not_finite_is_the_worst() -> None:
+    feeds = [{"x": np.ones((1, 3), np.float32)}]
+    judge = Judge(scaled(np.ones(3), ["N", 3]), lambda: feeds, lambda _: None)
+    assert np.isinf(judge.losses(scaled(np.full(3, np.nan), ["N", 3]))).all()
+
+
+def errors_without(harmful: set[int], helpful: float = 1.0) -> Any:
+    """Two outputs over eight samples: each layer takes something away, harmful ones add."""
+    noise = 1 + 0.01 * np.random.default_rng(1).standard_normal((2, 8))
+
+    def losses(chosen: frozenset[int]) -> np.ndarray:
+        gain = sum(-helpful if k not in harmful else 6.0 for k in chosen)
+        return np.asarray(noise * 10 ** (gain / 10))
+
+    return losses
+
+
+def test_all_layers_are_kept_where_all_help() -> None:
+    assert choose(8, errors_without(set())) == frozenset(range(8))
+
+
+def test_a_half_that_harms_is_taken_back() -> None:
+    assert choose(8, errors_without({4, 5, 6, 7})) == frozenset(range(4))
+
+
+def test_nothing_is_kept_where_all_harm() -> None:
+    assert choose(8, errors_without(set(range(8)))) == frozenset()
+
+
+def test_no_output_may_be_worse() -> None:
+    """The first output gains from every layer, the second loses from the fifth on."""
+
+    def losses(chosen: frozenset[int]) -> np.ndarray:
+        return np.asarray([[10 / (1 + len(chosen))] * 4, [1.0 - 0.01 * len(chosen) + 3.0 * (5 in chosen)] * 4])
+
+    kept = choose(8, losses)
+    assert kept and 5 not in kept
