@@ -22,7 +22,7 @@ from onnx_ocs.passes.translate import Translate
 from onnx_ocs.verification.verify import verify
 
 Array = np.ndarray[Any, Any]
-DIGITS = Path(__file__).parent.parent / "models"
+DIGITS = Path(__file__).resolve().parents[2] / "models"
 
 
 def subjects() -> dict[str, tuple[onnx.ModelProto, onnx.ModelProto]]:
