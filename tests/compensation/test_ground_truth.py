@@ -17,6 +17,7 @@ from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.compensation.blocks import find_blocks
 from onnx_ocs.compensation.ground_truth import Truth, find_truth
 from onnx_ocs.measurement.quality import compare
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.compensate import Compensate
@@ -42,7 +43,7 @@ def stand_in(model: onnx.ModelProto) -> onnx.ModelProto:
 def floats_of(model: onnx.ModelProto, noise: float, seed: int = 0) -> onnx.ModelProto:
     """A float model of other weights (by channel) and other names, as if the file's had been rounded a lot."""
     new = stand_in(model)
-    Graph(new).commit()  # sorted
+    EditableGraph(new).commit()  # sorted
     rng = np.random.default_rng(seed)
     values = {t.name: t for t in new.graph.initializer}
     for n in new.graph.node:

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from zoo import build, execute
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.reconstruction.forward import Forward
 from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.runtime.instrument import expose
@@ -31,7 +31,7 @@ def test_stages_deliver_what_the_whole_does(memory: int, tmp_path: Path) -> None
     model, feed = build("residual")
     feeds = [{"x": feed["x"]}, {"x": feed["x"][:1] * 2}]
     shelf = Shelf(tmp_path, memory)
-    forward = Forward(Graph(model), STAGES, feeds, shelf)
+    forward = Forward(EditableGraph(model), STAGES, feeds, shelf)
     assert forward.batches == 2
     for k, asked in enumerate(STAGES):
         for batch, got in forward.run(k):
@@ -47,7 +47,7 @@ def test_later_stages_see_new_constants(tmp_path: Path) -> None:
     model, feed = build("residual")
     edited = onnx.ModelProto()
     edited.CopyFrom(model)
-    graph = Graph(edited)
+    graph = EditableGraph(edited)
     forward = Forward(graph, STAGES, [feed], Shelf(tmp_path, 1 << 20))
     (_, _), ((_, first),) = next(iter([*forward.run(0)])), list(forward.run(1))
     old = graph.constant("conv2_w")
@@ -68,7 +68,7 @@ def test_what_is_kept_between_stages_is_integers(tmp_path: Path) -> None:
     """Of a DequantizeLinear's output a quarter of the bytes."""
     model, feed = build("residual")
     shelf = Shelf(tmp_path, 0)
-    forward = Forward(Graph(model), STAGES, [feed], shelf)
+    forward = Forward(EditableGraph(model), STAGES, [feed], shelf)
     for k in range(2):
         list(forward.run(k))
     kept = [np.load(p) for p in tmp_path.iterdir()]
@@ -77,7 +77,7 @@ def test_what_is_kept_between_stages_is_integers(tmp_path: Path) -> None:
 
 def test_what_does_not_run_is_said_so(tmp_path: Path) -> None:
     model, feed = build("residual")
-    forward = Forward(Graph(model), STAGES, [{"x": feed["x"][:, :3]}], Shelf(tmp_path, 1 << 20))
+    forward = Forward(EditableGraph(model), STAGES, [{"x": feed["x"][:, :3]}], Shelf(tmp_path, 1 << 20))
     list(forward.run(0))
     with pytest.raises(UserError, match="onnxruntime does not run a piece of the model"):
         list(forward.run(1))

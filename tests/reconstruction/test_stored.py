@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from zoo import execute
 
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.reconstruction.stored import Stored, exclusive, read_stored, write_scale, write_values
 from onnx_ocs.records.weights import digest
 
@@ -54,8 +54,8 @@ def clipped() -> onnx.ModelProto:
     return gemm([clip, dq("wc", "s", axis=0)], "wd", w=INT, s=SCALE, **bounds)
 
 
-def read(model: onnx.ModelProto) -> tuple[Graph, Stored]:
-    graph = Graph(model)
+def read(model: onnx.ModelProto) -> tuple[EditableGraph, Stored]:
+    graph = EditableGraph(model)
     found = read_stored(graph, next(n for n in graph.nodes if n.op_type == "Gemm"), 1)
     assert isinstance(found, Stored)
     return graph, found
@@ -134,6 +134,6 @@ def test_what_others_read() -> None:
     ],
 )
 def test_what_cannot_be_edited(nodes: list[onnx.NodeProto], why: str) -> None:
-    graph = Graph(gemm(nodes, "wd", w=INT.view(np.uint8), s=np.float32(0.5), low=np.float32(-1)))
+    graph = EditableGraph(gemm(nodes, "wd", w=INT.view(np.uint8), s=np.float32(0.5), low=np.float32(-1)))
     found = read_stored(graph, graph.nodes[-1], 1)
     assert isinstance(found, str) and why in found

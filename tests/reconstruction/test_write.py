@@ -10,7 +10,7 @@ import pytest
 from zoo import build, execute
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.reconstruction.layers import Layer, find_layers
@@ -21,15 +21,15 @@ from onnx_ocs.records.weights import read_refitted
 RNG = np.random.default_rng(0)
 
 
-def opened(model: onnx.ModelProto, which: int = 0) -> tuple[Graph, Layer]:
+def opened(model: onnx.ModelProto, which: int = 0) -> tuple[EditableGraph, Layer]:
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    graph = Graph(new)
+    graph = EditableGraph(new)
     layer = [f for f in find_layers(graph) if isinstance(f, Layer)][which]
     return graph, layer
 
 
-def wanted(layer: Layer, graph: Graph, factor: float = 1.0, bias: float = 0.1) -> Solution:
+def wanted(layer: Layer, graph: EditableGraph, factor: float = 1.0, bias: float = 0.1) -> Solution:
     """Other integers, scales and biases."""
     p = problem(layer, None, scale_free(layer, graph))
     assert p is not None
