@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_ocs.model import tensors
 from onnx_ocs.model.folding import Taken
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, is_op, label
+from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.model.order import inner_names, mentions_of, topological
 
 __all__ = ["EditableGraph"]
@@ -98,10 +98,6 @@ class EditableGraph(Graph):
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
-
-    def is_stored(self, tensor: str) -> bool:
-        """Whether a constant's values lie in an initializer or a Constant node, where `overwrite` can replace them."""
-        return tensor in self.initializers or is_op(self.producer.get(tensor), "Constant")
 
     def overwrite(self, tensor: str, value: Array) -> None:
         """Give a constant that is stored (`is_stored`) new values in place; dtype and shape must be the old ones.

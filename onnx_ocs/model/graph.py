@@ -147,6 +147,10 @@ class Graph:
         root = self._root(tensor)
         return root in self.initializers and tensors.is_external(self.initializers[root])
 
+    def is_stored(self, tensor: str) -> bool:
+        """Whether a constant's values lie in an initializer or a Constant node, where an edit can replace them."""
+        return tensor in self.initializers or is_op(self.producer.get(tensor), "Constant")
+
     def extent(self, tensor: str) -> tuple[float, float] | None:
         """Smallest and largest value of a constant; None if it has none."""
         if self.is_outside(tensor):

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto
 
-from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.model.shapes import infer_shapes
@@ -50,7 +49,6 @@ class Step:
     @property
     def now(self) -> float:
         """The step as it is in the file."""
-        assert self.region.quantizer is not None
         return float(self.region.quantizer.scale)
 
 
@@ -81,7 +79,7 @@ class Trainable:
         return found | {x.bias.root for x in self.layers if x.bias is not None and x.free}
 
 
-def find_trainable(graph: EditableGraph) -> Trainable:
+def find_trainable(graph: Graph) -> Trainable:
     """Everything in a graph that gradients may change.
 
     Args:

@@ -45,7 +45,7 @@ def _beta(layer: Layer) -> float:
     return float(attribute(layer.node, "beta", 1.0)) if is_op(layer.node, "Gemm") else 1.0
 
 
-def scale_free(layer: Layer, graph: EditableGraph) -> bool:
+def scale_free(layer: Layer, graph: Graph) -> bool:
     """Whether a layer's weight may get new scales."""
     stored, bias = layer.weight, layer.bias
     names = {name for _, name in stored.scales}
@@ -88,7 +88,7 @@ def _factors(layer: Layer, p: Problem, s: Solution) -> Array:
     return factor
 
 
-def values(layer: Layer, p: Problem, s: Solution, graph: EditableGraph) -> Values | str:
+def values(layer: Layer, p: Problem, s: Solution, graph: Graph) -> Values | str:
     """What a layer's constants become, or why that cannot be stored."""
     stored = layer.weight
     assert stored.integers is not None
@@ -128,7 +128,7 @@ def _shift(layer: Layer) -> Array:
     return np.asarray(tie.shift if np.allclose(seen, tie.shift, rtol=1e-3) else seen)
 
 
-def _bias(layer: Layer, wanted: Array, scale: Array | None, graph: EditableGraph) -> tuple[Array, Array | None] | str:
+def _bias(layer: Layer, wanted: Array, scale: Array | None, graph: Graph) -> tuple[Array, Array | None] | str:
     """A bias on its grid: values in the reader's shape, and the scale where it changes."""
     bias = layer.bias
     if bias is None:
@@ -236,9 +236,7 @@ def _add_bias(graph: EditableGraph, layer: Layer, new: Values) -> tuple[Refit, R
     return Refit(root, None, digest(value)), Refit(step, None, digest(scale))
 
 
-def on_grid(
-    layer: Layer, integers: Array, scale: Array | None, wanted: Array | None, graph: EditableGraph
-) -> Values | str:
+def on_grid(layer: Layer, integers: Array, scale: Array | None, wanted: Array | None, graph: Graph) -> Values | str:
     """What a layer's constants become, or why that cannot be stored.
 
     Args:

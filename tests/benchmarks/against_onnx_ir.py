@@ -43,11 +43,11 @@ After = tuple[Callable[[], object], ...]  # what is done for the phases behind t
 def ours(source: Path, out: Path, mark: Mark) -> After:
     """The work with onnx_ocs."""
     from onnx_ocs.model import files
-    from onnx_ocs.model.graph import Graph
+    from onnx_ocs.model.edit import EditableGraph
     from onnx_ocs.model.nodes import attribute
 
     model = files.load_model(source)
-    graph = Graph(model)
+    graph = EditableGraph(model)
     mark("load")
     for node in graph.nodes[3::10]:
         for k, t in enumerate(node.input):

@@ -27,7 +27,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.model import files
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.edit import EditableGraph
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 UNKNOWN = b"\xb8\x3e\x01"  # field 999
@@ -40,7 +40,7 @@ BIG = 1000  # bytes of the tensor in the side file; all others are smaller
 def ours(source: Path, out: Path) -> None:
     """A round trip with onnx_ocs."""
     model = files.load_model(source)
-    Graph(model).commit()
+    EditableGraph(model).commit()
     files.save_model(model, out, source)
 
 

@@ -18,6 +18,7 @@ from onnx_ocs.compensation.blocks import find_blocks
 from onnx_ocs.compensation.ground_truth import Truth, find_truth
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.edit import EditableGraph
+from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.compensate import Compensate
 from onnx_ocs.probes.reference import reference
@@ -36,7 +37,7 @@ def quiet(model: onnx.ModelProto, count: int, seed: int = 0) -> dict[str, np.nda
 
 
 def stand_in(model: onnx.ModelProto) -> onnx.ModelProto:
-    return reference(model, find_regions(EditableGraph(model), infer_shapes(model)))
+    return reference(model, find_regions(Graph(model), infer_shapes(model)))
 
 
 def floats_of(model: onnx.ModelProto, noise: float, seed: int = 0) -> onnx.ModelProto:
@@ -65,7 +66,7 @@ def floats_of(model: onnx.ModelProto, noise: float, seed: int = 0) -> onnx.Model
 
 def found(model: onnx.ModelProto, floats: onnx.ModelProto | None) -> tuple[list[str], Truth]:
     shapes = infer_shapes(model, {"x": [1, 3, 8, 8]})
-    graph = EditableGraph(model)
+    graph = Graph(model)
     tensors = [b.output for b in find_blocks(graph, find_regions(graph, infer_shapes(model)), shapes)]
     feeds = open_samples(quiet(model, 8), model).batches(1, None)
     return tensors, find_truth(model, stand_in(model), floats, tensors, feeds)

@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from zoo import execute
 
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.reconstruction.stored import Stored, exclusive, read_stored, write_scale, write_values
 from onnx_ocs.records.weights import digest
 
@@ -55,7 +54,7 @@ def clipped() -> onnx.ModelProto:
     return gemm([clip, dq("wc", "s", axis=0)], "wd", w=INT, s=SCALE, **bounds)
 
 
-def read(model: onnx.ModelProto) -> tuple[Graph, Stored]:
+def read(model: onnx.ModelProto) -> tuple[EditableGraph, Stored]:
     graph = EditableGraph(model)
     found = read_stored(graph, next(n for n in graph.nodes if n.op_type == "Gemm"), 1)
     assert isinstance(found, Stored)

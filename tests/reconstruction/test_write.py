@@ -11,7 +11,6 @@ from zoo import build, execute
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.reconstruction.layers import Layer, find_layers
@@ -22,7 +21,7 @@ from onnx_ocs.records.weights import read_refitted
 RNG = np.random.default_rng(0)
 
 
-def opened(model: onnx.ModelProto, which: int = 0) -> tuple[Graph, Layer]:
+def opened(model: onnx.ModelProto, which: int = 0) -> tuple[EditableGraph, Layer]:
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = EditableGraph(new)
@@ -30,7 +29,7 @@ def opened(model: onnx.ModelProto, which: int = 0) -> tuple[Graph, Layer]:
     return graph, layer
 
 
-def wanted(layer: Layer, graph: Graph, factor: float = 1.0, bias: float = 0.1) -> Solution:
+def wanted(layer: Layer, graph: EditableGraph, factor: float = 1.0, bias: float = 0.1) -> Solution:
     """Other integers, scales and biases."""
     p = problem(layer, None, scale_free(layer, graph))
     assert p is not None
