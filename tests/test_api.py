@@ -164,7 +164,7 @@ def other_package(tmp_path, monkeypatch):
 
 
 def test_pass_of_another_package(run, tmp_path, other_package):
-    code, out, err = run("rewrite", DIGITS, "o.onnx", "--passes", "translate,polish", "--ratio", "0.25")
+    code, out, err = run("rewrite", DIGITS, "o.onnx", "--passes", "translate,polish", "--ratio", "0.25", "--no-verify")
     assert (code, err) == (0, "")
     assert "Note: polished with 0.25." in out
     model = onnx.load(tmp_path / "o.onnx")

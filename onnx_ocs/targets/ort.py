@@ -85,7 +85,7 @@ def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
     with scratch() as folder:
-        options = session_options("enable_all", True, sizes.rough_size(model, SMALL))
+        options = session_options("enable_all", True, sizes.rough_size(model, SMALL), precise=False)
         options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", UNREAD)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")

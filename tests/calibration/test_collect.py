@@ -210,7 +210,7 @@ def test_interrupted(tmp_path: Path) -> None:
         """)
     )
     args = ["plan", "in.onnx", "-o", "p.json", "--calib", "slow:feeds", "--samples", "40000", "--jobs", "2"]
-    script = "import onnx_ocs.calibration.samples as c; c.Samples.count = lambda self: 800_000\n"
+    script = "import onnx_ocs.calibration.samples as c; c.Samples.count = lambda self, limit=None: 800_000\n"
     script += "from onnx_ocs.cli import main\n"
     (tmp_path / "run.py").write_text(script + 'if __name__ == "__main__":\n    main()\n')
     child = subprocess.Popen(

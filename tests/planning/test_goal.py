@@ -136,7 +136,9 @@ def test_agreement_of_what_is_no_class_score() -> None:
 
 
 def rewritten(run: Any, tmp_path: Path, *args: object) -> tuple[int, str, str, dict[str, Any]]:
-    code, out, err = run("rewrite", DIGITS, "o.onnx", "--calib", CALIB, *FEW, *args, "--report", "r.json")
+    code, out, err = run(
+        "rewrite", DIGITS, "o.onnx", "--calib", CALIB, "--passes", "translate", *FEW, *args, "--report", "r.json"
+    )
     return code, out, err, json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
 
 
