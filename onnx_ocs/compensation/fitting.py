@@ -25,7 +25,6 @@ from onnx_ocs.compensation.menu import Menu, Observed, learn
 from onnx_ocs.compensation.regression import Branch
 from onnx_ocs.compensation.relay import Relay, save
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.records.branches import remove
@@ -33,7 +32,6 @@ from onnx_ocs.records.branches import remove
 __all__ = ["Fitting"]
 
 HELD = 4  # every HELD-th batch is held out
-RANDOM = ("Random", "Multinomial", "Bernoulli")
 PROBED = 16  # held-out batches on which the model's output is looked at
 LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
 Progress = Callable[[str, int, int | None], None]
@@ -46,16 +44,6 @@ def _start(b: Block, ends: Mapping[str, Menu]) -> Block:
         strides = tuple(p * q for p, q in zip(before.strides, b.strides, strict=False))
         b = replace(b, input=before.input, strides=strides, input_channels=before.input_channels)
     return b
-
-
-def _steady(graph: Graph) -> list[NodeProto]:
-    """The nodes that compute the same for every input, such as weights' DequantizeLinear: no sample carries these."""
-    known, found = graph.initializers.keys() - {i.name for i in graph.model.graph.input}, list[NodeProto]()
-    for n in graph.nodes:
-        if not n.op_type.startswith(RANDOM) and all(t in known for t in mentioned(n)):
-            known |= set(n.output)
-            found.append(n)
-    return found
 
 
 def _in_turn(nodes: Sequence[NodeProto], ends: Iterable[str]) -> list[NodeProto]:
@@ -230,7 +218,7 @@ class _Round:
         work = onnx.ModelProto()
         work.CopyFrom(fitting.model)
         self.fitting, self.graph = fitting, EditableGraph(work)
-        self.steady = _steady(self.graph)
+        self.steady = self.graph.steady()
         always = {id(n) for n in self.steady}
         rest = [n for n in self.graph.nodes if id(n) not in always]
         self.nodes = _in_turn(rest, [m.block.output for m in fitting.open])

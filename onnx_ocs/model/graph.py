@@ -19,8 +19,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnx_ocs.model import tensors
 from onnx_ocs.model.folding import fold
-from onnx_ocs.model.nodes import ONNX_DOMAINS, QDQ_DOMAINS, Array, attribute, is_op
-from onnx_ocs.model.order import mentions_of, topological
+from onnx_ocs.model.nodes import ONNX_DOMAINS, QDQ_DOMAINS, RANDOM, Array, attribute, is_op
+from onnx_ocs.model.order import mentioned, mentions_of, topological
 
 __all__ = ["Array", "Graph", "attribute"]
 
@@ -150,6 +150,15 @@ class Graph:
     def is_stored(self, tensor: str) -> bool:
         """Whether a constant's values lie in an initializer or a Constant node, where an edit can replace them."""
         return tensor in self.initializers or is_op(self.producer.get(tensor), "Constant")
+
+    def steady(self) -> list[NodeProto]:
+        """The nodes that compute the same for every input, such as weights' DequantizeLinear, in order."""
+        known, found = self.initializers.keys() - {i.name for i in self.model.graph.input}, list[NodeProto]()
+        for n in self.nodes:
+            if not n.op_type.startswith(RANDOM) and all(t in known for t in mentioned(n)):
+                known |= set(n.output)
+                found.append(n)
+        return found
 
     def extent(self, tensor: str) -> tuple[float, float] | None:
         """Smallest and largest value of a constant; None if it has none."""

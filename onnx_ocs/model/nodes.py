@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, NodeProto, helper
 
-__all__ = ["ONNX_DOMAINS", "QDQ_DOMAINS", "Array", "attribute", "is_op", "label"]
+__all__ = ["ONNX_DOMAINS", "QDQ_DOMAINS", "RANDOM", "Array", "attribute", "is_op", "label"]
 
 Array = np.ndarray[Any, Any]
 
@@ -23,6 +23,7 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
 
 ONNX_DOMAINS = ("", "ai.onnx")
 QDQ_DOMAINS = ("", "ai.onnx", "com.microsoft")
+RANDOM = ("Random", "Multinomial", "Bernoulli")  # what operators that draw numbers begin with
 
 
 def is_op(node: NodeProto | None, *ops: str) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.model.nodes import RANDOM, Array, is_op
 from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.model.sizes import rough_size
 from onnx_ocs.runtime.session import LARGE, NUMBERS, RUN_ERRORS, SMALL, Session, as_written
@@ -32,7 +32,6 @@ __all__ = ["STAGES", "Stages"]
 STAGES = 12  # most sessions
 KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
 SLICE = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
-RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +173,7 @@ class _Parts:
         self.nodes: list[NodeProto] = []
         self.varying: set[str] = set()
         for n in reversed(nodes):
-            if n.op_type in RANDOM or any(t in self.varying or t in self.inputs for t in mentioned(n)):
+            if n.op_type.startswith(RANDOM) or any(t in self.varying or t in self.inputs for t in mentioned(n)):
                 self.nodes.append(n)
                 self.varying.update(n.output)
             else:

@@ -24,7 +24,6 @@ from onnx_ocs.runtime.threads import CORES, in_order
 
 __all__ = ["Forward"]
 
-RANDOM = ("Random", "Multinomial", "Bernoulli")
 
 
 class Forward:
@@ -49,7 +48,7 @@ class Forward:
             for t, value in feed.items():
                 shelf.put((self.batches, t), np.asarray(value))
             self.batches += 1
-        self._fixed = _constant_nodes(graph)
+        self._fixed = graph.steady()
         fixed = {id(n) for n in self._fixed}
         self._nodes = [n for n in graph.nodes if id(n) not in fixed]
         self._replayed = {id(n) for n in self._nodes if _replays(graph, n)}
@@ -129,16 +128,6 @@ class Forward:
 
 def _broken(e: Exception) -> UserError:
     return UserError(f"onnxruntime does not run a piece of the model on these samples: {first_line(e)}")
-
-
-def _constant_nodes(graph: Graph) -> list[NodeProto]:
-    """The nodes that compute the same for every input."""
-    known, found = graph.initializers.keys() - {i.name for i in graph.model.graph.input}, list[NodeProto]()
-    for n in graph.nodes:
-        if not n.op_type.startswith(RANDOM) and all(t in known for t in mentioned(n)):
-            known |= set(n.output)
-            found.append(n)
-    return found
 
 
 def _replays(graph: Graph, node: NodeProto) -> bool:

@@ -19,15 +19,15 @@ from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
+from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.copies import Tie, folded, layouts, ties
 from onnx_ocs.reconstruction.stored import Stored, exclusive, read_stored
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["LAYERS", "Layer", "canonical", "find_layers"]
+__all__ = ["Layer", "canonical", "find_layers"]
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 WIDEST = 8192  # inputs of one output beyond which the moments would not fit memory
 Side = Literal["left", "right"]
 
@@ -136,7 +136,7 @@ def find_layers(graph: Graph) -> list[Layer | Refusal]:
     tied, wides = ties(graph), layouts(graph)
     found: list[Layer | Refusal] = []
     for n in graph.nodes:
-        if not is_op(n, *LAYERS) or len(n.input) < 2:
+        if not is_layer(n) or len(n.input) < 2:
             continue
         for index in (1, 0) if n.op_type == "MatMul" else (1,):
             other = n.input[1 - index]

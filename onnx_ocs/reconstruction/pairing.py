@@ -17,7 +17,8 @@ from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
-from onnx_ocs.reconstruction.layers import LAYERS, Layer, canonical
+from onnx_ocs.qdq.layers import is_layer
+from onnx_ocs.reconstruction.layers import Layer, canonical
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import Session, as_written
 
@@ -94,7 +95,7 @@ def _unit(w: Array) -> Array:
 def _float_layers(graph: Graph) -> list[_FloatLayer]:
     found = []
     for n in graph.nodes:
-        if not is_op(n, *LAYERS) or len(n.input) < 2:
+        if not is_layer(n) or len(n.input) < 2:
             continue
         for index in (1, 0) if n.op_type == "MatMul" else (1,):
             value = graph.constant(n.input[index])

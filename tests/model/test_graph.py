@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import zoo
@@ -40,3 +41,16 @@ def test_readers() -> None:
     before = model.SerializeToString()
     assert [graph.constant(t) is not None for t in graph.initializers] == [True] * len(graph.initializers)
     assert model.SerializeToString() == before
+
+
+def test_steady_nodes_compute_the_same_for_every_input() -> None:
+    """What only constants lead to; neither what reads an input, nor what draws numbers."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("Add", ["w", "w"], ["a"]), make("Add", ["x", "a"], ["b"]), make("Neg", ["a"], ["c"]),
+        make("RandomUniformLike", ["w"], ["r"]), make("Neg", ["r"], ["d"]), make("Add", ["given", "w"], ["e"]),
+    ]  # fmt: skip
+    values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2]) for n in ("x", "given")]
+    weights = [onnx.numpy_helper.from_array(np.ones(2, np.float32), n) for n in ("w", "given")]
+    graph = Graph(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", values, [], weights)))
+    assert [n.output[0] for n in graph.steady()] == ["a", "c"]
