@@ -8,25 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from regions_of import find, regions_of
 from zoo import Net, Style, image
 
 from onnx_ocs.calibration.estimate import estimate
 from onnx_ocs.calibration.outliers import Outliers, measure
-from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Region
 
 Array = np.ndarray[Any, Any]
-
-
-def regions_of(model: onnx.ModelProto) -> tuple[Graph, list[Region]]:
-    graph = Graph(model)
-    return graph, find_regions(graph, infer_shapes(model))
-
-
-def find(regions: list[Region], tensor: str) -> int:
-    return next(k for k, r in enumerate(regions) if r.tensor == tensor)
 
 
 def ranks(v: Array) -> Array:

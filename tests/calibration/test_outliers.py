@@ -6,23 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from regions_of import find, regions_of
 
 from onnx_ocs.calibration.outliers import measure
-from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regions.region import Region
 
 Array = np.ndarray[Any, Any]
-
-
-def regions_of(model: onnx.ModelProto) -> tuple[Graph, list[Quantized]]:
-    graph = Graph(model)
-    return graph, find_regions(graph, infer_shapes(model))
-
-
-def find(regions: list[Quantized], tensor: str) -> int:
-    return next(k for k, r in enumerate(regions) if r.tensor == tensor)
 
 
 def plain_masses(a: Array, axis: int, top: Array, low: Array, copies: int) -> tuple[Array, Array]:

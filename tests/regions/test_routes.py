@@ -1,38 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from routed import SHAPE, Reader, routed, weight
 from wide_layouts import wide
 from zoo import Net, Style, execute
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq.quantizer import Quantizer
-from onnx_ocs.regions.carry import Route
 from onnx_ocs.regions.routes import route
 from onnx_ocs.regions.wide import Wide
-
-Array = np.ndarray[Any, Any]
-Reader = Callable[[Net, str], str]
-SHAPE = (4, 3, 6)  # behind the batch axis
-
-
-def routed(make: Reader, layout: Wide, shape: tuple[int, ...] = SHAPE, index: int = 0) -> tuple[Route, Net, str]:
-    """The route of the node that `make` puts behind a tensor of the given shape (channels on axis 1)."""
-    n = Net(Style(opset=18), x=shape)
-    y = make(n, n.op("Identity", "x", out="t"))
-    graph = Graph(n.model(y))
-    node = next(m for m in graph.nodes if "t" in m.input)
-    return route(graph, node, index, layout, infer_shapes(graph.model)), n, y
-
-
-def weight(n: Net, *shape: int) -> str:
-    return n.const("w", n.rng.standard_normal(shape))
-
 
 LAYERS: dict[str, tuple[Reader, tuple[int, ...], int, int]] = {  # what, shape, axis of the channels, axis of the weight
     "conv": (lambda n, t: n.op("Conv", t, weight(n, 5, 4, 3, 3)), (4, 6, 6), 1, 1),
