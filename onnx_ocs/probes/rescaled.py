@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +20,7 @@ from onnx import NodeProto, numpy_helper
 
 from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import is_op
+from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.order import topological
 from onnx_ocs.qdq.bias import Bias, read_bias
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
@@ -29,7 +28,6 @@ from onnx_ocs.qdq.weights import Weight, read_weight
 
 __all__ = ["Followed", "Source", "Steps", "coarse", "rescaled"]
 
-Array = np.ndarray[Any, Any]
 
 KEEPING = frozenset({  # a multiple of the step stays one, or becomes a mean of such
     "Identity", "Dropout", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean", "Transpose", "Flatten",

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
+
+from onnx_ocs.model.nodes import Array
 
 __all__ = ["NOW", "SCALE", "Step", "read_step", "record_step"]
 
 SCALE = "onnx_ocs.scale_before"
 NOW = "onnx_ocs.scale"
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

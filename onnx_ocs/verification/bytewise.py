@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnx_ocs.model import tensors
+from onnx_ocs.model.nodes import Array
 
 __all__ = ["BLOCK", "attributes", "equal_arrays", "same_tensor"]
 
-Array = np.ndarray[Any, Any]
 BLOCK = 1 << 22  # bytes that are compared at a time
 
 

@@ -21,7 +21,6 @@ from onnx_ocs.verification.values import Differs, Wide
 
 __all__ = ["CARRYING", "Carrying", "join"]
 
-Array = np.ndarray[Any, Any]
 CARRYING = frozenset({
     "Identity", "Dropout", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean", "Transpose", "Flatten",
     "Reshape", "Squeeze", "Unsqueeze", "Pad", "Resize", "Upsample", "Mul", "Div",

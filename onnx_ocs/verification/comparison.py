@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +11,7 @@ from onnx import NodeProto
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import attribute, is_op, label
+from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.rescaled import Steps
@@ -29,7 +28,6 @@ from onnx_ocs.verification.values import Differs, Shifted, Value, Wide
 
 __all__ = ["DAMAGED", "Comparison", "Structure"]
 
-Array = np.ndarray[Any, Any]
 DAMAGED = (ValueError, KeyError, IndexError, TypeError, OverflowError, AttributeError, AssertionError, UserError)
 
 

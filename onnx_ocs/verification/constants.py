@@ -16,7 +16,7 @@ from onnx import NodeProto, helper
 
 from onnx_ocs.model import tensors
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import is_op
+from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.probes.rescaled import coarse
 from onnx_ocs.qdq.bias import Bias
 from onnx_ocs.qdq.weights import Weight, read_weight
@@ -24,8 +24,6 @@ from onnx_ocs.verification.bytewise import BLOCK, attributes, equal_arrays, same
 from onnx_ocs.verification.values import Differs
 
 __all__ = ["Constants", "Edit"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

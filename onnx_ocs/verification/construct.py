@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
-from onnx_ocs.model.nodes import attribute
+from onnx_ocs.model.nodes import Array, attribute
 from onnx_ocs.verification.constants import Constants
 from onnx_ocs.verification.values import Differs, Layout, Shifted, Value, Wide, concat
 
 __all__ = ["construct"]
 
-Array = np.ndarray[Any, Any]
 UNDECLARED = "it is not the original's, and nothing declares it"
 KNOWN = {"Gather": ("axis",), "Concat": ("axis",), "Sub": (), "Relu": (), "Min": (), "Mul": (), "Add": ()}
 

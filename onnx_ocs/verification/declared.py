@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import is_op, label
+from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.tensors import unpack
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.layouts import LAYOUT
@@ -24,7 +23,6 @@ from onnx_ocs.verification.values import Differs, Layout
 
 __all__ = ["OURS", "Declared"]
 
-Array = np.ndarray[Any, Any]
 OURS = "onnx_ocs."  # what the keys of our metadata begin with
 
 

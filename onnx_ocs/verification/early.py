@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import attribute, is_op
+from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.probes.rescaled import Steps
 from onnx_ocs.qdq.intervals import clip_bounds
 from onnx_ocs.verification.constants import Constants
@@ -28,7 +27,6 @@ from onnx_ocs.verification.values import Differs, Layout, Shifted
 
 __all__ = ["demands", "through"]
 
-Array = np.ndarray[Any, Any]
 FUNCTIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu")
 
 

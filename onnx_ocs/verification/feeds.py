@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 
+from onnx_ocs.model.nodes import Array
+
 __all__ = ["resized"]
 
-Array = np.ndarray[Any, Any]
 MOST = 4  # free dimensions besides the batch that are varied
 LARGE = 1 << 16  # values of a sample beyond which only the batch is
 

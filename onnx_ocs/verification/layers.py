@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.model.folding import integer_range
-from onnx_ocs.model.nodes import attribute, is_op
+from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.probes.rescaled import Followed, Steps
 from onnx_ocs.qdq.bias import Bias, read_bias
@@ -27,7 +26,6 @@ from onnx_ocs.verification.values import Differs, Layout, Shifted, Wide
 
 __all__ = ["LAYERS", "Demand", "Layers", "output_axis"]
 
-Array = np.ndarray[Any, Any]
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 

@@ -9,11 +9,9 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import attribute, is_op
+from onnx_ocs.model.nodes import Array, attribute, is_op
 
 __all__ = ["multiply"]
-
-Array = np.ndarray[Any, Any]
 
 
 def multiply(graph: Graph, node: NodeProto, x: Array) -> Array:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
-from onnx_ocs.model.nodes import is_op
+from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.probes.rescaled import Steps
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
@@ -23,7 +22,6 @@ from onnx_ocs.verification.values import Differs, Layout, Shifted, Value, Wide
 
 __all__ = ["Quantizers"]
 
-Array = np.ndarray[Any, Any]
 SLACK = 2e-6  # relative, of a Clip's bound
 CLEAR = 1e-3  # share of a step, over the whole range, by which two grids may differ
 

@@ -6,7 +6,6 @@ The yardstick is numpy, from the declared integers and steps alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from onnx import NodeProto
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import first_line
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import is_op
+from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.records.weights import Refit, Refitted, digest
@@ -25,7 +24,6 @@ from onnx_ocs.verification.multiply import multiply
 
 __all__ = ["check_refitted", "substituted"]
 
-Array = np.ndarray[Any, Any]
 CLOSE = 2e-4  # of a layer's largest value: float32 sums over its inputs
 DAMAGED: tuple[type[Exception], ...] = (*RUN_ERRORS, LookupError, TypeError)  # a file may be so in any way
 ON_GRID = 1e-3  # of a step, by which a weight that is stored in float may miss its grid

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +13,6 @@ from onnx_ocs.model.order import mentioned
 from onnx_ocs.records.branches import Inserted
 
 __all__ = ["strange_constants", "without_branches"]
-
-Array = np.ndarray[Any, Any]
 
 
 def _nodes(graph: Graph, b: Inserted) -> list[onnx.NodeProto]:

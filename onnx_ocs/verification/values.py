@@ -14,15 +14,13 @@ fold-back is proven, whatever nodes it is made of.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from onnx_ocs.model.nodes import Array
 from onnx_ocs.qdq.quantizer import Quantizer
 
 __all__ = ["Differs", "Layout", "Shifted", "Sums", "Value", "Wide", "concat"]
-
-Array = np.ndarray[Any, Any]
 
 
 class Differs(Exception):
