@@ -31,6 +31,7 @@ from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.regions.wide import Wide
+from onnx_ocs.runtime.cpu import may_saturate
 from onnx_ocs.runtime.instrument import as_bytes
 from onnx_ocs.runtime.session import RUN_ERRORS, attempt
 from onnx_ocs.verification.branches import check_branches
@@ -118,7 +119,7 @@ def verify(
         _translation(result, original, bare, structure, inputs)
     if result.branches and result.verdict == "PASSED":
         _branches(result, original, rewritten, inputs)
-    if result.verdict == "PASSED" and rough_size(original, 0) <= LARGE:
+    if result.verdict == "PASSED" and may_saturate() and rough_size(original, 0) <= LARGE:
         saturated = saturation(original, rewritten, next(samples.batches(1, 1)))
         result.notes += [saturated] if saturated is not None else []
     _log(result)
