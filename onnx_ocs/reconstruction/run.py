@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +14,7 @@ from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.staging import scratch
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.reconstruction.entries import entries
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
@@ -25,7 +24,7 @@ from onnx_ocs.reconstruction.layers import Layer, find_layers
 from onnx_ocs.reconstruction.masks import mask_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
-from onnx_ocs.reconstruction.train import Effort, Refinement, parse_refine, refine
+from onnx_ocs.reconstruction.train import Effort, Refinement, check_torch, parse_refine, refine
 from onnx_ocs.reconstruction.write import write
 from onnx_ocs.records.history import history, stamp
 from onnx_ocs.records.steps import SCALE
@@ -56,6 +55,8 @@ def reconstruct(
         UserError: there are no calibration samples, or the model does not run on them.
     """
     effort = None if refine_by is None else parse_refine(refine_by)
+    if effort is not None:  # said before the fit, not behind it
+        check_torch()
     if any(e.get("pass") == by.name for e in history(model)):
         return PassResult(False)
     if context.samples is None:
@@ -77,8 +78,8 @@ def reconstruct(
     if floats is None:
         layers = seen_in(layers, original)
     pairs = pair_layers(graph, layers, floats, exact, some)
-    with tempfile.TemporaryDirectory(prefix="onnx_ocs_") as name:
-        reference, folder = Reference(floats, exact), Path(name)
+    with scratch() as folder:
+        reference = Reference(floats, exact)
         fitting = Fitting(graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress)
         fitting.run(_batches(context))
     kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)

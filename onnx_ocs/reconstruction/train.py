@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnx_ocs.reconstruction.descent import Course
     from onnx_ocs.reconstruction.teacher import Teacher
 
-__all__ = ["Effort", "Refinement", "parse_refine", "refine"]
+__all__ = ["Effort", "Refinement", "check_torch", "parse_refine", "refine"]
 
 Feed = dict[str, Array]
 Progress = Callable[[str, int, int | None], None]
@@ -101,6 +101,16 @@ def parse_refine(text: str) -> Effort:
     return Effort(minutes=float(found[1]) * (60 if found[2] == "h" else 1))
 
 
+def check_torch() -> None:
+    """Refinement needs torch.
+
+    Raises:
+        UserError: torch is missing.
+    """
+    if find_spec("torch") is None:
+        raise UserError("refinement trains with torch: pip install onnx-ocs[refine]")
+
+
 def refine(
     model: onnx.ModelProto,
     samples: Samples,
@@ -134,8 +144,7 @@ def refine(
     """
     if (steps is None) == (minutes is None):
         raise UserError("refinement needs a number of steps or of minutes: give one of them")
-    if find_spec("torch") is None:
-        raise UserError("refinement trains with torch: pip install onnx-ocs[refine]")
+    check_torch()
     graph = EditableGraph(model)
     parts = find_trainable(graph)
     left = {r.node: r.message for r in parts.refusals}

@@ -13,6 +13,7 @@ from zoo import CASES, Net, Style, build, execute
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.reconstruct import Reconstruct
@@ -181,3 +182,12 @@ def masked_attention() -> onnx.ModelProto:
     scores = n.op("Add", n.op("MatMul", a, n.op("Transpose", b, perm=[0, 2, 1])), far)
     y = n.qdq(n.op("MatMul", n.op("Softmax", scores), b), "mid", scale=0.05)
     return n.model(n.matmul(y))
+
+
+def test_a_missing_torch_is_said_before_anything_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the samples are asked for: without them the fit itself would have another complaint."""
+    monkeypatch.setattr("onnx_ocs.reconstruction.train.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install onnx-ocs\[refine\]"):
+        Reconstruct(refine="3").run(onnx.ModelProto(), Context())
+    with pytest.raises(UserError, match="give --calib"):
+        Reconstruct().run(onnx.ModelProto(), Context())
