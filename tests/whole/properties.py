@@ -7,7 +7,7 @@
 - in mode "integer" no layer loses its integer kernel.
 
 With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and loses no more than
-`api.LOSS_DB` on these samples; where it says that kernels were kept, they are; and the switchboard that it is made with
+`LOSS_DB` on these samples; where it says that kernels were kept, they are; and the switchboard that it is made with
 gives in stages what it gives in one session, to the last bit.
 """
 
@@ -32,6 +32,7 @@ from random_graphs import graphs
 
 from onnx_ocs import api
 from onnx_ocs.errors import VerificationError
+from onnx_ocs.measurement.quality import LOSS_DB
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
@@ -42,7 +43,6 @@ from onnx_ocs.probes.switchboard import Switchboard, narrow
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.targets.ort import integer_kernels
 from onnx_ocs.translation.decision import Mode
-from onnx_ocs.verbs import rewrite
 
 Array = np.ndarray[Any, Any]
 
@@ -157,7 +157,7 @@ def check_planned(
     quality = result.report["quality"]
     before, after = quality["sqnr_before_db"], quality["sqnr_after_db"]
     agrees = (quality["agreement_after"] or 0) > (quality["agreement_before"] or 0)
-    assert after is None or agrees or (before is not None and after >= before - rewrite.LOSS_DB), "it lost"
+    assert after is None or agrees or (before is not None and after >= before - LOSS_DB), "it lost"
     return "planned"
 
 
