@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from properties import COMMON, cases, check, check_planned, planned_cases
 
 
@@ -38,7 +38,7 @@ def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(properties, "execute", wrong)
 
-    @settings(max_examples=60, derandomize=True, **COMMON)
+    @settings(max_examples=60, derandomize=True, phases=[Phase.generate], **COMMON)
     @cases
     def hold(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
         check(*graph, ratio, copies, mode, False)
