@@ -198,13 +198,13 @@ class Comparison:
             return found
         if fits(found := self.named.get(new.name)):
             return found
-        if new.name:
-            return None
+        # No name of its own, and its output renamed: by what it reads.  A depthwise layer's groups may have grown
+        free = ("group",) if is_op(new, "Conv") else ()
         for t in new.input:
             v = self.values.get(t)
             for old in self.before.readers(v.of) if v is not None else ():
                 renamed = not fits(self.after.producer.get(old.output[0])) and id(old) not in self.matched
-                if fits(old) and renamed and attributes(old) == attributes(new):
+                if fits(old) and old.name == new.name and renamed and attributes(old, free) == attributes(new, free):
                     return old
         return None
 
