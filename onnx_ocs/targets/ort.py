@@ -13,6 +13,7 @@ from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.model.staging import scratch
 from onnx_ocs.runtime.instrument import expose
+from onnx_ocs.runtime.names import rename, shorten
 from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, serialized, session_options
 
 __all__ = ["INTEGER_KERNELS", "fast_kernels", "integer_kernels", "kernel_outputs", "optimized", "without_kernels"]
@@ -92,8 +93,11 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
         with suppress(OSError):  # nobody reads the weights; without links they are written, and removed
             (folder / UNREAD).symlink_to(os.devnull)
         try:
+            model, short = shorten(model)
             data, _kept = serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            return onnx.load(options.optimized_model_filepath, load_external_data=False)
+            found = onnx.load(options.optimized_model_filepath, load_external_data=False)
+            rename(found, {now: name for name, now in short.items()})
+            return found
         except RUN_ERRORS:
             return None
