@@ -65,12 +65,12 @@ def shorten(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     Returns:
         The model itself where no name is long, else a copy; and the short names by the long ones.
     """
-    long = [name for g in _graphs(model) for name in _names(g) if len(name) >= LONG]
+    taken = {name for g in _graphs(model) for name in _names(g)}
+    long = sorted(name for name in taken if len(name) >= LONG)
     if not long:
         return model, {}
-    taken = {name for g in _graphs(model) for name in _names(g)}
     short: dict[str, str] = {}
-    for name in dict.fromkeys(long):
+    for name in long:
         turn = len(short)
         while (new := f"{name[:KEPT]}~{turn}") in taken:
             turn += len(long)

@@ -139,10 +139,10 @@ class Session:
             threads: how many; None for onnxruntime's choice.
             precise: whether integer kernels must not saturate, on whatever CPU; else they are as fast as they are.
         """
+        model, self._short = shorten(model)
         options = session_options(level, fusion, sizes.rough_size(model, SMALL), precise)
         if threads is not None:
             options.intra_op_num_threads = threads
-        model, self._short = shorten(model)
         self._long = {short: long for long, short in self._short.items()}
         data, self._kept = serialized(model, options)
         self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

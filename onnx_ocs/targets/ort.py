@@ -85,6 +85,7 @@ def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
+    model, short = shorten(model)
     with scratch() as folder:
         options = session_options("enable_all", True, sizes.rough_size(model, SMALL), precise=False)
         options.optimized_model_filepath = str(folder / "optimized.onnx")
@@ -93,7 +94,6 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
         with suppress(OSError):  # nobody reads the weights; without links they are written, and removed
             (folder / UNREAD).symlink_to(os.devnull)
         try:
-            model, short = shorten(model)
             data, _kept = serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             found = onnx.load(options.optimized_model_filepath, load_external_data=False)
