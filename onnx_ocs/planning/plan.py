@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.destinations import check_readable
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, label
+from onnx_ocs.model.text import from_json
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Key, Quantized, Region, adjustable
@@ -108,8 +110,9 @@ class Plan:
         Raises:
             UserError: no such file, or not a plan.
         """
+        check_readable(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = from_json(Path(path).read_bytes())
         except OSError as e:
             raise UserError(f"{path}: cannot be read: {e.strerror}") from None
         except ValueError:

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx
 
+from onnx_ocs.model.text import from_json
+
 __all__ = ["RECORD", "history", "note", "stamp"]
 
 RECORD = "onnx_ocs.passes"
@@ -18,7 +20,7 @@ def history(model: onnx.ModelProto) -> list[dict[str, Any]]:
     for p in model.metadata_props:
         if p.key == RECORD:
             try:
-                entries = json.loads(p.value)
+                entries = from_json(p.value)
                 return [e for e in entries if isinstance(e, dict)]
             except (ValueError, TypeError):
                 return []

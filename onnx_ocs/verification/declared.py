@@ -5,7 +5,6 @@ An entry that stands in the original just so was declared by an earlier run, and
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.tensors import unpack
+from onnx_ocs.model.text import from_json
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.layouts import LAYOUT
 from onnx_ocs.records.steps import NOW, SCALE, read_step
@@ -28,7 +28,7 @@ OURS = "onnx_ocs."  # what the keys of our metadata begin with
 
 def _layout(text: str) -> tuple[str, Layout]:
     try:
-        e = json.loads(text)
+        e = from_json(text)
         origin, level = unpack(e["origin"]), unpack(e["level"])
         found = Layout(int(e["axis"]), origin, level, int(e["narrow"]), bool(e.get("halved", False)))
         return str(e["original"]), found

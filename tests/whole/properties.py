@@ -9,6 +9,9 @@
 With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and loses no more than
 `LOSS_DB` on these samples; where it says that kernels were kept, they are; and the switchboard that it is made with
 gives in stages what it gives in one session, to the last bit.
+
+With `--all`: all passes of the house one after the other, fitted to samples, raise nothing, are verified, and lose no
+more than that.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from onnx_ocs.errors import VerificationError
 from onnx_ocs.measurement.quality import LOSS_DB
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passes import Compensate, Pass, Reconstruct, Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.options import Effort, PlanOptions
 from onnx_ocs.probes import stages as staged
@@ -84,7 +88,7 @@ def refused(model: onnx.ModelProto, error: VerificationError) -> str:
     scales = {n.input[1] for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
     floats = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and t.dims]
     assert any(t.name not in scales for t in floats)
-    assert all(f.startswith("at ORT_ENABLE_ALL") for f in failures)
+    assert all(f.startswith("at ORT_ENABLE_ALL") for f in failures), failures
     return "refused, onnxruntime quantizes float weights"
 
 
@@ -134,12 +138,8 @@ def check_planned(
     model: onnx.ModelProto, feed: dict[str, Array], budget: float, mode: Mode, effort: Effort, seed: int
 ) -> str:
     """Hold one graph to the properties of plans; says what kind of case it was."""
-    rng = np.random.default_rng(seed)
-    feeds = [{k: (v * rng.uniform(0.5, 2.5)).astype(v.dtype) for k, v in feed.items()} for _ in range(4)]
-    try:
-        for f in feeds:
-            execute(model, f)
-    except Exception:
+    feeds = scaled(feed, 4, seed)
+    if not runs(model, feeds):
         return "onnxruntime does not run it"
     check_stages(model, feeds)
     options = PlanOptions(budget=budget, mode=mode, effort=effort, copies=3)
@@ -147,18 +147,55 @@ def check_planned(
         result = api.rewrite(model, calib=feeds, options=options)
     except VerificationError as e:
         return refused(model, e)
-    assert accepted(result.model) or not accepted(model), "onnx.checker rejects the result"
+    check_fitted(model, result)
     if not result.changed:
         return "left as it is"
-    assert result.verification is not None and result.verification.verdict == "PASSED"
     if mode == "integer" or result.report["plan"].get("kernels", {}).get("kept"):
         left = integer_kernels(result.model)
         assert left is None or left >= (integer_kernels(model) or 0), "a layer lost its integer kernel"
+    return "planned"
+
+
+def check_all(model: onnx.ModelProto, feed: dict[str, Array], first: Pass, seed: int) -> str:
+    """Hold one graph to the properties of all passes together; says what kind of case it was."""
+    feeds = scaled(feed, 10, seed)
+    if not runs(model, feeds):
+        return "onnxruntime does not run it"
+    try:
+        result = api.rewrite(model, calib=feeds, passes=[first, Reconstruct(), Compensate(0.5)])
+    except VerificationError as e:
+        return refused(model, e)
+    check_fitted(model, result)
+    kinds = ("regions", "reconstructions", "compensations")
+    done = [k for k in kinds if any(e["status"] == "applied" for e in result.report.get(k, ()))]
+    return " and ".join(done) or "left as it is"
+
+
+def scaled(feed: dict[str, Array], count: int, seed: int) -> list[dict[str, Array]]:
+    """Samples of several sizes."""
+    rng = np.random.default_rng(seed)
+    return [{k: (v * rng.uniform(0.5, 2.5)).astype(v.dtype) for k, v in feed.items()} for _ in range(count)]
+
+
+def runs(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> bool:
+    try:
+        for f in feeds:
+            execute(model, f)
+    except Exception:
+        return False
+    return True
+
+
+def check_fitted(model: onnx.ModelProto, result: api.RewriteResult) -> None:
+    """A result that samples decided is valid, verified, and loses nothing on them."""
+    assert accepted(result.model) or not accepted(model), "onnx.checker rejects the result"
+    if not result.changed:
+        return
+    assert result.verification is not None and result.verification.verdict == "PASSED"
     quality = result.report["quality"]
     before, after = quality["sqnr_before_db"], quality["sqnr_after_db"]
     agrees = (quality["agreement_after"] or 0) > (quality["agreement_before"] or 0)
     assert after is None or agrees or (before is not None and after >= before - LOSS_DB), "it lost"
-    return "planned"
 
 
 def check_stages(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> None:
@@ -179,6 +216,8 @@ modes = st.sampled_from(["auto", "auto", "early", "late", "integer"])
 cases = given(graphs(), ratios, st.integers(1, 3), modes, st.integers(0, 3).map(lambda k: k == 0))
 efforts = st.sampled_from(["auto", "quick", "full"])
 planned_cases = given(graphs(), st.sampled_from([0.0, 0.1, 0.5, 2.0]), modes, efforts, st.integers(0, 99))
+firsts = st.one_of(st.builds(Translate, ratios, st.integers(1, 3), modes), st.builds(Split, ratios))
+all_cases = given(graphs(), firsts, st.integers(0, 99))
 COMMON = {
     "deadline": None,
     "database": None,
@@ -187,7 +226,7 @@ COMMON = {
 }
 
 
-def search(count: int, seed: int, planned: bool = False) -> Counter[str]:
+def search(count: int, seed: int, kind: str = "hold") -> Counter[str]:
     """Look at so many graphs; raises on the first (shrunk) counterexample."""
     tally: Counter[str] = Counter()
     start = time.perf_counter()
@@ -206,9 +245,13 @@ def search(count: int, seed: int, planned: bool = False) -> Counter[str]:
     def hold_planned(graph: Any, budget: float, mode: Any, effort: Any, seed: int) -> None:
         count_in(check_planned(*graph, budget, mode, effort, seed))
 
+    @all_cases
+    def hold_all(graph: Any, first: Pass, seed: int) -> None:
+        count_in(check_all(*graph, first, seed))
+
     random.seed(seed)
     look = settings(max_examples=count, phases=[Phase.generate, Phase.shrink], **COMMON)
-    seeded(seed)(look(hold_planned if planned else hold))()
+    seeded(seed)(look({"hold": hold, "planned": hold_planned, "all": hold_all}[kind]))()
     return tally
 
 
@@ -216,9 +259,10 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--count", type=int, default=10_000)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--planned", action="store_true")
+    p.add_argument("--planned", dest="kind", action="store_const", const="planned", default="hold")
+    p.add_argument("--all", dest="kind", action="store_const", const="all")
     a = p.parse_args()
-    tally = search(a.count, a.seed, a.planned)
+    tally = search(a.count, a.seed, a.kind)
     print(f"{sum(tally.values())} graphs: " + ", ".join(f"{n} {w}" for w, n in sorted(tally.items())))
     return 0
 

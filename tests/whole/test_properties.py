@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import Phase, settings
-from properties import COMMON, cases, check, check_planned, planned_cases
+from properties import COMMON, all_cases, cases, check, check_all, check_planned, planned_cases
+
+from onnx_ocs.passes import Pass
 
 
 @settings(max_examples=40, derandomize=True, **COMMON)
@@ -20,6 +22,12 @@ def test_random_graphs(graph: Any, ratio: float, copies: int, mode: Any, verify:
 @planned_cases
 def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any, seed: int) -> None:
     check_planned(*graph, budget, mode, effort, seed)
+
+
+@settings(max_examples=12, derandomize=True, **COMMON)
+@all_cases
+def test_random_graphs_by_all_passes(graph: Any, first: Pass, seed: int) -> None:
+    check_all(*graph, first, seed)
 
 
 def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
