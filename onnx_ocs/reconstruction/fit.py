@@ -23,7 +23,7 @@ from onnx_ocs.model.order import mentioned
 from onnx_ocs.reconstruction.bounds import reach
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.forward import Forward
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Moments, Sums
 from onnx_ocs.reconstruction.pairing import Pair, Reference
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
@@ -61,7 +61,7 @@ class Fitted:
         why: code and sentence where it stays.
     """
 
-    layer: Layer
+    layer: LinearMap
     values: Values | None = None
     ridge: float | None = None
     signal: float = 0.0
@@ -84,7 +84,7 @@ class _Task:
     rows: list[tuple[Array, Array]] = field(default_factory=list)
 
     @property
-    def layer(self) -> Layer:
+    def layer(self) -> LinearMap:
         return self.fitted.layer
 
 
@@ -92,7 +92,7 @@ class Fitting:
     """All layers of one model."""
 
     def __init__(
-        self, graph: EditableGraph, layers: Sequence[Layer], pairs: Sequence[Pair | None], reference: Reference,
+        self, graph: EditableGraph, layers: Sequence[LinearMap], pairs: Sequence[Pair | None], reference: Reference,
         folder: Path, seed: int, total: int, unit: int, masks: Callable[[Mapping[str, Array]], Array | None],
         progress: Progress,
     ) -> None:  # fmt: skip
@@ -328,7 +328,7 @@ def _without(m: Moments, fixed: Array) -> Moments:
     return Moments(m.count, m.x, m.t - fixed, m.h, m.c, m.tt).uncentred()
 
 
-def _grouped(layer: Layer, x: Array) -> Array:
+def _grouped(layer: LinearMap, x: Array) -> Array:
     """Rows of inputs, (rows, inputs), as (G, rows, K)."""
     if layer.dense:
         return x[None]

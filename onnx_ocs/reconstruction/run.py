@@ -20,7 +20,7 @@ from onnx_ocs.reconstruction.entries import entries
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.gate import Judge, choose
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.linear import LinearMap, find_maps
 from onnx_ocs.reconstruction.masks import mask_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
@@ -69,8 +69,8 @@ def reconstruct(
     work = onnx.ModelProto()
     work.CopyFrom(model)
     graph = EditableGraph(work)
-    found = find_layers(graph)
-    layers = [f for f in found if isinstance(f, Layer)]
+    found = find_maps(graph)
+    layers = [f for f in found if isinstance(f, LinearMap)]
     original = context.original or model
     exact = stand_in(original)
     floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
@@ -147,7 +147,7 @@ def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collectio
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = EditableGraph(new)
-    layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
+    layers = [f for f in find_maps(graph) if isinstance(f, LinearMap)]
     for k, (layer, f) in enumerate(zip(layers, fitted, strict=True)):
         if k in chosen and f.values is not None:
             write(graph, layer, f.values)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Moments
 from onnx_ocs.reconstruction.rounding import descend, distance, feed_back
 
@@ -99,7 +99,7 @@ class Solution:
     ridge: float
 
 
-def problem(layer: Layer, prior: Array | None, scale_free: bool) -> Problem | None:
+def problem(layer: LinearMap, prior: Array | None, scale_free: bool) -> Problem | None:
     """A layer's grid in matrix form; None where its scales are neither of rows nor of inputs.
 
     Args:

@@ -20,7 +20,7 @@ from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import PassResult, run_passes
 from onnx_ocs.reconstruction.copies import ties
-from onnx_ocs.reconstruction.layers import Layer, canonical, find_layers
+from onnx_ocs.reconstruction.linear import LinearMap, canonical, find_maps
 from onnx_ocs.records.weights import digest, read_refitted
 
 SAMPLES = 48
@@ -100,8 +100,8 @@ def test_behind_translation(name: str) -> None:
         assert e["reason"] is None or e["reason"]["code"] not in ("copies", "no_target"), e
     graph = Graph(new)
     tied = ties(graph)
-    for layer in find_layers(graph):
-        if isinstance(layer, Layer) and layer.tie is not None:
+    for layer in find_maps(graph):
+        if isinstance(layer, LinearMap) and layer.tie is not None:
             form = canonical(layer.node, layer.weight.index, layer.weight.chain.shape)
             assert form is not None and id(layer.node) in tied
             rows, follows = layer.weight.value.reshape(-1)[form[0][0]], layer.tie.base[layer.tie.origin]

@@ -26,15 +26,15 @@ from onnx_ocs.reconstruction.stored import Stored, exclusive, read_stored
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["Layer", "canonical", "find_layers"]
+__all__ = ["LinearMap", "canonical", "find_maps"]
 
 WIDEST = 8192  # inputs of one output beyond which the moments would not fit memory
 Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """One layer that may be fitted again.
+class LinearMap:
+    """One layer that may be fitted again, in this form.
 
     Attributes:
         node: the Conv, ConvTranspose, Gemm or MatMul.
@@ -128,13 +128,13 @@ def canonical(node: NodeProto, index: int, shape: tuple[int, ...]) -> tuple[Arra
     return found.reshape(groups, found.shape[1], kernel * inside), columns.reshape(groups, -1)
 
 
-def find_layers(graph: Graph) -> list[Layer | Refusal]:
+def find_maps(graph: Graph) -> list[LinearMap | Refusal]:
     """All layers with a constant quantized weight, in topological order; those that cannot be fitted, and why.
 
     Layers whose weight is not quantized are left out.
     """
     tied, wides = ties(graph), layouts(graph)
-    found: list[Layer | Refusal] = []
+    found: list[LinearMap | Refusal] = []
     for n in graph.nodes:
         if not is_layer(n) or len(n.input) < 2:
             continue
@@ -142,7 +142,7 @@ def find_layers(graph: Graph) -> list[Layer | Refusal]:
             other = n.input[1 - index]
             if graph.is_constant(other) or not _quantized(graph, n, index):
                 continue
-            found.append(_layer(graph, n, index, tied.get(id(n)), wides))
+            found.append(_map(graph, n, index, tied.get(id(n)), wides))
     return found
 
 
@@ -164,7 +164,7 @@ def _quantized(graph: Graph, node: NodeProto, index: int) -> bool:
 MOVES = ("Transpose", "Reshape", "Cast", "CastLike", "Identity", "Clip", "Squeeze", "Unsqueeze", "Flatten")
 
 
-def _layer(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Mapping[str, Wide]) -> Layer | Refusal:
+def _map(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Mapping[str, Wide]) -> LinearMap | Refusal:
     at = label(node)
     weight = read_stored(graph, node, index)
     if isinstance(weight, str):
@@ -202,7 +202,7 @@ def _layer(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Ma
     factor = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0
     if not factor:
         return Refusal("weight_form", "alpha is 0", at)
-    return Layer(
+    return LinearMap(
         node, weight, bias, bias_node, bias_index, free, fixed, x, y, axis, groups * inside,
         positions, columns, rows, outputs, factor, tie, wide,
     )  # fmt: skip
