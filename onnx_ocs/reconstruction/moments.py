@@ -8,13 +8,14 @@ of others can be put together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Moments", "Sums"]
+__all__ = ["Moments", "Sums", "added"]
 
 ROWS = 4096  # multiplied at a time in float32 (their sums are then added up in float64)
 
@@ -77,6 +78,23 @@ class Moments:
     def energy(self) -> Array:
         """Sum of t^2, (G, m)."""
         return np.asarray(self.tt + self.count * self.t**2)
+
+
+def added(parts: Sequence[Moments]) -> Moments:
+    """Moments of several layers with one weight, each about its own means: what they say of the weight.
+
+    The means are those of the first: each layer has a bias of its own.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    return replace(
+        first,
+        count=sum(m.count for m in parts),
+        h=np.sum([m.h for m in parts], axis=0),
+        c=np.sum([m.c for m in parts], axis=0),
+        tt=np.sum([m.tt for m in parts], axis=0),
+    )
 
 
 class Sums:

@@ -14,7 +14,8 @@ import onnx
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.parameters import Parameters, Result
 from onnx_ocs.reconstruction.stored import Stored
 from onnx_ocs.reconstruction.trainable import Trainable

@@ -10,6 +10,7 @@ else reads too is replaced by a copy under a fresh name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -167,17 +168,12 @@ def _alone(graph: Graph, name: str, readers: set[int]) -> bool:
     return not others and name not in graph.outputs and not graph.captured(name)
 
 
-def exclusive(graph: Graph, stored: Stored) -> bool:
-    """Whether nobody else reads the values, at the root or anywhere on the way to the reader."""
-    reader = stored.reader
-    for n in stored.chain.nodes:
-        if not _alone(graph, str(n.output[0]), {id(reader)}):
-            return False
-        reader = n
-    return (
-        _alone(graph, stored.root, {id(reader)})
-        and list(stored.reader.input).count(stored.reader.input[stored.index]) == 1
-    )
+def exclusive(graph: Graph, stored: Sequence[Stored]) -> bool:
+    """Whether nobody but these readers reads the values, at the root or anywhere on the way; each of them once."""
+    own = {id(n) for s in stored for n in (s.reader, *s.chain.nodes)}
+    names = {s.root for s in stored} | {str(n.output[0]) for s in stored for n in s.chain.nodes}
+    once = all(list(s.reader.input).count(s.reader.input[s.index]) == 1 for s in stored)
+    return once and all(_alone(graph, name, own) for name in names)
 
 
 def write_values(graph: EditableGraph, stored: Stored, values: Array, scale: Array) -> Refit:

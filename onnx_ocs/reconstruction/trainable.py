@@ -7,6 +7,7 @@ copies' X_clip stands in biases and in nodes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,8 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.write import scale_free
 from onnx_ocs.records.layouts import read_layouts
 from onnx_ocs.records.weights import read_refitted
@@ -87,9 +89,12 @@ def find_trainable(graph: Graph) -> Trainable:
     """
     known = read_refitted(graph.model)
     found = find_maps(graph)
+    roots = Counter(x.weight.root for x in found if isinstance(x, LinearMap))
     layers = []
-    for x in found:
-        if isinstance(x, LinearMap):
+    for k, x in enumerate(found):
+        if isinstance(x, LinearMap) and roots[x.weight.root] > 1:
+            found[k] = Refusal("weight_shared", "several layers read the weight", x.name)
+        elif isinstance(x, LinearMap):
             entry = known.get(x.node.output[0])
             if entry is not None:  # the range that an earlier fit kept to, even where its values do not show it
                 x = replace(x, weight=replace(x.weight, low=entry.low, high=entry.high))

@@ -7,6 +7,7 @@ weight's scale.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,10 @@ from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.linear import LinearMap, canonical
 from onnx_ocs.reconstruction.solve import Problem, Solution
-from onnx_ocs.reconstruction.stored import write_scale, write_values
+from onnx_ocs.reconstruction.stored import Stored, write_scale, write_values
 from onnx_ocs.records.weights import Refit, Refitted, digest, record_refitted
 
-__all__ = ["Values", "on_grid", "scale_free", "values", "write"]
+__all__ = ["Values", "on_grid", "scale_free", "values", "write", "write_all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,19 +194,34 @@ def _added_scale(layer: LinearMap, scale: Array | None, graph: Graph) -> Array |
     return np.asarray(product)
 
 
-def write(graph: EditableGraph, layer: LinearMap, new: Values) -> Refitted:
+def write_all(graph: EditableGraph, layers: Iterable[tuple[LinearMap, Values]]) -> None:
+    """Put new values of layers into a graph; what several of them share is written once."""
+    written: dict[str, Refitted] = {}
+    for layer, new in layers:
+        root = layer.weight.root
+        refitted = write(graph, layer, new, written.get(root))
+        written.setdefault(root, refitted)
+
+
+def write(graph: EditableGraph, layer: LinearMap, new: Values, shared: Refitted | None = None) -> Refitted:
     """Put new values into a graph and declare them on the layer's node.
 
     Args:
         graph: the graph that the layer was read from.
         layer: the layer.
         new: the values.
+        shared: what was written for a layer with the same weight: it is not written again.
     """
     stored = layer.weight
-    weight_scale = None if new.scale is None else write_scale(graph, stored, new.scale)
-    weight = write_values(graph, stored, new.weight, stored.scale if new.scale is None else new.scale)
+    if shared is not None:
+        weight, weight_scale = shared.weight, shared.weight_scale
+    else:
+        weight_scale = None if new.scale is None else write_scale(graph, stored, new.scale)
+        weight = write_values(graph, stored, new.weight, stored.scale if new.scale is None else new.scale)
     bias = bias_scale = None
-    if new.bias is not None and layer.bias is not None:
+    if new.bias is not None and layer.bias is not None and shared is not None and _one_bias(shared, layer.bias):
+        bias, bias_scale = shared.bias, shared.bias_scale
+    elif new.bias is not None and layer.bias is not None:
         if new.bias_scale is not None:
             bias_scale = write_scale(graph, layer.bias, new.bias_scale)
         step = layer.bias.scale if new.bias_scale is None else new.bias_scale
@@ -216,6 +232,11 @@ def write(graph: EditableGraph, layer: LinearMap, new: Values) -> Refitted:
     found = Refitted(weight, weight_scale, bias, bias_scale, stored.low, stored.high)
     record_refitted(layer.node, found)
     return found
+
+
+def _one_bias(shared: Refitted, bias: Stored) -> bool:
+    """Whether the bias is shared, too."""
+    return shared.bias is not None and shared.bias.before == bias.root
 
 
 def _add_bias(graph: EditableGraph, layer: LinearMap, new: Values) -> tuple[Refit, Refit | None]:

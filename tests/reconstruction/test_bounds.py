@@ -15,7 +15,8 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.reconstruction.bounds import Reach, reach
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.records.layouts import read_layouts
 
 

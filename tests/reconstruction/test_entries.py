@@ -9,8 +9,9 @@ import pytest
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.reconstruction.entries import entries
+from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.write import Values
 from onnx_ocs.refusals import Refusal
 

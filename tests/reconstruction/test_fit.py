@@ -15,8 +15,9 @@ from zoo import build
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
+from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.regions.find import find_regions
 

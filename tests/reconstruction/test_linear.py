@@ -11,7 +11,8 @@ from onnx import helper
 from zoo import execute
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.refusals import Refusal
 

@@ -17,7 +17,8 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.pairing import Pair, Reference, pair_layers
 from onnx_ocs.regions.find import find_regions
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.patches import Window, draw, inputs, outputs, window
 
 RNG = np.random.default_rng(0)

@@ -20,7 +20,8 @@ from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import PassResult, run_passes
 from onnx_ocs.reconstruction.copies import ties
-from onnx_ocs.reconstruction.linear import LinearMap, canonical, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap, canonical
 from onnx_ocs.records.weights import digest, read_refitted
 
 SAMPLES = 48

@@ -10,7 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Moments, Sums
 from onnx_ocs.reconstruction.solve import RIDGES, Problem, best, choose_ridge, problem, solve
 

@@ -16,7 +16,8 @@ from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
 from onnx_ocs.regions.find import find_regions
 

@@ -65,7 +65,7 @@ def read(model: onnx.ModelProto) -> tuple[EditableGraph, Stored]:
 def test_what_is_written_is_what_the_layer_sees(make: Any) -> None:
     """Integers in the reader's axes, whatever stands in front; new scales reach Q and DQ alike."""
     graph, stored = read(make())
-    assert stored.integers is not None and np.array_equal(stored.integers, INT) and exclusive(graph, stored)
+    assert stored.integers is not None and np.array_equal(stored.integers, INT) and exclusive(graph, [stored])
     assert stored.axis == 0 and np.array_equal(stored.value, INT * SCALE[:, None].astype(np.float64))
     assert np.array_equal(stored.spread(stored.scale), SCALE[:, None])
     new, scale = np.asarray([[3, 3, -1], [-2, 0, 1]]), np.asarray([0.125, 2.0])
@@ -113,12 +113,13 @@ def test_what_others_read() -> None:
     """A weight may not change then; a scale that another constant uses is replaced by one of its own."""
     model = plain_integers()
     model.graph.node.insert(0, helper.make_node("Identity", ["w"], ["other"]))
-    assert not exclusive(*read(model))
+    graph, stored = read(model)
+    assert not exclusive(graph, [stored])
     model = plain_integers()
     model.graph.initializer.append(numpy_helper.from_array(INT, "w2"))
     model.graph.node.insert(0, dq("w2", "s", out="other", axis=0))
     graph, stored = read(model)
-    assert exclusive(graph, stored)
+    assert exclusive(graph, [stored])
     entry = write_scale(graph, stored, np.asarray([1.0, 2.0]))
     assert entry is not None and entry.before == "s" != entry.name
     assert np.array_equal(graph.constant("s"), SCALE) and np.array_equal(graph.constant(entry.name), [1, 2])

@@ -13,7 +13,8 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
-from onnx_ocs.reconstruction.linear import LinearMap, find_maps
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.solve import Solution, problem
 from onnx_ocs.reconstruction.write import Values, on_grid, scale_free, values, write
 from onnx_ocs.records.weights import read_refitted
