@@ -22,6 +22,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.forward import Forward
 from onnx_ocs.reconstruction.linear import LinearMap
+from onnx_ocs.reconstruction.masks import rows_of
 from onnx_ocs.reconstruction.moments import Moments, Sums, added
 from onnx_ocs.reconstruction.pairing import Pair, Reference
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
@@ -38,9 +39,10 @@ INPUTS = 30_000_000  # values of these positions' inputs, beyond which fewer are
 FEWEST = 6000
 HELD_IN_MEMORY = 1 << 29
 ROUNDS = 3
+WRITTEN = ("positions", "folds", "target", "weights", "shape")  # of every layer and batch
 
-Products = tuple[int, Array, Array, Array, Array, Array]
-_Part = tuple[int, Array, Array, Products | None]
+Products = tuple[float, Array, Array, Array, Array, Array]
+_Part = tuple[int, Array, Array, Array | None, Products | None]
 Feeds = Callable[[], Iterator[Mapping[str, Array]]]
 Progress = Callable[[str, int, int | None], None]
 
@@ -64,7 +66,7 @@ class Fitting:
             seed: of the drawn positions.
             total: number of samples.
             unit: how many samples always come together.
-            masks: gives which rows of a feed count, bool (samples, positions), or None.
+            masks: gives how much rows of a feed count, (samples, positions) or (samples,), or None: all alike.
             progress: called during long work.
         """
         self.graph, self.reference, self.total = graph, reference, total
@@ -123,9 +125,8 @@ class Fitting:
         shape = tuple(d for a, d in enumerate(y.shape) if a != axis)
         count = int(np.prod(shape))
         parts = size if shape and shape[0] % size == 0 else 1
-        allowed = None
-        if mask is not None and mask.size == count:
-            allowed = mask.reshape(-1)
+        weights = rows_of(mask, shape, size)
+        allowed = None if weights is None else weights > 0
         inputs_of_row = layer.columns.size
         most = min(ROWS, max(FEWEST, INPUTS // inputs_of_row))
         each, share = count // parts, -(-most * (size // parts) // max(self.total, 1))
@@ -153,6 +154,7 @@ class Fitting:
             ("positions", positions),
             ("folds", fold(numbers, self.total, self.unit)),
             ("target", target),
+            ("weights", np.empty(0) if weights is None or weights.dtype == np.bool_ else weights[positions]),
         ):
             self.shelf.put((what, task.number, batch), value)
         self.shelf.put(("shape", task.number, batch), np.asarray(y.shape))
@@ -165,14 +167,14 @@ class Fitting:
 
         for found in in_order(work, forward.run(number), CORES):
             for task, parts in zip(stage, found, strict=True):
-                for which, x, t, products in parts:
+                for which, x, t, weights, products in parts:
                     sums = task.sums.setdefault(which, Sums(x, t))
-                    sums.add(sums.products(x, t) if products is None else products)
+                    sums.add(sums.products(x, t, weights) if products is None else products)
                     if task.clamp is not None and which != Fold.JUDGE:
-                        task.rows.append((x, t))
+                        task.rows.append((x, t, weights))
         for task in stage:
             for batch in range(forward.batches):
-                for what in ("positions", "folds", "target", "shape"):
+                for what in WRITTEN:
                     self.shelf.drop((what, task.number, batch))
 
     def _solve_stage(self, stage: Sequence[Sequence[Task]]) -> None:
@@ -188,9 +190,7 @@ class Fitting:
     def _parts(self, task: Task, batch: int, got: Mapping[str, Array]) -> list[_Part]:
         """Inputs and targets at the drawn positions of a batch, by fold, and their products with each other."""
         layer = task.layer
-        positions, folds, target, shape = (
-            self.shelf.get((what, task.number, batch)) for what in ("positions", "folds", "target", "shape")
-        )
+        positions, folds, target, weights, shape = (self.shelf.get((what, task.number, batch)) for what in WRITTEN)
         if not positions.size:
             return []
         x = inputs(layer, got[layer.x], shape.tolist(), positions)
@@ -201,8 +201,9 @@ class Fitting:
             at = folds == which
             if at.any():
                 seen, aim = _grouped(layer, x[at]), target[at][:, layer.outputs].transpose(1, 0, 2)
-                sums = task.sums.get(int(which))
-                found.append((int(which), seen, aim, None if sums is None else sums.products(seen, aim)))
+                sums, weigh = task.sums.get(int(which)), weights[at] if weights.size else None
+                products = None if sums is None else sums.products(seen, aim, weigh)
+                found.append((int(which), seen, aim, weigh, products))
         return found
 
     def _solve(self, group: Sequence[Task]) -> list[Values] | None:
@@ -269,12 +270,12 @@ class Fitting:
         fixed = 0.0 if task.layer.free else task.layer.fixed[task.layer.rows][:, None]
         for _ in range(ROUNDS):
             sums: Sums | None = None
-            for x, t in task.rows:
+            for x, t, weights in task.rows:
                 y = x @ s.weight.transpose(0, 2, 1).astype(np.float32) + s.bias[:, None].astype(np.float32) + fixed
                 aim = np.where(t <= low, np.minimum(y, low), np.where(t >= high, np.maximum(y, high), t))
                 aim = aim.astype(np.float32)
                 sums = sums or Sums(x, aim)
-                sums.add(sums.products(x, aim))
+                sums.add(sums.products(x, aim, weights))
             assert sums is not None
             m = sums.moments()
             s = solve(task.problem, m if task.layer.free else _without(m, task.layer.fixed[task.layer.rows]), s.ridge)

@@ -22,7 +22,7 @@ from onnx_ocs.reconstruction.fit import Fitted, Fitting
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.gate import Judge, choose
 from onnx_ocs.reconstruction.linear import LinearMap
-from onnx_ocs.reconstruction.masks import mask_of
+from onnx_ocs.reconstruction.masks import mask_of, weights_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
 from onnx_ocs.reconstruction.train import Effort, Refinement, check_torch, parse_refine, refine
@@ -41,7 +41,12 @@ JUDGED = 64  # most samples on which the result is judged
 
 
 def reconstruct(
-    model: onnx.ModelProto, context: Context, mask_input: str | None, refine_by: str | None, by: Pass
+    model: onnx.ModelProto,
+    context: Context,
+    mask_input: str | None,
+    weights: Callable[[Mapping[str, Array]], Array | None] | None,
+    refine_by: str | None,
+    by: Pass,
 ) -> PassResult:
     """Fit what can be fitted, in place.
 
@@ -49,6 +54,7 @@ def reconstruct(
         model: the model.
         context: calibration samples, the float model if there is one, and the model before all passes.
         mask_input: the input that says which positions count; None where it is found by structure.
+        weights: gives how much samples and positions count, instead of a mask (`weights_of`).
         refine_by: steps or time of a refinement with gradients behind the fit (`parse_refine`); None for none.
         by: the pass that is named in the file.
 
@@ -75,7 +81,7 @@ def reconstruct(
     original = context.original or model
     exact = stand_in(original)
     floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
-    mask = mask_of(graph, mask_input, some)
+    mask = mask_of(graph, mask_input, some) if weights is None else weights_of(weights)
     if floats is None:
         layers = seen_in(layers, original)
     pairs = pair_layers(graph, layers, floats, exact, some)

@@ -61,7 +61,7 @@ class Task:
         other: the tensor that is added behind it, where it is waited for.
         clamp: what follows can express, where that is coarse.
         sums: moments, by fold.
-        rows: what is summed there, where the targets will change.
+        rows: what is summed there, and how much it counts, where the targets will change.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Task:
     other: str | None = None
     clamp: tuple[Array, Array] | None = None
     sums: dict[int, Sums] = field(default_factory=dict)
-    rows: list[tuple[Array, Array]] = field(default_factory=list)
+    rows: list[tuple[Array, Array, Array | None]] = field(default_factory=list)
 
     @property
     def layer(self) -> LinearMap:

@@ -26,7 +26,10 @@ Array = np.ndarray[Any, Any]
 Model = onnx.ModelProto
 
 
-def twins(style: Style = Style(bias="int32"), apart: bool = False, bias: bool = False, behind: bool = False) -> Net:
+WHOLE = Style(bias="int32")
+
+
+def twins(style: Style = WHOLE, apart: bool = False, bias: bool = False, behind: bool = False) -> Net:
     """Two layers with one weight, on two inputs; `apart`: each has a DequantizeLinear of its own; `bias`: one bias."""
     n = Net(style, x=(4, 5, 5), z=(4, 5, 5))
     one = n.conv(n.qdq("x", "mid", tag="one"), 4)
@@ -71,7 +74,7 @@ def maps(model: Model) -> list[LinearMap | Refusal]:
     return find_maps(Graph(model))
 
 
-@pytest.mark.parametrize("style", [Style(bias="int32"), Style(weight="int4", opset=21), Style(bias="none")])
+@pytest.mark.parametrize("style", [WHOLE, Style(weight="int4", opset=21), Style(bias="none")])
 @pytest.mark.parametrize("form", [{}, {"apart": True}, {"bias": True}])
 def test_one_weight_for_all_of_them(style: Style, form: dict[str, bool]) -> None:
     """Solved jointly, declared by both, proved; each output is better on samples that no fit has seen."""

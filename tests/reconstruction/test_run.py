@@ -173,6 +173,25 @@ def test_padding_does_not_count() -> None:
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def test_samples_count_as_much_as_their_weights_say() -> None:
+    """Whatever samples of weight 0 hold, the same integers come out; without weights it matters."""
+    model, samples = rough()
+    floats, _ = build("bias_int32_residual")
+    odd = np.arange(96) % 3 == 1
+
+    def weights(filled: float, given: bool) -> list[np.ndarray]:
+        noise = np.random.default_rng(7).standard_normal(samples["x"].shape)
+        x = np.where(odd[:, None, None, None], filled * noise, samples["x"]).astype(np.float32)
+        x[:, 0, 0, 0] = odd  # what the function knows them by
+        how = Reconstruct(weights=lambda feed: 2.0 - 2 * feed["x"][:, 0, 0, 0]) if given else Reconstruct()
+        new, _ = run_passes(model, [how], Context(open_samples({"x": x}, model), floats=floats))
+        return [v for v, _ in constants(new).values()]
+
+    for given in (True, False):
+        one, other = weights(0.5, given), weights(3.0, given)
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)) == given
+
+
 def masked_attention() -> onnx.ModelProto:
     """Scores of padded columns are far below the others; weights are damaged."""
     n = Net(Style(opset=21, weight="int4"), x=(5, 12), mask=(5,))

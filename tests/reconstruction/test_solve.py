@@ -124,5 +124,5 @@ def test_the_ridge_is_what_held_out_samples_say(noise: float, rows: int, wanted:
         return moments(x, x @ true.transpose(0, 2, 1) + noise * rng.standard_normal((1, count, 3)))
 
     prior = true if noise else true + 0.5
-    ridge, useful = choose_ridge(grid(3, 8, prior=prior), drawn(rows), drawn(4000))
+    ridge, useful = choose_ridge(grid(3, 8, prior=prior), [drawn(rows)], [drawn(4000)])
     assert useful and ridge in wanted and ridge in RIDGES
