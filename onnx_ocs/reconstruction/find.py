@@ -69,7 +69,8 @@ def _alike(a: LinearMap, b: LinearMap) -> bool:
 
 
 def _same_grid(a: Stored, b: Stored) -> bool:
-    return (a.kind, a.axis, a.low, a.high) == (b.kind, b.axis, b.low, b.high) and (
+    seen = [(s.kind, s.grid, s.moves, s.moves_before, s.low, s.high) for s in (a, b)]
+    return seen[0] == seen[1] and (
         np.array_equal(a.scale, b.scale)
         and np.array_equal(a.zero, b.zero)
         and {name for _, name in a.scales} == {name for _, name in b.scales}

@@ -94,6 +94,8 @@ def find_trainable(graph: Graph) -> Trainable:
     for k, x in enumerate(found):
         if isinstance(x, LinearMap) and roots[x.weight.root] > 1:
             found[k] = Refusal("weight_shared", "several layers read the weight", x.name)
+        elif isinstance(x, LinearMap) and (x.weight.reshaped or (x.bias is not None and x.bias.reshaped)):
+            found[k] = Refusal("weight_form", "a Reshape stands between a constant and the layer", x.name)
         elif isinstance(x, LinearMap):
             entry = known.get(x.node.output[0])
             if entry is not None:  # the range that an earlier fit kept to, even where its values do not show it

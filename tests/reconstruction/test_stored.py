@@ -138,3 +138,25 @@ def test_what_cannot_be_edited(nodes: list[onnx.NodeProto], why: str) -> None:
     graph = EditableGraph(gemm(nodes, "wd", w=INT.view(np.uint8), s=np.float32(0.5), low=np.float32(-1)))
     found = read_stored(graph, graph.nodes[-1], 1)
     assert isinstance(found, str) and why in found
+
+
+def split() -> onnx.ModelProto:
+    """Scales lie along an axis that a Reshape joins with another one."""
+    nodes = [dq("w3", "s", out="a", axis=1), helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0, 2])]
+    nodes += [helper.make_node("Reshape", ["b", "shape"], ["c"])]
+    model = gemm(nodes, "c", w3=INT.reshape(2, 1, 3).transpose(1, 0, 2), s=SCALE)
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([2, 3]), "shape"))
+    return model
+
+
+def test_behind_a_reshape() -> None:
+    """Scales are spread over what the reader sees; integers go back to where they are stored."""
+    graph, stored = read(split())
+    assert stored.reshaped and stored.axis is None and stored.root == "w3"
+    assert stored.integers is not None and np.array_equal(stored.integers, INT)
+    assert np.array_equal(np.broadcast_to(stored.spread(stored.scale), INT.shape), np.repeat(SCALE[:, None], 3, 1))
+    new, scale = np.asarray([[3, 3, -1], [-2, 0, 1]]), np.asarray([0.125, 2.0])
+    write_scale(graph, stored, scale)
+    write_values(graph, stored, new, scale)
+    graph.commit()
+    assert np.array_equal(execute(graph.model, {"x": np.eye(2, dtype=np.float32)})[0], new * scale[:, None])
