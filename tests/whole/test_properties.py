@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
-from properties import COMMON, cases, check, check_planned, planned_cases
+from properties import COMMON, cases, check, check_planned, check_refitted, planned_cases, refitted_cases
 
 
 @settings(max_examples=40, derandomize=True, **COMMON)
@@ -20,6 +20,12 @@ def test_random_graphs(graph: Any, ratio: float, copies: int, mode: Any, verify:
 @planned_cases
 def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any, seed: int) -> None:
     check_planned(*graph, budget, mode, effort, seed)
+
+
+@settings(max_examples=4, derandomize=True, **COMMON)
+@refitted_cases
+def test_random_graphs_refitted(graph: Any, ratio: float, copies: bool, seed: int) -> None:
+    check_refitted(*graph, ratio, copies, seed)
 
 
 def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
