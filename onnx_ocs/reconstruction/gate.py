@@ -19,7 +19,10 @@ from onnx_ocs.runtime.threads import CORES, in_order
 __all__ = ["Judge", "choose"]
 
 APART = 100.0  # ratio of channels' energies from which each is judged by itself
-GAIN = 0.1  # decibels that taking layers back must bring
+GAIN = 0.1  # decibels that a choice must bring
+SURE = 2.0  # standard errors by which taking layers back must be better: each of them was better by itself
+LIKELY = 1.0  # by which what stays must be better than nothing
+FEW = 8.0  # and so many more, divided by the number of feeds
 QUESTIONS = 6  # most models that are asked
 FLOOR = 1e-6  # of the strongest channel's energy: weaker ones are not judged by themselves
 
@@ -127,24 +130,24 @@ def choose(count: int, losses: Callable[[frozenset[int]], Array]) -> frozenset[i
                 continue
             found = losses(without)
             asked += 1
-            if _surely_better(found, best) and np.all(found.sum(1) <= np.maximum(before, best).sum(1)):
+            if _better(found, best, SURE) and np.all(found.sum(1) <= np.maximum(before, best).sum(1)):
                 kept, best = without, found
     if _no_worse(best, before):
         return kept
     return _prefix(sorted(kept), before, losses)
 
 
-def _surely_better(now: Array, then: Array) -> bool:
-    """Whether the errors are smaller by more than chance: by two standard errors, of few feeds by more."""
+def _better(now: Array, then: Array, errors: float) -> bool:
+    """Whether the loss is smaller by more than chance: by so many standard errors, of few feeds by more."""
     gain = 10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)).mean(0)
     if gain.size < 2 or not np.isfinite(gain).all():
         return bool(now.sum() < then.sum())
-    return bool(gain.mean() > max(GAIN, (2 + 8 / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size)))
+    return bool(gain.mean() > max(GAIN, (errors + FEW / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size)))
 
 
 def _no_worse(now: Array, before: Array) -> bool:
     """Whether no output is worse, and all together are better by more than chance."""
-    return bool(np.all(now.sum(1) <= before.sum(1))) and _surely_better(now, before)
+    return bool(np.all(now.sum(1) <= before.sum(1))) and _better(now, before, LIKELY)
 
 
 def _prefix(layers: Sequence[int], before: Array, losses: Callable[[frozenset[int]], Array]) -> frozenset[int]:

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.records.layouts import read_layouts
 from onnx_ocs.regions.find import find_regions
 
@@ -33,7 +33,7 @@ def stand_in(model: onnx.ModelProto) -> onnx.ModelProto | None:
     return None if plain is None else reference(plain, find_regions(Graph(plain), infer_shapes(plain)))
 
 
-def seen_in(layers: Sequence[Layer], model: onnx.ModelProto) -> list[Layer]:
+def seen_in(layers: Sequence[LinearMap], model: onnx.ModelProto) -> list[LinearMap]:
     """The layers, aiming at a stand-in of a model: of a translated one it has the copies' rows, too."""
     if not read_layouts(model):
         return list(layers)

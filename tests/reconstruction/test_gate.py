@@ -86,6 +86,25 @@ def test_nothing_is_kept_where_all_harm() -> None:
     assert choose(8, errors_without(set(range(8)))) == frozenset()
 
 
+def scattered(gains: list[float], feeds: int) -> Any:
+    """One output whose error falls by these gains (dB, on average over the feeds), each feed's by its own chance."""
+    chance = np.random.default_rng(0).standard_normal(feeds)
+    chance = 3 * (chance - chance.mean()) / chance.std(ddof=1)
+
+    def losses(chosen: frozenset[int]) -> np.ndarray:
+        if not chosen:
+            return np.ones((1, feeds))
+        return np.asarray([10 ** (-(sum(gains[k] for k in chosen) + chance) / 10)])
+
+    return losses
+
+
+@pytest.mark.parametrize(("gain", "feeds", "kept"), [(1.3, 32, True), (0.4, 32, False), (1.3, 8, False), (3, 8, True)])
+def test_what_is_kept_is_likely_to_help(gain: float, feeds: int, kept: bool) -> None:
+    """A little more than one standard error of 3 dB among so many feeds, and more of few."""
+    assert choose(1, scattered([gain], feeds)) == (frozenset([0]) if kept else frozenset())
+
+
 def test_no_output_may_be_worse() -> None:
     """The first output gains from every layer, the second loses from the fifth on."""
 

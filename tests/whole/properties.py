@@ -12,6 +12,9 @@ gives in stages what it gives in one session, to the last bit.
 
 With `--all`: all passes of the house one after the other, fitted to samples, raise nothing, are verified, and lose no
 more than that.
+
+With `--refitted`: re-fitted weights, with copies or without, raise nothing, are verified, and lose no more than that;
+without copies nothing but what the layers declare is another than before.
 """
 
 from __future__ import annotations
@@ -44,11 +47,13 @@ from onnx_ocs.planning.options import Effort, PlanOptions
 from onnx_ocs.probes import stages as staged
 from onnx_ocs.probes.stages import STAGES
 from onnx_ocs.probes.switchboard import Switchboard, narrow
+from onnx_ocs.records.weights import Refit, read_refitted
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.targets.ort import integer_kernels
 from onnx_ocs.translation.decision import Mode
 
 Array = np.ndarray[Any, Any]
+SAMPLES = 16  # feeds to fit on
 
 
 def accepted(model: onnx.ModelProto) -> bool:
@@ -198,6 +203,36 @@ def check_fitted(model: onnx.ModelProto, result: api.RewriteResult) -> None:
     assert after is None or agrees or (before is not None and after >= before - LOSS_DB), "it lost"
 
 
+def check_refitted(model: onnx.ModelProto, feed: dict[str, Array], ratio: float, copies: bool, seed: int) -> str:
+    """Hold one graph to the properties of re-fitted weights; says what kind of case it was."""
+    rng = np.random.default_rng(seed)
+    feeds = [{k: (v * rng.uniform(0.5, 1.5, v.shape)).astype(v.dtype) for k, v in feed.items()} for _ in range(SAMPLES)]
+    try:
+        for f in feeds:
+            execute(model, f)
+    except Exception:
+        return "onnxruntime does not run it"
+    passes: list[Pass] = [Translate(ratio), Reconstruct()] if copies else [Reconstruct()]
+    try:
+        result = api.rewrite(model, calib=feeds, passes=passes)
+    except VerificationError as e:
+        return refused(model, e)
+    assert accepted(result.model) or not accepted(model), "onnx.checker rejects the result"
+    if not result.changed:
+        return "left as it is"
+    assert result.verification is not None and result.verification.verdict == "PASSED"
+    fitted = read_refitted(result.model)
+    if not copies:
+        declared = {e.name for r in fitted.values() for e in vars(r).values() if isinstance(e, Refit)}
+        old = {t.name: t.SerializeToString() for t in model.graph.initializer}
+        for t in result.model.graph.initializer:
+            assert t.name in declared or old[t.name] == t.SerializeToString(), f"{t.name} is not declared"
+        quality = result.report["quality"]
+        before, after = quality["sqnr_before_db"], quality["sqnr_after_db"]
+        assert after is None or before is None or after >= before - LOSS_DB, "it lost"
+    return "re-fitted" if fitted else "translated only"
+
+
 def check_stages(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> None:
     """The switchboard in stages against the same in one session; stages at rest may add up in another order."""
     shapes = infer_shapes(model)
@@ -218,6 +253,7 @@ efforts = st.sampled_from(["auto", "quick", "full"])
 planned_cases = given(graphs(), st.sampled_from([0.0, 0.1, 0.5, 2.0]), modes, efforts, st.integers(0, 99))
 firsts = st.one_of(st.builds(Translate, ratios, st.integers(1, 3), modes), st.builds(Split, ratios))
 all_cases = given(graphs(), firsts, st.integers(0, 99))
+refitted_cases = given(graphs(), st.sampled_from([0.25, 1.0]), st.booleans(), st.integers(0, 99))
 COMMON = {
     "deadline": None,
     "database": None,
@@ -249,9 +285,14 @@ def search(count: int, seed: int, kind: str = "hold") -> Counter[str]:
     def hold_all(graph: Any, first: Pass, seed: int) -> None:
         count_in(check_all(*graph, first, seed))
 
+    @refitted_cases
+    def hold_refitted(graph: Any, ratio: float, copies: bool, seed: int) -> None:
+        count_in(check_refitted(*graph, ratio, copies, seed))
+
+    kinds = {"hold": hold, "planned": hold_planned, "all": hold_all, "refitted": hold_refitted}
     random.seed(seed)
     look = settings(max_examples=count, phases=[Phase.generate, Phase.shrink], **COMMON)
-    seeded(seed)(look({"hold": hold, "planned": hold_planned, "all": hold_all}[kind]))()
+    seeded(seed)(look(kinds[kind]))()
     return tally
 
 
@@ -261,6 +302,7 @@ def main() -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--planned", dest="kind", action="store_const", const="planned", default="hold")
     p.add_argument("--all", dest="kind", action="store_const", const="all")
+    p.add_argument("--refitted", dest="kind", action="store_const", const="refitted")
     a = p.parse_args()
     tally = search(a.count, a.seed, a.kind)
     print(f"{sum(tally.values())} graphs: " + ", ".join(f"{n} {w}" for w, n in sorted(tally.items())))

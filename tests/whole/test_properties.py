@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import Phase, settings
-from properties import COMMON, all_cases, cases, check, check_all, check_planned, planned_cases
+from properties import (
+    COMMON,
+    all_cases,
+    cases,
+    check,
+    check_all,
+    check_planned,
+    check_refitted,
+    planned_cases,
+    refitted_cases,
+)
 
 from onnx_ocs.passes import Pass
 
@@ -28,6 +38,12 @@ def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any
 @all_cases
 def test_random_graphs_by_all_passes(graph: Any, first: Pass, seed: int) -> None:
     check_all(*graph, first, seed)
+
+
+@settings(max_examples=4, derandomize=True, **COMMON)
+@refitted_cases
+def test_random_graphs_refitted(graph: Any, ratio: float, copies: bool, seed: int) -> None:
+    check_refitted(*graph, ratio, copies, seed)
 
 
 def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
