@@ -112,8 +112,7 @@ def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, options
     shares = {id(n): _share(graph, r, n) for n in r.walk.weights}
     macs = sum(base[n] * share for n, share in shares.items())
     one = np.ones(r.walk.channels, np.int64)
-    uniform = r.walk.groups > 1 or (mode in ("early", "integer") and r.walk.depthwise)
-    full = replace(alone, macs=macs, shares=shares, uniform=uniform)
+    full = replace(alone, macs=macs, shares=shares, uniform=r.walk.groups > 1)
     if (
         mode != "late"
         and isinstance(r.early, Early)

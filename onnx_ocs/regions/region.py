@@ -47,7 +47,7 @@ class Walk:
     Attributes:
         axis: channel axis.
         channels: number of channels.
-        weights: layers that read it with a repeated weight.
+        weights: layers that read it with a repeated weight, and depthwise ones, which read the copies folded back.
         depthwise: whether one of them is depthwise.
         groups: number of equal groups that the copies must respect (1: none).
         folded: readers for which the copies are folded back, with the reason.
