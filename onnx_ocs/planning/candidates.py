@@ -171,4 +171,5 @@ def room(c: Candidate, step: int, copies: int) -> tuple[int, int]:
     if c.limit < np.inf:
         up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0
     low = most if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
-    return up, low
+    alive = [int(n.max()) for n in c.region.alive(q.scale * c.steps[step])]
+    return min(up, alive[0]), min(low, alive[1])

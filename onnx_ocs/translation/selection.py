@@ -94,6 +94,8 @@ class Selection:
         upper, lower = outliers.upper, outliers.lower
         if q.float_dtype != np.float32:  # i * X_clip is held ever less exactly
             upper, lower = upper[:, :HALF_COPIES], lower[:, :HALF_COPIES]
+        if not self.halved:  # copies that nothing can reach are none
+            upper, lower = (m[:, : int(n.max())] for m, n in zip((upper, lower), region.alive(), strict=True))
         if self.halved:
             if walk.integers_leave:
                 at = label(region.nodes[0])
