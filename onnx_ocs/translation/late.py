@@ -1,12 +1,12 @@
 """Late: the copies are made in float behind the activation, and quantized like what they are copies of.
 
     parts       a,   relu(a - i * X_clip),   min(a + i * X_low, 0)
+    floats      Q(Concat(a, relu(a - X_clip), ...))
     integers    Concat(Q(a), Q(relu(a - X_clip)), ...)        every part has a quantizer of its own
-    floats      Q(Concat(a, relu(a - X_clip), ...))           where integers cannot be joined
     halves      Q(a / 2) twice
 
-Both give the same values.  Of signed integers behind a Concat of floats OpenVINO makes wrong ones, so the first is made
-wherever it can be.
+Both give the same values.  Of int8 behind a Concat of floats OpenVINO makes wrong ones: these are stored without a sign
+(`onnx_ocs.translation.unsigned`), or where somebody else reads them, joined.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def parts(graph: EditableGraph, region: Region, wide: Wide, behind: int) -> list
 
 
 def joins(graph: Graph, region: Region, node: NodeProto) -> bool:
-    """Whether what a region's QuantizeLinear writes can be joined to what others write.
+    """Whether the integers of bases and copies are to be joined, and can be: int8, no Clip behind.
 
-    Concat knows no integers of less than a byte, and a quantizer's bounds may stand in a Clip behind it.
+    It costs their readers onnxruntime's integer kernels on x86, which takes int8 from a quantizer alone.
     """
     clipped = any(is_op(r, "Clip") for r in graph.readers(node.output[0]))
-    return region.quantizer.dtype.kind in "iu" and not clipped and graph.opset >= ANY_CONCAT
+    return region.quantizer.dtype == np.int8 and not clipped and graph.opset >= ANY_CONCAT
 
 
 def integers(graph: EditableGraph, node: NodeProto, found: Sequence[Part], wide: Wide) -> str:

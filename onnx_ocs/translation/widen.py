@@ -12,6 +12,7 @@ under the tensor's old name, so that graph outputs and subgraphs see no differen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -31,6 +32,7 @@ from onnx_ocs.regions.wide import Wide, join
 from onnx_ocs.translation import early, late
 from onnx_ocs.translation.decision import Decision, Widened
 from onnx_ocs.translation.foldback import fold
+from onnx_ocs.translation.unsigned import can_be_unsigned, unsigned
 
 __all__ = ["widen", "widened"]
 
@@ -39,6 +41,7 @@ class _Widening:
     def __init__(self, graph: EditableGraph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> None:
         self.graph, self.shapes = graph, shapes
         self.results = [Widened(d) for d in decisions]
+        self.decisions = [self.stored(d) for d in decisions]
         self.decided = {id(n): k for k, d in enumerate(decisions) for n in d.region.nodes}
         self.plans: dict[int, dict[int, tuple[Route, Wide]]] = {}
         self.owners: dict[str, frozenset[int]] = {}
@@ -58,7 +61,7 @@ class _Widening:
     def start(self, node: NodeProto) -> None:
         """Make the copies in front of a region's QuantizeLinear, or beside it."""
         k = self.decided[id(node)]
-        decision = self.results[k].decision
+        decision = self.decisions[k]
         graph, region, wide, owners = self.graph, decision.region, decision.wide, frozenset([k])
         if decision.mode == "late" and not wide.halved:
             if k not in self.parts:
@@ -76,6 +79,13 @@ class _Widening:
         graph.set_input(node, 0, self.sources[k])
         late.parameters(graph, node, wide.origin)
         self.publish(node.output[0], wide, owners)
+
+    def stored(self, decision: Decision) -> Decision:
+        """A decision about late copies, their integers without a sign where that can be."""
+        region = decision.region
+        if decision.mode == "early" or decision.halved or not can_be_unsigned(self.graph, region):
+            return decision
+        return replace(decision, region=unsigned(self.graph, region))
 
     def behind(self, tensor: str, axis: int) -> int:
         """Number of axes behind one; negative where the tensor's rank is not known."""

@@ -12,6 +12,7 @@ import pytest
 
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import Taken
+from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq import bias, weights
 from onnx_ocs.qdq.bias import Bias
 from onnx_ocs.regions.wide import Wide
@@ -200,6 +201,21 @@ def bases_alone(m: Patch) -> None:
         return wrong
 
     replaced(late, "integers", make)(m)
+
+
+def mislabelled(record: Any, node: Any) -> None:
+    """The integers of another tensor are said to be unsigned."""
+    record(node)
+    node.metadata_props[-1].value = "x_q"
+
+
+def integers_leave(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """A copy of a model that gives the integers of a quantizer, too."""
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    shape = infer_shapes(model)[tensor]
+    new.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.INT8, shape))
+    return new
 
 
 def layout_recorded(**changes: Callable[[Array], Array]) -> Callable[[Patch], None]:

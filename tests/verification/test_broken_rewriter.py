@@ -22,8 +22,10 @@ from mistakes import (
     factors,
     floor_shift,
     input_stays,
+    integers_leave,
     joined,
     layout_recorded,
+    mislabelled,
     one,
     operator,
     picked,
@@ -47,7 +49,7 @@ from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation import widen
+from onnx_ocs.translation import unsigned, widen
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify
 
@@ -80,6 +82,11 @@ def both_sides() -> tuple[Model, Any]:
     return model, Translate(plan=random_plan(model, 4))
 
 
+def leaving() -> tuple[Model, Any]:
+    """Signed integers that somebody else reads, too, so that they keep their sign."""
+    return integers_leave(zoo.build("int8")[0], "relu1_q"), Translate(0.5, 2, "late")
+
+
 def some(name: str, p: Any) -> Callable[[], tuple[Model, Any]]:
     def make() -> tuple[Model, Any]:
         return zoo.build(name)[0], p
@@ -98,7 +105,8 @@ SUBJECTS: dict[str, Callable[[], tuple[Model, Any]]] = {
     "late": some("residual", Translate(0.5, 2, "late")),
     "late, both sides": both_sides,
     "late, depthwise": some("depthwise", Translate(0.5, 1, "late")),
-    "late, joined": some("int8", Translate(0.5, 2, "late")),
+    "late, joined": leaving,
+    "late, unsigned": some("int8", Translate(0.5, 2, "late")),
     "late, grouped": some("uint4_grouped", Translate(0.5, 1, "late")),
     "halved early": some("conv_relu_conv", Split(0.5)),
     "halved late": some("residual", Split(0.5, "late")),
@@ -224,6 +232,12 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
         ("parts: the bases stand for the copies", joined(lambda names: [names[0]] * len(names))),
         ("parts: the layout is another node's", layout_recorded(level=lambda v: -v)),
         ("parts: a reader takes the bases alone", bases_alone),
+    ],
+    "late, unsigned": [
+        ("unsigned: another offset", replaced(unsigned, "OFFSET", lambda _: 127)),
+        ("unsigned: one zero point is off", constants("_zero_unsigned", one)),
+        ("unsigned: not declared", replaced(unsigned, "record_unsigned", lambda _: lambda _: None)),
+        ("unsigned: declared of another", replaced(unsigned, "record_unsigned", lambda f: lambda n: mislabelled(f, n))),
     ],
     "late, grouped": [
         ("grouped weights: in another order", constants("_w_wide", lambda w: np.roll(w, 1, axis=1))),
