@@ -99,7 +99,7 @@ def _decide(
             code = "excluded" if r.tensor in excluded else "not_planned"
             found = refused.get(k) or r.refusal or Refusal.of(code, label(r.nodes[0]))
         elif p.copies.any() or p.copies_low.any():
-            found = early_or_late(graph, now[r.key], p)
+            found = early_or_late(graph, now[r.key], p.alive(now[r.key]))
             if isinstance(found, Refusal):
                 if isinstance(r, Region) and _new_step(r, p):
                     found = None  # its step alone

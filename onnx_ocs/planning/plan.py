@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ class PlannedRegion:
     def key(self) -> Key:
         """The region's (`Region.key`)."""
         return self.tensor, self.quantizers
+
+    def alive(self, region: Region) -> PlannedRegion:
+        """The same without copies that could never hold anything (the plan of an earlier version may have such).
+
+        Args:
+            region: with its new step.
+        """
+        up, low = region.alive()
+        return replace(self, copies=np.minimum(self.copies, up), copies_low=np.minimum(self.copies_low, low))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -188,6 +197,10 @@ def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decis
 
     Other regions' new steps may have made it impossible: a bias counts in the steps of what its layer reads.
     """
+    if not (planned.copies.any() or planned.copies_low.any()):
+        lo, hi = region.firm
+        at = label(region.nodes[0])
+        return Refusal("never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], so its copies would be empty", at)
     late = Decision(region, "late", planned.copies, planned.copies_low)
     if planned.mode == "late":
         return late

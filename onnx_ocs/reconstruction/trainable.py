@@ -21,7 +21,7 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.write import scale_free
-from onnx_ocs.records.layouts import read_layouts
+from onnx_ocs.records.layouts import quantizers, read_layouts
 from onnx_ocs.records.weights import read_refitted
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
@@ -101,7 +101,7 @@ def find_trainable(graph: Graph) -> Trainable:
             if entry is not None:  # the range that an earlier fit kept to, even where its values do not show it
                 x = replace(x, weight=replace(x.weight, low=entry.low, high=entry.high))
             layers.append(x)
-    wide = {now for now, _ in read_layouts(graph.model).values()}
+    wide = {str(n.output[0]) for now, _ in read_layouts(graph.model).values() for n in quantizers(graph, now)}
     least = _least_step(graph, wide)
     scaled = {x.node.output[0] for x in layers if scale_free(x, graph) and _holds(x, least) and _by_row(x)}
     regions = find_regions(graph, infer_shapes(graph.model))

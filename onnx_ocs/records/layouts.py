@@ -1,4 +1,7 @@
-"""What a Q node says of itself: the layout of what it quantizes, and the step that it had before."""
+"""What the node that writes a wide tensor's integers says of itself: their layout, and the step that they had before.
+
+That is a QuantizeLinear; or a Concat (and a Gather behind it), where bases and copies are quantized one by one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.steps import SCALE
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["LAYOUT", "read_layouts", "read_scales", "record_layout"]
+__all__ = ["LAYOUT", "quantizers", "read_layouts", "read_scales", "record_layout"]
 
 
 def read_scales(model: onnx.ModelProto) -> dict[str, Array]:
@@ -49,11 +52,19 @@ def read_scales(model: onnx.ModelProto) -> dict[str, Array]:
     return found
 
 
-LAYOUT = "onnx_ocs.wide"  # metadata key of a Q node: the layout of what it quantizes
+LAYOUT = "onnx_ocs.wide"  # metadata key: the layout of what a node writes
+
+
+def quantizers(graph: Graph, name: str) -> list[NodeProto]:
+    """The QuantizeLinear nodes that write the channels of a wide tensor: one, or those of its bases and its copies."""
+    n = graph.producer[name]
+    if n.op_type == "Gather":
+        n = graph.producer[n.input[0]]
+    return [graph.producer[t] for t in n.input] if n.op_type == "Concat" else [n]
 
 
 def record_layout(node: NodeProto, original: str, wide: Wide) -> None:
-    """Write the layout of what a Q node quantizes into its metadata: the file itself says what was done to it."""
+    """Write the layout of a node's integers into its metadata: the file itself says what was done to it."""
     entry = {"original": original, "axis": wide.axis, "narrow": wide.narrow}
     entry |= {"origin": pack(wide.origin), "level": pack(wide.level)}
     if wide.halved:
@@ -62,7 +73,7 @@ def record_layout(node: NodeProto, original: str, wide: Wide) -> None:
 
 
 def read_layouts(model: onnx.ModelProto) -> dict[str, tuple[str, Wide]]:
-    """The layouts in a rewritten model: what a Q wrote in the original -> (what it writes now, layout).
+    """The layouts in a rewritten model: what a Q wrote in the original -> (the wide integers now, layout).
 
     Raises:
         UserError: a record is damaged.

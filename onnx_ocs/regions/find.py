@@ -49,12 +49,12 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
         for q, _ in found
         if isinstance(q, Quantizer) and _implicit(graph, t, q)
     ]
-    bounds = value_bounds(graph, grouped)
+    bounds, firm = value_bounds(graph, grouped), value_bounds(graph, grouped, by_quantizers=False)
     relu6 = bool(implicit) and RELU6 * (1 - 1e-3) <= max(implicit) <= RELU6 * (1 + 1e-6)
     return [
         _unreadable(graph, t, q, nodes, q)
         if isinstance(q, Refusal)
-        else _region(graph, t, q, nodes, shapes, bounds, relu6)
+        else _region(graph, t, q, nodes, shapes, (bounds[t], firm[t]), relu6)
         for t, found in grouped.items()
         for q, nodes in found
     ]
@@ -109,12 +109,12 @@ def _region(
     q: Quantizer,
     nodes: Sequence[NodeProto],
     shapes: Mapping[str, Shape],
-    bounds: Mapping[str, Interval],
+    bounds: tuple[Interval, Interval],
     relu6: bool,
 ) -> Quantized:
     activation = recognise(graph, tensor)
-    lo, hi = bounds.get(tensor, (-np.inf, np.inf))
-    interval = (max(lo, LEAST.get(activation.kind, -np.inf)), hi)
+    least = LEAST.get(activation.kind, -np.inf)
+    interval, firm = ((max(lo, least), hi) for lo, hi in bounds)
     relu6 = relu6 and _implicit(graph, tensor, q)
     folded = relu6 or _is_gate(graph, tensor, q)
     walk = best_walk(graph, tensor, nodes, q, shapes)
@@ -132,6 +132,7 @@ def _region(
         early=find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank),
         refusal=_nothing_to_save(nodes[0], q, interval, walk, relu6),
         bounds=interval,
+        firm=firm,
         folded=folded,
     )
 

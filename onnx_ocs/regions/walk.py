@@ -125,12 +125,9 @@ def _walk(
         r: Route = route(graph, node, index, at, shapes)
         if r.kind in ("weight", "grouped", "depthwise"):
             weights[id(node)] = (node, at.origin[at.level == 1], at.factor)
-        if r.kind in ("grouped", "depthwise"):
-            g = int(attribute(node, "group", 1))
-            if g == at.narrow:
-                depthwise = True
-            elif at.narrow == channels:  # behind a Concat the groups are those of the joined channels
-                groups = int(np.lcm(groups, g))
+        depthwise = depthwise or r.kind == "depthwise"
+        if r.kind == "grouped" and at.narrow == channels:  # behind a Concat the groups are those of the joined channels
+            groups = int(np.lcm(groups, int(attribute(node, "group", 1))))
         if is_op(node, "DequantizeLinear") and r.kind == "carry":
             dequantizers[id(node)] = node
         leave = leave or (at.integer and r.kind == "fold")

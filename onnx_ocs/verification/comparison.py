@@ -334,13 +334,15 @@ class Comparison:
 
     def added(self, new: NodeProto) -> None:
         """A node that the original does not have."""
-        if new.attribute and any(
-            a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in new.attribute
-        ):
+        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in new.attribute):
             raise Differs("it is not the original's, and nothing declares it")
         values = [self.value(t) if t else None for t in new.input]
-        value = construct(new, values, self.constants, self.behind, self.quantized).settled()
         out = new.output[0]
+        value = self.quantizers.part(new, values[0]) if is_op(new, "QuantizeLinear") else None
+        if value is None:
+            values = [self.quantizers.bases(v) for v in values]
+            value = construct(new, values, self.constants, self.behind, self.quantized).settled()
+        value = self.quantizers.joined(out, value)
         if out in self.tensors and value.of == out and self.identity(value):
             value = replace(value, form=None)
         if out in self.tensors and (value.of != out or value.form is not None):
