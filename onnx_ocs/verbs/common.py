@@ -14,13 +14,16 @@ from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.find import find_regions, guessed_bounds
+from onnx_ocs.regions.relu6 import Bounded
+from onnx_ocs.report.format import counted
 from onnx_ocs.verbs.checks import load
 
 __all__ = [
     "VERIFIED_SAMPLES",
     "Model",
     "Progress",
+    "guess_notes",
     "proof_samples",
     "quiet",
     "ranked_by",
@@ -58,6 +61,17 @@ def reference_model(model: onnx.ModelProto, float_model: Model | None) -> tuple[
         return load(float_model), "float model"
     regions = find_regions(Graph(model), infer_shapes(model))
     return reference(model, regions), "QDQ model without its activation quantizers"
+
+
+def guess_notes(model: onnx.ModelProto, bounded: Bounded) -> list[str]:
+    """A note about quantizers that are taken for folded ReLU6s."""
+    n = len(guessed_bounds(model, bounded))
+    if not n:
+        return []
+    return [
+        f"{counted(n, 'quantizer')} that a layer feeds directly {'is' if n == 1 else 'are'} taken for folded ReLU6, "
+        "since the largest range of such quantizers is 6: a guess, layer by layer decided by --float"
+    ]
 
 
 def with_errors(

@@ -21,7 +21,7 @@ from onnx_ocs.passmanager import Pass
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
-from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.find import find_regions, folded_bounds
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
@@ -32,6 +32,7 @@ from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq,
 from onnx_ocs.verbs.common import (
     Model,
     Progress,
+    guess_notes,
     quiet,
     ranked_by,
     reference_model,
@@ -74,15 +75,16 @@ def inspect(
     check_graph(proto)
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
     samples = None if calib is None else open_samples(calib, proto, limit)
-    context = Context(samples, limit, seed, progress)
+    floats = None if float_model is None else load(float_model)
+    context = Context(samples, limit, seed, progress, floats=floats, bounded=folded_bounds(proto, floats))
     graph, shapes = Graph(proto), infer_shapes(proto)
-    regions = find_regions(graph, shapes)
+    regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
-    notes = [*inside, *_earlier(proto)]
+    notes = [*inside, *_earlier(proto), *guess_notes(proto, context.bounded)]
     qualities, against, loss = None, None, None
     if samples is not None:
-        reference, against = reference_model(proto, float_model)
+        reference, against = reference_model(proto, floats)
         now = compare(reference, [proto], samples, limit)[0]
         qualities = now, now
         entries = with_errors(entries, proto, None, context)

@@ -20,6 +20,7 @@ from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
+from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, load
 from onnx_ocs.verbs.common import Model, Progress, quiet, reference_model
 
@@ -62,7 +63,9 @@ def plan(
     check_graph(proto)
     floats = None if float_model is None else load(float_model)
     write = write_bytes if transaction is None else transaction.file
-    context = Context(open_samples(calib, proto, limit), limit, seed, progress, floats=floats, write=write)
+    bounded = folded_bounds(proto, floats)
+    samples = open_samples(calib, proto, limit)
+    context = Context(samples, limit, seed, progress, floats=floats, bounded=bounded, write=write)
     measure = measured(proto, [Translate()], context)
     return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 

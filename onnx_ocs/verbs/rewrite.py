@@ -28,6 +28,7 @@ from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
@@ -36,6 +37,7 @@ from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
     Progress,
+    guess_notes,
     proof_samples,
     quiet,
     ranked_by,
@@ -153,7 +155,8 @@ def _prepare(model: Model, calib: Source | None, float_model: Model | None, veri
     samples = None if calib is None else open_samples(calib, original, context.limit)
     floats = None if float_model is None else load(float_model)
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
-    return Prepared(original, path, replace(context, samples=samples, floats=floats), tuple(notes))
+    context = replace(context, samples=samples, floats=floats, bounded=folded_bounds(original, floats))
+    return Prepared(original, path, context, (*notes, *guess_notes(original, context.bounded)))
 
 
 def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -> Outcome:
