@@ -9,7 +9,7 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.outliers import Outliers
-from onnx_ocs.calibration.samples import Source, open_samples
+from onnx_ocs.calibration.samples import Source
 from onnx_ocs.compensation.entries import branch_entry
 from onnx_ocs.measurement.attribution import Loss, Share, find_loss
 from onnx_ocs.measurement.cost import cost
@@ -28,11 +28,12 @@ from onnx_ocs.report.report import assemble
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
 from onnx_ocs.translation.selection import find_outliers
-from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, load
+from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
     Model,
     Progress,
     guess_notes,
+    open_model,
     quiet,
     ranked_by,
     reference_model,
@@ -52,6 +53,7 @@ def inspect(
     seed: int = 0,
     limit: int | None = None,
     progress: Progress = quiet,
+    convert_qoperator: bool = False,
 ) -> dict[str, Any]:
     """What could be rewritten, and why not: one entry for each quantized activation.
 
@@ -63,6 +65,7 @@ def inspect(
         seed: of everything random.
         limit: most calibration samples.
         progress: called during long work.
+        convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
 
     Returns:
         The report; regions have the status "candidate" or "refused".
@@ -70,18 +73,16 @@ def inspect(
     Raises:
         UserError: the model or the samples cannot be used.
     """
-    proto = load(model)
-    inside = check_qdq(proto)
-    check_graph(proto)
+    opened = open_model(model, calib, limit, seed, convert_qoperator)
+    proto, samples = opened.model, opened.samples
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
-    samples = None if calib is None else open_samples(calib, proto, limit)
     floats = None if float_model is None else load(float_model)
     context = Context(samples, limit, seed, progress, floats=floats, bounded=folded_bounds(proto, floats))
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
-    notes = [*inside, *_earlier(proto), *guess_notes(proto, context.bounded)]
+    notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded)]
     qualities, against, loss = None, None, None
     if samples is not None:
         reference, against = reference_model(proto, floats)
