@@ -9,7 +9,7 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.outliers import Outliers
-from onnx_ocs.calibration.samples import Source
+from onnx_ocs.calibration.samples import Samples, Source
 from onnx_ocs.compensation.entries import branch_entry
 from onnx_ocs.measurement.attribution import Loss, Share, find_loss
 from onnx_ocs.measurement.cost import cost
@@ -18,10 +18,12 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass
+from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions, folded_bounds
+from onnx_ocs.regions.flaws import flaws
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
@@ -42,6 +44,8 @@ from onnx_ocs.verbs.common import (
 )
 
 __all__ = ["inspect"]
+
+WEIGHED = 16  # samples on which the weights' cost is measured
 
 
 @answers_for_the_model
@@ -82,7 +86,7 @@ def inspect(
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
-    notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded)]
+    notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
     qualities, against, loss = None, None, None
     if samples is not None:
         reference, against = reference_model(proto, floats)
@@ -96,6 +100,7 @@ def inspect(
             )
         else:
             entries = _with_shares(entries, loss)
+            notes += _weights_cost(proto, floats, regions, samples, limit, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
         "inspect", seed, regions=entries, compensations=carried, costs=(price, price), qualities=qualities,
@@ -127,6 +132,28 @@ def _entry(
     if outliers is not None:
         e |= {"share_clipped": outliers.share_clipped, "range_used": outliers.range_used}
     return e
+
+
+def _weights_cost(
+    model: onnx.ModelProto,
+    floats: onnx.ModelProto | None,
+    regions: Sequence[Quantized],
+    samples: Samples,
+    limit: int | None,
+    loss: Loss,
+) -> list[str]:
+    """A note where the weights cost more than all quantized activations together."""
+    if floats is None:
+        return []
+    weights = compare(floats, [reference(model, regions)], samples, min(limit or WEIGHED, WEIGHED))[0].sqnr_db
+    activations = loss.everything.sqnr_db
+    if weights is None or (activations is not None and activations <= weights):
+        return []
+    told = "nothing" if activations is None else f"{activations:.1f} dB"
+    return [
+        f"the weights alone cost more ({weights:.1f} dB) than all quantized activations ({told}): reconstruct with "
+        "--float mends weights, more weight bits or steps per channel would, too; copies do not"
+    ]
 
 
 def _earlier(model: onnx.ModelProto) -> list[str]:
