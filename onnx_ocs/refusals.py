@@ -51,8 +51,8 @@ CATALOGUE: dict[str, Meaning] = {
     ),
     "folded_bound": Meaning(
         "tensor",
-        "a ReLU6 was folded into the quantizer: values above its bound never existed",
-        "only a finer step helps: plan with `--calib`",
+        "a ReLU6 was folded into the quantizer: copies would let values through that never existed",
+        "only a finer step helps: plan with `--calib`; where it is a guess, `--float` decides",
         True,
     ),
     "no_outliers": Meaning(

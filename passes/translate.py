@@ -62,7 +62,7 @@ class Translate:
 
         if self.plan is None or history(model):
             return apply(model, context, self.selection, self)
-        return apply_plan(model, self.plan, self)
+        return apply_plan(model, self.plan, self, context.bounded)
 
     @property
     def selection(self) -> Selection:

@@ -20,6 +20,7 @@ from onnx_ocs.translation.options import PANEL
 
 __all__ = [
     "Data",
+    "Format",
     "In",
     "Original",
     "Out",
@@ -64,6 +65,19 @@ class Data:
     limit: int | None = option(None, "Use at most so many samples.", flag="--samples", metavar="N", low=1, shown="all")
 
     panel: ClassVar[str] = "Data"
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is done about a file that is not in the QDQ format."""
+
+    convert_qoperator: bool = option(
+        False,
+        "Convert QLinear..., ConvInteger and MatMulInteger operators to QDQ first, where that is exact; proven with "
+        "onnxruntime, operator by operator.",
+    )
+
+    panel: ClassVar[str] = Data.panel
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnx_ocs.cli.groups import Data, In, Output, Targets, begin, is_planned, plan_options
+from onnx_ocs.cli.groups import Data, Format, In, Output, Targets, begin, is_planned, plan_options
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import (
     check_outputs,
@@ -71,8 +71,9 @@ def plan(model: In, given: Given) -> None:
     with publishing(*written.values()) as transaction:
         with show_progress(False) as progress:
             made, found = api.plan(
-                model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress, transaction
-            )
+                model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress, transaction,
+                given.make(Format).convert_qoperator,
+            )  # fmt: skip
         transaction.file(wanted.output, made.to_json().encode())
         if out.html is not None:
             from onnx_ocs.report.report import assemble
@@ -87,4 +88,5 @@ def plan(model: In, given: Given) -> None:
     exit_if_missed(found)
 
 
-PLAN = Verb(plan, (Data, PlanOptions, Targets, Planned, Output), leaves=("--report", "--quiet"), needs=("--calib",))
+OPTIONS = (Data, Format, PlanOptions, Targets, Planned, Output)
+PLAN = Verb(plan, OPTIONS, leaves=("--report", "--quiet"), needs=("--calib",))

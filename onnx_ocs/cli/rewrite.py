@@ -12,6 +12,7 @@ import typer
 
 from onnx_ocs.cli.groups import (
     Data,
+    Format,
     In,
     Out,
     Output,
@@ -102,7 +103,7 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     start = time.perf_counter()
     data, out = begin(given)
     names, plan = given.make(Steps).names(data.calib is not None), given.make(Ready).plan
-    verify = given.make(Proof).verify
+    verify, convert = given.make(Proof).verify, given.make(Format).convert_qoperator
     written = {"OUT": output, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
     check_outputs(written, (model, data.float_model), data.calib, [plan])
     options = _plan_options(given, names, plan, data.calib)
@@ -128,6 +129,7 @@ def rewrite(model: In, output: Out, given: Given) -> None:
                     limit=data.limit,
                     progress=progress,
                     transaction=transaction,
+                    convert_qoperator=convert,
                 )
         except VerificationError as e:
             stage_reports(transaction, out.report, out.html, e.args[1], title)
@@ -183,4 +185,4 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]
     return make_passes(names, options)
 
 
-REWRITE = Verb(rewrite, (Data, Steps, Selecting, PlanOptions, Targets, Ready, *PASSES.values(), Proof, Output))
+REWRITE = Verb(rewrite, (Data, Format, Steps, Selecting, PlanOptions, Targets, Ready, *PASSES.values(), Proof, Output))

@@ -65,7 +65,7 @@ def compensate(
     one = {k: [1, *v.shape[1:]] for k, v in next(samples.batches(1, 1)).items()}
     before, graph = Graph(original), Graph(model)
     declared, shapes = infer_shapes(original), infer_shapes(original, one)
-    regions = find_regions(before, declared)
+    regions = find_regions(before, declared, bounded=context.bounded)
     exact = reference(original, regions)
     menus = [Menu(_sized(b, graph.opset, declared)) for b in find_blocks(before, regions, shapes)]
     _refuse(menus, graph, shapes, infer_shapes(model, one))

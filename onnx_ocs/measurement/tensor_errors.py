@@ -219,7 +219,7 @@ def measure_layers(
         UserError: a model does not run on the samples.
     """
     before = Graph(original)
-    regions = find_regions(before, infer_shapes(original))
+    regions = find_regions(before, infer_shapes(original), bounded=context.bounded)
     models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
     if rewritten is not None:
         scales, retypes = read_scales(rewritten), read_unsigned(rewritten) - read_unsigned(original)

@@ -20,6 +20,7 @@ from onnx_ocs.records.history import history, stamp
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region, adjustable
+from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entries
@@ -29,13 +30,14 @@ from onnx_ocs.translation.widen import widen
 __all__ = ["apply_plan"]
 
 
-def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
+def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass, bounded: Bounded | None = None) -> PassResult:
     """Change the steps and make the copies that a plan asks for, in place.
 
     Args:
         model: the model.
         plan: what is to be done.
         by: the pass that does it; its name and version are written on all that is edited.
+        bounded: which tensors the float model bounds at 6.
 
     Returns:
         One report entry for each quantized activation.
@@ -46,7 +48,7 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
     if plan.model and plan.model != fingerprint(model) and not history(model):
         raise UserError("the plan was made for another model: plan again")
     graph = EditableGraph(model)
-    regions = find_regions(graph, infer_shapes(model))
+    regions = find_regions(graph, infer_shapes(model), bounded=bounded)
     planned = dict(plan.match(regions))
     changeable = adjustable(regions)
     refused = _rescale(graph, changeable, planned)

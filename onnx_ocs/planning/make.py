@@ -145,7 +145,7 @@ def _log(made: Plan, spending: Spending) -> None:
 def _bench(model: onnx.ModelProto, options: PlanOptions, context: Context, samples: Samples) -> _Bench:
     """Read the model, and calibrate it."""
     graph, symbolic = Graph(model), infer_shapes(model)
-    regions = find_regions(graph, symbolic)
+    regions = find_regions(graph, symbolic, bounded=context.bounded)
     inputs = {i.name for i in model.graph.input}
     divisible = not any(s and isinstance(s[0], int) for t, s in symbolic.items() if t in inputs)
     learn, held = held_out(samples, context.limit, divisible)

@@ -177,7 +177,7 @@ def _other(graph: Graph, y: str, through: bool) -> str | None:
         if is_op(n, "Add"):
             other = [t for t in n.input if t != y]
             return str(other[0]) if len(other) == 1 and not graph.is_constant(other[0]) else None
-        if not through or not is_op(n, "QuantizeLinear", "DequantizeLinear", "Clip", "Identity"):
+        if not through or not is_op(n, "QuantizeLinear", "DequantizeLinear", "Clip", "Identity", "Cast"):
             return None
         y = str(n.output[0])
     return None

@@ -26,6 +26,7 @@ from onnx_ocs.records.weights import read_refitted
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.steps import check_rescale
 
 __all__ = ["MOST_GROWTH", "Step", "Trainable", "bias_shift", "find_trainable", "follows_weight"]
@@ -81,11 +82,12 @@ class Trainable:
         return found | {x.bias.root for x in self.layers if x.bias is not None and x.free}
 
 
-def find_trainable(graph: Graph) -> Trainable:
+def find_trainable(graph: Graph, bounded: Bounded | None = None) -> Trainable:
     """Everything in a graph that gradients may change.
 
     Args:
         graph: of the file as it is, translated or not; not edited.
+        bounded: which tensors the float model bounds at 6.
     """
     known = read_refitted(graph.model)
     found = find_maps(graph)
@@ -104,7 +106,7 @@ def find_trainable(graph: Graph) -> Trainable:
     wide = {str(n.output[0]) for now, _ in read_layouts(graph.model).values() for n in quantizers(graph, now)}
     least = _least_step(graph, wide)
     scaled = {x.node.output[0] for x in layers if scale_free(x, graph) and _holds(x, least) and _by_row(x)}
-    regions = find_regions(graph, infer_shapes(graph.model))
+    regions = find_regions(graph, infer_shapes(graph.model), bounded=bounded)
     steps, inputs = _steps(graph, regions, wide, {x.node.output[0]: x for x in layers}, least)
     ceilings = {o: r.ceiling for r in regions for o in r.outputs if np.isfinite(r.ceiling)}
     refusals = [x for x in found if isinstance(x, Refusal)]

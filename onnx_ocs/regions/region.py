@@ -26,6 +26,7 @@ from onnx_ocs.qdq.intervals import Interval
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
+from onnx_ocs.regions.relu6 import RELU6
 
 __all__ = [
     "COARSEST", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Key", "Quantized", "Region", "Unreadable", "Walk",
@@ -35,7 +36,6 @@ __all__ = [
 Key = tuple[str, tuple[str, ...]]  # a tensor, and what its quantizers write (it may have several grids)
 
 STEP_ONLY = ("never_clipped", "folded_bound", "no_weight_consumer")  # refused, but another step may help
-RELU6 = 6.0
 HALF_COPIES = 2  # most copies where the float type is not float32
 MANY = 1 << 20  # more copies than anybody makes
 BARELY_ALIVE = 1e-4  # of the range, for rounding
@@ -91,6 +91,7 @@ class _Found:
         bounds: interval that the float values cannot leave.
         firm: interval that they cannot leave whatever other quantizers can express.
         folded: whether its saturation stands for a ReLU6, or for the Clip(x + 3, 0, 6) of a HardSwish.
+        guessed: whether that was guessed from the largest range of all such quantizers.
     """
 
     tensor: str
@@ -102,6 +103,7 @@ class _Found:
     bounds: Interval = (-np.inf, np.inf)
     firm: Interval = (-np.inf, np.inf)
     folded: bool = False
+    guessed: bool = False
 
     @property
     def key(self) -> Key:

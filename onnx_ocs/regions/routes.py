@@ -25,7 +25,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.qdq.layers import is_layer, read_layer
-from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
+from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, is_idle, read_quantizer
 from onnx_ocs.regions.carry import NOT_LINEAR, Route, carry, concat, fits, fold, same, scaled
 from onnx_ocs.regions.wide import Wide
 
@@ -80,8 +80,10 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
     if wide.integer and is_op(node, "Clip"):
         alike = wide.grid is not None and integer_clip(graph, node, wide.grid) == (wide.grid.qmin, wide.grid.qmax)
         return Route("carry", wide) if alike and index == 0 else fold("it clips to another range")
+    if wide.integer and wide.grid is not None and is_idle(node, wide.grid.dtype):
+        return Route("carry", wide)
     if wide.integer and not is_op(
-        node, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool"
+        node, "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "MaxPool"
     ):
         return fold("it computes with the integers")
     if is_layer(node):

@@ -37,7 +37,7 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
         return PassResult(False, [entry(by.name, r, r.refusal) for r in regions])
     graph = EditableGraph(model)
     shapes = infer_shapes(model, nodes=graph.nodes)
-    regions = find_regions(graph, shapes)
+    regions = find_regions(graph, shapes, bounded=context.bounded)
     decisions = selection.decide(graph, regions, find_outliers(model, graph, regions, selection.copies, context))
     accepted = [d for d in decisions if isinstance(d, Decision)]
     if not accepted:

@@ -28,12 +28,14 @@ class Prepared:
         path: the file that it was read from; None for a model in memory.
         context: samples, seed, progress, the float model.
         notes: what is worth knowing about the model.
+        converted: whether it is another one than that of the file: integer operators were converted to QDQ.
     """
 
     original: onnx.ModelProto
     path: Path | None
     context: Context
     notes: tuple[str, ...]
+    converted: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Source, open_samples
+from onnx_ocs.calibration.samples import Source
 from onnx_ocs.errors import VerificationError
 from onnx_ocs.measurement.cost import Cost, cost
 from onnx_ocs.measurement.latency import latencies
@@ -28,14 +28,17 @@ from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
-from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, check_runs, load
+from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
     Progress,
+    guess_notes,
+    open_model,
     proof_samples,
     quiet,
     ranked_by,
@@ -84,14 +87,14 @@ def rewrite(
     limit: int | None = None,
     progress: Progress = quiet,
     transaction: Transaction | None = None,
+    convert_qoperator: bool = False,
 ) -> RewriteResult:
     """Rewrite a QDQ model, verify the result, and report cost and gain.
 
     Args:
         model: the model or its path; not changed.
         output: where to write the result; only after the verification has passed, atomically.
-        calib: calibration samples: a source as on the command line, an onnxruntime CalibrationDataReader, an iterable
-            of feed dicts, or a dict of arrays (input name -> samples on the first axis).
+        calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
         passes: what to run, in order; default: `Translate()`, and with samples `Reconstruct()` behind it.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
@@ -100,6 +103,7 @@ def rewrite(
         limit: most calibration samples.
         progress: called during long work with (what, done, total).
         transaction: what else is written: the result is staged there, and the caller publishes all.
+        convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
 
     Returns:
         The result; its model is the input when there was nothing to rewrite.
@@ -115,7 +119,7 @@ def rewrite(
     with ExitStack() as stack:
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
         context = Context(None, limit, seed, progress, write=files_of_run.file)
-        ready = _prepare(model, calib, float_model, verify, context)
+        ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
         outcome = _run(ready, _default(calib is not None) if passes is None else passes, options)
         outcome = _stage(ready, outcome, output, files_of_run)
         outcome = _judge(ready, outcome)
@@ -143,17 +147,24 @@ def _default(calibrated: bool) -> list[Pass]:
     return [p() for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
 
 
-def _prepare(model: Model, calib: Source | None, float_model: Model | None, verify: bool, context: Context) -> Prepared:
+def _prepare(
+    model: Model,
+    calib: Source | None,
+    float_model: Model | None,
+    verify: bool,
+    convert_qoperator: bool,
+    context: Context,
+) -> Prepared:
     """Read and check all that is given."""
-    original = load(model)
-    notes = check_qdq(original)
-    check_graph(original)
+    opened = open_model(model, calib, context.limit, context.seed, convert_qoperator)
+    original = opened.model
     if verify:
         check_runs(original)
-    samples = None if calib is None else open_samples(calib, original, context.limit)
     floats = None if float_model is None else load(float_model)
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
-    return Prepared(original, path, replace(context, samples=samples, floats=floats), tuple(notes))
+    context = replace(context, samples=opened.samples, floats=floats, bounded=folded_bounds(original, floats))
+    notes = (*opened.notes, *guess_notes(original, context.bounded))
+    return Prepared(original, path, context, notes, opened.converted)
 
 
 def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -> Outcome:
@@ -190,7 +201,7 @@ def _stage_input(ready: Prepared, outcome: Outcome, output: str | Path | None, t
     if output is None or outcome.changed:
         return
     transaction.discard(output)
-    if ready.path is None or any(is_external(t) for t in all_tensors(ready.original)):
+    if ready.path is None or ready.converted or any(is_external(t) for t in all_tensors(ready.original)):
         transaction.model(ready.original, output, ready.path)
     else:
         transaction.file(output, ready.path.read_bytes())
@@ -237,7 +248,7 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
     notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels"))]
     if not outcome.changed:
-        notes.append("nothing was rewritten: the output is the input")
+        notes.append(f"nothing was rewritten: the output is the {'converted ' * ready.converted}input")
     ranking = ranked_by(samples)
     if planned:
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
