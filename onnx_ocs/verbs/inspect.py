@@ -25,6 +25,7 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
+from onnx_ocs.targets.registry import complaints
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
 from onnx_ocs.translation.selection import find_outliers
@@ -79,7 +80,7 @@ def inspect(
     regions = find_regions(graph, shapes)
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
-    notes = [*inside, *_earlier(proto)]
+    notes = [*inside, *_earlier(proto), *complaints(graph, translate.runtime)]
     qualities, against, loss = None, None, None
     if samples is not None:
         reference, against = reference_model(proto, float_model)
