@@ -75,6 +75,12 @@ CATALOGUE: dict[str, Meaning] = {
         "`--mode auto` or `--mode late`",
         True,
     ),
+    "target": Meaning(
+        "tensor",
+        "the target (`--target`) has no operators for its copies",
+        "steps and weights are chosen again all the same; another target, where the file may run elsewhere",
+        True,
+    ),
     "one_sided": Meaning(
         "tensor",
         "zero_point == qmax: the quantizer has no room above zero, so a copy would hold nothing",

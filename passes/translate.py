@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from onnx_ocs.options import option
+from onnx_ocs.targets.choice import RUNTIME, Runtime
 from onnx_ocs.translation.options import ALIGN, COPIES, MODE, RATIO, Mode
 
 if TYPE_CHECKING:  # the command line reads the options of all passes: what does the work is imported when it is done
@@ -41,6 +42,7 @@ class Translate:
     copies: int = option(1, COPIES)
     mode: Mode = option("auto", MODE)
     align: int = option(1, ALIGN)
+    runtime: Runtime = option("ort", RUNTIME)
     plan: Plan | None = None
 
     name: ClassVar[str] = "translate"
@@ -67,6 +69,6 @@ class Translate:
     @property
     def selection(self) -> Selection:
         """Which channels are widened where there is no plan."""
-        from onnx_ocs.translation.selection import Selection
+        from onnx_ocs.translation.reach import Reaching
 
-        return Selection(self.ratio, self.copies, self.mode, align=self.align)
+        return Reaching(self.ratio, self.copies, self.mode, align=self.align, runtime=self.runtime)

@@ -1,4 +1,4 @@
-"""What a model costs: multiply-accumulates, parameters, bytes, nodes, integer kernels."""
+"""What a model costs: multiply-accumulates, parameters, bytes, nodes, integer operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import NodeProto
 from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.model.sizes import total_size
-from onnx_ocs.targets.ort import integer_kernels
+from onnx_ocs.targets.ort import operators
 
 __all__ = ["Cost", "cost", "layer_macs"]
 
@@ -29,6 +29,8 @@ class Cost:
         nodes: nodes of the main graph.
         integer_kernels: layers that onnxruntime runs with integer kernels at ENABLE_ALL; None if it does not load the
             model.
+        integer_operators: these, and all other integer operators there.
+        transposes: Transposes there.
     """
 
     macs: int
@@ -36,6 +38,8 @@ class Cost:
     bytes: int
     nodes: int
     integer_kernels: int | None
+    integer_operators: int | None = None
+    transposes: int | None = None
 
     def as_dict(self, suffix: str) -> dict[str, int | None]:
         """The report's entries, such as `macs_before`."""
@@ -68,13 +72,16 @@ def cost(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]] | None = No
     Args:
         model: the model.
         inputs: concrete input shapes (one sample); symbolic dimensions count as 1 otherwise.
-        kernels: whether to ask onnxruntime for the integer kernels.
+        kernels: whether to ask onnxruntime for the integer operators.
     """
     shapes = infer_shapes(model, inputs)
+    run = operators(model) if kernels else None
     return Cost(
         macs=sum(layer_macs(n, shapes) for n in model.graph.node),
         params=sum(int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer),
         bytes=total_size(model),
         nodes=len(model.graph.node),
-        integer_kernels=integer_kernels(model) if kernels else None,
+        integer_kernels=None if run is None else run.layers,
+        integer_operators=None if run is None else run.integer,
+        transposes=None if run is None else run.transposes,
     )

@@ -1,13 +1,16 @@
 """Time of one sample in onnxruntime, such as before and after: what multiply-accumulates do not say.
 
 Integer kernels, lost fusions and layouts decide it.  One thread, ORT_ENABLE_ALL; the models take turns, and the
-thread's CPU time is counted, which other work on the machine disturbs less than wall time.
+thread's CPU time is counted, which other work on the machine disturbs less than wall time.  What disturbs a run makes
+it longer, never shorter, so a ratio is that of the shortest runs.  It is taken three times, from every third round
+each: the middle one counts, and half of what they are apart is the tolerance.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,10 +19,56 @@ from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, Session, attempt_run
 
-__all__ = ["latencies"]
+__all__ = ["Compared", "compared", "latencies"]
 
 SECONDS = 1.0  # of running all models; each runs once at least
 MOST = 50  # runs of each
+THIRDS = 3
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Time of a model and of what was made of it.
+
+    Attributes:
+        before_ms: median, milliseconds.
+        after_ms: the same of the other model.
+        ratio: after / before, of the shortest runs.
+        tolerance: how far the ratio may be off, by what its parts are apart.
+    """
+
+    before_ms: float
+    after_ms: float
+    ratio: float
+    tolerance: float
+
+    def holds(self, limit: float) -> bool:
+        """Whether the ratio is within a limit, even if it is off by its tolerance."""
+        return self.ratio + self.tolerance <= limit
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether it is beyond the limit, even if it is off by its tolerance."""
+        return self.ratio - self.tolerance > limit
+
+
+def compared(
+    before: onnx.ModelProto, after: onnx.ModelProto, feed: Mapping[str, Array], seconds: float = SECONDS
+) -> Compared | None:
+    """Time two models against each other; None where `latencies` would be None.
+
+    Args:
+        before: the model.
+        after: what was made of it.
+        feed: what both are fed, such as one sample.
+        seconds: after which no more runs are begun.
+    """
+    took = _took([before, after], feed, MOST, seconds, THIRDS)
+    if took is None:
+        return None
+    then, now = (np.asarray(t) for t in took)
+    ratios = sorted(float(now[k::THIRDS].min() / max(then[k::THIRDS].min(), 1e-9)) for k in range(THIRDS))
+    middle = ratios[THIRDS // 2]
+    return Compared(1e3 * float(np.median(then)), 1e3 * float(np.median(now)), middle, (ratios[-1] - ratios[0]) / 2)
 
 
 def latencies(
@@ -37,6 +86,14 @@ def latencies(
         Milliseconds of CPU time of each; None for models that onnxruntime does not run, or above 256 MB, where loading
         them again would take longer than all else.
     """
+    took = _took(models, feed, most, seconds, 1)
+    return None if took is None else [1e3 * float(np.median(found)) for found in took]
+
+
+def _took(
+    models: Sequence[onnx.ModelProto], feed: Mapping[str, Array], most: int, seconds: float, least: int
+) -> list[list[float]] | None:
+    """Seconds of the runs of each model, which take turns, and now and then swap them."""
     if any(sizes.rough_size(m, LARGE) > LARGE for m in models):
         return None
     try:
@@ -46,10 +103,11 @@ def latencies(
     if any(isinstance(attempt_run(s, feed), str) for s in sessions):
         return None
     took: list[list[float]] = [[] for _ in models]
+    turns = list(zip(sessions, took, strict=True))
     start = time.perf_counter()
-    while not took[0] or (len(took[0]) < most and time.perf_counter() - start < seconds):
-        for session, found in zip(sessions, took, strict=True):
+    while (rounds := len(took[0])) < least or (rounds < most and time.perf_counter() - start < seconds):
+        for session, found in turns[:: 1 if rounds % 2 else -1]:
             now = time.thread_time()
             session.run(feed)
             found.append(time.thread_time() - now)
-    return [1e3 * float(np.median(found)) for found in took]
+    return took

@@ -22,13 +22,13 @@ from onnx_ocs.planning.plan import Plan, early_or_late
 from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.search import Trial, best_plan, freed, improve
 from onnx_ocs.regions.region import Key, Region
-from onnx_ocs.targets.ort import integer_kernels
+from onnx_ocs.targets.ort import operators
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.widen import widened
 
 __all__ = ["Judged", "Spending"]
 
-HALVED = 10 * float(np.log10(2))  # dB to be gained if every layer loses its integer kernel; for some, their share
+HALVED = 10 * float(np.log10(2))  # dB to be gained if every operator leaves the integers; for some, their share
 CHEAPER = 0.97  # of what a budget is lowered to where a plan costs too much
 LOWERINGS = 4
 
@@ -160,14 +160,15 @@ class Spending:
         return budget if real <= options.budget else Budget(options.budget * problem.cost(first)[0] / real, None)
 
     def sparing(self, judged: Judged, spare: Callable[[], Problem], found: dict[str, Any]) -> tuple[Judged, Problem]:
-        """The best plan that costs no layer its integer kernel, where the best of all costs more than it gains.
+        """The best plan that costs no integer operator, where the best of all costs more than it gains.
 
-        The budget counts multiply-accumulates, and those of a layer that runs in float take several times as long.
-        So the copies must halve the error if all layers lose their kernels, and in proportion if some do.  They are
-        left out where both halves of the samples say that they do not: one alone may be luck.
+        The budget counts multiply-accumulates, and those of a layer that runs in float take several times as long; so
+        do sums, products and pools, and Transposes come in between.  So the copies must halve the error if there are
+        as many of these as layers and integer operators, and in proportion if there are fewer.  They are left out where
+        both halves of the samples say that they do not: one alone may be luck.
 
         Args:
-            judged: a plan that may cost kernels.
+            judged: a plan that may cost operators.
             spare: makes the problem of mode "integer", with the same damage.
             found: what was found is added to it.
 
@@ -176,21 +177,26 @@ class Spending:
         """
         choices = judged.trial.choices
         copied = any(c.count for c in choices.values())
-        whole = integer_kernels(self.model) if copied else None
-        left = integer_kernels(self._widened(choices)) if whole else None
-        if not whole or left is None or left >= whole:
+        whole = operators(self.model) if copied else None
+        left = operators(self._widened(choices)) if whole and whole.integer else None
+        if whole is None or left is None or not whole.lost(left):
             return judged, self.problem
         log_to: dict[str, Any] = {}
         other = replace(self, problem=spare())
         spared = other.within(log_to)
         halves = self.judge, self.check()  # both plans have seen all samples
         errors = [[h(self.problem.settings(c))[0] for h in halves] for c in (choices, spared.trial.choices)]
-        gains, lost = 10 * np.diff(np.log10(np.maximum(errors, 1e-30)), axis=0)[0], whole - left
+        gains = 10 * np.diff(np.log10(np.maximum(errors, 1e-30)), axis=0)[0]
+        lost, between = whole.lost(left), whole.between(left)
         layers = sum(macs > 0 for macs in self.problem.base.values())
-        kept = bool(np.all(gains < HALVED * lost / layers))
+        kept = bool(np.all(gains < HALVED * (lost + between) / (layers + whole.integer - whole.layers)))
         gain = float(gains.mean())
-        why = f"they would cost {lost} of {whole} integer kernels and gain {gain:.2f} dB of the objective"
-        found["kernels"] = {"of": whole, "lost": lost, "gain_db": gain, "kept": kept, "why": why}
+        why = f"they would cost {lost} of {whole.integer} integer operators"
+        why += f", put {between} Transposes in between" if between else ""
+        why += f" and gain {gain:.2f} dB of the objective"
+        found["kernels"] = {
+            "of": whole.integer, "lost": lost, "transposes": between, "gain_db": gain, "kept": kept, "why": why,
+        }  # fmt: skip
         found["candidates"] |= {f"{name}, kernels kept": c for name, c in log_to.items()}
         if not kept:
             return judged, self.problem

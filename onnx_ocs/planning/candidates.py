@@ -19,9 +19,11 @@ from onnx_ocs.qdq.layers import read_layer
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import HALF_COPIES, STEP_ONLY, Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
+from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.translation import early as early_mode
 from onnx_ocs.translation.decision import Decision, Mode
 from onnx_ocs.translation.kernels import behind_kernels, losing
+from onnx_ocs.translation.reach import beyond
 
 __all__ = ["COARSE", "COARSER", "Candidate", "factors", "find_candidates", "room"]
 
@@ -87,13 +89,20 @@ def find_candidates(
     for k, r in ((k, r) for k, r in enumerate(regions) if isinstance(r, Region)):
         useful = r.refusal is None or r.refusal.code in STEP_ONLY
         if useful and options.allows(r.tensor) and k in seen and not any(id(n) in carried for n in r.nodes):
-            found.append(_candidate(graph, base, k, r, options, r.tensor in held))
+            c = _candidate(graph, base, k, r, options, r.tensor in held)
+            far = c.shares and beyond(r, c.mode, rules_of(options.runtime)) is not None
+            found.append(_step_alone(c) if far else c)
     if options.mode == "integer":
         tried = {c.index: _one_copy(c) for c in found if c.shares}
         lost = {id(d) for d in losing(graph.model, list(tried.values()))}
         # only their steps can be changed
-        found = [replace(c, shares={}, macs=0.0) if id(tried.get(c.index)) in lost else c for c in found]
+        found = [_step_alone(c) if id(tried.get(c.index)) in lost else c for c in found]
     return found if options.rescale else [c for c in found if c.shares]
+
+
+def _step_alone(c: Candidate) -> Candidate:
+    """A candidate that gets no copies."""
+    return replace(c, shares={}, macs=0.0)
 
 
 def _one_copy(c: Candidate) -> Decision:

@@ -33,6 +33,8 @@ from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import as_written
+from onnx_ocs.targets.registry import rules_of
+from onnx_ocs.translation.reach import mode_for
 
 __all__ = ["make_plan"]
 
@@ -96,6 +98,7 @@ def make_plan(
     """
     if context.samples is None:
         raise UserError("planning needs calibration samples: give --calib")
+    options = _for_target(options)
     bench = _bench(model, options, context, context.samples)
     excluded = tuple(dict.fromkeys(r.tensor for r in bench.regions if not options.allows(r.tensor)))
     problem = _posed(bench, options)
@@ -128,6 +131,13 @@ def make_plan(
     made = Plan(bench.hash, problem.planned(trial.choices), _predicted(spending, judged), excluded)
     _log(made, spending)
     return made, found
+
+
+def _for_target(options: PlanOptions) -> PlanOptions:
+    """The options within what a target allows, and with the channels that it wants where the user says nothing."""
+    rules = rules_of(options.runtime)
+    align = rules.align if options.align == 1 else options.align
+    return replace(options, mode=mode_for(options.mode, rules), align=align)
 
 
 def _log(made: Plan, spending: Spending) -> None:

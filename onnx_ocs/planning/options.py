@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from onnx_ocs.options import option
 from onnx_ocs.planning.goal import Target
+from onnx_ocs.targets.choice import RUNTIME, Runtime
 from onnx_ocs.translation.options import ALIGN, COPIES, MODE, PANEL, RATIO, Mode
 
 __all__ = ["Effort", "Objective", "PlanOptions"]
@@ -51,6 +52,7 @@ class PlanOptions:
         True, "Whether steps may be re-chosen for the wider range.", shown="rescale with --select error"
     )
     mode: Mode = option("auto", MODE)
+    runtime: Runtime = option("ort", RUNTIME)
     objective: Objective = option(
         "auto", "What decides between plans: sqnr, divergence of class scores (kl), or auto: both for scores."
     )

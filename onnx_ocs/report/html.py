@@ -20,6 +20,7 @@ __all__ = ["CARDS", "check_html", "to_html"]
 Entry = Mapping[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
 WORST = 20  # tensors whose loss is shown
+COUNTED = ("integer_kernels", "integer_operators", "transposes")  # whose change is told as a number
 TENSORS = 200  # names in one list
 VERBS = {"inspect": "What could be rewritten", "plan": "Plan", "rewrite": "Rewrite", "verify": "Verification"}
 
@@ -132,12 +133,14 @@ def _cost(cost: Mapping[str, int | None], latency: Mapping[str, float | None]) -
         "bytes": "bytes",
         "nodes": "nodes",
         "integer_kernels": "integer kernels",
+        "integer_operators": "integer operators",
+        "transposes": "Transposes",
     }
     rows = []
     for key, name in names.items():
         a, b = cost.get(f"{key}_before"), cost.get(f"{key}_after")
         if a is not None and b is not None:
-            change = f"{100 * (b - a) / a:+.1f} %" if a and key != "integer_kernels" else f"{b - a:+d}"
+            change = f"{100 * (b - a) / a:+.1f} %" if a and key not in COUNTED else f"{b - a:+d}"
             rows.append((name, f"{a:,}", f"{b:,}", change if b != a else "–"))
     if latency["ratio"] is not None:
         rows.append((

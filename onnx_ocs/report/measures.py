@@ -76,6 +76,10 @@ class CostEntry(TypedDict, total=False):
         nodes_after: the same, rewritten.
         integer_kernels_before: layers that onnxruntime runs with integer kernels.
         integer_kernels_after: the same, rewritten.
+        integer_operators_before: these layers, and all other operators that onnxruntime runs on integers.
+        integer_operators_after: the same, rewritten.
+        transposes_before: Transposes in onnxruntime's optimized graph.
+        transposes_after: the same, rewritten.
     """
 
     macs_before: int
@@ -88,6 +92,10 @@ class CostEntry(TypedDict, total=False):
     nodes_after: int
     integer_kernels_before: int | None
     integer_kernels_after: int | None
+    integer_operators_before: int | None
+    integer_operators_after: int | None
+    transposes_before: int | None
+    transposes_after: int | None
 
 
 class LatencyEntry(TypedDict):

@@ -57,11 +57,12 @@ class PointEntry(TypedDict):
 
 
 class KernelsEntry(TypedDict):
-    """What copies would cost and gain where layers lose their integer kernels.
+    """What copies would cost and gain where operators leave the integers in onnxruntime.
 
     Attributes:
-        of: number of integer kernels before.
+        of: number of integer operators before: layers with fast kernels, and all others.
         lost: of them, with the copies.
+        transposes: that come in between, with the copies.
         gain_db: of the objective, by the copies.
         kept: whether the copies were left out.
         why: the figures, in words.
@@ -69,6 +70,7 @@ class KernelsEntry(TypedDict):
 
     of: int
     lost: int
+    transposes: int
     gain_db: float
     kept: bool
     why: str
@@ -126,7 +128,7 @@ class PlanEntry(TypedDict):
         before: objective and SQNR (dB) of the model as it is, on held-out samples.
         after: the same of the plan, made from all samples.
         unseen: the same of the plan, on samples that it was not made from.
-        kernels: whether copies are worth the integer kernels that they cost.
+        kernels: whether copies are worth the integer operators that they cost.
         sweep: gain against cost.
         target: the search for the cheapest plan that reaches a target.
     """

@@ -24,6 +24,7 @@ Report = Mapping[str, Any]
 NOTABLE = 0.01  # share of the loss from which a tensor is listed
 NAME = 24  # fewest characters of a tensor's name
 FITTED = 15  # layers in the table, those that gained most
+COUNTED = ("integer_kernels", "integer_operators", "transposes")  # whose change is told as a number
 SHOWN = 40  # regions in the table; --report and --html have all
 GAIN, LOSS = "green", "red"
 
@@ -261,12 +262,14 @@ def _totals(console: Console, report: Report) -> None:
         "bytes": "bytes",
         "nodes": "nodes",
         "integer_kernels": "integer kernels",
+        "integer_operators": "integer operators",
+        "transposes": "Transposes",
     }
     for key, name in names.items():
         a, b = c.get(f"{key}_before"), c.get(f"{key}_after")
         if a is None or b is None:
             continue
-        change = f"{100 * (b - a) / a:+.1f} %" if a and key != "integer_kernels" else f"{b - a:+d}"
+        change = f"{100 * (b - a) / a:+.1f} %" if a and key not in COUNTED else f"{b - a:+d}"
         table.add_row(name, f"{a:,}", f"{b:,}", change)
     time = report["latency"]
     if time["ratio"] is not None:

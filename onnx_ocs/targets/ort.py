@@ -1,10 +1,18 @@
-"""What onnxruntime demands: which layers it runs on integer kernels, and what costs them."""
+"""What onnxruntime demands: which operators it runs on integers, and what costs it one.
+
+Its optimizer fuses Q, DQ and what stands between them to integer operators: layers (QLinearConv, MatMulInteger, ...),
+and all else (QLinearAdd, QLinearMul, QLinearConcat, pools, ...).  Convs and pools then compute with the channels last,
+with a Transpose wherever something else reads or writes their tensors.  A rewrite can cost each of these, and what it
+costs is read off the optimized graph, never guessed.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import onnx
 import onnxruntime as ort
@@ -15,8 +23,73 @@ from onnx_ocs.model.staging import scratch
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.names import rename, shorten
 from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, serialized, session_options
+from onnx_ocs.targets.rules import Rules
 
-__all__ = ["INTEGER_KERNELS", "fast_kernels", "integer_kernels", "kernel_outputs", "optimized", "without_kernels"]
+__all__ = [
+    "INTEGER_KERNELS", "RULES", "Operators", "fast_kernels", "integer_kernels", "kernel_outputs", "operators",
+    "optimized", "without_kernels",
+]  # fmt: skip
+
+# all that it loads it computes; the figures say what is fast
+_TYPES = frozenset({"int8", "uint8", "int16", "uint16", "int32", "int4", "uint4", "int2", "uint2"})
+RULES = Rules("ort", activations=_TYPES, weights=_TYPES, weight_zero=False, per_channel=True)
+INTEGER_KERNELS = frozenset({
+    "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul", "QLinearConvTranspose",
+})  # fmt: skip
+OTHERS = ("QLinear", "QAttention", "QEmbedLayerNormalization", "NhwcMaxPool")  # how others' names begin
+POOL = "MaxPool"  # takes integers as well as floats, the Nhwc form integers only
+MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Concat", "Gather", "Split",
+         "Clip", "Resize", "Pad", POOL)  # fmt: skip
+UNREAD = "weights"  # file to which onnxruntime writes the weights of a graph that is asked for
+
+
+@dataclass(frozen=True)
+class Operators:
+    """What of an optimized graph takes time otherwise than its multiply-accumulates say.
+
+    Attributes:
+        layers: layers with a fast integer kernel (`fast_kernels`).
+        others: all other integer operators, by kind.
+        transposes: Transposes, most of them between operators that want the channels at different places.
+    """
+
+    layers: int
+    others: Mapping[str, int]
+    transposes: int
+
+    @property
+    def integer(self) -> int:
+        """All integer operators."""
+        return self.layers + sum(self.others.values())
+
+    def lost(self, now: Operators) -> int:
+        """How many integer operators are none any more, kind by kind."""
+        others = sum(max(n - now.others.get(kind, 0), 0) for kind, n in self.others.items())
+        return max(self.layers - now.layers, 0) + others
+
+    def between(self, now: Operators) -> int:
+        """How many more Transposes there are now; each takes about as long as an operator."""
+        return max(now.transposes - self.transposes, 0)
+
+
+def operators(model: onnx.ModelProto) -> Operators | None:
+    """What onnxruntime makes of a model at ENABLE_ALL; None where `optimized` is None."""
+    run = optimized(model)
+    if run is None:
+        return None
+    others: Counter[str] = Counter()
+    integers: set[str] = set()
+    for n in run.graph.node:
+        makes = n.op_type in INTEGER_KERNELS or n.op_type == "QuantizeLinear" or n.op_type.startswith(OTHERS)
+        if makes or (n.op_type in MOVES and n.input and n.input[0] in integers):
+            integers.update(n.output)
+        if n.op_type == POOL and n.output[0] in integers:
+            others[POOL] += 1
+        elif n.op_type not in INTEGER_KERNELS and n.op_type.startswith(OTHERS):
+            others[n.op_type.removeprefix("Nhwc")] += 1
+    transposes = sum(n.op_type == "Transpose" for n in run.graph.node)
+    return Operators(len(fast_kernels(run)), others, transposes)
 
 
 def without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
@@ -41,13 +114,6 @@ def without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
     if together in (0, len(fused)):
         return set(fused) if together else set()
     return {t for t in fused if loss([t])}
-
-
-INTEGER_KERNELS = frozenset({
-    "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul", "QLinearConvTranspose",
-})  # fmt: skip
-UNREAD = "weights"  # file to which onnxruntime writes the weights of a graph that is asked for
 
 
 def integer_kernels(model: onnx.ModelProto) -> int | None:

@@ -1,9 +1,10 @@
-"""What costs a layer its integer kernel in onnxruntime.
+"""What costs a layer its integer kernel in onnxruntime, or another operator its integer form.
 
 It computes a layer, its activation and the one quantizer behind it in one integer kernel; with another reader of the
 float values in between, the layer runs in float.  That is read off the structure.  Kernels are lost for other reasons,
 too (a float bias, a MatMul of two activations of which one is folded back, a depthwise Conv, whose copies are added up
-in float in front of it): that is found out by trying.
+in float in front of it), and operators between quantizers leave the integers with their neighbours (QLinearAdd,
+QLinearMul, pools): that is found out by trying.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.regions.region import Quantized
-from onnx_ocs.targets.ort import integer_kernels, without_kernels
+from onnx_ocs.targets.ort import operators, without_kernels
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.widen import widened
 
@@ -40,21 +41,21 @@ def behind_kernels(graph: Graph, regions: Sequence[Quantized]) -> set[str]:
 
 
 def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decision]:
-    """Those decisions that must be left out for no layer to lose its integer kernel, found by bisection.
+    """Those decisions that must be left out for no operator to leave the integers, found by bisection.
 
     Args:
         model: the model; not changed.
         decisions: about regions of this model.
     """
-    whole = integer_kernels(model)
+    whole = operators(model)
 
     def lost(part: Sequence[Decision]) -> int:
         new = widened(model, lambda _, of: [replace(d, region=of[d.region.key]) for d in part])
-        left = integer_kernels(new)
-        return 0 if left is None or whole is None else whole - left
+        left = operators(new)
+        return 0 if left is None or whole is None else whole.lost(left)
 
     def search(part: Sequence[Decision], count: int) -> list[Decision]:
-        """Of decisions that lose so many kernels together."""
+        """Of decisions that lose so many operators together."""
         if len(part) == 1 or (count >= len(part) and all(_depthwise(d) for d in part)):  # each its reader's
             return [*part]
         halves = part[: len(part) // 2], part[len(part) // 2 :]

@@ -29,7 +29,7 @@ ALIGN = Option(
 )
 MODE = Option(
     "early: the producer makes the copies (exact behind ReLU); late: made in float behind any activation; "
-    "auto: early wherever it is exact; integer: as auto, but nowhere where a layer would lose its integer kernel "
+    "auto: early wherever it is exact; integer: as auto, but nowhere where an operator would leave the integers "
     "in onnxruntime.",
     panel=PANEL,
 )

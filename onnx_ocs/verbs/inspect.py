@@ -27,6 +27,7 @@ from onnx_ocs.regions.flaws import flaws
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
+from onnx_ocs.targets.registry import complaints
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
 from onnx_ocs.translation.selection import find_outliers
@@ -87,6 +88,7 @@ def inspect(
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
     notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
+    notes += complaints(graph, translate.runtime)
     qualities, against, loss = None, None, None
     if samples is not None:
         reference, against = reference_model(proto, floats)

@@ -20,6 +20,7 @@ from onnx_ocs.measurement.cost import Cost, cost
 from onnx_ocs.measurement.latency import latencies
 from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model import files
+from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
@@ -32,6 +33,7 @@ from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
+from onnx_ocs.targets.registry import complaints
 from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
@@ -49,6 +51,7 @@ from onnx_ocs.verbs.common import (
 from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
 from onnx_ocs.verbs.plan import by_plan, measured
+from onnx_ocs.verbs.targeted import check_kept, check_passes, runtime_of
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
 
@@ -170,12 +173,15 @@ def _prepare(
 def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -> Outcome:
     """Plan where that is asked for, and run the passes."""
     original, context = ready.original, ready.context
+    runtime = runtime_of(passes, options)
+    check_passes(passes, runtime)
     planned: dict[str, Any] = {}
     if options is not None and context.samples is not None and any(isinstance(p, Translate) for p in passes):
         measure = measured(original, passes, context)
         made, planned = make_plan(original, options, context, context.floats, measure=measure)
         passes = by_plan(passes, made)
     new, results = run_passes(original, passes, context)
+    check_kept(original, new, runtime)
     done = list(results.values())
     return Outcome(
         model=new,
@@ -183,7 +189,7 @@ def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -
         regions=tuple(e for r in done for e in r.regions),
         compensations=tuple(e for r in done for e in r.compensations),
         reconstructions=tuple(e for r in done for e in r.reconstructions),
-        notes=(*ready.notes, *(n for r in done for n in r.notes)),
+        notes=(*ready.notes, *complaints(Graph(original), runtime), *(n for r in done for n in r.notes)),
         planned=planned,
     )
 
@@ -268,7 +274,7 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
 
 
 def _kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -> list[str]:
-    """What became of the layers that onnxruntime runs with integer kernels."""
+    """What became of the operators that onnxruntime runs on integers."""
     notes = []
     lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
     if lost > 0:
@@ -277,6 +283,11 @@ def _kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -
             f"{'has' if lost == 1 else 'have'} none or a slow one now, which costs more time than multiply-accumulates "
             f"say; the mode 'integer' makes no copies there"
             + (f", for {weighed['gain_db']:.2f} dB less of the objective" if weighed and not weighed["kept"] else "")
+        )
+    if (costs[0].integer_operators or 0) - (costs[1].integer_operators or 0) > max(lost, 0):
+        notes.append(
+            f"onnxruntime runs {costs[1].integer_operators} of {costs[0].integer_operators} operators on integers now, "
+            f"with {costs[1].transposes} Transposes instead of {costs[0].transposes}: look at the latency"
         )
     if weighed and weighed["kept"]:
         notes.append(f"copies were left out: {weighed['why']}")

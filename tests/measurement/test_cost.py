@@ -14,6 +14,7 @@ from zoo import Net, Style
 
 from onnx_ocs.measurement.cost import Cost, cost, layer_macs
 from onnx_ocs.model.files import load_model
+from onnx_ocs.targets.ort import Operators
 
 MACS = [
     ("Conv", {"x": (1, 4, 6, 6), "w": (8, 4, 3, 3), "y": (1, 8, 6, 6)}, {}, 8 * 36 * 4 * 9),
@@ -58,9 +59,11 @@ def test_symbols_count_as_one_or_as_given() -> None:
 
 def test_kernels_are_asked_for_only_where_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = zoo.build("residual")
-    monkeypatch.setattr("onnx_ocs.measurement.cost.integer_kernels", lambda m: 7)
-    assert cost(model).integer_kernels == 7
-    assert cost(model, kernels=False).integer_kernels is None
+    monkeypatch.setattr("onnx_ocs.measurement.cost.operators", lambda m: Operators(7, {"QLinearAdd": 2}, 5))
+    found = cost(model)
+    assert (found.integer_kernels, found.integer_operators, found.transposes) == (7, 9, 5)
+    none = cost(model, kernels=False)
+    assert none.integer_kernels is None and none.integer_operators is None and none.transposes is None
 
 
 def test_side_files_count(tmp_path: Path) -> None:
@@ -77,4 +80,5 @@ def test_side_files_count(tmp_path: Path) -> None:
 def test_report_entries() -> None:
     assert Cost(1, 2, 3, 4, None).as_dict("before") == {
         "macs_before": 1, "params_before": 2, "bytes_before": 3, "nodes_before": 4, "integer_kernels_before": None,
+        "integer_operators_before": None, "transposes_before": None,
     }  # fmt: skip

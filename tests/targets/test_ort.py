@@ -12,9 +12,11 @@ from onnx_ocs.runtime.names import LONG, rename
 from onnx_ocs.runtime.session import Session
 from onnx_ocs.targets.ort import (
     INTEGER_KERNELS,
+    Operators,
     fast_kernels,
     integer_kernels,
     kernel_outputs,
+    operators,
     optimized,
     without_kernels,
 )
@@ -82,6 +84,7 @@ def test_a_model_that_does_not_load_has_no_number() -> None:
     with pytest.raises(Exception, match="NoSuchOperator"):
         Session(model)
     assert optimized(model) is None and integer_kernels(model) is None and kernel_outputs(model) is None
+    assert operators(model) is None
     assert without_kernels(model, ["relu1"]) == set()
 
 
@@ -109,6 +112,36 @@ def test_depthwise_counts_and_grouped_does_not_in_a_whole_model() -> None:
         a = n.qdq(n.op("Relu", n.conv(x)))
         counts[groups] = integer_kernels(n.model(n.qdq(n.op("Relu", n.conv(a, groups=groups)))))
     assert counts == {8: 2, 2: 1}
+
+
+def residual(pooled: bool = False, read: bool = False) -> onnx.ModelProto:
+    """A sum of two Convs between quantizers, perhaps pooled, perhaps read as a float by somebody."""
+    n, x = image(Style(bias="int32"))
+    a = n.qdq(n.op("Relu", n.conv(x)))
+    b = n.qdq(n.op("Relu", n.conv(a)))
+    total = n.op("Add", a, b)
+    y = n.qdq(total)
+    if pooled:
+        y = n.qdq(n.op("MaxPool", y, kernel_shape=[2, 2]))
+    return n.model(n.qdq(n.conv(y), "mid"), *([total] if read else []))
+
+
+def test_all_integer_operators_count() -> None:
+    found = operators(residual(pooled=True))
+    assert found is not None and found.layers == 3
+    assert found.others == {"QLinearAdd": 1, "MaxPool": 1} and found.integer == 5 and found.transposes >= 2
+
+
+def test_a_sum_that_left_the_integers_is_lost_though_all_layers_keep_their_kernels() -> None:
+    before, after = operators(residual()), operators(residual(read=True))
+    assert before is not None and after is not None and before.layers == after.layers == 3
+    assert before.lost(after) == 1 and after.lost(before) == 0 and before.lost(before) == 0
+
+
+def test_what_one_kind_wins_another_does_not_lose() -> None:
+    before = Operators(3, {"QLinearAdd": 2}, 4)
+    after = Operators(5, {"QLinearAdd": 1, "QLinearConcat": 9}, 9)
+    assert before.lost(after) == 1 and before.between(after) == 5 and after.between(before) == 0
 
 
 def test_float_models_have_none() -> None:

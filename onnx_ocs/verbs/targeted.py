@@ -1,0 +1,52 @@
+"""What a rewrite for a target asks before it starts, says on the way, and checks at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from onnx_ocs.errors import PassError, UserError
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.passes.reconstruct import Reconstruct
+from onnx_ocs.passes.translate import Translate
+from onnx_ocs.passmanager import Pass
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.targets.choice import Runtime
+from onnx_ocs.targets.registry import added, rules_of
+
+__all__ = ["check_kept", "check_passes", "runtime_of"]
+
+
+def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
+    """The runtime that a file is rewritten for."""
+    if options is not None:
+        return options.runtime
+    return next((p.runtime for p in passes if isinstance(p, Translate)), "ort")
+
+
+def check_passes(passes: Sequence[Pass], runtime: Runtime) -> None:
+    """Complain about passes that add what a target does not have.
+
+    Raises:
+        UserError: there is one.
+    """
+    if not rules_of(runtime).floats:
+        for p in passes:
+            if not isinstance(p, (Translate, Reconstruct)):
+                raise UserError(
+                    f"the pass '{p.name}' adds float operators, which the target {runtime} does not have: leave it out"
+                )
+
+
+def check_kept(original: onnx.ModelProto, new: onnx.ModelProto, runtime: Runtime) -> None:
+    """Complain about a rewrite that breaks a rule of the target which the original keeps.
+
+    Raises:
+        PassError: it does; a plan that was made for another target can ask for that, nothing else should.
+    """
+    if runtime == "ort" or new is original:
+        return
+    broken = added(Graph(original), Graph(new), runtime)
+    if broken:
+        raise PassError(f"the rewrite breaks a rule of the target {runtime}: {'; '.join(broken)}")

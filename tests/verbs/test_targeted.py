@@ -1,0 +1,50 @@
+"""Rewrites for a target: what is refused before, told, and checked after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import zoo
+
+import onnx_ocs
+from onnx_ocs.errors import PassError, UserError
+from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.passes.reconstruct import Reconstruct
+from onnx_ocs.passes.translate import Translate
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.verbs.targeted import check_kept, check_passes, runtime_of
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+def test_the_plan_says_what_it_is_for_or_the_pass() -> None:
+    passes = [Translate(runtime="qnn")]
+    assert runtime_of(passes, None) == "qnn" and runtime_of([Reconstruct()], None) == "ort"
+    assert runtime_of(passes, PlanOptions(runtime="tensorrt")) == "tensorrt"
+
+
+def test_branches_need_float_operators() -> None:
+    check_passes([Translate(), Reconstruct()], "generic-int8")
+    check_passes([Translate(), Compensate()], "tensorrt")
+    with pytest.raises(UserError, match="'compensate' adds float operators, which the target qnn does not have"):
+        check_passes([Translate(), Compensate()], "qnn")
+
+
+def test_a_rewrite_that_breaks_a_rule_is_not_written() -> None:
+    model, _ = zoo.build("residual")
+    new = onnx_ocs.rewrite(model, passes=[Translate(0.5)], verify=False).model
+    check_kept(model, new, "ort")
+    check_kept(model, model, "generic-int8")
+    with pytest.raises(PassError, match=r"breaks a rule of the target generic-int8: .* runs in float"):
+        check_kept(model, new, "generic-int8")
+
+
+def test_inspection_says_what_is_within_reach_and_what_is_broken() -> None:
+    model = onnx.load(DATA / "brevitas_cnn_leg_w4a4.onnx")
+    report = onnx_ocs.inspect(model, passes=[Translate(runtime="qnn")])
+    reasons = [e["reason"]["code"] for e in report["regions"] if e["status"] == "refused"]
+    assert "target" in reasons and any(e["status"] == "candidate" for e in report["regions"])
+    assert any(n.startswith("the file breaks a rule of qnn as it is: a Gemm runs in float") for n in report["notes"])
+    assert not any("breaks a rule" in n for n in onnx_ocs.inspect(model).get("notes", ()))
