@@ -38,6 +38,7 @@ class Report(TypedDict):
     Attributes:
         schema: the version of this format.
         verb: what was asked for.
+        title: what it is about: the names of the files.
         regions: one entry for each quantized activation.
         compensations: one entry for each block.
         reconstructions: one entry for each layer with a quantized weight.
@@ -56,6 +57,7 @@ class Report(TypedDict):
 
     schema: str
     verb: Literal["inspect", "plan", "rewrite", "verify"]
+    title: NotRequired[str]
     regions: list[RegionEntry]
     compensations: list[CompensationEntry]
     reconstructions: list[ReconstructionEntry]

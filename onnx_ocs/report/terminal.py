@@ -302,15 +302,16 @@ def show_verdict(console: Console, text: str) -> None:
     console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
-def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:
-    """The last line."""
+def verdict(report: Report, changed: bool, verified: bool, seconds: float | None = None) -> str:
+    """The last line; without a time where a report is shown that was written before."""
     v = report["verification"]
+    took = "" if seconds is None else f" ({seconds:.1f} s)"
     if not changed:
-        return f"PASSED: nothing to rewrite, the output is the input ({seconds:.1f} s)"
+        return f"PASSED: nothing to rewrite, the output is the input{took}"
     if v is None:
-        return f"DONE, not verified ({seconds:.1f} s)" if not verified else f"PASSED ({seconds:.1f} s)"
+        return f"DONE, not verified{took}" if not verified else f"PASSED{took}"
     if v["verdict"] != "PASSED":
-        return f"FAILED: {'; '.join(readable(v['failures']))} ({seconds:.1f} s)"
+        return f"FAILED: {'; '.join(readable(v['failures']))}{took}"
     level, oracle = v["levels"][0], v["oracle"]
     counts = (
         (oracle["translated_quantizers"], "wide quantizer"),
@@ -322,5 +323,5 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
     what = ", ".join(done) or "the model"
     return (
         f"PASSED: {what} as declared; {level['values']:,} values compared with the oracle's "
-        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
-    )
+        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step)"
+    ) + ("" if seconds is None else f" in {seconds:.1f} s")
