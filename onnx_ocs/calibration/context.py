@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.model.files import write_bytes
 
@@ -31,6 +32,7 @@ class Context:
         floats: the float model; None where it is not at hand.
         write: how a file is written: at once, or with all others of the run.
         again: whether a pass only shows that it changes nothing more: its report is not read.
+        judging: which outputs count, and the user's metric.
     """
 
     samples: Samples | None = None
@@ -41,6 +43,7 @@ class Context:
     floats: onnx.ModelProto | None = None
     write: Callable[[Path, bytes], None] = write_bytes
     again: bool = False
+    judging: Judging = EVERYTHING
 
     def total(self) -> int:
         """How many samples there are to use."""

@@ -8,13 +8,14 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.outliers import Outliers
 from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.compensation.entries import branch_entry
 from onnx_ocs.measurement.attribution import Loss, Share, find_loss
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.graph import Graph, tensor_outputs
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass
@@ -51,6 +52,7 @@ def inspect(
     seed: int = 0,
     limit: int | None = None,
     progress: Progress = quiet,
+    judging: Judging = EVERYTHING,
 ) -> dict[str, Any]:
     """What could be rewritten, and why not: one entry for each quantized activation.
 
@@ -62,6 +64,7 @@ def inspect(
         seed: of everything random.
         limit: most calibration samples.
         progress: called during long work.
+        judging: which outputs count, and how much, where the loss is shared out.
 
     Returns:
         The report; regions have the status "candidate" or "refused".
@@ -73,8 +76,9 @@ def inspect(
     inside = check_qdq(proto)
     check_graph(proto)
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
+    judging.check(tensor_outputs(proto))
     samples = None if calib is None else open_samples(calib, proto, limit)
-    context = Context(samples, limit, seed, progress)
+    context = Context(samples, limit, seed, progress, judging=judging)
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes)
     entries = _entries(proto, graph, regions, translate, context)
@@ -83,7 +87,7 @@ def inspect(
     qualities, against, loss = None, None, None
     if samples is not None:
         reference, against = reference_model(proto, float_model)
-        now = compare(reference, [proto], samples, limit)[0]
+        now = compare(reference, [proto], samples, limit, judging=judging)[0]
         qualities = now, now
         entries = with_errors(entries, proto, None, context)
         loss = find_loss(proto, graph, regions, shapes, context, price.macs)

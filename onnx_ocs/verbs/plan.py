@@ -11,9 +11,11 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.measurement.quality import Quality, compare
 from onnx_ocs.model.files import write_bytes
+from onnx_ocs.model.graph import tensor_outputs
 from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
@@ -37,6 +39,7 @@ def plan(
     budgets: Sequence[float] = (),
     progress: Progress = quiet,
     transaction: Transaction | None = None,
+    judging: Judging = EVERYTHING,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan steps and copies within a budget, measured on calibration data.
 
@@ -50,6 +53,7 @@ def plan(
         budgets: further budgets, for a sweep of gain against cost.
         progress: called during long work.
         transaction: what else is written: new statistics are staged there, and the caller publishes all.
+        judging: which outputs count, how much, and the user's metric.
 
     Returns:
         The plan, and what was measured on the way.
@@ -62,7 +66,9 @@ def plan(
     check_graph(proto)
     floats = None if float_model is None else load(float_model)
     write = write_bytes if transaction is None else transaction.file
-    context = Context(open_samples(calib, proto, limit), limit, seed, progress, floats=floats, write=write)
+    judging.check(tensor_outputs(proto))
+    samples = open_samples(calib, proto, limit, judging.metric is not None)
+    context = Context(samples, limit, seed, progress, floats=floats, write=write, judging=judging)
     measure = measured(proto, [Translate()], context)
     return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 
@@ -81,6 +87,6 @@ def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -
     def measure(made: Plan) -> Quality:
         new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         context.progress("measuring plans", 0, None)
-        return compare(against(), [new], samples, context.limit)[0]
+        return compare(against(), [new], samples, context.limit, judging=context.judging)[0]
 
     return measure
