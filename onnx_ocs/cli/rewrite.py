@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from onnx_ocs.calibration.judging import EVERYTHING
 from onnx_ocs.cli.groups import (
     Data,
     Format,
     In,
+    Judged,
     Out,
     Output,
     Selecting,
@@ -47,8 +49,8 @@ __all__ = ["REWRITE"]
 
 # What says how much is spent, and where: a plan file has said it already, and the paper's rule does not ask.
 STEERING = (
-    "--ratio", "--budget", "--target-sqnr", "--target-agreement", "--copies", "--align", "--select", "--rescale",
-    "--stats", "--jobs", "--include", "--exclude",
+    "--ratio", "--budget", "--target-sqnr", "--target-agreement", "--target-metric", "--copies", "--align", "--select",
+    "--rescale", "--stats", "--jobs", "--include", "--exclude",
 )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ class Proof:
     verify: bool = option(True, "Prove the result with onnxruntime.", panel=Output.panel)
 
 
-def rewrite(model: In, output: Out, given: Given) -> None:
+def rewrite(model: In, destination: Out, given: Given) -> None:
     """Rewrite a quantized model, verify it, and say what it costs and gains.
 
     ```
@@ -104,22 +106,25 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     data, out = begin(given)
     names, plan = given.make(Steps).names(data.calib is not None), given.make(Ready).plan
     verify, convert = given.make(Proof).verify, given.make(Format).convert_qoperator
-    written = {"OUT": output, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
+    written = {"OUT": destination, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
     check_outputs(written, (model, data.float_model), data.calib, [plan])
     options = _plan_options(given, names, plan, data.calib)
     passes = _passes(given, names, plan)
+    judging = given.make(Judged).judging
+    if data.calib is None and judging != EVERYTHING:
+        raise UserError("--output, --exclude-output and --metric need --calib: outputs are judged on samples")
     warn_of_unused(given)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
     from onnx_ocs.report import terminal_plans as plans
 
-    title = f"{model.name} → {output.name}"
-    with publishing(output, out.report, out.html, given.value("--stats")) as transaction:
+    title = f"{model.name} → {destination.name}"
+    with publishing(destination, out.report, out.html, given.value("--stats")) as transaction:
         try:
             with show_progress(out.quiet) as progress:
                 result = api.rewrite(
                     model,
-                    output,
+                    destination,
                     calib=data.calib,
                     float_model=data.float_model,
                     passes=passes,
@@ -130,11 +135,12 @@ def rewrite(model: In, output: Out, given: Given) -> None:
                     progress=progress,
                     transaction=transaction,
                     convert_qoperator=convert,
+                    judging=judging,
                 )
         except VerificationError as e:
             stage_reports(transaction, out.report, out.html, e.args[1], title)
             transaction.publish()
-            typer.echo(printable(f"FAILED: {readable(e.args[0])}. {output} was not written."), err=True)
+            typer.echo(printable(f"FAILED: {readable(e.args[0])}. {destination} was not written."), err=True)
             raise typer.Exit(2) from None
         stage_reports(transaction, out.report, out.html, result.report, title)
         with showing():
@@ -185,4 +191,5 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]
     return make_passes(names, options)
 
 
-REWRITE = Verb(rewrite, (Data, Format, Steps, Selecting, PlanOptions, Targets, Ready, *PASSES.values(), Proof, Output))
+KINDS = (Data, Format, Judged, Steps, Selecting, PlanOptions, Targets, Ready, *PASSES.values(), Proof, Output)
+REWRITE = Verb(rewrite, KINDS)

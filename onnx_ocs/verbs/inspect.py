@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.outliers import Outliers
 from onnx_ocs.calibration.samples import Samples, Source
 from onnx_ocs.compensation.entries import branch_entry
@@ -59,6 +60,7 @@ def inspect(
     limit: int | None = None,
     progress: Progress = quiet,
     convert_qoperator: bool = False,
+    judging: Judging = EVERYTHING,
 ) -> dict[str, Any]:
     """What could be rewritten, and why not: one entry for each quantized activation.
 
@@ -71,6 +73,7 @@ def inspect(
         limit: most calibration samples.
         progress: called during long work.
         convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
+        judging: which outputs count, and how much, where the loss is shared out.
 
     Returns:
         The report; regions have the status "candidate" or "refused".
@@ -78,11 +81,12 @@ def inspect(
     Raises:
         UserError: the model or the samples cannot be used.
     """
-    opened = open_model(model, calib, limit, seed, convert_qoperator)
+    opened = open_model(model, calib, limit, seed, convert_qoperator, judging)
     proto, samples = opened.model, opened.samples
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
     floats = None if float_model is None else load(float_model)
-    context = Context(samples, limit, seed, progress, floats=floats, bounded=folded_bounds(proto, floats))
+    bounded = folded_bounds(proto, floats)
+    context = Context(samples, limit, seed, progress, floats=floats, bounded=bounded, judging=judging)
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
@@ -92,7 +96,7 @@ def inspect(
     qualities, against, loss = None, None, None
     if samples is not None:
         reference, against = reference_model(proto, floats)
-        now = compare(reference, [proto], samples, limit)[0]
+        now = compare(reference, [proto], samples, limit, judging=judging)[0]
         qualities = now, now
         entries = with_errors(entries, proto, None, context)
         loss = find_loss(proto, graph, regions, shapes, context, price.macs)
