@@ -23,6 +23,7 @@ from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regridding.run import found_killers
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.translation.decision import Decision
@@ -80,11 +81,12 @@ def inspect(
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
     notes = [*inside, *_earlier(proto)]
-    qualities, against, loss = None, None, None
+    qualities, against, loss, grids = None, None, None, list[dict[str, Any]]()
     if samples is not None:
         reference, against = reference_model(proto, float_model)
         now = compare(reference, [proto], samples, limit)[0]
         qualities = now, now
+        grids = found_killers(proto, regions, reference, now, context)
         entries = with_errors(entries, proto, None, context)
         loss = find_loss(proto, graph, regions, shapes, context, price.macs)
         if loss is None:
@@ -95,8 +97,8 @@ def inspect(
             entries = _with_shares(entries, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect", seed, regions=entries, compensations=carried, costs=(price, price), qualities=qualities,
-        reference=against, ranking=ranked_by(samples), notes=notes,
+        "inspect", seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
+        qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
     if loss is not None:
         report["loss"] = _loss_entry(loss, regions)

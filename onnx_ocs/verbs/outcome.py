@@ -46,6 +46,7 @@ class Outcome:
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
         reconstructions: the report's entries, one for each layer with a quantized weight.
+        grids: the report's entries, one for each quantizer that gets another grid, or should.
         notes: sentences for the user.
         planned: what the planner found; empty where nothing was planned.
         qualities: before and after; None without samples.
@@ -59,6 +60,7 @@ class Outcome:
     regions: Entries = ()
     compensations: Entries = ()
     reconstructions: Entries = ()
+    grids: Entries = ()
     notes: tuple[str, ...] = ()
     planned: Mapping[str, Any] = field(default_factory=dict)
     qualities: tuple[Quality, Quality] | None = None
@@ -88,6 +90,7 @@ def taken_back(ready: Prepared, outcome: Outcome, lost: str) -> Outcome:
         regions=_refused(outcome.regions, why),
         compensations=_refused(outcome.compensations, why),
         reconstructions=_refused(outcome.reconstructions, why),
+        grids=_refused(outcome.grids, why),
         qualities=None if before is None else (before, before),
     ).noting(why)
 
