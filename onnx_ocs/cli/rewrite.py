@@ -37,7 +37,7 @@ from onnx_ocs.cli.outputs import (
 )
 from onnx_ocs.errors import UserError, VerificationError, printable
 from onnx_ocs.options import option
-from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Translate
+from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Regrid, Translate
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.report.format import readable
 from onnx_ocs.translation.options import PANEL
@@ -67,13 +67,13 @@ class Steps:
         None,
         f"Passes to run, in order, separated by commas. {_listed()}; and those of other packages.",
         panel="Passes",
-        shown="translate,reconstruct with --calib, translate without",
+        shown="regrid,translate,reconstruct with --calib, translate without",
     )
 
-    def names(self, calibrated: bool) -> list[str]:
-        """The passes' names; the default depends on whether there are samples."""
+    def names(self, calibrated: bool, planned: bool = False) -> list[str]:
+        """The passes' names; the default depends on whether there are samples, and a plan for the model as it is."""
         if self.passes is None:
-            return [p.name for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
+            return [p.name for p in (DEFAULT if calibrated else DEFAULT_BLIND) if not (planned and p is Regrid)]
         return [p.strip() for p in self.passes.split(",") if p.strip()]
 
 
@@ -104,7 +104,8 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
     """
     start = time.perf_counter()
     data, out = begin(given)
-    names, plan = given.make(Steps).names(data.calib is not None), given.make(Ready).plan
+    plan = given.make(Ready).plan
+    names = given.make(Steps).names(data.calib is not None, plan is not None)
     verify, convert = given.make(Proof).verify, given.make(Format).convert_qoperator
     written = {"OUT": destination, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
     check_outputs(written, (model, data.float_model), data.calib, [plan])

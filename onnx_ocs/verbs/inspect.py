@@ -26,6 +26,7 @@ from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions, folded_bounds
 from onnx_ocs.regions.flaws import flaws
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regridding.run import found_killers
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.targets.registry import complaints
@@ -93,11 +94,12 @@ def inspect(
     price = cost(proto, None if samples is None else sample_shapes(samples))
     notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
     notes += complaints(graph, translate.runtime)
-    qualities, against, loss = None, None, None
+    qualities, against, loss, grids = None, None, None, list[dict[str, Any]]()
     if samples is not None:
         reference, against = reference_model(proto, floats)
         now = compare(reference, [proto], samples, limit, judging=judging)[0]
         qualities = now, now
+        grids = found_killers(proto, regions, reference, now, context)
         entries = with_errors(entries, proto, None, context)
         loss = find_loss(proto, graph, regions, shapes, context, price.macs)
         if loss is None:
@@ -109,8 +111,8 @@ def inspect(
             notes += _weights_cost(proto, floats, regions, samples, limit, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect", seed, regions=entries, compensations=carried, costs=(price, price), qualities=qualities,
-        reference=against, ranking=ranked_by(samples), notes=notes,
+        "inspect", seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
+        qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
     if loss is not None:
         report["loss"] = _loss_entry(loss, regions)

@@ -49,6 +49,7 @@ class Outcome:
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
         reconstructions: the report's entries, one for each layer with a quantized weight.
+        grids: the report's entries, one for each quantizer that gets another grid, or should.
         notes: sentences for the user.
         planned: what the planner found; empty where nothing was planned.
         plan: what it planned; None where nothing was planned.
@@ -63,6 +64,7 @@ class Outcome:
     regions: Entries = ()
     compensations: Entries = ()
     reconstructions: Entries = ()
+    grids: Entries = ()
     notes: tuple[str, ...] = ()
     planned: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
@@ -110,6 +112,7 @@ def in_part(whole: Outcome, part: Outcome, dropped: str, lost: str) -> Outcome:
         regions=part.regions or left.regions,
         compensations=part.compensations or left.compensations,
         reconstructions=part.reconstructions or left.reconstructions,
+        grids=part.grids or left.grids,
         planned=part.planned or whole.planned,
     ).noting(why)
 
@@ -121,6 +124,7 @@ def _dropped(outcome: Outcome, why: str) -> Outcome:
         regions=_refused(outcome.regions, why),
         compensations=_refused(outcome.compensations, why),
         reconstructions=_refused(outcome.reconstructions, why),
+        grids=_refused(outcome.grids, why),
     )
 
 

@@ -27,7 +27,7 @@ from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.registry import make_passes
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.passmanager import Pass, run_passes
+from onnx_ocs.passmanager import Pass, PassResult, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
@@ -103,7 +103,8 @@ def rewrite(
         output: where to write the result; only after the verification has passed, atomically.
         calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order; default: `Translate()`, and with samples `Reconstruct()` behind it.
+        passes: what to run, in order; default: `Translate()`, and with samples `Regrid()` in front of it and
+            `Reconstruct()` behind it.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
@@ -188,19 +189,24 @@ def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -
     check_passes(passes, runtime)
     planned: dict[str, Any] = {}
     made: Plan | None = None
+    new, results = original, dict[str, PassResult]()
     if options is not None and context.samples is not None and any(isinstance(p, Translate) for p in passes):
-        measure = measured(original, passes, context)
-        made, planned = make_plan(original, options, context, context.floats, measure=measure)
+        first = next(k for k, p in enumerate(passes) if isinstance(p, Translate))
+        new, results = run_passes(original, passes[:first], context)  # the plan is made for what these leave
+        passes = passes[first:]
+        measure = measured(new, passes, context)
+        made, planned = make_plan(new, options, context, context.floats, measure=measure)
         passes = by_plan(passes, made)
-    new, results = run_passes(original, passes, context)
+    new, more = run_passes(new, passes, context)
     check_kept(original, new, runtime)
-    done = list(results.values())
+    done = [*results.values(), *more.values()]
     return Outcome(
         model=new,
         changed=new is not original,
         regions=tuple(e for r in done for e in r.regions),
         compensations=tuple(e for r in done for e in r.compensations),
         reconstructions=tuple(e for r in done for e in r.reconstructions),
+        grids=tuple(e for r in done for e in r.grids),
         notes=(*ready.notes, *complaints(Graph(original), runtime), *(n for r in done for n in r.notes)),
         planned=planned,
         plan=made,
@@ -299,8 +305,9 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
     report = assemble(
         "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
-        reconstructions=outcome.reconstructions, costs=costs, latency=outcome.latency, qualities=outcome.qualities,
-        reference=outcome.against, ranking=ranking, verification=outcome.verification, notes=notes,
+        reconstructions=outcome.reconstructions, grids=outcome.grids, costs=costs, latency=outcome.latency,
+        qualities=outcome.qualities, reference=outcome.against, ranking=ranking,
+        verification=outcome.verification, notes=notes,
     )  # fmt: skip
     if planned:
         report["plan"] = cast(PlanEntry, dict(planned))
