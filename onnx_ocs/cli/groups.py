@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import typer
 
-from onnx_ocs.calibration.judging import Judging
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.cli.options import Given
 from onnx_ocs.cli.outputs import start_logging
 from onnx_ocs.errors import UserError
@@ -32,6 +32,7 @@ __all__ = [
     "Targets",
     "begin",
     "is_planned",
+    "judged",
     "plan_options",
     "warn_of_unused",
 ]
@@ -205,6 +206,22 @@ def begin(given: Given) -> tuple[Data, Output]:
     if out.verbose:
         start_logging(out.verbose)
     return data, out
+
+
+def judged(given: Given, calib: str | None) -> Judging:
+    """What is good.
+
+    Args:
+        given: the options.
+        calib: the calibration samples.
+
+    Raises:
+        UserError: there are no samples to judge on.
+    """
+    found = given.make(Judged).judging
+    if calib is None and found != EVERYTHING:
+        raise UserError("--output, --exclude-output and --metric need --calib: outputs are judged on samples")
+    return found
 
 
 def is_planned(given: Given, calib: str | None) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from onnx_ocs.calibration.judging import EVERYTHING
 from onnx_ocs.cli.groups import (
     Data,
     Format,
@@ -22,6 +21,7 @@ from onnx_ocs.cli.groups import (
     Targets,
     begin,
     is_planned,
+    judged,
     plan_options,
     warn_of_unused,
 )
@@ -111,9 +111,7 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
     check_outputs(written, (model, data.float_model), data.calib, [plan])
     options = _plan_options(given, names, plan, data.calib)
     passes = _passes(given, names, plan)
-    judging = given.make(Judged).judging
-    if data.calib is None and judging != EVERYTHING:
-        raise UserError("--output, --exclude-output and --metric need --calib: outputs are judged on samples")
+    judging = judged(given, data.calib)
     warn_of_unused(given)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table

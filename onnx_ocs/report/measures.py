@@ -48,6 +48,7 @@ class OutputEntry(TypedDict):
         constant_channels: the same, rewritten.
         groups: channels whose scales are orders of magnitude apart; empty where there is one scale.
         samples: number of samples.
+        weight: how much it counts; 0: not at all.
     """
 
     name: str
@@ -60,6 +61,7 @@ class OutputEntry(TypedDict):
     constant_channels: list[int]
     groups: list[GroupEntry]
     samples: int
+    weight: float
 
 
 class CostEntry(TypedDict, total=False):
@@ -122,6 +124,8 @@ class QualityEntry(TypedDict):
         agreement_after: the same, rewritten.
         samples: number of samples.
         reference: what the quality is measured against.
+        metric_before: the user's own figure over all outputs.
+        metric_after: the same, rewritten.
     """
 
     sqnr_before_db: float | None
@@ -130,6 +134,8 @@ class QualityEntry(TypedDict):
     agreement_after: float | None
     samples: int | None
     reference: str | None
+    metric_before: NotRequired[float]
+    metric_after: NotRequired[float]
 
 
 class LevelEntry(TypedDict):

@@ -100,7 +100,7 @@ class TargetEntry(TypedDict):
     """A quality that was to be reached.
 
     Attributes:
-        kind: "sqnr" in dB, "agreement" 0..1.
+        kind: "sqnr" in dB, "agreement" 0..1, "metric": the user's own figure.
         wanted: the least value.
         got: the value of the written model; null for an exact output.
         reached: whether it is enough.
@@ -108,7 +108,7 @@ class TargetEntry(TypedDict):
         probes: what was measured on the way.
     """
 
-    kind: Literal["sqnr", "agreement"]
+    kind: Literal["sqnr", "agreement", "metric"]
     wanted: float
     got: float | None
     reached: bool
@@ -177,7 +177,7 @@ class UnmendableEntry(TypedDict):
 
 
 class LossEntry(TypedDict):
-    """What the quantized activations cost at the model's output.
+    """What the quantized activations cost at the model's outputs.
 
     Attributes:
         samples: number of samples.

@@ -90,6 +90,7 @@ def _outputs(qualities: tuple[Quality, Quality] | None) -> list[OutputEntry]:
                 for g, h in zip(then.groups, now.groups, strict=True)
             ],
             "samples": after.samples,
+            "weight": now.weight,
         }
         for then, now in zip(before.outputs, after.outputs, strict=True)
     ]
@@ -106,7 +107,7 @@ def _latency(latency: Sequence[float] | None) -> LatencyEntry:
 
 def _quality(qualities: tuple[Quality, Quality] | None, reference: str | None) -> QualityEntry:
     before, after = qualities or (None, None)
-    return {
+    entry: QualityEntry = {
         "sqnr_before_db": None if before is None else before.sqnr_db,
         "sqnr_after_db": None if after is None else after.sqnr_db,
         "agreement_before": None if before is None else before.agreement,
@@ -114,6 +115,9 @@ def _quality(qualities: tuple[Quality, Quality] | None, reference: str | None) -
         "samples": None if before is None else before.samples,
         "reference": reference,
     }
+    if before is not None and after is not None and before.metric is not None and after.metric is not None:
+        entry |= {"metric_before": before.metric, "metric_after": after.metric}
+    return entry
 
 
 def _x_clip_after(e: Mapping[str, Any]) -> float | list[float] | None:

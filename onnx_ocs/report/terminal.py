@@ -289,6 +289,9 @@ def _totals(console: Console, report: Report) -> None:
     if q["agreement_before"] is not None and q["agreement_after"] is not None:
         a, b = 100 * q["agreement_before"], 100 * q["agreement_after"]
         table.add_row("same answer as the reference", f"{a:.2f} %", f"{b:.2f} %", f"{b - a:+.2f} points")
+    if "metric_before" in q:
+        a, b = q["metric_before"], q["metric_after"]
+        table.add_row("your metric", f"{a:.6g}", f"{b:.6g}", f"{b - a:+.4g}")
     if c:
         console.print(table)
     if q["reference"]:

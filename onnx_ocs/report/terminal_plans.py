@@ -61,12 +61,12 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
 def show_target(console: Console, target: Report) -> None:
     """The plans that were measured on the way to a target."""
     target = readable(target)
-    sqnr = target["kind"] == "sqnr"
+    kind = target["kind"]
 
     def value(v: float | None) -> str:
-        return decibels(v) if sqnr else percent(v)
+        return decibels(v) if kind == "sqnr" else percent(v) if kind == "agreement" else f"{v:.6g}"
 
-    what = "output SQNR" if sqnr else "same answer as the reference"
+    what = {"sqnr": "output SQNR", "agreement": "same answer as the reference", "metric": "your metric"}[kind]
     table = Table(title=f"The cheapest plan with {what} ≥ {value(target['wanted'])}", title_justify="left")
     for name in ("allowed", "extra MACs", "copies a channel", what, "plan"):
         table.add_column(name, justify="left" if name == "plan" else "right")

@@ -114,9 +114,7 @@ def inspect(
         "inspect", seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
         qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
-    if loss is not None:
-        report["loss"] = _loss_entry(loss, regions)
-    return dict(report)
+    return dict(report) if loss is None else {**report, "loss": _loss_entry(loss, regions)}
 
 
 def _entries(

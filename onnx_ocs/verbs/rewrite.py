@@ -129,15 +129,7 @@ def rewrite(
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
         context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging)
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
-        passes = _default(calib is not None) if passes is None else passes
-        outcome = _run(ready, passes, options)
-        outcome = _stage(ready, outcome, output, files_of_run)
-        outcome = _judge(ready, outcome)
-        lost = _lost(outcome)
-        if lost is not None:
-            files_of_run.discard(output or "")
-            outcome = _stage(ready, _spared(ready, outcome, lost, passes, options), output, files_of_run)
-        outcome = _with_errors(ready, outcome)
+        outcome = _made(ready, _default(calib is not None) if passes is None else passes, options, output, files_of_run)
         if verify and outcome.changed:
             outcome = _prove(ready, outcome)
         report = dict(_report(ready, outcome, options))
@@ -211,6 +203,23 @@ def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -
         planned=planned,
         plan=made,
     )
+
+
+def _made(
+    ready: Prepared,
+    passes: Sequence[Pass],
+    options: PlanOptions | None,
+    output: str | Path | None,
+    transaction: Transaction,
+) -> Outcome:
+    """The rewritten model, staged and judged; where it loses, what of it does not."""
+    outcome = _stage(ready, _run(ready, passes, options), output, transaction)
+    outcome = _judge(ready, outcome)
+    lost = _lost(outcome)
+    if lost is not None:
+        transaction.discard(output or "")
+        outcome = _stage(ready, _spared(ready, outcome, lost, passes, options), output, transaction)
+    return _with_errors(ready, outcome)
 
 
 def _stage(ready: Prepared, outcome: Outcome, output: str | Path | None, transaction: Transaction) -> Outcome:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from onnx_ocs.cli.groups import is_planned, plan_options, warn_of_unused
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
+from onnx_ocs.cli.groups import Judged, is_planned, plan_options, warn_of_unused
 from onnx_ocs.cli.options import Given
 from onnx_ocs.cli.rewrite import REWRITE
 from onnx_ocs.errors import UserError
@@ -41,6 +43,9 @@ def test_when_there_is_a_plan(values: dict[str, Any], calib: str | None, wanted:
     [
         ({"ratio": 0.1, "budget": 0.1}, "c.npz", "--ratio and --budget both say how much to spend: give one of them"),
         ({"target_sqnr": 9.0, "target_agreement": 0.9}, "c.npz", "--target-sqnr and --target-agreement: give one"),
+        ({"target_metric": 0.5, "target_sqnr": 9.0}, "c.npz", "--target-sqnr and --target-metric: give one of them"),
+        ({"target_metric": 0.5}, "c.npz", "--target-metric needs a metric: give --metric package.module:function"),
+        ({"target_metric": float("nan")}, "c.npz", "--target-metric nan: give a number"),
         ({"target_sqnr": float("nan")}, "c.npz", "--target-sqnr nan: give a number of decibels"),
         ({"target_sqnr": float("inf")}, None, "--target-sqnr inf: give a number of decibels"),
         ({"select": "error"}, None, "--select error needs --calib"),
@@ -89,3 +94,18 @@ def test_what_is_ignored_is_said(caplog: pytest.LogCaptureFixture) -> None:
         "--effort is ignored: no plan is made",
         "--nbc-budget is ignored: 'compensate' does not run",
     ]
+
+
+def test_what_is_judged() -> None:
+    asked = given(output=["boxes=2", "a=b=0.5"], exclude_output=["aux"]).make(Judged).judging
+    assert asked == Judging({"boxes": 2.0, "a=b": 0.5}, ("aux",))
+    assert given().make(Judged).judging == EVERYTHING
+    found = given(metric="os.path:join").make(Judged).judging.metric
+    assert found is os.path.join
+    assert plan_options(given(target_metric=0.5, metric="os.path:join")).target == Target("metric", 0.5)
+
+
+@pytest.mark.parametrize("text", ["boxes", "=2", "boxes=", "boxes=two"])
+def test_a_weight_is_a_number(text: str) -> None:
+    with pytest.raises(UserError, match=f"--output {text}: give NAME=WEIGHT, such as boxes=2"):
+        _ = given(output=[text]).make(Judged).judging

@@ -44,7 +44,7 @@ def test_what_is_asked(run, asked: list[tuple[Any, ...]], tmp_path: Path) -> Non
     ("args", "message"),
     [
         (BASIC[:4], "Missing option '--calib'"),
-        ((*BASIC[:2], *BASIC[4:]), "Missing option '--output'"),
+        ((*BASIC[:2], *BASIC[4:]), "Missing option '--out'"),
         ((*BASIC, "--sweep", "much"), "--sweep much: give numbers separated by commas"),
         ((*BASIC, "--sweep", "0.1,-1"), "--sweep 0.1,-1: give numbers separated by commas"),
         ((*BASIC, "--sweep", "nan"), "--sweep nan: give numbers separated by commas"),

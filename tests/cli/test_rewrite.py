@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from heads import detector
 
 from onnx_ocs import api
 from onnx_ocs.errors import UserError
@@ -125,3 +130,56 @@ def test_what_is_ignored_is_said(asked, args: list[str], said: str) -> None:
 def test_the_passes_are_listed(run) -> None:
     text = " ".join(run("rewrite", "--help")[1].replace("│", " ").split())
     assert "translate: OCS+" in text and "split: OCS by halving" in text and "compensate: NBC" in text
+
+
+# ---- what is judged -------------------------------------------------------------------------------------------------
+
+METRIC = """
+import numpy as np
+
+def hits(outputs, references, labels):
+    boxes = next(iter(outputs.values()))
+    return np.mean(np.abs(boxes - labels["truth"]).max(1) <= 0.1)
+"""
+
+
+@pytest.fixture
+def detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a detector, its float twin, samples with labels, and a module with its hit rate."""
+    model, floats, calib = detector()
+    onnx.save(model, tmp_path / "q.onnx")
+    onnx.save(floats, tmp_path / "f.onnx")
+    np.savez(tmp_path / "c.npz", **calib)
+    (tmp_path / "ocs_detection.py").write_text(METRIC)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("ocs_detection", None)
+
+
+def test_a_detectors_hit_rate_decides(run, detection: Path) -> None:
+    common = ("rewrite", "q.onnx", "o.onnx", "--calib", "c.npz", "--float", "f.onnx", "--passes", "translate", "-q")
+    code, _, err = run(*common, "--metric", "ocs_detection:hits", "--report", "r.json")
+    assert code == 0, err
+    report = json.loads((detection / "r.json").read_text())
+    q = report["quality"]
+    assert q["metric_after"] > 0.95 > 0.8 > q["metric_before"]
+    assert report["verification"]["verdict"] == "PASSED" and (detection / "o.onnx").exists()
+    code, _, err = run(*common, "--metric", "ocs_detection:misses")
+    assert code == 1 and "--metric ocs_detection:misses failed (AttributeError" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--exclude-output", "nobody"], "the model has no output 'nobody': it has '"),
+        (["--output", "nobody=2"], "the model has no output 'nobody': it has '"),
+        (["--output", "half"], "--output half: give NAME=WEIGHT"),
+    ],
+)
+def test_an_output_that_is_not_there(run, detection: Path, args: list[str], message: str) -> None:
+    for verb in (["rewrite", "q.onnx", "o.onnx"], ["plan", "q.onnx", "-o", "p.json"], ["inspect", "q.onnx"]):
+        code, _, err = run(*verb, "--calib", "c.npz", *args)
+        assert code == 1 and message in err, verb
+    code, _, err = run("rewrite", "q.onnx", "o.onnx", *args)
+    assert code == 1 and (message in err or "need --calib: outputs are judged on samples" in err)

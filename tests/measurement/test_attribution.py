@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from feeds import inputs
 from zoo import Net, Style
 
 from onnx_ocs import api
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.measurement.attribution import Loss, find_loss, mendable
 from onnx_ocs.model.graph import Graph
@@ -122,3 +124,33 @@ def test_without_samples_nothing_is_measured(run: Any, tmp_path: Path) -> None:
     assert run("inspect", "in.onnx", "--report", "r.json")[0] == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert "loss" not in report and all("sqnr_alone_db" not in r for r in report["regions"])
+
+
+def test_every_output_counts() -> None:
+    """A tensor that only the second of two outputs depends on costs what it costs there."""
+    net = zoo.Net(zoo.Style(weight="float", bias="none"), x=(4, 6, 6))
+    rng = np.random.default_rng(0)
+    ends = []
+    for k, scale in enumerate((6 / 255, 0.4 / 255)):
+        w = net.const(f"w{k}", rng.normal(0, 0.3, (6, 4, 3, 3)))
+        y = net.qdq(net.op("Relu", net.op("Conv", "x", w, kernel_shape=[3, 3], pads=[1] * 4)), scale=scale)
+        ends.append(net.op("Conv", y, net.const(f"v{k}", rng.normal(0, 3.0 ** (1 - 4 * k), (3, 6, 1, 1)))))
+    model = net.model(*ends)
+    samples = open_samples(inputs(model, 8), model)
+    regions = regions_of(model)
+
+    def loss(judging: Judging) -> Loss:
+        context = Context(samples, judging=judging)
+        found = find_loss(model, Graph(model), regions, infer_shapes(model), context, 1000)
+        assert found is not None
+        return found
+
+    both = loss(EVERYTHING)
+    first, second = (both.alone[k] for k in range(2))
+    assert first.share == pytest.approx(0.5) and second.share == pytest.approx(0.5), "all that there is, of one each"
+    assert first.sqnr_db > 35 and second.sqnr_db < 15
+    assert both.everything.sqnr_db == pytest.approx(second.sqnr_db), "where it is least"
+    only = loss(Judging({}, (ends[1],)))
+    assert only.alone[1].share == 0 and only.alone[0].share == pytest.approx(1.0)
+    weighed = loss(Judging({ends[0]: 3.0}))
+    assert weighed.alone[0].share == pytest.approx(0.75)

@@ -242,7 +242,7 @@ def test_what_gives_other_numbers_in_slices_runs_whole(model: onnx.ModelProto, e
 
 
 def test_every_output_is_given(ran: list[int]) -> None:
-    """One that leaves early is kept with its stage; what no switch reaches is given, too; others are not computed."""
+    """One that leaves early is kept with its stage; what no switch reaches is given as well; others are not run."""
     model = chain(6, [helper.make_node("Neg", ["s1"], ["early"]), helper.make_node("Abs", ["w0"], ["still"])])
     model.graph.output[0].name = "s5"
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in ("early", "still"))

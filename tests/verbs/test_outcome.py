@@ -9,7 +9,7 @@ import pytest
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.measurement.quality import Quality
-from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
+from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 
 BEFORE, AFTER = Quality(20.0, None, 4), Quality(10.0, None, 4)
 
@@ -43,3 +43,15 @@ def test_frozen() -> None:
         found.changed = False  # type: ignore[misc]
     assert found.noting("more").notes == ("a note", "more") and found.notes == ("a note",)
     assert replace(found, changed=False).notes == found.notes
+
+
+def test_in_part() -> None:
+    """What is applied is told as it is, what was left out with the reason."""
+    _, whole = outcome()
+    part = replace(whole, regions=(), compensations=(), notes=("another",), qualities=(BEFORE, Quality(21.0, None, 4)))
+    found = in_part(whole, part, "the pass 'p'", "'y' 20.00 dB -> 10.00 dB")
+    why = "with the pass 'p' the rewrite lost on the calibration data ('y' 20.00 dB -> 10.00 dB), so that was left out"
+    assert found.changed and found.notes == ("another", why) and found.qualities == part.qualities
+    assert [e["status"] for e in found.regions] == ["refused", "refused"]
+    assert found.regions[0]["reason"]["message"] == why == found.compensations[0]["reason"]["message"]
+    assert found.reconstructions == part.reconstructions and found.reconstructions[0]["status"] == "applied"
