@@ -22,8 +22,9 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Key, Quantized
 from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
 from onnx_ocs.regridding.entries import killer_entry
-from onnx_ocs.regridding.mend import WAYS, Mended, Way, mend, parts_of
+from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of
 from onnx_ocs.regridding.seen import extremes, halves
+from onnx_ocs.runtime.session import attempt
 
 __all__ = ["found_killers", "regrid"]
 
@@ -32,13 +33,14 @@ CLEARLY = 0.1  # decibels by which leaving out must be better than grids
 NEEDS = "regrid: dead channels are found on calibration samples: give --calib"
 
 
-def regrid(model: onnx.ModelProto, context: Context, by: Pass) -> PassResult:
+def regrid(model: onnx.ModelProto, context: Context, by: Pass, floats: bool = True) -> PassResult:
     """Mend the quantizers that kill channels of outputs, in place.
 
     Args:
         model: the model.
         context: calibration samples, and the float model if there is one.
         by: the pass; its name and version are written on all that is edited.
+        floats: whether quantizers may be left out; else they are split, or get another grid.
 
     Returns:
         One entry for each quantizer that kills a channel.
@@ -61,7 +63,8 @@ def regrid(model: onnx.ModelProto, context: Context, by: Pass) -> PassResult:
     killers = find_killers(model, regions, truth, dead, samples)
     tensors = [regions[k.index].tensor for k in killers]
     seen = extremes(plain, [t for k in tensors for t in (k, *parts_of(graph, k).values())], learn)
-    tried = [mend(model, [regions[k.index].key for k in killers], ways, seen, by) for ways in WAYS]
+    wanted = [regions[k.index].key for k in killers]
+    tried = [mend(model, wanted, ways, seen, by) for ways in (WAYS if floats else QUANTIZED)]
     best = _best(model, tried, truth, unseen)
     if best is not None:
         model.CopyFrom(best.model)
@@ -95,7 +98,7 @@ def _best(
     model: onnx.ModelProto, tried: Sequence[Mended], truth: onnx.ModelProto, unseen: Samples
 ) -> Mended | None:
     """The model with the fewest dead channels, of those where no output is worse; then the better one."""
-    able = [m for m in tried if m.changed]
+    able = [m for m in tried if m.changed and not isinstance(attempt(m.model, "disable_all"), str)]
     before, *found = compare(truth, [model, *(m.model for m in able)], unseen)
     best, dead, gain = None, _count(before), 0.0
     for m, after in zip(able, found, strict=True):
