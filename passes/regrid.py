@@ -35,6 +35,7 @@ class Regrid:
     leave_out: bool = option(
         True, "Leave a quantizer out in front of floats, where that is better than another grid."
     )
+    zero_points: bool = option(True, "Move zero-points where that pays.")
 
     name: ClassVar[str] = "regrid"
     version: ClassVar[str] = "1"
@@ -55,4 +56,4 @@ class Regrid:
         """
         from onnx_ocs.regridding.run import regrid
 
-        return regrid(model, context, self, self.leave_out)
+        return regrid(model, context, self, self.leave_out, self.zero_points)

@@ -27,7 +27,7 @@ from onnx_ocs.regions.region import Key, Quantized, Region
 from onnx_ocs.regridding.edits import check_grid, check_left_out, leave_out, regrid, split
 from onnx_ocs.regridding.grids import Extremes, Grid, living_grid
 
-__all__ = ["QUANTIZED", "WAYS", "Mended", "Way", "mend", "parts_of"]
+__all__ = ["QUANTIZED", "WAYS", "Mended", "Way", "mend", "parts_of", "renewed"]
 
 Way = Literal["split", "new grid", "left out"]
 WAYS: tuple[tuple[Way, ...], ...] = (("split", "new grid", "left out"), ("left out", "new grid"))
@@ -87,6 +87,23 @@ def mend(
     made = Mended(new)
     edits = _remove(made, wanted, ways, seen, by)
     edits += _renew(made, by)
+    if edits:
+        record_edits(new, edits)
+    return made
+
+
+def renewed(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass) -> Mended:
+    """Give quantizers other grids, on a copy of the model.
+
+    Args:
+        model: the model; not changed.
+        grids: by the regions' keys.
+        by: the pass; its name and version are written on all that is edited.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    made = Mended(new, dict.fromkeys(grids, "new grid"), dict(grids))
+    edits = _renew(made, by)
     if edits:
         record_edits(new, edits)
     return made
@@ -171,11 +188,15 @@ def _renew(made: Mended, by: Pass) -> list[Edit]:
     graph = EditableGraph(made.model)
     regions = {r.outputs: r for r in find_regions(graph, infer_shapes(made.model))}  # their tensors may be others now
     edits: list[Edit] = []
+    taken: set[int] = set()  # quantizers that have followed another one
     for key, grid in [*made.grids.items()]:
         region = regions.get(key[1])
         why = Refusal.of("mixed", key[0]) if region is None else check_grid(graph, region, grid)
+        if region is not None and not taken.isdisjoint(map(id, region.nodes)):
+            why = Refusal.of("joined", key[0])
         if why is None and isinstance(region, Region):
             edits += regrid(graph, region, grid)
+            taken.update(map(id, (*region.nodes, *region.walk.carried)))
         else:
             assert why is not None
             made.done[key] = why

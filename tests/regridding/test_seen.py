@@ -10,7 +10,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regridding.seen import SAMPLES, extremes, halves
+from onnx_ocs.regridding.seen import SAMPLES, VALUES, extremes, halves, some_values
 
 
 def test_halves_share_nothing() -> None:
@@ -36,3 +36,13 @@ def test_extremes_of_channels() -> None:
     assert found["concat1"].low.shape == (7,) and found["sigmoid2"].low.shape == (3,)
     assert np.array_equal(found["concat1"].high[4:], found["sigmoid2"].high)
     assert found["concat1"].high[:4].max() > 100 > 1 > found["sigmoid2"].high.max() > 0
+
+
+def test_some_values() -> None:
+    """Of inputs too, and no more than are needed."""
+    model = detectors.build("float_parts")
+    samples = halves(open_samples(detectors.samples(), model), None)[0]
+    truth = reference(model, find_regions(Graph(model), infer_shapes(model)))
+    found = some_values(truth, ["x", "sigmoid2", "nobody"], samples)
+    assert found.keys() == {"x", "sigmoid2"} and all(0 < v.size <= 2 * VALUES for v in found.values())
+    assert {*found["x"].tolist()} <= {*detectors.samples()["x"].astype(np.float64).reshape(-1).tolist()}

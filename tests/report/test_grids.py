@@ -38,6 +38,11 @@ def test_lines(more: dict[str, Any], told: str) -> None:
     assert line.startswith("Dead channels 4..6 of 'y' and 0 of 'z': the quantizer of '<t>' ") and line.endswith(told)
 
 
+def test_a_zero_point() -> None:
+    (line,) = grid_lines([entry(dead={}, edit="new grid", scale=0.5, zero_point=9)])
+    assert line == "The zero-point 0 of '<t>' wastes its range: it has another grid, step 0.5, zero-point 9."
+
+
 def test_the_page_has_them() -> None:
     page = to_html(dict(assemble("rewrite", 0, grids=[entry()])), "t")
     assert "their values reach 0.25" in page and "<t>" not in page
