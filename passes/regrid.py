@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from onnx_ocs.options import option
+
 if TYPE_CHECKING:
     import onnx
 
@@ -30,8 +32,14 @@ __all__ = ["Regrid"]
 class Regrid:
     """Dead channels of outputs come alive, at no cost."""
 
+    leave_out: bool = option(
+        True, "Leave a quantizer out in front of floats, where that is better than another grid."
+    )
+    zero_points: bool = option(True, "Move zero-points where that pays.")
+
     name: ClassVar[str] = "regrid"
     version: ClassVar[str] = "1"
+    panel: ClassVar[str] = "Grids"
 
     def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
         """Mend what kills channels of outputs, in place.
@@ -48,4 +56,4 @@ class Regrid:
         """
         from onnx_ocs.regridding.run import regrid
 
-        return regrid(model, context, self)
+        return regrid(model, context, self, self.leave_out, self.zero_points)

@@ -63,6 +63,8 @@ def find_killers(
         One for each such quantizer, in the regions' order.
     """
     asked = _between(Graph(model), regions, dead)
+    without = dead_channels(compare(truth, [reference(model, regions)], samples)[0])  # no quantizer's fault
+    dead = {o: tuple(sorted({*c} - {*without.get(o, ())})) for o, c in dead.items()}
     found = []
     for start in range(0, len(asked), AT_ONCE):
         some = asked[start : start + AT_ONCE]

@@ -153,7 +153,8 @@ def check_grid(graph: Graph, region: Quantized, grid: Grid) -> Refusal | None:
         return region.refusal
     if region.quantizer.scale.size != 1:
         return Refusal.of("blocked", at)
-    if region.folded:
+    lifted = region.quantizer.rectifies and region.bounds[0] < 0 and grid.zero_point != region.quantizer.qmin
+    if region.folded or lifted:
         return Refusal.of("acts", at)
     moved = [n for n in (*region.nodes, *region.walk.carried) if not _alone(graph, n)]
     if grid.zero_point != int(region.quantizer.zero_point) and moved:

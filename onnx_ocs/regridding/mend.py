@@ -18,7 +18,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op, label
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass
-from onnx_ocs.qdq.intervals import value_bounds
+from onnx_ocs.qdq.intervals import Interval, value_bounds
 from onnx_ocs.records.grids import Edit, record_edits
 from onnx_ocs.records.history import stamp
 from onnx_ocs.refusals import Refusal
@@ -27,10 +27,12 @@ from onnx_ocs.regions.region import Key, Quantized, Region
 from onnx_ocs.regridding.edits import check_grid, check_left_out, leave_out, regrid, split
 from onnx_ocs.regridding.grids import Extremes, Grid, living_grid
 
-__all__ = ["WAYS", "Mended", "Way", "mend", "parts_of"]
+__all__ = ["QUANTIZED", "WAYS", "Mended", "Way", "mend", "parts_of", "renewed"]
 
 Way = Literal["split", "new grid", "left out"]
 WAYS: tuple[tuple[Way, ...], ...] = (("split", "new grid", "left out"), ("left out", "new grid"))
+QUANTIZED: tuple[tuple[Way, ...], ...] = (("split", "new grid"),)  # where nothing may be left out
+MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice")
 
 
 @dataclass(eq=False)
@@ -90,6 +92,23 @@ def mend(
     return made
 
 
+def renewed(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass) -> Mended:
+    """Give quantizers other grids, on a copy of the model.
+
+    Args:
+        model: the model; not changed.
+        grids: by the regions' keys.
+        by: the pass; its name and version are written on all that is edited.
+    """
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    made = Mended(new, dict.fromkeys(grids, "new grid"), dict(grids))
+    edits = _renew(made, by)
+    if edits:
+        record_edits(new, edits)
+    return made
+
+
 def _remove(
     made: Mended, wanted: Sequence[Key], ways: Sequence[Way], seen: Mapping[str, Extremes], by: Pass
 ) -> list[Edit]:
@@ -99,7 +118,7 @@ def _remove(
     bounds = value_bounds(graph, [t for r in regions.values() for t in (r.tensor, *parts_of(graph, r.tensor).values())])
     chosen: dict[Key, tuple[Way, dict[int, Grid]]] = {}
     for key in wanted:
-        found = [_try(graph, regions[key], way, seen, bounds) for way in ways]
+        found = [_try(graph, regions[key], way, seen, bounds, wanted) for way in ways]
         good = next((k for k, f in enumerate(found) if not isinstance(f, Refusal)), None)
         if good is None:
             why = found[-1]
@@ -127,7 +146,8 @@ def _try(
     region: Quantized,
     way: Way,
     seen: Mapping[str, Extremes],
-    bounds: Mapping[str, tuple[float, float]],
+    bounds: Mapping[str, Interval],
+    wanted: Sequence[Key],
 ) -> dict[int, Grid] | Refusal:
     """The grids that a way needs, or why it cannot be gone."""
     q, at = region.quantizer, label(region.nodes[0])
@@ -139,6 +159,8 @@ def _try(
     why = check_left_out(graph, region)
     if why is not None or way == "left out":
         return {} if why is None else why
+    if _follows(graph, region, wanted):
+        return {}
     if not is_op(graph.producer.get(region.tensor), "Concat") or q.scale.size != 1:
         return Refusal.of("mixed", at)
     parts = parts_of(graph, region.tensor)
@@ -149,6 +171,16 @@ def _try(
     return alive if len(alive) == len(grids) else Refusal.of("mixed", at)
 
 
+def _follows(graph: Graph, region: Quantized, wanted: Sequence[Key]) -> bool:
+    """Whether a quantizer only repeats one in front of it that gives way: nothing but moves stand between them."""
+    n = graph.producer.get(region.tensor)
+    while n is not None and is_op(n, *MOVES):
+        n = graph.producer.get(n.input[0])
+    if n is None or not is_op(n, "DequantizeLinear"):
+        return False
+    return any(n.input[0] in outputs for _, outputs in wanted)
+
+
 def _renew(made: Mended, by: Pass) -> list[Edit]:
     """Give quantizers their new grids, on the graph as it is now."""
     if not made.grids:
@@ -156,13 +188,18 @@ def _renew(made: Mended, by: Pass) -> list[Edit]:
     graph = EditableGraph(made.model)
     regions = {r.outputs: r for r in find_regions(graph, infer_shapes(made.model))}  # their tensors may be others now
     edits: list[Edit] = []
+    taken: set[int] = set()  # quantizers that have followed another one
     for key, grid in [*made.grids.items()]:
-        region = regions[key[1]]
-        why = check_grid(graph, region, grid)
+        region = regions.get(key[1])
+        why = Refusal.of("mixed", key[0]) if region is None else check_grid(graph, region, grid)
+        if region is not None and not taken.isdisjoint(map(id, region.nodes)):
+            why = Refusal.of("joined", key[0])
         if why is None and isinstance(region, Region):
             edits += regrid(graph, region, grid)
+            taken.update(map(id, (*region.nodes, *region.walk.carried)))
         else:
-            made.done[key] = why or Refusal.of("mixed", label(region.nodes[0]))
+            assert why is not None
+            made.done[key] = why
             del made.grids[key]
     graph.commit(lambda node: stamp(node, by.name, by.version))
     return edits

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,29 +20,37 @@ from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Key, Quantized
+from onnx_ocs.regions.region import Key, Quantized, Region
 from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
 from onnx_ocs.regridding.entries import killer_entry
-from onnx_ocs.regridding.mend import WAYS, Mended, Way, mend, parts_of
-from onnx_ocs.regridding.seen import extremes, halves
+from onnx_ocs.regridding.grids import Grid
+from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
+from onnx_ocs.regridding.move import better_grids, may_move, movable
+from onnx_ocs.regridding.seen import extremes, halves, some_values
+from onnx_ocs.runtime.session import attempt
 
 __all__ = ["found_killers", "regrid"]
 
 BY = "regrid"
-CLEARLY = 0.1  # decibels by which leaving out must be better than grids
+CLEARLY = 0.1  # decibels that count as a gain
+ONE_BY_ONE = 16  # most zero-points that are tried one by one
 NEEDS = "regrid: dead channels are found on calibration samples: give --calib"
 
 
-def regrid(model: onnx.ModelProto, context: Context, by: Pass) -> PassResult:
-    """Mend the quantizers that kill channels of outputs, in place.
+def regrid(
+    model: onnx.ModelProto, context: Context, by: Pass, floats: bool = True, moves: bool = True
+) -> PassResult:
+    """Mend the quantizers that kill channels of outputs, then move zero-points where that pays, in place.
 
     Args:
         model: the model.
         context: calibration samples, and the float model if there is one.
         by: the pass; its name and version are written on all that is edited.
+        floats: whether quantizers may be left out; else they are split, or get another grid.
+        moves: whether zero-points may be moved.
 
     Returns:
-        One entry for each quantizer that kills a channel.
+        One entry for each quantizer that kills a channel, or gets another zero-point.
 
     Raises:
         UserError: the model does not run on the samples.
@@ -50,24 +59,90 @@ def regrid(model: onnx.ModelProto, context: Context, by: Pass) -> PassResult:
         return PassResult(False)
     if context.samples is None:
         return PassResult(False, notes=[NEEDS])
-    graph = Graph(model)
-    regions = find_regions(graph, infer_shapes(model))
-    plain = reference(model, regions)
-    truth = plain if context.floats is None else context.floats
-    samples, learn, unseen = halves(context.samples, context.limit)
-    dead = dead_channels(compare(truth, [model], samples)[0])
-    if not dead:
-        return PassResult(False)
-    killers = find_killers(model, regions, truth, dead, samples)
-    tensors = [regions[k.index].tensor for k in killers]
-    seen = extremes(plain, [t for k in tensors for t in (k, *parts_of(graph, k).values())], learn)
-    tried = [mend(model, [regions[k.index].key for k in killers], ways, seen, by) for ways in WAYS]
-    best = _best(model, tried, truth, unseen)
-    if best is not None:
+    halved = halves(context.samples, context.limit)
+    truth = context.floats
+    if truth is None:
+        truth = reference(model, find_regions(Graph(model), infer_shapes(model)))
+    work = _Work(truth, halved, by)
+    mended = work.alive(model, floats)
+    moved = work.moved(model) if moves else PassResult(False)
+    return PassResult(mended.changed or moved.changed, grids=mended.grids + moved.grids, notes=mended.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is measured against, and on.
+
+    Attributes:
+        truth: the reference.
+        samples: all, those to learn from, those to judge on.
+        by: the pass.
+    """
+
+    truth: onnx.ModelProto
+    samples: tuple[Samples, Samples, Samples]
+    by: Pass
+
+    def alive(self, model: onnx.ModelProto, floats: bool) -> PassResult:
+        """Mend what kills channels, in place."""
+        samples, learn, unseen = self.samples
+        dead = dead_channels(compare(self.truth, [model], samples)[0])
+        if not dead:
+            return PassResult(False)
+        graph = Graph(model)
+        regions = find_regions(graph, infer_shapes(model))
+        killers = find_killers(model, regions, self.truth, dead, samples)
+        tensors = [regions[k.index].tensor for k in killers]
+        plain = reference(model, regions)
+        seen = extremes(plain, [t for k in tensors for t in (k, *parts_of(graph, k).values())], learn)
+        wanted = [regions[k.index].key for k in killers]
+        tried = [mend(model, wanted, ways, seen, self.by) for ways in (WAYS if floats else QUANTIZED)]
+        best = _best(model, tried, self.truth, unseen)
+        told = best or Mended(model, _refused(tried, regions, killers))
+        entries = [killer_entry(self.by.name, regions[k.index], k.dead, told, seen) for k in killers]
+        if best is not None:
+            model.CopyFrom(best.model)
+        return PassResult(best is not None, grids=entries, notes=_notes(dead, killers))
+
+    def moved(self, model: onnx.ModelProto) -> PassResult:
+        """Move zero-points where that pays, in place: all at once, else those that gain by themselves."""
+        _, learn, unseen = self.samples
+        graph = Graph(model)
+        regions = find_regions(graph, infer_shapes(model))
+        may = [r.tensor for r in regions if isinstance(r, Region) and movable(r)]
+        plain = reference(model, regions)
+        seen = extremes(plain, may, learn) if may else {}
+        some = [r.tensor for r in regions if isinstance(r, Region) and movable(r) and may_move(graph, r, seen)]
+        found = better_grids(graph, regions, seen, some_values(plain, some, learn)) if some else {}
+        if not found:
+            return PassResult(False)
+        wanted = {regions[k].key: g for k, g in found.items()}
+        best = _gaining(model, wanted, self.truth, unseen, self.by)
+        if best is None:
+            return PassResult(False)
+        kept = [k for k in found if regions[k].key in best.grids]
+        entries = [killer_entry(self.by.name, regions[k], {}, best, seen) for k in kept]
         model.CopyFrom(best.model)
-    told = best or Mended(model, _refused(tried, regions, killers))
-    entries = [killer_entry(by.name, regions[k.index], k.dead, told, seen) for k in killers]
-    return PassResult(best is not None, grids=entries, notes=_notes(dead, killers))
+        return PassResult(True, grids=entries)
+
+
+def _gaining(
+    model: onnx.ModelProto, wanted: Mapping[Key, Grid], truth: onnx.ModelProto, unseen: Samples, by: Pass
+) -> Mended | None:
+    """The model with the grids that gain together, where no output is worse; else with those that gain one by one."""
+    before, after = compare(truth, [model, (whole := renewed(model, wanted, by)).model], unseen)
+    if whole.changed and losing(before, after) is None and _gain(before, after) > CLEARLY:
+        return whole
+    best: Mended | None = None
+    kept: dict[Key, Grid] = {}
+    for key in [*wanted][:ONE_BY_ONE]:
+        tried = renewed(model, {**kept, key: wanted[key]}, by)
+        after = compare(truth, [tried.model], unseen)[0]
+        if not isinstance(tried.done[key], Refusal) and losing(before, after) is None and (
+            _gain(before, after) > CLEARLY
+        ):
+            best, before, kept = tried, after, {**kept, key: wanted[key]}
+    return best
 
 
 def found_killers(
@@ -95,7 +170,7 @@ def _best(
     model: onnx.ModelProto, tried: Sequence[Mended], truth: onnx.ModelProto, unseen: Samples
 ) -> Mended | None:
     """The model with the fewest dead channels, of those where no output is worse; then the better one."""
-    able = [m for m in tried if m.changed]
+    able = [m for m in tried if m.changed and not isinstance(attempt(m.model, "disable_all"), str)]
     before, *found = compare(truth, [model, *(m.model for m in able)], unseen)
     best, dead, gain = None, _count(before), 0.0
     for m, after in zip(able, found, strict=True):

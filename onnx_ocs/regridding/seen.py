@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -13,11 +13,12 @@ from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.regridding.grids import Extremes
 from onnx_ocs.runtime.instrument import expose
-from onnx_ocs.runtime.session import RUN_ERRORS, Session, as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 
-__all__ = ["extremes", "halves"]
+__all__ = ["extremes", "halves", "some_values"]
 
 SAMPLES = 32  # most that are looked at
+VALUES = 1 << 13  # of a tensor, to choose a grid by
 
 
 def halves(samples: Samples, limit: int | None) -> tuple[Samples, Samples, Samples]:
@@ -48,22 +49,34 @@ def extremes(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -
     Raises:
         UserError: the model does not run on the samples.
     """
-    session = as_written(expose(truth, tensors))
-    wanted = [t for t in dict.fromkeys(tensors) if t in session.outputs]
     found: dict[str, Extremes] = {}
-    for feed in samples.batches(1):
-        for t, value in _run(session, feed, wanted).items():
-            if value.dtype.kind == "f" and value.ndim and value.size:
-                low, high = _along(value.astype(np.float64))
-                found[t] = found[t].joined(low, high) if t in found else Extremes(low, high)
+    for t, value in _tensors(truth, tensors, samples):
+        low, high = _along(value.astype(np.float64))
+        found[t] = found[t].joined(low, high) if t in found else Extremes(low, high)
     return found
 
 
-def _run(session: Session, feed: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
-    try:
-        return session.run(feed, wanted)
-    except RUN_ERRORS as e:
-        raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
+def some_values(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -> dict[str, Array]:
+    """Some values of float tensors, evenly taken, at most `VALUES` of each, float64; the arguments are those above."""
+    parts: dict[str, list[Array]] = {}
+    share = VALUES // max(samples.count(), 1)
+    for t, value in _tensors(truth, tensors, samples):
+        flat = value.reshape(-1)
+        parts.setdefault(t, []).append(flat[:: max(1, flat.size // max(share, 1))].astype(np.float64))
+    return {t: np.concatenate(p) for t, p in parts.items()}
+
+
+def _tensors(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -> Iterator[tuple[str, Array]]:
+    """Float tensors that the model has, feed by feed."""
+    wanted = list(dict.fromkeys(tensors))
+    session = as_written(expose(truth, wanted))
+    computed = [t for t in wanted if t in session.outputs]
+    for feed in samples.batches(1):
+        try:
+            got = {**{t: feed[t] for t in wanted if t in feed}, **session.run(feed, computed)}
+        except RUN_ERRORS as e:
+            raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
+        yield from ((t, v) for t, v in got.items() if v.dtype.kind == "f" and v.ndim and v.size)
 
 
 def _along(value: Array) -> tuple[Array, Array]:

@@ -26,6 +26,8 @@ def grid_lines(grids: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _fault(g: Mapping[str, Any]) -> str:
+    if not g["dead"]:
+        return f"The zero-point {g['zero_point_before']} of '{g['tensor']}' wastes its range"
     channels = " and ".join(f"{told_channels(c)} of '{o}'" for o, c in g["dead"].items())
     step, largest = g["scale_before"], g["largest"]
     known = not isinstance(step, list) and largest is not None

@@ -58,14 +58,14 @@ def regridded(original: onnx.ModelProto, rewritten: onnx.ModelProto) -> tuple[on
     model = onnx.ModelProto()
     model.CopyFrom(original)
     idle = _idle(original)
-    for e in edits:
+    for edit in edits:
         y = _Yardstick(model)
-        if isinstance(e, LeftOut):
-            y.leave_out(e)
-        elif isinstance(e, Split):
-            y.split(e)
+        if isinstance(edit, LeftOut):
+            y.leave_out(edit)
+        elif isinstance(edit, Split):
+            y.split(edit)
         else:
-            y.move(e)
+            y.move(edit)
         y.finish(idle)
     loose = [e.joined for e in edits if isinstance(e, Split) and _still_joined(model, e.joined)]
     if loose:
@@ -119,16 +119,18 @@ class _Yardstick:
         """Readers of a DequantizeLinear read what its QuantizeLinear read."""
         dq = self._node(e.dequantized, "DequantizeLinear")
         source = self._source(dq)
-        output, layers = e.dequantized in self.graph.outputs, False
+        output, layers, taken = e.dequantized in self.graph.outputs, False, 0
         for r in self.graph.readers(e.dequantized):
             if is_op(r, *LAYERS):
                 layers = True
                 continue
             for k, t in enumerate(r.input):
                 if t == e.dequantized:
-                    r.input[k] = source
+                    r.input[k], taken = source, taken + 1
         if output != (e.identity is not None):
             raise Differs(f"'{e.dequantized}' is left out as if it was {'no' if output else 'a'} graph output")
+        if not output and not taken:
+            raise Differs(f"'{e.dequantized}' is left out, and nobody but layers reads it")
         if output:
             if layers or self.graph.captured(e.dequantized):
                 raise Differs(f"'{e.dequantized}' is left out, and layers read it")

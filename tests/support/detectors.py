@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
-from zoo import Net, Style
+from zoo import Net
 
 __all__ = ["DETECTORS", "PIXELS", "SCORES", "STEP", "build", "samples"]
 
@@ -63,14 +63,20 @@ def read_by_a_layer(net: Net) -> tuple[str, ...]:
     return net.op("Identity", joined, out="y"), net.op("Identity", more, out="z")
 
 
+def rectified(net: Net) -> tuple[str, ...]:
+    """The quantizer in front of the output stands for a ReLU."""
+    features = net.qdq(net.op("Relu", net.conv(net.qdq("x", "mid", 1.0), 8)), "low", 1.0)
+    return (net.dq(net.q(net.conv(features, 4, 1), "low", scale=STEP), out="y"),)
+
+
 DETECTORS: Mapping[str, Callable[[Net], tuple[str, ...]]] = {
-    f.__name__: f for f in (one_output, float_parts, moved, several, read_by_a_layer)
+    f.__name__: f for f in (one_output, float_parts, moved, several, read_by_a_layer, rectified)
 }
 
 
-def build(name: str, style: Style = Style()) -> onnx.ModelProto:
+def build(name: str) -> onnx.ModelProto:
     """One of `DETECTORS`."""
-    net = Net(style, 0, x=(3, 8, 8))
+    net = Net(x=(3, 8, 8))
     outputs = DETECTORS[name](net)
     return net.model(*outputs)
 

@@ -32,6 +32,7 @@ def test_the_report_names_each_level_that_was_run() -> None:
     assert found["levels"][0]["max_steps"] == 2 and found["levels"][0]["mismatch_fraction"] == 0.25
     assert found["oracle"] == {
         "translated_quantizers": 3, "rescaled_quantizers": 1, "branches": 4, "refitted_layers": 5,
+        "regridded_quantizers": 0,
         "copies_active": 0.25, "inputs": "2 samples", "original_between_levels": None,
     }  # fmt: skip
     v.optimized, v.original = Difference(values=7), Difference(values=9)

@@ -1,0 +1,140 @@
+"""Zero-points that pay: grids that sit wrong for their values, or hold values that the next function makes nothing of.
+
+A grid sits wrong where no step at its zero-point comes near the best step and zero-point together: all values on one
+side of a symmetric grid, a zero-point at qmax under positive values.  In front of SiLU, GELU, HardSwish or ReLU large
+negative values do not matter, so a range that holds them wastes its levels.  Error is counted behind that function:
+
+    minimise over (scale, zero_point)   sum (f(Q(x)) - f(x))^2        x: values of the reference on samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+
+import numpy as np
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regridding.edits import check_grid
+from onnx_ocs.regridding.grids import Extremes, Grid, current, grid_over
+
+__all__ = ["better_grids", "error", "function_behind", "may_move", "movable", "sits_wrong"]
+
+Function = Callable[[Array], Array]
+WASTED = 1.8  # by what the best step at a zero-point is coarser than the best step, in a grid that sits wrong
+WORTH = 1.5  # by what a new grid's squared error must be smaller than that of any step at the old zero-point
+LOW = (1.0, 0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.0)  # shares of the smallest value
+HIGH = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # and of the largest
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))))
+
+
+def _gelu(x: Array) -> Array:  # its tanh spelling is near enough to weigh errors
+    return np.asarray(0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))))
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    "Relu": lambda x: np.maximum(x, 0.0),
+    "Sigmoid": _sigmoid,
+    "HardSigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "Swish": lambda x: x * _sigmoid(x),
+    "Gelu": _gelu,
+    "FastGelu": _gelu,
+}
+GATES = {"Sigmoid": "Swish", "HardSigmoid": "HardSwish"}  # multiplied by what they read
+
+
+def function_behind(graph: Graph, region: Region) -> str | None:
+    """The one function that reads a quantized tensor; None where there is none, or another reader.
+
+    Args:
+        graph: the graph.
+        region: the tensor's.
+    """
+    found: set[str] = set()
+    for d in region.walk.dequantizers:
+        t = d.output[0]
+        if t in graph.outputs or graph.captured(t):
+            return None
+        readers = graph.readers(t)
+        gates = [r for r in readers if r.op_type in GATES]
+        products = {id(m) for g in gates for m in graph.readers(g.output[0]) if is_op(m, "Mul") and t in m.input}
+        for r in readers:
+            if id(r) in products:
+                continue
+            gated = r.op_type in GATES and any(id(m) in products for m in graph.readers(r.output[0]))
+            found.add(GATES[r.op_type] if gated else r.op_type)
+    return found.pop() if len(found) == 1 and found <= FUNCTIONS.keys() else None
+
+
+def sits_wrong(q: Quantizer, seen: Extremes) -> bool:
+    """Whether all steps at a quantizer's zero-point are much coarser than the best step for these values."""
+    low, high = min(float(seen.low.min()), 0.0), max(float(seen.high.max()), 0.0)
+    above, below = float((q.qmax - q.zero_point).max()), float((q.zero_point - q.qmin).max())
+    best = (high - low) / (q.qmax - q.qmin)
+    steps = [v / room if room else np.inf for v, room in ((high, above), (-low, below)) if v > 0]
+    return best > 0 and max(steps) >= WASTED * best
+
+
+def error(q: Quantizer, grid: Grid, values: Array, f: Function | None) -> float:
+    """The squared error of values on a grid, behind a function."""
+    integers = np.clip(np.rint(values / grid.scale) + grid.zero_point, q.qmin, q.qmax)
+    back = (integers - grid.zero_point) * grid.scale
+    return float(np.square(back - values if f is None else f(back) - f(values)).sum())
+
+
+def better_grids(
+    graph: Graph, regions: Sequence[Quantized], seen: Mapping[str, Extremes], values: Mapping[str, Array]
+) -> dict[int, Grid]:
+    """Grids with another zero-point that are worth it, by index of the region.
+
+    Args:
+        graph: the graph.
+        regions: its quantized activations.
+        seen: extremes of their tensors; what is missing is left out.
+        values: some values of them.
+    """
+    found = {}
+    for k, r in enumerate(regions):
+        if not isinstance(r, Region) or r.tensor not in values or not may_move(graph, r, seen):
+            continue
+        name = function_behind(graph, r)
+        grid = _best(r.quantizer, values[r.tensor], None if name is None else FUNCTIONS[name])
+        if grid is not None and check_grid(graph, r, grid) is None:
+            found[k] = grid
+    return found
+
+
+def may_move(graph: Graph, region: Region, seen: Mapping[str, Extremes]) -> bool:
+    """Whether another zero-point may pay: a function stands behind negative values, or the grid sits wrong."""
+    ends = seen.get(region.tensor)
+    if ends is None or not movable(region):
+        return False
+    return sits_wrong(region.quantizer, ends) or (ends.low.min() < 0 and function_behind(graph, region) is not None)
+
+
+def movable(region: Region) -> bool:
+    """Whether a quantizer has one step, and is not symmetric by its type, which runtimes ask for."""
+    q = region.quantizer
+    return q.scale.size == 1 and not (q.dtype.name.startswith("int") and not np.any(q.zero_point))
+
+
+def _best(q: Quantizer, values: Array, f: Function | None) -> Grid | None:
+    """The best grid, if it is much better than the old one, and than any other step at the old zero-point."""
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    ends = [(a * low, b * high) for a, b in product(LOW, HIGH)]
+    zero = current(q).zero_point
+    grids = {g for e in ends if e[1] > e[0] and (g := grid_over(q, e)).scale > 0}
+    if not grids:
+        return None
+    at_zero = {current(q), *(Grid(g.scale * c, zero) for g in grids for c in (1.0, 2.0))}
+    best, kept = (
+        min(((error(q, g, values, f), g.scale, g) for g in some), key=lambda e: e[:2]) for some in (grids, at_zero)
+    )
+    return best[2] if best[2].zero_point != zero and best[0] * WORTH < kept[0] else None

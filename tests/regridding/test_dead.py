@@ -1,0 +1,47 @@
+"""Which quantizers kill channels of outputs."""
+
+from __future__ import annotations
+
+import detectors
+import pytest
+
+from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.measurement.quality import compare
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regridding import dead as module
+from onnx_ocs.regridding.dead import dead_channels, find_killers
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("one_output", {"sigmoid2": "y", "concat1": "y"}),
+        ("float_parts", {"concat1": "y"}),
+        ("moved", {"concat1": "y", "transpose1": "y"}),
+        ("several", {"sigmoid2": "scores"}),
+        ("rectified", {}),
+    ],
+)
+def test_killers(name: str, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = detectors.build(name)
+    samples = open_samples(detectors.samples(), model)
+    regions = find_regions(Graph(model), infer_shapes(model))
+    truth = reference(model, regions)
+    dead = dead_channels(compare(truth, [model], samples)[0])
+    assert bool(dead) == bool(wanted)
+    for at_once in (8, 1):
+        monkeypatch.setattr(module, "AT_ONCE", at_once)
+        found = find_killers(model, regions, truth, dead, samples)
+        assert {regions[k.index].tensor: next(iter(k.dead)) for k in found} == wanted
+        assert all(c == dead[o] for k in found for o, c in k.dead.items())
+
+
+def test_layers_end_the_search() -> None:
+    model = detectors.build("several")
+    graph = Graph(model)
+    regions = find_regions(graph, infer_shapes(model))
+    between = module._between(graph, regions, {"scores": (0,)})
+    assert [regions[k].tensor for k in between] == ["sub1", "sigmoid2"]

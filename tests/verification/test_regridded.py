@@ -1,0 +1,208 @@
+"""The yardstick of new grids: what is declared and done passes, what is done otherwise or not declared is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+
+import detectors
+import mutations
+import numpy as np
+import onnx
+import pytest
+from regridded_models import moved_zero_point, regridded
+
+from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.model.edit import EditableGraph
+from onnx_ocs.records.grids import GRIDS
+from onnx_ocs.regridding import edits, mend
+from onnx_ocs.regridding.mend import WAYS
+from onnx_ocs.verification.verdict import Verification
+from onnx_ocs.verification.verify import verify
+
+Model = onnx.ModelProto
+Patch = pytest.MonkeyPatch
+
+
+SUBJECTS: dict[str, Callable[[], tuple[Model, Model]]] = {
+    "left out": lambda: regridded("one_output", WAYS[1]),
+    "left out, of several": lambda: regridded("several", WAYS[1]),
+    "left out, read by a layer": lambda: regridded("read_by_a_layer", WAYS[1]),
+    "split": lambda: regridded("float_parts", WAYS[0]),
+    "split, read by a layer": lambda: regridded("read_by_a_layer", WAYS[0]),
+    "new grid": lambda: regridded("several", WAYS[0]),
+    "moved zero-point": moved_zero_point,
+}
+
+
+@cache
+def subject(name: str) -> tuple[Model, Model]:
+    return SUBJECTS[name]()
+
+
+def checked(original: Model, new: Model) -> Verification:
+    return verify(original, new, random_samples(original, 2, 0), 1)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_what_is_declared_passes(name: str) -> None:
+    original, new = subject(name)
+    v = checked(original, new)
+    assert not v.failures
+    assert v.regridded + v.rescaled > 0 and v.as_dict()["oracle"]["regridded_quantizers"] == v.regridded
+    assert checked(new, new).regridded == 0, "what the original declares is no edit"
+
+
+@pytest.mark.parametrize("kind", mutations.KINDS)
+@pytest.mark.parametrize("name", ["left out", "split, read by a layer", "moved zero-point"])
+def test_mutations(name: str, kind: str) -> None:
+    original, new = subject(name)
+    rng = np.random.default_rng([len(name), mutations.KINDS.index(kind)])
+    feed = next(random_samples(original, 8, 0).batches(8, 8))
+    before = mutations.outputs(new, feed)
+    assert not isinstance(before, str)
+    for _ in range(2):
+        made = mutations.mutated(new, kind, rng)
+        if made is not None and mutations.effective(before, mutations.outputs(made[0], feed)):
+            assert checked(original, made[0]).verdict == "FAILED", made[1]
+
+
+def declared(new: Model) -> list[dict[str, object]]:
+    return [e for p in new.metadata_props if p.key == GRIDS for e in json.loads(p.value)]
+
+
+def redeclared(new: Model, entries: object) -> Model:
+    bad = mutations.copy_of(new)
+    for p in bad.metadata_props:
+        if p.key == GRIDS:
+            p.value = json.dumps(entries)
+    return bad
+
+
+@pytest.mark.parametrize("name", [n for n in SUBJECTS if n != "new grid"])
+def test_declarations(name: str) -> None:
+    """Every entry that is taken away, is there twice, or says something else, is missed."""
+    original, new = subject(name)
+    entries = declared(new)
+    assert entries
+    wrong: list[object] = [None, "text", [1], [*entries, entries[0]]]
+    wrong += [[f for f in entries if f is not e] for e in entries]
+    for k, e in enumerate(entries):
+        for key, value in e.items():
+            other = {"identity": "none", "before": 99, "now": 99, "parts": [], "edit": "gone"}.get(key, "nobody")
+            wrong.append([*entries[:k], {**e, key: None if value == other else other}, *entries[k + 1 :]])
+    for w in wrong:
+        assert checked(original, redeclared(new, w)).verdict == "FAILED", w
+
+
+def test_parts_say_what_they_are() -> None:
+    original, new = subject("split")
+    entries = declared(new)
+    (at,) = [k for k, e in enumerate(entries) if e["edit"] == "split"]
+    parts = entries[at]["parts"]
+    assert isinstance(parts, list)
+    for key, value in {"input": 7, "names": ["a", "b"], "scale": 0.5, "zero_point": 3, "quantized": "x"}.items():
+        other = [{**parts[0], key: value}, *parts[1:]]
+        bad = redeclared(new, [*entries[:at], {**entries[at], "parts": other}, *entries[at + 1 :]])
+        assert checked(original, bad).verdict == "FAILED", key
+    for value in (0.0, -1.0, float("nan"), float("inf"), 0.1):  # the last is no float32
+        bad = redeclared(new, [{**entries[at], "parts": [{**parts[0], "scale": value}, *parts[1:]]}])
+        assert checked(original, bad).verdict == "FAILED", value
+
+
+def test_a_relu_must_not_be_left_out() -> None:
+    """A quantizer that saturates at 0 where its input goes below stands for a ReLU."""
+    original = detectors.build("rectified")
+    new = mutations.copy_of(original)
+    dq = next(n for n in new.graph.node if "y" in n.output)
+    q = next(n for n in new.graph.node if dq.input[0] in n.output)
+    new.graph.node.remove(dq)
+    new.graph.node.append(onnx.helper.make_node("Identity", [q.input[0]], ["y"], name="y/Identity"))
+    new.graph.node.remove(q)
+    for t in [t for t in new.graph.initializer if t.name in (*q.input, *dq.input)]:
+        new.graph.initializer.remove(t)
+    new.metadata_props.add(
+        key=GRIDS, value=json.dumps([{"edit": "left out", "dequantized": "y", "identity": "y/Identity"}])
+    )
+    assert "stands for a ReLU" in "; ".join(checked(original, new).failures)
+
+
+# ---- a rewriter that makes mistakes ---------------------------------------------------------------------------------
+
+
+def other_source(patch: Patch) -> None:
+    """The output is written from another tensor."""
+    real = EditableGraph.add_node
+
+    def add(self: EditableGraph, op: str, inputs: list[str], output: str, *a: object, **k: object) -> str:
+        if op == "Identity":
+            inputs = [self.producer[inputs[0]].input[0]]
+        return real(self, op, inputs, output, *a, **k)  # type: ignore[arg-type]
+
+    patch.setattr(EditableGraph, "add_node", add)
+
+
+def undeclared(patch: Patch) -> None:
+    patch.setattr(mend, "record_edits", lambda *_: None)
+
+
+def other_scale(patch: Patch) -> None:
+    """Parts get another step than is declared."""
+    real = EditableGraph.add_initializer
+    patch.setattr(
+        EditableGraph,
+        "add_initializer",
+        lambda self, name, value: real(self, name, value * np.float32(1.01) if name.endswith("_scale") else value),
+    )
+
+
+def other_zero_point(patch: Patch) -> None:
+    real = EditableGraph.add_initializer
+    patch.setattr(
+        EditableGraph,
+        "add_initializer",
+        lambda self, name, value: real(
+            self, name, value + np.asarray(1, value.dtype) if name.endswith(("_zero_point", "_moved")) else value
+        ),
+    )
+
+
+def one_reader_forgotten(patch: Patch) -> None:
+    """Somebody still reads the DequantizeLinear, or its old zero-point."""
+    real, seen = EditableGraph.set_input, set[int]()
+
+    def set_input(self: EditableGraph, node: onnx.NodeProto, index: int, tensor: str) -> None:
+        if id(self) in seen:
+            real(self, node, index, tensor)
+        seen.add(id(self))
+
+    patch.setattr(EditableGraph, "set_input", set_input)
+
+
+def layers_too(patch: Patch) -> None:
+    """Layers lose their quantized input."""
+    patch.setattr(edits, "LAYERS", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("left out, of several", other_source),
+        ("left out", undeclared),
+        ("left out, read by a layer", one_reader_forgotten),
+        ("split", other_scale),
+        ("split", other_zero_point),
+        ("split", one_reader_forgotten),
+        ("split", undeclared),
+        ("split, read by a layer", layers_too),
+        ("moved zero-point", other_zero_point),
+        ("moved zero-point", one_reader_forgotten),
+    ],
+)
+def test_mistakes_are_found(name: str, mistake: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    original, good = subject(name)
+    mistake(monkeypatch)
+    _, bad = SUBJECTS[name]()
+    assert bad.SerializeToString() != good.SerializeToString(), "the mistake was not made"
+    assert checked(original, bad).verdict == "FAILED"
