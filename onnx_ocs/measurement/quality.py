@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.measurement.channels import decibels
 from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.calibration.stream import BATCH, samples_in
+from onnx_ocs.calibration.stream import BATCH
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.options import Objective

@@ -91,8 +91,9 @@ def flaws(model: onnx.ModelProto, floats: onnx.ModelProto | None) -> list[str]:
     """
     graph, found = Graph(model), []
     if saturated := saturated_biases(graph):
+        where = _named([(at, "") for at in saturated])
         found.append(
-            f"int32 biases are saturated, the values that were meant do not fit their steps: of {_named([(at, '') for at in saturated])}; "
+            f"int32 biases are saturated, the values that were meant do not fit their steps: of {where}; "
             "quantize again with larger weight or activation steps there, or keep these biases in float"
         )
     if floats is not None and (lost := lost_activations(graph, floats)):

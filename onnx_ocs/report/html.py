@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.report.format import counted, cut_name, db_or_dash, from_to
+from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from_to
 from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["CARDS", "check_html", "to_html"]
@@ -53,6 +53,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters |= {"number": _number, "db": db_or_dash, "percent": _percent, "name": cut_name, "count": counted}
+    pages.filters["declared"] = declared
     pages.globals["range_of"] = from_to
     unmeasured = dict.fromkeys(("error", "mass_saved", "histogram"))  # without calibration samples
     regions = [{**unmeasured, **r, "number": k} for k, r in enumerate(report["regions"], 1)]

@@ -85,7 +85,7 @@ def inspect(
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
-    price = cost(proto, None if samples is None else sample_shapes(samples))
+    price = cost(proto, sample_shapes(proto, samples))
     notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
     qualities, against, loss = None, None, None
     if samples is not None:

@@ -37,6 +37,7 @@ from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
     Progress,
+    first_sample,
     guess_notes,
     open_model,
     proof_samples,
@@ -46,6 +47,7 @@ from onnx_ocs.verbs.common import (
     sample_shapes,
     with_errors,
 )
+from onnx_ocs.verbs.gain import without_gain
 from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
 from onnx_ocs.verbs.plan import by_plan, measured
@@ -53,7 +55,6 @@ from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["RewriteResult", "make_passes", "rewrite"]
-
 
 @dataclass(frozen=True)
 class RewriteResult:
@@ -224,6 +225,7 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     lost = losing(found[0], found[1]) if outcome.changed else None
     if lost is not None:
         outcome = taken_back(ready, outcome, lost)
+    outcome = without_gain(ready, outcome)
     return replace(
         outcome, regions=with_errors(outcome.regions, original, outcome.model if outcome.changed else None, context)
     )
@@ -236,14 +238,14 @@ def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
     samples = proof_samples(original, context.samples, context.seed)
     checked = verify_models(original, outcome.model, samples, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)
-    latency = latencies([original, outcome.model], next(samples.batches(1, 1)))
+    latency = latencies([original, outcome.model], first_sample(original, samples))
     return replace(outcome, verification=checked, latency=latency)
 
 
 def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> Report:
     """The report; it says all that is known, also of a rewrite that is not written."""
     samples, planned = ready.context.samples, outcome.planned
-    shapes = None if samples is None else sample_shapes(samples)
+    shapes = sample_shapes(ready.original, samples)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
     notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels"))]
