@@ -17,6 +17,7 @@ from rich.text import Text
 from onnx_ocs.errors import printable
 from onnx_ocs.report.format import changed, changed_share, decibels, declared, number, percent, readable, shortened
 from onnx_ocs.report.outputs import output_rows
+from onnx_ocs.report.terminal_verdict import show_advice
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
 
@@ -157,6 +158,7 @@ def show_inspection(console: Console, report: Report) -> None:
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
+    show_advice(console, report)
 
 
 def _loss(console: Console, loss: Report) -> None:
@@ -206,6 +208,7 @@ def show_rewrite(console: Console, report: Report) -> None:
     _outputs(console, report["outputs"])
     _totals(console, report)
     _notes(console, report)
+    show_advice(console, report)
 
 
 def _reconstructions(console: Console, entries: Sequence[Report]) -> None:

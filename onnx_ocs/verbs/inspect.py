@@ -27,6 +27,7 @@ from onnx_ocs.regions.flaws import flaws
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
+from onnx_ocs.report.verdict import advise
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
 from onnx_ocs.translation.selection import find_outliers
@@ -108,6 +109,7 @@ def inspect(
     )  # fmt: skip
     if loss is not None:
         report["loss"] = _loss_entry(loss, regions)
+    report["verdict"] = advise(report)
     return dict(report)
 
 

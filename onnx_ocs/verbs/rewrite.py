@@ -32,6 +32,7 @@ from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
+from onnx_ocs.report.verdict import advise
 from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
@@ -266,6 +267,7 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
             report["target"] = cast(TargetEntry, target)
             if target["shortfall"]:
                 report["notes"].append(target["shortfall"])
+    report["verdict"] = advise(report, None if options is None else options.budget)
     return report
 
 
