@@ -108,6 +108,12 @@ CATALOGUE: dict[str, Meaning] = {
         "all that was done together makes the output on calibration samples worse, so it was not applied",
         "more calibration samples, or a larger budget",
     ),
+    "no_difference": Meaning(
+        "tensor",
+        "all that was done together brings +0.00 dB at every output on calibration samples, so it was not applied",
+        "nothing is lost there; more calibration samples may show more",
+        True,
+    ),
     "already_translated": Meaning(
         "tensor", "an earlier run has been here: start from the original", "give the original file", True
     ),

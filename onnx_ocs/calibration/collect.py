@@ -23,8 +23,9 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.statistics import Statistics
-from onnx_ocs.calibration.stream import BATCH, Activations, samples_in, stream
+from onnx_ocs.calibration.stream import BATCH, Activations, stream
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.files import load_model, save_model
 from onnx_ocs.model.graph import Graph

@@ -8,20 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Feed", "cut", "labels_in", "labels_of"]
+from onnx_ocs.calibration.feed import Feed
 
-
-class Feed(dict[str, NDArray[Any]]):
-    """The model's inputs, and what else the source has for the same samples.
-
-    Attributes:
-        labels: arrays by name, samples on the first axis.
-    """
-
-    def __init__(self, inputs: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[Any]]) -> None:
-        """Keep both."""
-        super().__init__(inputs)
-        self.labels = dict(labels)
+__all__ = ["cut", "labels_in", "labels_of"]
 
 
 def labels_of(feed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -59,4 +48,4 @@ def cut(feed: Mapping[str, NDArray[Any]], part: slice, samples: int | None = Non
         whole = {k for k, v in arrays.items() if samples is not None and (not v.ndim or len(v) != samples)}
         return {k: v if k in whole else v[part] for k, v in arrays.items()}
 
-    return Feed(some(feed), some(labels_of(feed)))
+    return Feed(some(feed), labels=some(labels_of(feed)))

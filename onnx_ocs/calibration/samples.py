@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_ocs.calibration.labels import Feed, labels_in
+from onnx_ocs.calibration.feed import Feed, rows_are_samples, samples_in
+from onnx_ocs.calibration.labels import labels_in, labels_of
 from onnx_ocs.calibration.reading import (
     blame,
     check_declared,
@@ -40,14 +40,13 @@ from onnx_ocs.calibration.reading import (
 )
 from onnx_ocs.errors import UserError
 
-__all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples", "random_samples"]
+__all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples"]
 
 _LOG = logging.getLogger("onnx_ocs.calibration")
 _Shape = tuple[int | None, ...]
 _Feed = dict[str, NDArray[Any]]
 _Feeds = Iterator[tuple[int, _Feed]]  # with the number of samples in each
 REPEAT = "give the same samples at every reading (a fixed seed, a fixed order, a new reader)"
-MOST_VALUES = 1 << 28  # of a random sample
 _Raw = Iterator[tuple[str, object]]  # unchecked, each with its place for messages
 
 
@@ -97,7 +96,7 @@ class Samples:
             self._count = total
         return self._count if limit is None else min(self._count, limit)
 
-    def batches(self, batch_size: int = 8, limit: int | None = None) -> Iterator[_Feed]:
+    def batches(self, batch_size: int = 8, limit: int | None = None) -> Iterator[Feed]:
         """Yield feeds of up to ``batch_size`` samples, until ``limit`` are given; UserError for what does not fit.
 
         A feed that cannot be cut (fixed batch, ready feed) is given whole: the last one may reach beyond the limit.
@@ -106,7 +105,7 @@ class Samples:
             raise UserError(f"batch size and sample limit must be 1 or more: change {batch_size} and {limit}")
         given = 0
         for size, feed in self._feeds(batch_size, limit or sys.maxsize):
-            yield feed
+            yield Feed(feed, size, labels_of(feed))
             given += size
             if given >= (limit or sys.maxsize):
                 return
@@ -135,6 +134,7 @@ class _Declared:
         self._said: set[str] = set()
         self._seen: list[int] = []  # a checksum of every feed of the first reading
         self._whole = False  # whether that was read to its end
+        self._rows = rows_are_samples(model)  # else a ready feed is one sample
         if not self.specs:
             raise UserError("the model has no inputs, so no samples can be fed to it: give a model with an input")
 
@@ -187,8 +187,9 @@ class _Declared:
             for spec in self.specs:
                 _check_shape(spec, arrays[spec.name], spec.shape, where)
             self._same_as_before(turn, checksum(arrays), where)
-            size = next((len(array) for array in arrays.values() if array.ndim), 1)
-            yield size, Feed(arrays, labels_in(cast(Mapping[str, Any], feed), self.names)) if self.labels else arrays
+            size = samples_in(arrays) if self._rows else 1
+            named = labels_in(cast(Mapping[str, Any], feed), self.names) if self.labels else {}
+            yield size, Feed(arrays, size, named)
         if turn < len(self._seen):
             raise UserError(f"the samples ended after {turn} feeds, and there were {len(self._seen)} before: {REPEAT}")
         self._whole = True
@@ -243,7 +244,7 @@ class _Declared:
                 pairs = zip(self.specs, joined, cuts, strict=False)
                 feed = {spec.name: array[0, ...] if extra else array for spec, array, (extra, _) in pairs}
                 labels = {name: array for (name, _), array in zip(named, joined[len(cuts) :], strict=True)}
-                yield len(part), Feed(feed, labels) if self.labels else feed
+                yield len(part), Feed(feed, len(part), labels)
 
 
 def _check_shape(spec: InputSpec, array: NDArray[Any], shape: _Shape | None, where: str) -> None:
@@ -310,34 +311,3 @@ def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = Non
     if files == [path]:
         samples.count()  # already read whole
     return samples
-
-
-def random_samples(
-    model: onnx.ModelProto, count: int, seed: int, ranges: Mapping[str, tuple[float, float]] | None = None
-) -> Samples:
-    """Make seeded random samples: floats ~ N(0, 1), integers and booleans in {0, 1}; UserError for any other type.
-
-    A float input with a known range (low, high) gets values that fill it: normal, four deviations wide.
-
-    A dynamic first dimension is 1, others 16; with a fixed first, B, a feed counts as B samples (``count`` rounded up).
-    """
-    shapes = {}
-    for spec in _Declared(model).specs:
-        if spec.shape is None or spec.dtype.kind not in "fiub" or count < 1:
-            raise UserError(f"{count} random samples cannot be made for {spec}: give samples, or a count of 1 or more")
-        shapes[spec] = [dim or (16 if axis else 1) for axis, dim in enumerate(spec.shape)]
-        if math.prod(shapes[spec]) > MOST_VALUES:
-            raise UserError(f"{spec} is too large to be filled with random samples: give samples, or --no-verify")
-    size = next((shape[0] for shape in shapes.values() if shape), 1)
-
-    def feeds(*__: int) -> _Feeds:
-        rng = np.random.default_rng(seed)
-        for _ in range(0, count, size):
-            drawn = {spec: np.asarray(rng.standard_normal(shape)) for spec, shape in shapes.items()}
-            for spec in drawn:
-                if spec.dtype.kind == "f" and ranges is not None and spec.name in ranges:
-                    low, high = ranges[spec.name]
-                    drawn[spec] = drawn[spec] * (high - low) / 4 + (low + high) / 2
-            yield size, {s.name: (x if s.dtype.kind == "f" else x > 0).astype(s.dtype) for s, x in drawn.items()}
-
-    return Samples(f"random inputs (seed {seed})", feeds, len(range(0, count, size)) * size)

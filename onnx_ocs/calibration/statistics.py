@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.histogram import FEW, Histogram
 from onnx_ocs.calibration.reading import check_declared
 from onnx_ocs.errors import UserError
@@ -88,8 +89,7 @@ class Statistics:
 
     def add(self, regions: Sequence[Quantized], batch: Mapping[str, Array], turn: int) -> None:
         """Count batch number `turn` of float tensors by name (it varies which values of large tensors are sampled)."""
-        first = next(iter(batch.values()), np.zeros(0))
-        self.counted[turn % 2] += len(first) if first.ndim else 1
+        self.counted[turn % 2] += samples_in(batch)
         for k, h in self.halves[turn % 2].items():
             r = regions[k]
             assert isinstance(r, Region), "only regions are counted"

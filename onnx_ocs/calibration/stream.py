@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.feed import Feed, samples_in
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.reference import reference
@@ -16,7 +17,7 @@ from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import in_order
 
-__all__ = ["BATCH", "Activations", "samples_in", "stream"]
+__all__ = ["BATCH", "Activations", "stream"]
 
 _LOG = logging.getLogger("onnx_ocs.calibration")
 
@@ -48,7 +49,7 @@ class Activations:
         exposed = expose(reference(model, regions), self._tensors)
         self._session = as_written(exposed, threads)
 
-    def __call__(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
+    def __call__(self, feed: Mapping[str, Array]) -> Feed:
         """Float tensors (and graph inputs) by name.
 
         Raises:
@@ -58,17 +59,12 @@ class Activations:
             got = self._session.run(feed, [t for t in self._tensors if t not in feed])
         except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
-        return {**feed, **got}
-
-
-def samples_in(feed: Mapping[str, Array]) -> int:
-    """How many samples a feed holds."""
-    return next((len(a) for a in feed.values() if a.ndim), 1)
+        return Feed({**feed, **got}, samples_in(feed))
 
 
 def stream(
     model: onnx.ModelProto, regions: Sequence[Quantized], wanted: Sequence[Quantized], context: Context
-) -> Iterator[Mapping[str, Array]]:
+) -> Iterator[Feed]:
     """Run the reference over the samples, batch by batch; the next batch runs while the caller works on the last.
 
     Args:

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.labels import cut
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.compensation.blocks import Block
 from onnx_ocs.compensation.ground_truth import Truth
 from onnx_ocs.compensation.insert import insert

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.labels import labels_of
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.measurement.channels import decibels
 from onnx_ocs.measurement.metric import evaluate

@@ -19,8 +19,9 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.histogram import Histogram
-from onnx_ocs.calibration.stream import BATCH, Activations, samples_in
+from onnx_ocs.calibration.stream import BATCH, Activations
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.measurement.quality import decibels
 from onnx_ocs.model.graph import Graph
@@ -74,13 +75,6 @@ class _Grid:
         """Where values lie beyond the range."""
         return np.asarray((a > self.high * self.scale) | (a < self.low * self.scale))
 
-    def reaches_beyond(self, other: _Grid) -> Array:
-        """Channels with a wider range."""
-        return np.asarray(
-            (self.high * self.scale > other.high * other.scale * (1 + 1e-6))
-            | (self.low * self.scale < other.low * other.scale * (1 + 1e-6))
-        )
-
 
 @dataclass
 class _Tally:
@@ -115,7 +109,7 @@ class _Tally:
         saved = np.zeros((), bool)
         if self.after is not None:
             self.clipped = self.clipped[0] + self.before.clipped(a), self.clipped[1] + self.after.clipped(a)
-            saved = self.before.above(a) & self.after.reaches_beyond(self.before)
+            saved = self.before.above(a) & ~self.after.above(a)
         zero = np.zeros((), a.dtype)
         # a histogram leaves out zeros, so each value is counted in one of the two rows
         self.histogram.add(np.stack([np.where(saved, zero, a).reshape(-1), np.where(saved, a, zero).reshape(-1)]))
@@ -213,7 +207,7 @@ def measure_layers(
         By what a region's Q nodes write in the original: `error` (isolated and accumulated, before and after, in dB;
         None where there is no error at all, left out where there is nothing to measure), `mass_saved` (share of
         sum |a - clip(a)| that the new range saves; None where nothing was clipped) and `histogram` (of the float
-        values that are not 0; `saved` are those that the old range clips, in channels whose range has grown).
+        values that are not 0; `saved` are those that the old range clips and the new one does not).
 
     Raises:
         UserError: a model does not run on the samples.

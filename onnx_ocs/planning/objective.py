@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.judging import Metric
 from onnx_ocs.calibration.labels import cut, labels_of
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.calibration.stream import BATCH, samples_in
+from onnx_ocs.calibration.stream import BATCH
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.measurement.metric import Scale
 from onnx_ocs.measurement.yardstick import Output, Part, Yardstick

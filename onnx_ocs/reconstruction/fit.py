@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
@@ -109,7 +110,7 @@ class Fitting:
         first = 0
         for batch, (feed, got) in enumerate(in_order(work, feeds, CORES)):
             self.progress("float targets", first, self.total)
-            size = next((len(a) for a in feed.values() if a.ndim), 1)
+            size = samples_in(feed)
             mask = self.masks(feed)
             for task in self.tasks:
                 self._draw(task, batch, first, size, got, mask)

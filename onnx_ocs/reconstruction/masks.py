@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from onnx_ocs.calibration.stream import samples_in
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op

@@ -187,7 +187,7 @@ def _nothing_to_save(
     if relu6 and float(q.x_clip.max()) > RELU6 / 2:
         return Refusal(
             "folded_bound",
-            f"a ReLU6 is folded into this quantizer (X_clip {top:.6g})" + GUESS * guessed,
+            "a ReLU6 is folded into this quantizer: values above 6 never existed" + GUESS * guessed,
             at,
         )
     most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)

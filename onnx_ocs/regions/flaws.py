@@ -91,10 +91,10 @@ def flaws(model: onnx.ModelProto, floats: onnx.ModelProto | None) -> list[str]:
     """
     graph, found = Graph(model), []
     if saturated := saturated_biases(graph):
+        where = _named([(at, "") for at in saturated])
         found.append(
-            "int32 biases are saturated, the values that were meant do not fit their steps: of "
-            f"{_named([(at, '') for at in saturated])}; quantize again with larger weight or activation steps "
-            "there, or keep these biases in float"
+            f"int32 biases are saturated, the values that were meant do not fit their steps: of {where}; "
+            "quantize again with larger weight or activation steps there, or keep these biases in float"
         )
     if floats is not None and (lost := lost_activations(graph, floats)):
         found.append(

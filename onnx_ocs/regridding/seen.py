@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import onnx
 
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.regridding.grids import Extremes

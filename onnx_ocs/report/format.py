@@ -14,6 +14,7 @@ __all__ = [
     "cut_name",
     "db_or_dash",
     "decibels",
+    "declared",
     "from_to",
     "number",
     "percent",
@@ -91,3 +92,15 @@ def cut_name(tensor: str) -> str:
 def counted(n: int, word: str) -> str:
     """So many of something."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def declared(oracle: Mapping[str, Any]) -> str:
+    """What a verified model declares, such as "3 changed steps, 1 branch"; only what there is."""
+    kinds = (
+        ("translated_quantizers", "wide quantizer", ""),
+        ("rescaled_quantizers", "changed step", ""),
+        ("refitted_layers", "layer fitted again", "layers fitted again"),
+        ("branches", "branch", "branches"),
+    )
+    found = ((oracle.get(key, 0), one, many) for key, one, many in kinds)
+    return ", ".join(f"{n} {one if n == 1 else many or one + 's'}" for n, one, many in found if n) or "nothing"

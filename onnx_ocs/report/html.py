@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.comparison import Comparison
-from onnx_ocs.report.format import counted, cut_name, db_or_dash, from_to
+from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from_to
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
 
@@ -96,6 +96,7 @@ def _template(name: str) -> Template:
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters |= {"number": _number, "db": db_or_dash, "percent": _percent, "name": cut_name, "count": counted}
+    pages.filters["declared"] = declared
     pages.globals["range_of"] = from_to
     return pages.get_template(name)
 

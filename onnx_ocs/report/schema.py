@@ -23,6 +23,7 @@ from onnx_ocs.report.measures import (
     VerificationEntry,
 )
 from onnx_ocs.report.plans import LossEntry, PlanEntry, TargetEntry
+from onnx_ocs.report.verdict import VerdictEntry
 
 __all__ = ["SCHEMA", "Report", "json_schema"]
 
@@ -54,6 +55,7 @@ class Report(TypedDict):
         plan: what the planner found.
         target: the quality that was to be reached.
         loss: where the loss comes from (`inspect`).
+        verdict: what was done, brought and costs, what still hurts, and what to try next (`inspect`, `rewrite`).
     """
 
     schema: str
@@ -74,6 +76,7 @@ class Report(TypedDict):
     plan: NotRequired[PlanEntry]
     target: NotRequired[TargetEntry]
     loss: NotRequired[LossEntry]
+    verdict: NotRequired[VerdictEntry]
 
 
 def json_schema(closed: bool = False) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_ocs.errors import printable
-from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, readable, shortened
+from onnx_ocs.report.format import changed, changed_share, decibels, declared, number, percent, readable, shortened
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
+from onnx_ocs.report.terminal_verdict import show_advice
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
 
@@ -117,8 +118,18 @@ def _path(r: Report) -> str:
     return " → ".join(p for p in (shortened(r["producer"], 32), r["activation"], readers) if p and p != "none")
 
 
-def _finding(r: Report) -> str:
-    return f"{r['mode']}, copies: {_copies(r)}" if r["mode"] else f"{r['reason']['code']}: {r['reason']['message']}"
+def _with_findings(regions: Sequence[Report]) -> list[dict[str, Any]]:
+    """The entries with what was found; what was said of a tensor before is not said again of forty others."""
+    said, found = set[str](), list[dict[str, Any]]()
+    for r in regions:
+        if r["mode"]:
+            text = f"{r['mode']}, copies: {_copies(r)}"
+        else:
+            code, message = r["reason"]["code"], r["reason"]["message"]
+            text = code if message in said else f"{code}: {message}"
+            said.add(message)
+        found.append({**r, "finding": text})
+    return found
 
 
 FOUND = (
@@ -130,7 +141,7 @@ FOUND = (
     _Column("own dB", _error("isolated"), 1),
     _Column("alone dB", lambda r: decibels(r["sqnr_alone_db"]) if "sqnr_alone_db" in r else "", 2),
     _Column("accum. dB", _error("accumulated"), 1),
-    _Column("mode, or why not", _finding, 0, "left", 30),
+    _Column("mode, or why not", lambda r: r["finding"], 0, "left", 30),
 )
 
 
@@ -138,7 +149,7 @@ def show_inspection(console: Console, report: Report) -> None:
     """The table of quantized activations."""
     report = readable(report)
     if report["regions"]:
-        _show(console, "Quantized activations", "tensor", FOUND, report["regions"])
+        _show(console, "Quantized activations", "tensor", FOUND, _with_findings(report["regions"]))
     _reasons(console, report)
     q = report["quality"]
     if q["reference"]:
@@ -150,6 +161,7 @@ def show_inspection(console: Console, report: Report) -> None:
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
+    show_advice(console, report)
 
 
 def _loss(console: Console, loss: Report) -> None:
@@ -200,6 +212,7 @@ def show_rewrite(console: Console, report: Report) -> None:
     _outputs(console, report["outputs"])
     _totals(console, report)
     _notes(console, report)
+    show_advice(console, report)
 
 
 def _grids(console: Console, report: Report) -> None:
@@ -324,15 +337,7 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float | None
     if v["verdict"] != "PASSED":
         return f"FAILED: {'; '.join(readable(v['failures']))}{took}"
     level, oracle = v["levels"][0], v["oracle"]
-    counts = (
-        (oracle.get("regridded_quantizers", 0), "new grid"),
-        (oracle["translated_quantizers"], "wide quantizer"),
-        (oracle["rescaled_quantizers"], "changed step"),
-        (oracle.get("refitted_layers", 0), "layer fitted again", "layers fitted again"),
-        (oracle.get("branches", 0), "branch", "branches"),
-    )
-    done = [f"{n} {word if n == 1 else (plural or [word + 's'])[0]}" for n, word, *plural in counts if n]
-    what = ", ".join(done) or "the model"
+    what = declared(oracle).replace("nothing", "the model")
     return (
         f"PASSED: {what} as declared; {level['values']:,} values compared with the oracle's "
         f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step)"

@@ -7,7 +7,7 @@ defect of onnx_ocs, and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,12 +20,12 @@ from onnx_ocs.model import files
 from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.external import attach
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import is_op, label
+from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.sizes import without_side_files
-from onnx_ocs.runtime.session import RUN_ERRORS, Session
+from onnx_ocs.runtime.session import RUN_ERRORS, Session, attempt, attempt_run
 from onnx_ocs.verbs.qoperator import check_operators
 
-__all__ = ["answers_for_the_model", "check_graph", "check_qdq", "check_runs", "load"]
+__all__ = ["answers_for_the_model", "check_fed", "check_graph", "check_qdq", "check_runs", "load"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,6 +82,28 @@ def check_runs(model: onnx.ModelProto) -> None:
         raise UserError(
             f"onnxruntime does not load this model ({why}), so a rewrite could not be "
             f"verified: mend the model, or rewrite it unverified with --no-verify"
+        )
+
+
+def check_fed(model: onnx.ModelProto, feed: Mapping[str, Array]) -> None:
+    """Complain about a sample that the model does not run on, such as a picture that is too small for its strides.
+
+    Args:
+        model: one that onnxruntime loads; of others it is not said here.
+        feed: the first sample.
+
+    Raises:
+        UserError: the model does not run on it.
+    """
+    loaded = attempt(model, "disable_all")
+    if isinstance(loaded, str):
+        return
+    why = attempt_run(loaded, feed)
+    if isinstance(why, str):
+        shapes = ", ".join(f"{k} {v.shape}" for k, v in feed.items())
+        raise UserError(
+            f"the model does not run on the first calibration sample ({shapes}): {why[:300]}: give samples of a size "
+            "that the model was made for"
         )
 
 

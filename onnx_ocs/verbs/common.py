@@ -10,17 +10,21 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.drawn import random_samples, usual_size
+from onnx_ocs.calibration.feed import one_sample
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
-from onnx_ocs.calibration.samples import Samples, Source, input_specs, open_samples, random_samples
+from onnx_ocs.calibration.samples import Samples, Source, input_specs, open_samples
+from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph, tensor_outputs
+from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.qoperator.recognise import integer_operators
 from onnx_ocs.regions.find import find_regions, guessed_bounds
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.report.format import counted
-from onnx_ocs.verbs.checks import check_graph, check_qdq, check_runs, load
+from onnx_ocs.verbs.checks import check_fed, check_graph, check_qdq, check_runs, load
 from onnx_ocs.verbs.qoperator import converted
 
 __all__ = [
@@ -28,6 +32,7 @@ __all__ = [
     "Model",
     "Opened",
     "Progress",
+    "first_sample",
     "guess_notes",
     "open_model",
     "proof_samples",
@@ -103,14 +108,23 @@ def open_model(
     check_graph(proto)
     judging.check(tensor_outputs(proto))
     samples = None if calib is None else open_samples(calib, proto, limit, judging.metric is not None)
+    if samples is not None:
+        check_fed(proto, next(samples.batches(1, 1)))
     return Opened(proto, samples, proto is not read, tuple(notes))
 
 
-def sample_shapes(samples: Samples) -> dict[str, list[int]]:
-    """Shapes of one sample's inputs."""
-    for feed in samples.batches(1, 1):
-        return {k: list(v.shape) for k, v in feed.items()}
-    return {}
+def first_sample(model: onnx.ModelProto, samples: Samples) -> dict[str, Array]:
+    """One sample, also where the user gives batches."""
+    return one_sample(model, next(samples.batches(1, 1)))
+
+
+def sample_shapes(model: onnx.ModelProto, samples: Samples | None) -> dict[str, list[int]] | None:
+    """Shapes of one sample's inputs; without samples those at which the model runs, None where that is not known."""
+    try:
+        fed = proof_samples(model, samples, 0)
+    except UserError:
+        return None
+    return {k: list(v.shape) for k, v in first_sample(model, fed).items()}
 
 
 def reference_model(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.ModelProto, str]:
@@ -142,7 +156,9 @@ def with_errors(
 
 def proof_samples(model: onnx.ModelProto, samples: Samples | None, seed: int) -> Samples:
     """What models are verified and timed on: the samples, or seeded random ones."""
-    return random_samples(model, VERIFIED_SAMPLES, seed, _input_ranges(model)) if samples is None else samples
+    if samples is not None:
+        return samples
+    return random_samples(model, VERIFIED_SAMPLES, seed, _input_ranges(model), usual_size(model, seed))
 
 
 def _input_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:

@@ -29,6 +29,7 @@ from onnx_ocs.regions.region import Quantized
 from onnx_ocs.regridding.run import found_killers
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
+from onnx_ocs.report.verdict import advise
 from onnx_ocs.targets.registry import complaints
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
@@ -91,7 +92,7 @@ def inspect(
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
-    price = cost(proto, None if samples is None else sample_shapes(samples))
+    price = cost(proto, sample_shapes(proto, samples))
     notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
     notes += complaints(graph, translate.runtime)
     qualities, against, loss, grids = None, None, None, list[dict[str, Any]]()
@@ -114,7 +115,10 @@ def inspect(
         "inspect", seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
         qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
-    return dict(report) if loss is None else {**report, "loss": _loss_entry(loss, regions)}
+    if loss is not None:
+        report["loss"] = _loss_entry(loss, regions)
+    report["verdict"] = advise(report)
+    return dict(report)
 
 
 def _entries(

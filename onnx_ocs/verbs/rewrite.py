@@ -35,12 +35,14 @@ from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
+from onnx_ocs.report.verdict import advise
 from onnx_ocs.targets.registry import complaints
 from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
     Progress,
+    first_sample,
     guess_notes,
     open_model,
     proof_samples,
@@ -50,6 +52,7 @@ from onnx_ocs.verbs.common import (
     sample_shapes,
     with_errors,
 )
+from onnx_ocs.verbs.gain import without_gain
 from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
@@ -59,7 +62,6 @@ from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["RewriteResult", "make_passes", "rewrite"]
-
 
 @dataclass(frozen=True)
 class RewriteResult:
@@ -219,7 +221,7 @@ def _made(
     if lost is not None:
         transaction.discard(output or "")
         outcome = _stage(ready, _spared(ready, outcome, lost, passes, options), output, transaction)
-    return _with_errors(ready, outcome)
+    return _with_errors(ready, without_gain(ready, outcome))
 
 
 def _stage(ready: Prepared, outcome: Outcome, output: str | Path | None, transaction: Transaction) -> Outcome:
@@ -296,14 +298,14 @@ def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
     samples = proof_samples(original, context.samples, context.seed)
     checked = verify_models(original, outcome.model, samples, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)
-    latency = latencies([original, outcome.model], next(samples.batches(1, 1)))
+    latency = latencies([original, outcome.model], first_sample(original, samples))
     return replace(outcome, verification=checked, latency=latency)
 
 
 def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> Report:
     """The report; it says all that is known, also of a rewrite that is not written."""
     samples, planned = ready.context.samples, outcome.planned
-    shapes = None if samples is None else sample_shapes(samples)
+    shapes = sample_shapes(ready.original, samples)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
     notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels"))]
@@ -325,6 +327,7 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
             report["target"] = cast(TargetEntry, target)
             if target["shortfall"]:
                 report["notes"].append(target["shortfall"])
+    report["verdict"] = advise(report, None if options is None else options.budget)
     return report
 
 

@@ -10,7 +10,15 @@ from onnx_ocs.measurement.latency import latencies
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.report.report import assemble
 from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
-from onnx_ocs.verbs.common import VERIFIED_SAMPLES, Model, open_model, proof_samples, reference_model, sample_shapes
+from onnx_ocs.verbs.common import (
+    VERIFIED_SAMPLES,
+    Model,
+    first_sample,
+    open_model,
+    proof_samples,
+    reference_model,
+    sample_shapes,
+)
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["verify"]
@@ -53,9 +61,9 @@ def verify(
         ref, against = reference_model(before, float_model)
         first, second = compare(ref, [before, after], samples, limit)
         qualities = (first, second)
-    shapes_in = None if samples is None else sample_shapes(samples)
+    shapes_in = sample_shapes(before, samples)
     costs = cost(before, shapes_in), cost(after, shapes_in)
-    latency = latencies([before, after], next(fed.batches(1, 1))) if checked.verdict == "PASSED" else None
+    latency = latencies([before, after], first_sample(before, fed)) if checked.verdict == "PASSED" else None
     report = assemble(
         "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked,
         notes=opened.notes,

@@ -13,7 +13,7 @@ import math
 import sys
 from pathlib import Path
 
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.measurement.latency import latencies
 from onnx_ocs.model import files
 

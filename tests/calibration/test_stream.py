@@ -13,8 +13,9 @@ import zoo
 from zoo import Net, Style
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.samples import Samples, open_samples
-from onnx_ocs.calibration.stream import BATCH, Activations, samples_in, stream
+from onnx_ocs.calibration.stream import BATCH, Activations, stream
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes

@@ -7,7 +7,7 @@ import pytest
 import zoo
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.compensation.compensate import compensate
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Translate

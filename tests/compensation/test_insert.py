@@ -14,7 +14,7 @@ from feeds import inputs
 from onnx import helper
 from zoo import Style
 
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.compensation.blocks import Block
 from onnx_ocs.compensation.insert import insert
 from onnx_ocs.model.edit import EditableGraph

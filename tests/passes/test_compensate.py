@@ -23,7 +23,8 @@ from zoo import Net, Style
 
 from onnx_ocs import api
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import open_samples, random_samples
+from onnx_ocs.calibration.drawn import random_samples
+from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.compensation.insert import insert
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare

@@ -13,6 +13,7 @@ from onnx_ocs.report.format import (
     cut_name,
     db_or_dash,
     decibels,
+    declared,
     from_to,
     number,
     percent,
@@ -81,3 +82,10 @@ def test_readable() -> None:
     assert shown["b"] == ({"c": r"\x1b"},) and shown[r"a\n"][1:] == [1.5, None]
     assert len(shown[r"a\n"][0]) == MOST + 3 and shown[r"a\n"][0].startswith("xxx")
     assert report["a\n"][0] == "x" * 5000  # the report itself has all
+
+
+def test_only_what_is_declared_is_told() -> None:
+    """A model with other steps alone has no "0 wide quantizers"."""
+    oracle = {"translated_quantizers": 0, "rescaled_quantizers": 3, "branches": 1, "refitted_layers": 2}
+    assert declared(oracle) == "3 changed steps, 2 layers fitted again, 1 branch"
+    assert declared({"translated_quantizers": 1}) == "1 wide quantizer" and declared({}) == "nothing"

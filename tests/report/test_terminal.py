@@ -92,6 +92,17 @@ def test_many_regions(report):
     assert f"… and {len(many['regions']) - table.SHOWN} more" in text
 
 
+def test_a_reason_is_explained_once(report):
+    """What forty tensors have in common is said at the first of them."""
+    r = {**report["regions"][0], "mode": None, "status": "refused"}
+    r["reason"] = {"code": "folded_bound", "message": "a long explanation", "node": "n"}
+    out = io.StringIO()
+    console = Console(file=out, width=200, highlight=False, markup=False)
+    table.show_inspection(console, {**report, "regions": [{**r, "tensor": f"t{k}"} for k in range(40)]})
+    assert out.getvalue().count("a long explanation") == 1
+    assert "Left alone: 40 folded_bound" in out.getvalue()
+
+
 # ---- the process ----------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from mistakes import Mistake, Patch, operator, replaced
 from mutations import copy_of
 from onnx import numpy_helper
 
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.compensation import insert
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.records.branches import RECORD, digest

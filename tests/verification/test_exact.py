@@ -14,7 +14,7 @@ from mutations import copy_of
 from onnx import helper, numpy_helper
 
 from onnx_ocs.api import rewrite
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate

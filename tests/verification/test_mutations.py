@@ -15,7 +15,7 @@ from random_plans import random_plan
 from tally_mutations import DIGITS
 
 from onnx_ocs.api import rewrite
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.verification.verify import verify

@@ -12,7 +12,7 @@ import zoo
 from onnx import numpy_helper
 
 from onnx_ocs.api import rewrite
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import attribute, is_op

@@ -16,7 +16,8 @@ from mutations import copy_of
 from onnx import helper, numpy_helper
 
 from onnx_ocs.api import rewrite
-from onnx_ocs.calibration.samples import Samples, random_samples
+from onnx_ocs.calibration.drawn import random_samples
+from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.records.branches import RECORD
 from onnx_ocs.verification import verify as module

@@ -25,7 +25,7 @@ import onnx
 import onnxruntime as ort
 
 from onnx_ocs import api
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.refusals import CATALOGUE

@@ -16,7 +16,8 @@ import onnx
 import zoo
 
 from onnx_ocs.api import rewrite
-from onnx_ocs.calibration.samples import Samples, random_samples
+from onnx_ocs.calibration.drawn import random_samples
+from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.verification.verify import verify

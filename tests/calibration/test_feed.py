@@ -1,0 +1,57 @@
+"""How many samples a feed is, as the user counts them."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_ocs.calibration.feed import Feed, one_sample, rows_are_samples, samples_in
+from onnx_ocs.calibration.samples import open_samples
+
+
+def model(first: list[object], output: list[object] | None) -> onnx.ModelProto:
+    ends = [helper.make_tensor_value_info("x", 1, first), helper.make_tensor_value_info("y", 1, output)]
+    return helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:]))
+
+
+X = np.zeros((6, 3), np.float32)
+
+
+def test_a_feed_knows_and_travels() -> None:
+    feed = Feed({"x": X}, 2)
+    assert samples_in(feed) == 2 == samples_in(pickle.loads(pickle.dumps(feed))) and samples_in({"x": X}) == 6
+    assert samples_in({"x": np.zeros(())}) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "output", "rows"),
+    [
+        (["N", 3], ["N", 3], True),
+        (["N", 3], ["M", 3], True),
+        (["N", 3], None, True),
+        ([6, 3], [6, 3], True),
+        (["N", 3], [1, 3], False),
+        ([6, 3], [1, 3], False),
+        (["N", 3], [], False),
+    ],
+)
+def test_whether_rows_are_samples(first: list[object], output: list[object] | None, rows: bool) -> None:
+    assert rows_are_samples(model(first, output)) is rows
+
+
+def test_feeds_of_windows_are_one_sample_each() -> None:
+    windows = [{"x": X + k} for k in range(4)]
+    assert open_samples(windows, model(["N", 3], [1, 3])).count() == 4
+    assert open_samples(windows, model(["N", 3], ["N", 3])).count() == 24
+    stacked = open_samples({"x": np.stack([w["x"] for w in windows])}, model([6, 3], [1, 3]))
+    assert stacked.count() == 4 == sum(samples_in(f) for f in stacked.batches(2))
+
+
+@pytest.mark.parametrize(("first", "kept"), [("N", 1), (6, 6)])
+def test_the_first_sample_of_a_batch(first: object, kept: int) -> None:
+    assert one_sample(model([first, 3], [first, 3]), Feed({"x": X}, 6))["x"].shape == (kept, 3)
+    assert one_sample(model(["N", 3], [1, 3]), Feed({"x": X}, 1))["x"].shape == (6, 3), "windows are not cut"
