@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.regions.relu6 import Bounded
@@ -33,6 +34,7 @@ class Context:
         bounded: which folded activations it bounds at 6 (`onnx_ocs.regions.find.folded_bounds`).
         write: how a file is written: at once, or with all others of the run.
         again: whether a pass only shows that it changes nothing more: its report is not read.
+        judging: which outputs count, and the user's metric.
     """
 
     samples: Samples | None = None
@@ -44,6 +46,7 @@ class Context:
     bounded: Bounded = field(default_factory=dict)
     write: Callable[[Path, bytes], None] = write_bytes
     again: bool = False
+    judging: Judging = EVERYTHING
 
     def total(self) -> int:
         """How many samples there are to use."""

@@ -16,7 +16,7 @@ from onnx_ocs.model.nodes import label
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.planning.plan import Plan, PlannedRegion, early_or_late
-from onnx_ocs.records.history import history, stamp
+from onnx_ocs.records.history import rewritten, stamp
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region, adjustable
@@ -48,7 +48,7 @@ def apply_plan(
     Raises:
         UserError: the plan was made for another model.
     """
-    if plan.model and plan.model != fingerprint(model) and not history(model):
+    if plan.model and plan.model != fingerprint(model) and not rewritten(model):
         raise UserError("the plan was made for another model: plan again")
     graph = EditableGraph(model)
     regions = find_regions(graph, infer_shapes(model), bounded=bounded)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.labels import cut
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
@@ -140,13 +141,14 @@ def _judged(
     if not units or truth is None:
         return set()
     total = context.total()
-    judge = Judge(truth, lambda: list(_judging(_batches(context)(), total, unit)), mask)
+    judge = Judge(truth, model, lambda: list(_judging(_batches(context)(), total, unit)), mask, context.judging)
     context.progress("judging layers", 0, None)
 
-    def losses(chosen: frozenset[int]) -> Array:
+    def losses(chosen: frozenset[int]) -> tuple[Array, float]:
         return judge.losses(_written(model, fitted, {i for k in chosen for i in units[k]}, by))
 
-    return {i for k in choose(len(units), losses) for i in units[k]}
+    kept = choose(len(units), losses, judge.yardstick.weights, judge.yardstick.slack())
+    return {i for k in kept for i in units[k]}
 
 
 def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass) -> onnx.ModelProto:
@@ -178,7 +180,7 @@ def _judging(feeds: Iterable[Mapping[str, Array]], total: int, unit: int) -> Ite
         for k in range(0, size, unit):
             if judges[k] and given < JUDGED:
                 given += unit
-                yield {t: v[k : k + unit] if v.ndim and len(v) == size else v for t, v in feed.items()}
+                yield cut(feed, slice(k, k + unit), size)
 
 
 def _takes(floats: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> bool:

@@ -9,7 +9,7 @@ import onnx
 
 from onnx_ocs.model.text import from_json
 
-__all__ = ["RECORD", "history", "note", "stamp"]
+__all__ = ["RECORD", "history", "note", "rewritten", "stamp"]
 
 RECORD = "onnx_ocs.passes"
 STAMP = "onnx_ocs.pass"
@@ -25,6 +25,14 @@ def history(model: onnx.ModelProto) -> list[dict[str, Any]]:
             except (ValueError, TypeError):
                 return []
     return []
+
+
+def rewritten(model: onnx.ModelProto) -> bool:
+    """Whether a pass has run on a model that makes its quantizers and layers others than they were.
+
+    New grids do not: what `regrid` leaves is a QDQ model like any other.
+    """
+    return any(e.get("pass") != "regrid" for e in history(model))
 
 
 def stamp(node: onnx.NodeProto, name: str, version: str) -> None:

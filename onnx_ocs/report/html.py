@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.comparison import Comparison
 from onnx_ocs.report.format import counted, cut_name, db_or_dash, from_to
+from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
         tensors=TENSORS,
         cost=_cost(report["cost"], report["latency"]),
         outputs=output_rows(report["outputs"]),
+        grids=grid_lines(report.get("grids", ())),
         loss=_loss(report.get("loss"), regions),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["every_row", "output_rows"]
+__all__ = ["every_row", "output_rows", "told_channels"]
 
 SHOWN = 8  # runs of channels that are named
 
@@ -32,13 +32,17 @@ def output_rows(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _rows(o: Mapping[str, Any]) -> list[dict[str, Any]]:
     group = {"kind": "", "agreement_before": None, "agreement_after": None, "dead": ""}
     return [
-        {**o, "dead": _channels(o["constant_channels"])},
-        *({**g, **group, "name": f"{o['name']}, channels {_channels(g['channels'])}"} for g in o["groups"]),
+        {**o, "dead": told_channels(o["constant_channels"])},
+        *({**g, **group, "name": f"{o['name']}, channels {told_channels(g['channels'])}"} for g in o["groups"]),
     ]
 
 
-def _channels(numbers: Sequence[int]) -> str:
-    """Channel numbers, cut short; runs as "4..83"."""
+def told_channels(numbers: Sequence[int]) -> str:
+    """Channel numbers, cut short; runs as "4..83".
+
+    Args:
+        numbers: ascending.
+    """
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][-1] + 1:

@@ -96,9 +96,11 @@ def _fitted(value: Any, schema: Mapping[str, Any], where: str) -> Any:
 
 def _is(value: Any, kind: str) -> bool:
     if kind in ("integer", "number"):
-        if isinstance(value, bool) or not isinstance(value, TYPES[kind]):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return abs(value) <= LARGEST if isinstance(value, int) else math.isfinite(value)
+        if isinstance(value, int):
+            return abs(value) <= LARGEST
+        return kind == "number" and math.isfinite(value)
     return isinstance(value, TYPES[kind])
 
 

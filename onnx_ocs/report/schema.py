@@ -13,7 +13,7 @@ import sys
 import types
 from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from onnx_ocs.report.entries import CompensationEntry, ReconstructionEntry, RegionEntry
+from onnx_ocs.report.entries import CompensationEntry, GridEntry, ReconstructionEntry, RegionEntry
 from onnx_ocs.report.measures import (
     CostEntry,
     EnvironmentEntry,
@@ -42,6 +42,7 @@ class Report(TypedDict):
         regions: one entry for each quantized activation.
         compensations: one entry for each block.
         reconstructions: one entry for each layer with a quantized weight.
+        grids: one entry for each quantizer that gets another grid, or should.
         outputs: one entry for each graph output; empty without calibration samples.
         cost: before and after; empty for `plan`.
         latency: before and after.
@@ -61,6 +62,7 @@ class Report(TypedDict):
     regions: list[RegionEntry]
     compensations: list[CompensationEntry]
     reconstructions: list[ReconstructionEntry]
+    grids: list[GridEntry]
     outputs: list[OutputEntry]
     cost: CostEntry
     latency: LatencyEntry

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from onnx_ocs.errors import printable
 from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, readable, shortened
+from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
@@ -145,6 +146,7 @@ def show_inspection(console: Console, report: Report) -> None:
         sqnr = decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
         _outputs(console, report["outputs"])
+        _grids(console, report)
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
@@ -180,6 +182,7 @@ def _loss(console: Console, loss: Report) -> None:
 def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
     report = readable(report)
+    _grids(console, report)
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:
         shown = applied
@@ -197,6 +200,11 @@ def show_rewrite(console: Console, report: Report) -> None:
     _outputs(console, report["outputs"])
     _totals(console, report)
     _notes(console, report)
+
+
+def _grids(console: Console, report: Report) -> None:
+    for line in grid_lines(report.get("grids", ())):
+        console.print(line)
 
 
 def _reconstructions(console: Console, entries: Sequence[Report]) -> None:
@@ -314,6 +322,7 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float | None
         return f"FAILED: {'; '.join(readable(v['failures']))}{took}"
     level, oracle = v["levels"][0], v["oracle"]
     counts = (
+        (oracle.get("regridded_quantizers", 0), "new grid"),
         (oracle["translated_quantizers"], "wide quantizer"),
         (oracle["rescaled_quantizers"], "changed step"),
         (oracle.get("refitted_layers", 0), "layer fitted again", "layers fitted again"),

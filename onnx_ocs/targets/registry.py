@@ -9,7 +9,7 @@ from onnx_ocs.targets.rules import Rules, violations
 
 __all__ = ["added", "complaints", "rules_of"]
 
-_ALL = {m.RULES.name: m.RULES for m in (ort, openvino, tensorrt, qnn, generic_int8)}
+_ALL: dict[str, Rules] = {m.RULES.name: m.RULES for m in (ort, openvino, tensorrt, qnn, generic_int8)}
 
 
 def rules_of(runtime: Runtime) -> Rules:

@@ -8,7 +8,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
-from onnx_ocs.records.history import history, stamp
+from onnx_ocs.records.history import rewritten, stamp
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entries, entry
@@ -31,7 +31,7 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
     Returns:
         One report entry for each quantized activation.
     """
-    if history(model):
+    if rewritten(model):
         if context.again:
             return PassResult(False)
         regions = find_regions(EditableGraph(model), {}, "already_translated")

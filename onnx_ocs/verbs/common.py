@@ -10,9 +10,10 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Samples, Source, input_specs, open_samples, random_samples
 from onnx_ocs.measurement.tensor_errors import measure_layers
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.graph import Graph, tensor_outputs
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.qoperator.recognise import integer_operators
@@ -70,7 +71,14 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def open_model(model: Model, calib: Source | None, limit: int | None, seed: int, convert_qoperator: bool) -> Opened:
+def open_model(
+    model: Model,
+    calib: Source | None,
+    limit: int | None,
+    seed: int,
+    convert_qoperator: bool,
+    judging: Judging = EVERYTHING,
+) -> Opened:
     """Read and check a model and its samples.
 
     Args:
@@ -79,6 +87,7 @@ def open_model(model: Model, calib: Source | None, limit: int | None, seed: int,
         limit: most samples.
         seed: of random samples, on which a conversion is proven where there are no others.
         convert_qoperator: whether integer operators are converted to QDQ first.
+        judging: which outputs count; with a metric, samples carry their labels.
 
     Raises:
         UserError: the model or the samples cannot be used.
@@ -92,7 +101,8 @@ def open_model(model: Model, calib: Source | None, limit: int | None, seed: int,
         proto, notes = converted(read, proof_samples(read, samples, seed))
     notes += check_qdq(proto)
     check_graph(proto)
-    samples = None if calib is None else open_samples(calib, proto, limit)
+    judging.check(tensor_outputs(proto))
+    samples = None if calib is None else open_samples(calib, proto, limit, judging.metric is not None)
     return Opened(proto, samples, proto is not read, tuple(notes))
 
 

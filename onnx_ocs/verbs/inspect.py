@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.outliers import Outliers
 from onnx_ocs.calibration.samples import Samples, Source
 from onnx_ocs.compensation.entries import branch_entry
@@ -25,6 +26,7 @@ from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions, folded_bounds
 from onnx_ocs.regions.flaws import flaws
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regridding.run import found_killers
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.targets.registry import complaints
@@ -59,6 +61,7 @@ def inspect(
     limit: int | None = None,
     progress: Progress = quiet,
     convert_qoperator: bool = False,
+    judging: Judging = EVERYTHING,
 ) -> dict[str, Any]:
     """What could be rewritten, and why not: one entry for each quantized activation.
 
@@ -71,6 +74,7 @@ def inspect(
         limit: most calibration samples.
         progress: called during long work.
         convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
+        judging: which outputs count, and how much, where the loss is shared out.
 
     Returns:
         The report; regions have the status "candidate" or "refused".
@@ -78,22 +82,24 @@ def inspect(
     Raises:
         UserError: the model or the samples cannot be used.
     """
-    opened = open_model(model, calib, limit, seed, convert_qoperator)
+    opened = open_model(model, calib, limit, seed, convert_qoperator, judging)
     proto, samples = opened.model, opened.samples
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
     floats = None if float_model is None else load(float_model)
-    context = Context(samples, limit, seed, progress, floats=floats, bounded=folded_bounds(proto, floats))
+    bounded = folded_bounds(proto, floats)
+    context = Context(samples, limit, seed, progress, floats=floats, bounded=bounded, judging=judging)
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
     notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
     notes += complaints(graph, translate.runtime)
-    qualities, against, loss = None, None, None
+    qualities, against, loss, grids = None, None, None, list[dict[str, Any]]()
     if samples is not None:
         reference, against = reference_model(proto, floats)
-        now = compare(reference, [proto], samples, limit)[0]
+        now = compare(reference, [proto], samples, limit, judging=judging)[0]
         qualities = now, now
+        grids = found_killers(proto, regions, reference, now, context)
         entries = with_errors(entries, proto, None, context)
         loss = find_loss(proto, graph, regions, shapes, context, price.macs)
         if loss is None:
@@ -105,8 +111,8 @@ def inspect(
             notes += _weights_cost(proto, floats, regions, samples, limit, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect", seed, regions=entries, compensations=carried, costs=(price, price), qualities=qualities,
-        reference=against, ranking=ranked_by(samples), notes=notes,
+        "inspect", seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
+        qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
     if loss is not None:
         report["loss"] = _loss_entry(loss, regions)

@@ -14,11 +14,12 @@ from typing import Any, cast
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Source
 from onnx_ocs.errors import VerificationError
 from onnx_ocs.measurement.cost import Cost, cost
 from onnx_ocs.measurement.latency import latencies
-from onnx_ocs.measurement.quality import compare, losing
+from onnx_ocs.measurement.quality import compare, gained, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.publishing import Transaction
@@ -26,9 +27,10 @@ from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.registry import make_passes
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.passmanager import Pass, run_passes
+from onnx_ocs.passmanager import Pass, PassResult, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.plan import Plan
 from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
@@ -49,7 +51,8 @@ from onnx_ocs.verbs.common import (
     with_errors,
 )
 from onnx_ocs.verbs.inputs import check_outputs
-from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
+from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
+from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import by_plan, measured
 from onnx_ocs.verbs.targeted import check_kept, check_passes, runtime_of
 from onnx_ocs.verification.verdict import Verification
@@ -91,6 +94,7 @@ def rewrite(
     progress: Progress = quiet,
     transaction: Transaction | None = None,
     convert_qoperator: bool = False,
+    judging: Judging = EVERYTHING,
 ) -> RewriteResult:
     """Rewrite a QDQ model, verify the result, and report cost and gain.
 
@@ -99,7 +103,8 @@ def rewrite(
         output: where to write the result; only after the verification has passed, atomically.
         calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order; default: `Translate()`, and with samples `Reconstruct()` behind it.
+        passes: what to run, in order; default: `Translate()`, and with samples `Regrid()` in front of it and
+            `Reconstruct()` behind it.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
@@ -107,6 +112,7 @@ def rewrite(
         progress: called during long work with (what, done, total).
         transaction: what else is written: the result is staged there, and the caller publishes all.
         convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
+        judging: which outputs count, how much, and the user's metric.
 
     Returns:
         The result; its model is the input when there was nothing to rewrite.
@@ -121,11 +127,17 @@ def rewrite(
         check_outputs({"OUT": output}, (model, float_model), calib)
     with ExitStack() as stack:
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
-        context = Context(None, limit, seed, progress, write=files_of_run.file)
+        context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging)
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
-        outcome = _run(ready, _default(calib is not None) if passes is None else passes, options)
+        passes = _default(calib is not None) if passes is None else passes
+        outcome = _run(ready, passes, options)
         outcome = _stage(ready, outcome, output, files_of_run)
         outcome = _judge(ready, outcome)
+        lost = _lost(outcome)
+        if lost is not None:
+            files_of_run.discard(output or "")
+            outcome = _stage(ready, _spared(ready, outcome, lost, passes, options), output, files_of_run)
+        outcome = _with_errors(ready, outcome)
         if verify and outcome.changed:
             outcome = _prove(ready, outcome)
         report = dict(_report(ready, outcome, options))
@@ -159,7 +171,7 @@ def _prepare(
     context: Context,
 ) -> Prepared:
     """Read and check all that is given."""
-    opened = open_model(model, calib, context.limit, context.seed, convert_qoperator)
+    opened = open_model(model, calib, context.limit, context.seed, convert_qoperator, context.judging)
     original = opened.model
     if verify:
         check_runs(original)
@@ -176,21 +188,28 @@ def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -
     runtime = runtime_of(passes, options)
     check_passes(passes, runtime)
     planned: dict[str, Any] = {}
+    made: Plan | None = None
+    new, results = original, dict[str, PassResult]()
     if options is not None and context.samples is not None and any(isinstance(p, Translate) for p in passes):
-        measure = measured(original, passes, context)
-        made, planned = make_plan(original, options, context, context.floats, measure=measure)
+        first = next(k for k, p in enumerate(passes) if isinstance(p, Translate))
+        new, results = run_passes(original, passes[:first], context)  # the plan is made for what these leave
+        passes = passes[first:]
+        measure = measured(new, passes, context)
+        made, planned = make_plan(new, options, context, context.floats, measure=measure)
         passes = by_plan(passes, made)
-    new, results = run_passes(original, passes, context)
+    new, more = run_passes(new, passes, context)
     check_kept(original, new, runtime)
-    done = list(results.values())
+    done = [*results.values(), *more.values()]
     return Outcome(
         model=new,
         changed=new is not original,
         regions=tuple(e for r in done for e in r.regions),
         compensations=tuple(e for r in done for e in r.compensations),
         reconstructions=tuple(e for r in done for e in r.reconstructions),
+        grids=tuple(e for r in done for e in r.grids),
         notes=(*ready.notes, *complaints(Graph(original), runtime), *(n for r in done for n in r.notes)),
         planned=planned,
+        plan=made,
     )
 
 
@@ -214,7 +233,7 @@ def _stage_input(ready: Prepared, outcome: Outcome, output: str | Path | None, t
 
 
 def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
-    """Compare both models with the reference on all samples; what loses there is not applied."""
+    """Compare both models with the reference on all samples."""
     original, context = ready.original, ready.context
     if context.samples is None:
         if context.floats is None:
@@ -225,14 +244,40 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     total = context.total()
     context.progress("comparing", 0, total)
     tick = _ticker(context.progress, "comparing", total)
-    found = compare(reference, models, context.samples, context.limit, tick=tick)
-    outcome = replace(outcome, qualities=(found[0], found[-1]), against=against)
-    lost = losing(found[0], found[1]) if outcome.changed else None
-    if lost is not None:
-        outcome = taken_back(ready, outcome, lost)
-    return replace(
-        outcome, regions=with_errors(outcome.regions, original, outcome.model if outcome.changed else None, context)
-    )
+    found = compare(reference, models, context.samples, context.limit, tick=tick, judging=context.judging)
+    return replace(outcome, qualities=(found[0], found[-1]), against=against)
+
+
+def _lost(outcome: Outcome) -> str | None:
+    """Where a rewrite loses; None where it does not, or where nobody knows."""
+    if outcome.qualities is None or not outcome.changed:
+        return None
+    return losing(*outcome.qualities)
+
+
+def _spared(
+    ready: Prepared, outcome: Outcome, lost: str, passes: Sequence[Pass], options: PlanOptions | None
+) -> Outcome:
+    """The best part of a rewrite that loses as a whole; nothing where every part loses, too."""
+    best: tuple[float, Outcome] | None = None
+    passes = passes if outcome.plan is None else by_plan(passes, outcome.plan)
+    for dropped, fewer, other in parts_of(passes, options, outcome.regions):
+        part = _judge(ready, _run(ready, fewer, other))
+        if not part.changed or part.qualities is None or _lost(part) is not None:
+            continue
+        gain = gained(*part.qualities)
+        if gain > 0 and (best is None or gain > best[0]):
+            best = gain, in_part(outcome, part, dropped, lost)
+    return taken_back(ready, outcome, lost) if best is None else best[1]
+
+
+def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:
+    """The outcome with each tensor's own error."""
+    original, context = ready.original, ready.context
+    if context.samples is None:
+        return outcome
+    new = outcome.model if outcome.changed else None
+    return replace(outcome, regions=with_errors(outcome.regions, original, new, context))
 
 
 def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
@@ -260,8 +305,9 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
     report = assemble(
         "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
-        reconstructions=outcome.reconstructions, costs=costs, latency=outcome.latency, qualities=outcome.qualities,
-        reference=outcome.against, ranking=ranking, verification=outcome.verification, notes=notes,
+        reconstructions=outcome.reconstructions, grids=outcome.grids, costs=costs, latency=outcome.latency,
+        qualities=outcome.qualities, reference=outcome.against, ranking=ranking,
+        verification=outcome.verification, notes=notes,
     )  # fmt: skip
     if planned:
         report["plan"] = cast(PlanEntry, dict(planned))
