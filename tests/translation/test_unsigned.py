@@ -54,8 +54,9 @@ def test_only_late_copies_ask_for_it() -> None:
         (integers_leave(zoo.build("int8")[0], "relu1_q"), False),
         (zoo.build("conv_relu_conv")[0], False),
         (zoo.build("clip_open")[0], False),
+        (zoo.build("zero_output_dtype")[0], False),
     ],
-    ids=["int8", "others read them", "uint8", "a Clip behind"],
+    ids=["int8", "others read them", "uint8", "a Clip behind", "an attribute names the type"],
 )
 def test_where_it_can_be(model: onnx.ModelProto, fits: bool) -> None:
     graph, regions = graph_and_regions(model)
