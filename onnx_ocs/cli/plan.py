@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnx_ocs.cli.groups import Data, In, Output, Targets, begin, is_planned, plan_options
+from onnx_ocs.cli.groups import Data, In, Output, Targets, Time, begin, is_planned, plan_options
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import (
     check_outputs,
@@ -87,4 +87,5 @@ def plan(model: In, given: Given) -> None:
     exit_if_missed(found)
 
 
-PLAN = Verb(plan, (Data, PlanOptions, Targets, Planned, Output), leaves=("--report", "--quiet"), needs=("--calib",))
+_KINDS = (Data, PlanOptions, Time, Targets, Planned, Output)
+PLAN = Verb(plan, _KINDS, leaves=("--report", "--quiet"), needs=("--calib",))

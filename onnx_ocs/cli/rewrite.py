@@ -17,6 +17,7 @@ from onnx_ocs.cli.groups import (
     Output,
     Selecting,
     Targets,
+    Time,
     begin,
     is_planned,
     plan_options,
@@ -46,8 +47,8 @@ __all__ = ["REWRITE"]
 
 # What says how much is spent, and where: a plan file has said it already, and the paper's rule does not ask.
 STEERING = (
-    "--ratio", "--budget", "--target-sqnr", "--target-agreement", "--copies", "--align", "--select", "--rescale",
-    "--stats", "--jobs", "--include", "--exclude",
+    "--ratio", "--budget", "--max-latency", "--target-sqnr", "--target-agreement", "--copies", "--align", "--select",
+    "--rescale", "--stats", "--jobs", "--include", "--exclude",
 )  # fmt: skip
 
 
@@ -183,4 +184,4 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]
     return make_passes(names, options)
 
 
-REWRITE = Verb(rewrite, (Data, Steps, Selecting, PlanOptions, Targets, Ready, *PASSES.values(), Proof, Output))
+REWRITE = Verb(rewrite, (Data, Steps, Selecting, PlanOptions, Time, Targets, Ready, *PASSES.values(), Proof, Output))

@@ -17,7 +17,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.errors import VerificationError
 from onnx_ocs.measurement.cost import Cost, cost
-from onnx_ocs.measurement.latency import latencies
+from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.graph import Graph
@@ -46,6 +46,7 @@ from onnx_ocs.verbs.common import (
     with_errors,
 )
 from onnx_ocs.verbs.inputs import check_outputs
+from onnx_ocs.verbs.limits import time_notes
 from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
 from onnx_ocs.verbs.plan import by_plan, measured
 from onnx_ocs.verbs.targeted import check_kept, check_passes, runtime_of
@@ -231,7 +232,7 @@ def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
     samples = proof_samples(original, context.samples, context.seed)
     checked = verify_models(original, outcome.model, samples, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)
-    latency = latencies([original, outcome.model], next(samples.batches(1, 1)))
+    latency = compared(original, outcome.model, next(samples.batches(1, 1)))
     return replace(outcome, verification=checked, latency=latency)
 
 
@@ -241,7 +242,7 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
     shapes = None if samples is None else sample_shapes(samples)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
-    notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels"))]
+    notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]
     if not outcome.changed:
         notes.append("nothing was rewritten: the output is the input")
     ranking = ranked_by(samples)
@@ -249,7 +250,8 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
     report = assemble(
         "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
-        reconstructions=outcome.reconstructions, costs=costs, latency=outcome.latency, qualities=outcome.qualities,
+        reconstructions=outcome.reconstructions, costs=costs, latency=outcome.latency,
+        limit=None if options is None else options.max_latency, qualities=outcome.qualities,
         reference=outcome.against, ranking=ranking, verification=outcome.verification, notes=notes,
     )  # fmt: skip
     if planned:

@@ -6,7 +6,7 @@ from typing import Any
 
 from onnx_ocs.calibration.samples import Source, open_samples
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.latency import latencies
+from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.report.report import assemble
 from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, check_runs, load
@@ -55,7 +55,7 @@ def verify(
         qualities = (first, second)
     shapes_in = None if samples is None else sample_shapes(samples)
     costs = cost(before, shapes_in), cost(after, shapes_in)
-    latency = latencies([before, after], next(fed.batches(1, 1))) if checked.verdict == "PASSED" else None
+    latency = compared(before, after, next(fed.batches(1, 1))) if checked.verdict == "PASSED" else None
     report = assemble(
         "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked
     )
