@@ -176,7 +176,7 @@ def _neighbourhood(
     examples = {t: v for t, v in fed.items() if v is not None}
     nodes = [n for n in graph.nodes if id(n) in kept]
     constants = _constants(graph, nodes, inside | examples.keys())
-    model = piece(graph, [*constants, *nodes], examples, dict.fromkeys(ends))
+    model = piece(graph, [*constants, *nodes], examples, [*dict.fromkeys(ends)])
     for i in model.graph.input:
         for d, size in zip(i.type.tensor_type.shape.dim, examples[i.name].shape, strict=True):
             d.dim_value = size
@@ -196,10 +196,10 @@ def _constants(graph: Graph, nodes: Sequence[NodeProto], known: Iterable[str]) -
 
 
 def _example(shape: Shape | None, region: Region) -> Array | None:
-    if shape is None or not all(isinstance(d, int) and d > 0 for d in shape):
+    sizes = [d for d in shape or () if isinstance(d, int) and d > 0]
+    if shape is None or len(sizes) != len(shape):
         return None
-    rng = np.random.default_rng(0)
-    return np.asarray(rng.normal(size=[int(d) for d in shape]), region.quantizer.float_dtype)
+    return np.asarray(np.random.default_rng(0).normal(size=sizes), region.quantizer.float_dtype)
 
 
 def _shortest(models: Sequence[onnx.ModelProto], feed: Mapping[str, Array]) -> list[float] | None:

@@ -9,7 +9,8 @@ from onnx_ocs.targets.rules import Rules, violations
 
 __all__ = ["added", "complaints", "rules_of"]
 
-_ALL = {m.RULES.name: m.RULES for m in (ort, openvino, tensorrt, qnn, generic_int8)}
+_RULES: tuple[Rules, ...] = (ort.RULES, openvino.RULES, tensorrt.RULES, qnn.RULES, generic_int8.RULES)
+_ALL = {r.name: r for r in _RULES}
 
 
 def rules_of(runtime: Runtime) -> Rules:
