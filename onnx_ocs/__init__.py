@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_ocs.api import PlanOptions, RewriteResult, Target, inspect, plan, rewrite, verify
+    from onnx_ocs.api import Judging, PlanOptions, RewriteResult, Target, inspect, plan, rewrite, verify
 
-__all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
+__all__ = ["Judging", "PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
 
 
 def __getattr__(name: str) -> Any:

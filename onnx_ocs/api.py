@@ -1,5 +1,6 @@
 """The public functions and types."""
 
+from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.verbs.inspect import inspect
@@ -7,4 +8,4 @@ from onnx_ocs.verbs.plan import plan
 from onnx_ocs.verbs.rewrite import RewriteResult, rewrite
 from onnx_ocs.verbs.verify import verify
 
-__all__ = ["PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
+__all__ = ["Judging", "PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]

@@ -37,6 +37,7 @@ class PassResult:
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
         reconstructions: the report's entries, one for each layer with a quantized weight.
+        grids: the report's entries, one for each quantizer that gets another grid, or should.
         notes: sentences for the user.
     """
 
@@ -44,6 +45,7 @@ class PassResult:
     regions: list[dict[str, Any]] = field(default_factory=list)
     compensations: list[dict[str, Any]] = field(default_factory=list)
     reconstructions: list[dict[str, Any]] = field(default_factory=list)
+    grids: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -122,7 +124,7 @@ def _log(results: Mapping[str, PassResult], level: int) -> None:
     """One line about all passes, and one about every entry for who wants to know."""
     told = []
     for name, r in results.items():
-        entries = [*r.regions, *r.compensations, *r.reconstructions]
+        entries = [*r.grids, *r.regions, *r.compensations, *r.reconstructions]
         applied = sum(e.get("status") == "applied" for e in entries)
         told.append(f"{name} {'changed' if r.changed else 'left'} the model ({applied} of {len(entries)} applied)")
         for e in entries:

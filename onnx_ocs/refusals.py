@@ -10,7 +10,7 @@ from typing import Literal
 
 __all__ = ["CATALOGUE", "Meaning", "Refusal", "page"]
 
-Kind = Literal["tensor", "step", "early", "branch", "layer"]
+Kind = Literal["tensor", "step", "early", "branch", "layer", "grid"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Meaning:
 
     Attributes:
         kind: what is refused: copies for a tensor, another step, copies made early, a block's
-            branch, or a layer's fit.
+            branch, a layer's fit, or another grid.
         why: a clause without a full stop.
         mend: what the user can do; empty where there is nothing to do.
         principle: whether it lies in the model or in the request: the rewrite could not help there, or the algebra
@@ -51,8 +51,8 @@ CATALOGUE: dict[str, Meaning] = {
     ),
     "folded_bound": Meaning(
         "tensor",
-        "a ReLU6 was folded into the quantizer: values above its bound never existed",
-        "only a finer step helps: plan with `--calib`",
+        "a ReLU6 was folded into the quantizer: copies would let values through that never existed",
+        "only a finer step helps: plan with `--calib`; where it is a guess, `--float` decides",
         True,
     ),
     "no_outliers": Meaning(
@@ -161,6 +161,13 @@ CATALOGUE: dict[str, Meaning] = {
     "few_rows": Meaning("layer", "too few samples reach it", "more calibration samples"),
     "not_finite": Meaning("layer", "values are not finite there"),
     "taken_back": Meaning("layer", "with it the output on samples that it was not fitted on is no better"),
+    # ---- a quantizer that kills channels of an output, or sits wrong ----
+    "mixed": Meaning("grid", "no single grid holds both its large and its small channels"),
+    "acts": Meaning("grid", "it saturates where an activation would, so it must stay as it is"),
+    "kernel": Meaning("grid", "layers read it with their integer kernels, so it must stay"),
+    "still_worse": Meaning(
+        "grid", "on samples that the grids were not chosen on, an output is no better", "more calibration samples"
+    ),
 }
 
 
@@ -203,6 +210,10 @@ TITLES: dict[Kind, tuple[str, str]] = {
     "layer": (
         "A layer is not fitted again",
         "Reasons in the report's `reconstructions`; `bias_range` and `no_gain` too.",
+    ),
+    "grid": (
+        "A quantizer gets no other grid",
+        "Reasons in the report's `grids`; `integers_leave`, `joined`, `bias_range` and those of tensors too.",
     ),
     "branch": ("A block gets no branch", "Reasons in the report's `compensations`."),
 }

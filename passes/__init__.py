@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.passes.compensate import Compensate
 from onnx_ocs.passes.reconstruct import Reconstruct
+from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from onnx_ocs.passmanager import Pass, PassResult, run_passes
 
 __all__ = [
-    "DEFAULT", "DEFAULT_BLIND", "PASSES", "Compensate", "Context", "Pass", "PassResult", "Reconstruct", "Split",
-    "Translate", "run_passes",
+    "DEFAULT", "DEFAULT_BLIND", "PASSES", "Compensate", "Context", "Pass", "PassResult", "Reconstruct", "Regrid",
+    "Split", "Translate", "run_passes",
 ]  # fmt: skip
 
-PASSES: dict[str, type[Translate] | type[Split] | type[Reconstruct] | type[Compensate]] = {
-    p.name: p for p in (Translate, Split, Reconstruct, Compensate)
+PASSES: dict[str, type[Regrid] | type[Translate] | type[Split] | type[Reconstruct] | type[Compensate]] = {
+    p.name: p for p in (Regrid, Translate, Split, Reconstruct, Compensate)
 }
-DEFAULT = (Translate, Reconstruct)  # what runs with calibration samples, where nothing else is said
+DEFAULT = (Regrid, Translate, Reconstruct)  # what runs with calibration samples, where nothing else is said
 DEFAULT_BLIND = (Translate,)  # and without
 
 

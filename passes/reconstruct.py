@@ -14,11 +14,14 @@ float model is not found; layers that too few samples reach.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx_ocs.options import option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
     import onnx
 
     from onnx_ocs.calibration.context import Context
@@ -29,7 +32,11 @@ __all__ = ["Reconstruct"]
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Quantized weights, their scales and biases are fitted again, at no cost at run time."""
+    """Quantized weights, their scales and biases are fitted again, at no cost at run time.
+
+    `weights` is for Python only: a function that gives, for a feed, how much each sample counts, (samples,), or each
+    sample and position, (samples, positions); all numbers are 0 or more.  It takes the place of a mask.
+    """
 
     mask: str | None = option(
         None, "The input that says which positions count, where it is not found by itself.", metavar="INPUT"
@@ -40,6 +47,8 @@ class Reconstruct:
         "Needs torch (extra: refine).",
         metavar="STEPS|MINUTES",
     )
+
+    weights: Callable[[Mapping[str, np.ndarray[Any, Any]]], np.ndarray[Any, Any] | None] | None = None
 
     name: ClassVar[str] = "reconstruct"
     version: ClassVar[str] = "1"
@@ -60,4 +69,4 @@ class Reconstruct:
         """
         from onnx_ocs.reconstruction.run import reconstruct
 
-        return reconstruct(model, context, self.mask, self.refine, self)
+        return reconstruct(model, context, self.mask, self.weights, self.refine, self)

@@ -59,12 +59,12 @@ class Translate:
             One report entry for each quantized activation.
         """
         from onnx_ocs.planning.apply import apply_plan
-        from onnx_ocs.records.history import history
+        from onnx_ocs.records.history import rewritten
         from onnx_ocs.translation.apply import apply
 
-        if self.plan is None or history(model):
+        if self.plan is None or rewritten(model):
             return apply(model, context, self.selection, self)
-        return apply_plan(model, self.plan, self)
+        return apply_plan(model, self.plan, self, context.bounded)
 
     @property
     def selection(self) -> Selection:

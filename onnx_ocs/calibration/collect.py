@@ -32,6 +32,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.model.staging import scratch
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regions.relu6 import Bounded
 
 __all__ = ["calibrate"]
 
@@ -80,7 +81,7 @@ def _count_in_processes(
     with scratch() as folder:
         path = folder / "model.onnx"
         save_model(model, path)
-        with _workers((path, statistics.model_hash, steps), jobs) as busy:
+        with _workers((path, statistics.model_hash, steps, dict(context.bounded)), jobs) as busy:
             batches = enumerate(context.samples.batches(BATCH, context.limit))
             ahead = next(batches, None)  # read while the workers count
             while busy:
@@ -123,7 +124,7 @@ def _reaching(process: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _workers(task: tuple[Path, str, Collection[int]], jobs: int) -> Iterator[dict[Connection, Any]]:
+def _workers(task: tuple[Path, str, Collection[int], Bounded], jobs: int) -> Iterator[dict[Connection, Any]]:
     """Processes by their connections; none is left when this is over, whatever happens."""
     context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's locked thread pools
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -172,11 +173,13 @@ def _no_interrupts() -> Iterator[None]:
                 signal.raise_signal(signal.SIGINT)
 
 
-def _work(connection: Connection, path: Path, model_hash: str, steps: Collection[int], threads: int) -> None:
+def _work(
+    connection: Connection, path: Path, model_hash: str, steps: Collection[int], bounded: Bounded, threads: int
+) -> None:
     """A worker: says how many samples it has counted, is given the next batch, and at last its statistics are taken."""
     try:
         model = load_model(path)
-        regions = find_regions(Graph(model), infer_shapes(model))
+        regions = find_regions(Graph(model), infer_shapes(model), bounded=bounded)
         statistics = Statistics(model_hash, regions, steps)
         activations = Activations(model, regions, [regions[k] for k in statistics.regions], threads)
         connection.send(0)

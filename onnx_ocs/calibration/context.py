@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.model.files import write_bytes
+from onnx_ocs.regions.relu6 import Bounded
 
 __all__ = ["Context"]
 
@@ -29,8 +31,10 @@ class Context:
         progress: called with (what, done, total) during long work.
         original: the model before the first pass; `run_passes` sets it.
         floats: the float model; None where it is not at hand.
+        bounded: which folded activations it bounds at 6 (`onnx_ocs.regions.find.folded_bounds`).
         write: how a file is written: at once, or with all others of the run.
         again: whether a pass only shows that it changes nothing more: its report is not read.
+        judging: which outputs count, and the user's metric.
     """
 
     samples: Samples | None = None
@@ -39,8 +43,10 @@ class Context:
     progress: Callable[[str, int, int | None], None] = _silent
     original: onnx.ModelProto | None = None
     floats: onnx.ModelProto | None = None
+    bounded: Bounded = field(default_factory=dict)
     write: Callable[[Path, bytes], None] = write_bytes
     again: bool = False
+    judging: Judging = EVERYTHING
 
     def total(self) -> int:
         """How many samples there are to use."""

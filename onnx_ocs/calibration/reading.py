@@ -8,7 +8,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from onnx_ocs.errors import UserError
 __all__ = [
     "blame",
     "check_declared",
+    "checksum",
+    "first_of",
+    "imported",
     "is_sample_of",
     "npz_files",
     "read_sets",
@@ -145,14 +149,45 @@ def read_sets(folders: Sequence[Path], names: list[str]) -> Iterator[tuple[str, 
         yield f"'{folder}'", feed
 
 
-def user_feeds(source: str, module: str, attribute: str) -> Iterator[tuple[str, object]]:
-    """Call the user's function, which gives feeds or a reader of feeds."""
+def imported(source: str, module: str, attribute: str, advice: str) -> Any:
+    """A name of the user's own module, which is looked for from the current folder on.
+
+    Raises:
+        UserError: it cannot be imported, or is not there.
+    """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    advice = "in a module found from here, name a function without arguments that returns feed dicts or a reader"
     with blame(f"{source} failed", advice):
         importlib.invalidate_caches()
-        result = getattr(importlib.import_module(module), attribute)()
+        return getattr(importlib.import_module(module), attribute)
+
+
+def user_feeds(source: str, module: str, attribute: str) -> Iterator[tuple[str, object]]:
+    """Call the user's function, which gives feeds or a reader of feeds."""
+    advice = "in a module found from here, name a function without arguments that returns feed dicts or a reader"
+    with blame(f"{source} failed", advice):
+        result = imported(source, module, attribute, advice)()
         reader = getattr(result, "get_next", None)
         for index, feed in enumerate(iter(reader, None) if reader else result):
             yield f"feed {index} of {source}", feed
+
+
+def checksum(feed: Mapping[str, NDArray[Any]]) -> int:
+    """Of all values, to know them again."""
+    found = 0
+    for array in feed.values():
+        data = repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data.cast("B")
+        found = zlib.crc32(data, found)
+    return found
+
+
+def first_of(feeds: Iterator[object], limit: int | None) -> list[object]:
+    """So many samples of what may have no end."""
+    kept, given = list[object](), 0
+    for feed in feeds:
+        kept.append(feed)
+        first = next(iter(feed.values()), None) if isinstance(feed, Mapping) else None
+        given += max(1, len(first)) if isinstance(first, np.ndarray) and first.ndim else 1
+        if limit is not None and given >= limit:
+            break
+    return kept

@@ -16,20 +16,22 @@ import itertools
 import logging
 import math
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_ocs.calibration.labels import Feed, labels_in
 from onnx_ocs.calibration.reading import (
     blame,
     check_declared,
+    checksum,
+    first_of,
     npz_files,
     read_sets,
     set_folders,
@@ -127,8 +129,8 @@ Source = str | Path | Samples | Reader | Mapping[str, NDArray[Any]] | Iterable[M
 class _Declared:
     """What the model takes: checks, converts and cuts what is to be fed to it."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.specs = input_specs(model)
+    def __init__(self, model: onnx.ModelProto, labels: bool = False) -> None:
+        self.specs, self.labels = input_specs(model), labels
         self.names = [spec.name for spec in self.specs]
         self._said: set[str] = set()
         self._seen: list[int] = []  # a checksum of every feed of the first reading
@@ -156,7 +158,7 @@ class _Declared:
             if isinstance(value, np.ma.MaskedArray):
                 raise UserError(f"'{spec.name}' in {where} is a masked array: fill what is masked, or leave it out")
             result[spec.name] = self.convert(spec, np.asarray(value), where)
-        if extra:
+        if extra and not self.labels:
             self.say(f"ignored arrays that the model does not take: {extra}")
         return result
 
@@ -184,8 +186,9 @@ class _Declared:
             arrays = self.take(feed, where)
             for spec in self.specs:
                 _check_shape(spec, arrays[spec.name], spec.shape, where)
-            self._same_as_before(turn, _checksum(arrays), where)
-            yield next((len(array) for array in arrays.values() if array.ndim), 1), arrays
+            self._same_as_before(turn, checksum(arrays), where)
+            size = next((len(array) for array in arrays.values() if array.ndim), 1)
+            yield size, Feed(arrays, labels_in(cast(Mapping[str, Any], feed), self.names)) if self.labels else arrays
         if turn < len(self._seen):
             raise UserError(f"the samples ended after {turn} feeds, and there were {len(self._seen)} before: {REPEAT}")
         self._whole = True
@@ -198,14 +201,18 @@ class _Declared:
             raise UserError(f"{where} is not what it was when it was read before: {REPEAT}")
 
     def rows(self, part: Path | Mapping[str, Any]) -> Iterator[tuple[Any, list[NDArray[Any]]]]:
-        """Yield the samples of one .npz (or its like), each with its kind: only one kind goes into one feed."""
+        """Yield the samples of one .npz (or its like), each with its kind: only one kind goes into one feed.
+
+        Labels stand behind the inputs, and are part of the kind.
+        """
         where, loaded = "the calibration data", part
         if isinstance(part, Path):
             where = f"'{part}'"
             sound = blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
             with sound, np.load(part, allow_pickle=False) as archive:
-                check_declared(part, self.names)
-                loaded = {name: archive[name] if name in self.names else None for name in archive}
+                check_declared(part, None if self.labels else self.names)
+                read = {name for name in archive if self.labels or name in self.names}
+                loaded = {name: archive[name] if name in read else None for name in archive}
         arrays = self.take(loaded, where)
         totals = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
         if len(set(totals.values())) > 1:
@@ -219,27 +226,24 @@ class _Declared:
             cuts.append((extra, array.shape[1:]))
         if len(sizes - {0}) > 1:
             raise UserError(f"{where} has inputs of different batches, {sizes}: put a sample axis before every array")
+        labels = labels_in(cast(Mapping[str, Any], loaded), self.names, len(array)) if self.labels else {}
+        kind = max(sizes), cuts, [(name, value.shape[1:]) for name, value in labels.items()]
         for index in range(len(array)):
-            yield (max(sizes), cuts), [array[index : index + 1].copy() for array in arrays.values()]
+            yield kind, [value[index : index + 1].copy() for value in (*arrays.values(), *labels.values())]
 
     def chunks(self, parts: Sequence[Path | Mapping[str, Any]], batch_size: int, limit: int) -> _Feeds:
         given, rows = 0, itertools.chain.from_iterable(map(self.rows, parts))
-        for (batch, cuts), group in itertools.groupby(rows, key=lambda row: row[0]):
+        for (batch, cuts, named), group in itertools.groupby(rows, key=lambda row: row[0]):
             while part := [row for _, row in itertools.islice(group, batch or min(batch_size, limit - given))]:
                 if len(part) < (batch or 1):
                     self.say(f"{len(part)} samples left over are dropped: a batch is fixed to {batch}", logging.WARNING)
                     break
                 given += len(part)
-                pairs = zip(self.specs, map(np.concatenate, zip(*part, strict=True)), cuts, strict=True)
-                yield len(part), {spec.name: array[0, ...] if extra else array for spec, array, (extra, _) in pairs}
-
-
-def _checksum(feed: _Feed) -> int:
-    found = 0
-    for array in feed.values():
-        data = repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data.cast("B")
-        found = zlib.crc32(data, found)
-    return found
+                joined = [np.concatenate(arrays) for arrays in zip(*part, strict=True)]
+                pairs = zip(self.specs, joined, cuts, strict=False)
+                feed = {spec.name: array[0, ...] if extra else array for spec, array, (extra, _) in pairs}
+                labels = {name: array for (name, _), array in zip(named, joined[len(cuts) :], strict=True)}
+                yield len(part), Feed(feed, labels) if self.labels else feed
 
 
 def _check_shape(spec: InputSpec, array: NDArray[Any], shape: _Shape | None, where: str) -> None:
@@ -259,7 +263,7 @@ def _objects(source: object, inputs: _Declared, limit: int | None) -> Samples:
     feeds: Iterable[object] = iter(reader, None) if reader else source  # type: ignore[assignment]
     if isinstance(feeds, Iterator):  # can be read once only
         with blame("the calibration data reader failed", "mend it, or give feed dicts"):
-            feeds = _first(feeds, limit)
+            feeds = first_of(feeds, limit)
 
     def raw() -> _Raw:
         for index, feed in enumerate(feeds):
@@ -268,19 +272,7 @@ def _objects(source: object, inputs: _Declared, limit: int | None) -> Samples:
     return Samples("calibration feeds", partial(inputs.ready, raw))
 
 
-def _first(feeds: Iterator[object], limit: int | None) -> list[object]:
-    """So many samples of what may have no end."""
-    kept, given = list[object](), 0
-    for feed in feeds:
-        kept.append(feed)
-        first = next(iter(feed.values()), None) if isinstance(feed, Mapping) else None
-        given += max(1, len(first)) if isinstance(first, np.ndarray) and first.ndim else 1
-        if limit is not None and given >= limit:
-            break
-    return kept
-
-
-def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = None) -> Samples:
+def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = None, labels: bool = False) -> Samples:
     """Open calibration samples and check the first feed; UserError for what cannot be read or does not fit.
 
     Args:
@@ -292,10 +284,11 @@ def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = Non
             as an .npz holds them, or Samples.
         model: the model that the samples are for.
         limit: how many samples are wanted; no more are kept of what can be read only once.
+        labels: whether feeds carry what else the source has for the samples (`onnx_ocs.calibration.labels`).
     """
     if isinstance(source, Samples):
         return source
-    inputs = _Declared(model)
+    inputs = _Declared(model, labels)
     if not isinstance(source, str | Path):
         samples = _objects(source, inputs, limit)
         next(samples.batches())

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import typer
 
+from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.cli.options import Given
 from onnx_ocs.cli.outputs import start_logging
 from onnx_ocs.errors import UserError
@@ -20,7 +21,9 @@ from onnx_ocs.translation.options import PANEL
 
 __all__ = [
     "Data",
+    "Format",
     "In",
+    "Judged",
     "Original",
     "Out",
     "Output",
@@ -36,12 +39,14 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 LATENCY = 1.1  # of the input, where nothing says how much is spent: steps alone, which add nothing
+KINDS: tuple[Literal["sqnr", "agreement", "metric"], ...] = ("sqnr", "agreement", "metric")
 NO_LIMIT = 1.0  # the budget of a target: twice the model's MACs
 MEASURED = (
     "--budget",
     "--max-latency",
     "--target-sqnr",
     "--target-agreement",
+    "--target-metric",
     "--rescale",
     "--stats",
     "--jobs",
@@ -70,6 +75,68 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Format:
+    """What is done about a file that is not in the QDQ format."""
+
+    convert_qoperator: bool = option(
+        False,
+        "Convert QLinear..., ConvInteger and MatMulInteger operators to QDQ first, where that is exact; proven with "
+        "onnxruntime, operator by operator.",
+    )
+
+    panel: ClassVar[str] = Data.panel
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is good."""
+
+    outputs: tuple[str, ...] = option(
+        (),
+        "How much a graph output counts; 1 where nothing is said. Every output counts, relative to its own energy.",
+        flag="--output",
+        metavar="NAME=WEIGHT",
+    )
+    exclude_outputs: tuple[str, ...] = option(
+        (), "A graph output that does not count: it may get worse.", flag="--exclude-output", metavar="NAME"
+    )
+    metric: str | None = option(
+        None,
+        "Your own figure, larger is better: package.module:function (which runs your code) of outputs, the reference's "
+        "outputs and labels. It decides between plans, on what is kept, and on targets.",
+        metavar="MODULE:FUNCTION",
+    )
+
+    panel: ClassVar[str] = "Data"
+
+    @property
+    def judging(self) -> Judging:
+        """What plans, gates and targets go by.
+
+        Raises:
+            UserError: a weight is no number, or the metric cannot be imported.
+        """
+        weights = dict(_weight(o) for o in self.outputs)
+        metric = None
+        if self.metric is not None:
+            from onnx_ocs.measurement.metric import load_metric
+
+            metric = load_metric(self.metric)
+        return Judging(weights, self.exclude_outputs, metric)
+
+
+def _weight(text: str) -> tuple[str, float]:
+    """A name and its weight; a name may have "=" in it."""
+    name, _, weight = text.rpartition("=")
+    try:
+        if name:
+            return name, float(weight)
+    except ValueError:
+        pass
+    raise UserError(f"--output {text}: give NAME=WEIGHT, such as boxes=2")
+
+
+@dataclass(frozen=True)
 class Selecting:
     """How copies are spread."""
 
@@ -85,7 +152,7 @@ class Selecting:
 
 @dataclass(frozen=True)
 class Targets:
-    """The two spellings of a plan's target."""
+    """The spellings of a plan's target."""
 
     target_sqnr: float | None = option(
         None,
@@ -100,6 +167,7 @@ class Targets:
         low=0.0,
         high=1.0,
     )
+    target_metric: float | None = option(None, "The same for what --metric gives.", metavar="X")
 
     panel: ClassVar[str] = PANEL
 
@@ -110,13 +178,15 @@ class Targets:
         Raises:
             UserError: there are two, or it is no number.
         """
-        if self.target_sqnr is not None and self.target_agreement is not None:
-            raise UserError("--target-sqnr and --target-agreement: give one of them")
-        if self.target_sqnr is not None:
-            if not math.isfinite(self.target_sqnr):
-                raise UserError(f"--target-sqnr {self.target_sqnr}: give a number of decibels")
-            return Target("sqnr", self.target_sqnr)
-        return None if self.target_agreement is None else Target("agreement", self.target_agreement)
+        given = [k for k in KINDS if getattr(self, f"target_{k}") is not None]
+        if not given:
+            return None
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(f'--target-{k}' for k in given)}: give one of them")
+        wanted = getattr(self, f"target_{given[0]}")
+        if not math.isfinite(wanted):
+            raise UserError(f"--target-{given[0]} {wanted}: give a number{' of decibels' * (given[0] == 'sqnr')}")
+        return Target(given[0], wanted)
 
 
 @dataclass(frozen=True)
@@ -186,7 +256,9 @@ def is_planned(given: Given, calib: str | None) -> bool:
     """
     if given.value("--ratio") is not None and given.value("--budget") is not None:
         raise UserError("--ratio and --budget both say how much to spend: give one of them")
-    _ = given.make(Targets).target
+    target = given.make(Targets).target
+    if target is not None and target.kind == "metric" and given.value("--metric") is None:
+        raise UserError("--target-metric needs a metric: give --metric package.module:function")
     select = given.make(Selecting).select or ("mass" if calib is None else "error")
     if select == "error":
         if calib is None:

@@ -27,6 +27,7 @@ __all__ = [
     "publishing",
     "show_progress",
     "showing",
+    "stage_page",
     "stage_reports",
     "start_logging",
 ]
@@ -112,17 +113,22 @@ def stage_reports(
     if report is not None:
         from onnx_ocs.report.report import to_json
 
-        texts.append((report, to_json(found)))
+        texts.append((report, to_json({**found, "title": title})))
     if html is not None:
         from onnx_ocs.report.html import to_html
 
         texts.append((html, to_html(found, title)))
     for path, text in texts:
-        if is_stdout(path):
-            with showing():
-                sys.stdout.write(text)
-        else:
-            transaction.file(path, text.encode())
+        stage_page(transaction, path, text)
+
+
+def stage_page(transaction: Transaction, path: Path, text: str) -> None:
+    """Stage a report, or write it through to standard output."""
+    if is_stdout(path):
+        with showing():
+            sys.stdout.write(text)
+    else:
+        transaction.file(path, text.encode())
 
 
 def check_stdout() -> None:

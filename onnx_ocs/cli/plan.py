@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnx_ocs.cli.groups import Data, In, Output, Targets, Time, begin, is_planned, plan_options
+from onnx_ocs.cli.groups import Data, Format, In, Judged, Output, Targets, Time, begin, is_planned, plan_options
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import (
     check_outputs,
@@ -28,7 +28,7 @@ __all__ = ["PLAN"]
 class Planned:
     """Where the plan goes, and what else is measured."""
 
-    output: Path = required("Where the plan goes.", short="-o", metavar="P.json", panel="Options")
+    output: Path = required("Where the plan goes.", flag="--out", short="-o", metavar="P.json", panel="Options")
     sweep: str | None = option(None, "Also show gain against extra MACs.", metavar="0.05,0.1,0.2")
 
     panel: ClassVar[str] = Output.panel
@@ -63,6 +63,7 @@ def plan(model: In, given: Given) -> None:
     check_outputs(written, (model, data.float_model), data.calib)
     is_planned(given, data.calib)  # complains about options that do not go together
     options, budgets = plan_options(given), wanted.budgets
+    judging = given.make(Judged).judging
     assert data.calib is not None  # --calib is needed
     from onnx_ocs import api
     from onnx_ocs.report import terminal_plans as plans
@@ -71,8 +72,9 @@ def plan(model: In, given: Given) -> None:
     with publishing(*written.values()) as transaction:
         with show_progress(False) as progress:
             made, found = api.plan(
-                model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress, transaction
-            )
+                model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress, transaction,
+                given.make(Format).convert_qoperator, judging,
+            )  # fmt: skip
         transaction.file(wanted.output, made.to_json().encode())
         if out.html is not None:
             from onnx_ocs.report.report import assemble
@@ -87,5 +89,5 @@ def plan(model: In, given: Given) -> None:
     exit_if_missed(found)
 
 
-_KINDS = (Data, PlanOptions, Time, Targets, Planned, Output)
-PLAN = Verb(plan, _KINDS, leaves=("--report", "--quiet"), needs=("--calib",))
+KINDS = (Data, Format, Judged, PlanOptions, Time, Targets, Planned, Output)
+PLAN = Verb(plan, KINDS, leaves=("--report", "--quiet"), needs=("--calib",))

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from onnx_ocs.calibration.judging import EVERYTHING
 from onnx_ocs.cli.groups import (
     Data,
+    Format,
     In,
+    Judged,
     Out,
     Output,
     Selecting,
@@ -35,7 +38,7 @@ from onnx_ocs.cli.outputs import (
 )
 from onnx_ocs.errors import UserError, VerificationError, printable
 from onnx_ocs.options import option
-from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Translate
+from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Regrid, Translate
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.report.format import readable
 from onnx_ocs.translation.options import PANEL
@@ -47,8 +50,8 @@ __all__ = ["REWRITE"]
 
 # What says how much is spent, and where: a plan file has said it already, and the paper's rule does not ask.
 STEERING = (
-    "--ratio", "--budget", "--max-latency", "--target-sqnr", "--target-agreement", "--copies", "--align", "--select",
-    "--rescale", "--stats", "--jobs", "--include", "--exclude",
+    "--ratio", "--budget", "--max-latency", "--target-sqnr", "--target-agreement", "--target-metric", "--copies",
+    "--align", "--select", "--rescale", "--stats", "--jobs", "--include", "--exclude",
 )  # fmt: skip
 
 
@@ -65,13 +68,13 @@ class Steps:
         None,
         f"Passes to run, in order, separated by commas. {_listed()}; and those of other packages.",
         panel="Passes",
-        shown="translate,reconstruct with --calib, translate without",
+        shown="regrid,translate,reconstruct with --calib, translate without",
     )
 
-    def names(self, calibrated: bool) -> list[str]:
-        """The passes' names; the default depends on whether there are samples."""
+    def names(self, calibrated: bool, planned: bool = False) -> list[str]:
+        """The passes' names; the default depends on whether there are samples, and a plan for the model as it is."""
         if self.passes is None:
-            return [p.name for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
+            return [p.name for p in (DEFAULT if calibrated else DEFAULT_BLIND) if not (planned and p is Regrid)]
         return [p.strip() for p in self.passes.split(",") if p.strip()]
 
 
@@ -89,7 +92,7 @@ class Proof:
     verify: bool = option(True, "Prove the result with onnxruntime.", panel=Output.panel)
 
 
-def rewrite(model: In, output: Out, given: Given) -> None:
+def rewrite(model: In, destination: Out, given: Given) -> None:
     """Rewrite a quantized model, verify it, and say what it costs and gains.
 
     ```
@@ -102,24 +105,28 @@ def rewrite(model: In, output: Out, given: Given) -> None:
     """
     start = time.perf_counter()
     data, out = begin(given)
-    names, plan = given.make(Steps).names(data.calib is not None), given.make(Ready).plan
-    verify = given.make(Proof).verify
-    written = {"OUT": output, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
+    plan = given.make(Ready).plan
+    names = given.make(Steps).names(data.calib is not None, plan is not None)
+    verify, convert = given.make(Proof).verify, given.make(Format).convert_qoperator
+    written = {"OUT": destination, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
     check_outputs(written, (model, data.float_model), data.calib, [plan])
     options = _plan_options(given, names, plan, data.calib)
     passes = _passes(given, names, plan)
+    judging = given.make(Judged).judging
+    if data.calib is None and judging != EVERYTHING:
+        raise UserError("--output, --exclude-output and --metric need --calib: outputs are judged on samples")
     warn_of_unused(given)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
     from onnx_ocs.report import terminal_plans as plans
 
-    title = f"{model.name} → {output.name}"
-    with publishing(output, out.report, out.html, given.value("--stats")) as transaction:
+    title = f"{model.name} → {destination.name}"
+    with publishing(destination, out.report, out.html, given.value("--stats")) as transaction:
         try:
             with show_progress(out.quiet) as progress:
                 result = api.rewrite(
                     model,
-                    output,
+                    destination,
                     calib=data.calib,
                     float_model=data.float_model,
                     passes=passes,
@@ -129,11 +136,13 @@ def rewrite(model: In, output: Out, given: Given) -> None:
                     limit=data.limit,
                     progress=progress,
                     transaction=transaction,
+                    convert_qoperator=convert,
+                    judging=judging,
                 )
         except VerificationError as e:
             stage_reports(transaction, out.report, out.html, e.args[1], title)
             transaction.publish()
-            typer.echo(printable(f"FAILED: {readable(e.args[0])}. {output} was not written."), err=True)
+            typer.echo(printable(f"FAILED: {readable(e.args[0])}. {destination} was not written."), err=True)
             raise typer.Exit(2) from None
         stage_reports(transaction, out.report, out.html, result.report, title)
         with showing():
@@ -184,4 +193,5 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]
     return make_passes(names, options)
 
 
-REWRITE = Verb(rewrite, (Data, Steps, Selecting, PlanOptions, Time, Targets, Ready, *PASSES.values(), Proof, Output))
+KINDS = (Data, Format, Judged, Steps, Selecting, PlanOptions, Time, Targets, Ready, *PASSES.values(), Proof, Output)
+REWRITE = Verb(rewrite, KINDS)

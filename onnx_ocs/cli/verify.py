@@ -6,7 +6,7 @@ import time
 
 import typer
 
-from onnx_ocs.cli.groups import Data, Original, Output, Rewritten, begin
+from onnx_ocs.cli.groups import Data, Format, Original, Output, Rewritten, begin
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import check_outputs, console, publishing, showing, stage_reports
 
@@ -29,7 +29,8 @@ def verify(original: Original, rewritten: Rewritten, given: Given) -> None:
     from onnx_ocs.report import terminal as table
 
     with publishing(out.report, out.html) as transaction:
-        result = api.verify(original, rewritten, data.calib, data.float_model, out.seed, data.limit)
+        convert = given.make(Format).convert_qoperator
+        result = api.verify(original, rewritten, data.calib, data.float_model, out.seed, data.limit, convert)
         stage_reports(transaction, out.report, out.html, result, f"{original.name} → {rewritten.name}")
         with showing():
             screen = console(out.report, out.html)
@@ -41,4 +42,4 @@ def verify(original: Original, rewritten: Rewritten, given: Given) -> None:
         raise typer.Exit(2)
 
 
-VERIFY = Verb(verify, (Data, Output))
+VERIFY = Verb(verify, (Data, Format, Output))

@@ -17,6 +17,7 @@ from onnx_ocs.compensation.menu import Menu
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.quality import compare, losing
+from onnx_ocs.measurement.yardstick import outputs_of
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.model.staging import scratch
@@ -65,7 +66,7 @@ def compensate(
     one = {k: [1, *v.shape[1:]] for k, v in next(samples.batches(1, 1)).items()}
     before, graph = Graph(original), Graph(model)
     declared, shapes = infer_shapes(original), infer_shapes(original, one)
-    regions = find_regions(before, declared)
+    regions = find_regions(before, declared, bounded=context.bounded)
     exact = reference(original, regions)
     menus = [Menu(_sized(b, graph.opset, declared)) for b in find_blocks(before, regions, shapes)]
     _refuse(menus, graph, shapes, infer_shapes(model, one))
@@ -75,12 +76,13 @@ def compensate(
         fitting = Fitting(model, menus, ranks, forms, linear, folder, context.progress)
         tensors = [m.block.output for m in fitting.open]
         truth = find_truth(original, exact, context.floats, tensors, samples.batches(1, context.limit))
-        fitting.targets(truth, samples.batches(BATCH, context.limit), SPILL)
+        outputs = outputs_of(truth.model, original, context.judging)
+        fitting.targets(truth, outputs, samples.batches(BATCH, context.limit), SPILL)
         fitted = fitting.fit(lambda: samples.batches(BATCH, context.limit), int(budget * macs), macs)
     if any(m.chosen is not None for m in menus):
         fitted.commit(lambda node: stamp(node, by.name, by.version))
         held = fitting.held(lambda: samples.batches(BATCH, context.limit), samples.description)
-        now, then = compare(truth.model, [model, fitted.model], held)
+        now, then = compare(truth.model, [model, fitted.model], held, judging=context.judging)
         if losing(now, then, tolerance_db=0.0) is not None:
             for m in menus:
                 m.chosen, m.why = None, m.why or "loses"

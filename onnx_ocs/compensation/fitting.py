@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from onnx_ocs.calibration.labels import cut
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.compensation.blocks import Block
@@ -24,6 +25,7 @@ from onnx_ocs.compensation.insert import insert
 from onnx_ocs.compensation.menu import Menu, Observed, learn
 from onnx_ocs.compensation.regression import Branch
 from onnx_ocs.compensation.relay import Relay, save
+from onnx_ocs.measurement.yardstick import Output, Yardstick
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
@@ -71,6 +73,8 @@ class Fitting:
 
     Attributes:
         menus: one for each block.
+        outputs: the model's outputs that count.
+        yardstick: what the float model has there, on the held-out batches that are looked at.
     """
 
     def __init__(
@@ -99,29 +103,34 @@ class Fitting:
         self.folder, self.progress = folder, progress
         self.open = [m for m in self.menus if not m.why]
         self.batches = 0
-        self.output = model.graph.output[0].name
+        self.outputs: list[str] = []
+        self.yardstick: Yardstick | None = None
         self.number: dict[str, int] = {}  # of a tensor in the files of targets
 
-    def targets(self, truth: Truth, feeds: Iterable[Mapping[str, Array]], most: int) -> None:
-        """Write down what the float model has at the end of every block.
+    def targets(
+        self, truth: Truth, outputs: Sequence[Output], feeds: Iterable[Mapping[str, Array]], most: int
+    ) -> None:
+        """Write down what the float model has at the end of every block, and at the outputs.
 
         Args:
             truth: gives that.
+            outputs: of the model, with what each of them counts.
             feeds: samples, batch by batch.
             most: bytes beyond which no further batch is taken.
         """
-        wanted = [m.block.output for m in self.open]
+        counted = [o for o in outputs if o.weight > 0]
+        wanted, self.outputs = [m.block.output for m in self.open], [o.name for o in counted]
         size = 0
         for feed in feeds:
             self.progress("float activations", self.batches, None)
-            got = truth.run(feed, list(dict.fromkeys([*wanted, self.output])))
+            got = truth.run(feed, list(dict.fromkeys([*wanted, *self.outputs])))
             if not self.batches:
                 for m in self.open:
                     if got[m.block.output].dtype != np.float32:
                         m.why = "not_float"
                 self.open = [m for m in self.open if not m.why]
                 wanted = [m.block.output for m in self.open]
-                self.number = {t: k for k, t in enumerate(dict.fromkeys([*wanted, self.output]))}
+                self.number = {t: k for k, t in enumerate(dict.fromkeys([*wanted, *self.outputs]))}
             size += sum(v.nbytes for v in got.values())
             if self.batches and size > most:
                 break
@@ -131,6 +140,9 @@ class Fitting:
             for m in self.open:
                 m.why = "few_samples"
             self.open = []
+        if self.open:
+            held = self.held_out[:PROBED]
+            self.yardstick = Yardstick(counted, [{o: self.target(k, o) for o in self.outputs} for k in held])
         ends = {m.block.output: m for m in self.menus}
         for m in self.open:
             m.block = _start(m.block, ends)
@@ -152,7 +164,7 @@ class Fitting:
         def given(_size: int, _limit: int) -> Iterator[tuple[int, dict[str, Array]]]:
             for k, feed in enumerate(feeds()):
                 if k in self.held_out:
-                    yield samples_in(feed), dict(feed)
+                    yield samples_in(feed), cut(feed, slice(None))
 
         return Samples(f"{label}, held out", given)
 
@@ -233,7 +245,7 @@ class _Round:
         self.names: dict[str, str] = {}  # of blocks' outputs behind their branches
         self.pending: list[NodeProto] = []  # the last branch's nodes, which have not run
         self.start = 0  # the first node that has not run
-        self.error: float | None = None  # of the model's output, with the branches so far
+        self.errors: Array | None = None  # of the model's outputs, with the branches so far
 
     def observed(self, b: Block) -> Iterator[Observed]:
         """Run up to a block's end, and tell what is there."""
@@ -251,33 +263,35 @@ class _Round:
         return None if b.input is None else self.names.get(b.input, b.input)
 
     def insert(self, b: Block, branch: Branch) -> bool:
-        """Insert a branch at the end that was reached; whether it stays, as the model's output is no worse for it."""
-        graph, output = self.graph, self.fitting.output
+        """Insert a branch at the end that was reached; whether it stays, as the model's outputs are no worse for it."""
+        graph, yardstick = self.graph, self.fitting.yardstick
+        assert yardstick is not None
         rest = self.nodes[self.start :]
-        if self.error is None and b.output != output:
-            self.error = self._at_output(rest)
+        if self.errors is None and b.output not in self.fitting.outputs:
+            self.errors = self._at_outputs(yardstick, rest)
         count, source = len(graph.added), self._source(b)
         tensors = [b.output, *([] if source is None else [source])]
         now = insert(graph, b, branch, [tensors[i] for i in branch.which], self.fitting.ranks[b.output])
         self.pending = graph.added[count:]
-        if now.before == b.output and self.error is not None:
-            then = self._at_output([*self.pending, *rest])
-            if not then < self.error:
+        if now.before == b.output and self.errors is not None:
+            then = self._at_outputs(yardstick, [*self.pending, *rest])
+            if not yardstick.better(then, self.errors):
                 remove(graph, now)
                 self.pending = []
                 return False
-            self.error = then
+            self.errors = then
         self.names[b.output] = now.after
         self.last[now.after] = self.last[b.output]
         if now.before != b.output:
             self.relay.rename(b.output, now.before)
             self.alive = (self.alive - {b.output}) | {now.before}
+            self.errors = None  # a graph output is another one now
         self.last[now.before] = -1
         return True
 
-    def _at_output(self, nodes: Sequence[NodeProto]) -> float:
-        """Squared error of the model's output on held-out samples, from the last cut on."""
-        output, error = self.fitting.output, 0.0
-        for k, out in self.relay.peek(self.graph, [*self.steady, *nodes], output, self.fitting.held_out[:PROBED]):
-            error += float(((np.asarray(out, np.float64) - self.fitting.target(k, output)) ** 2).sum())
-        return error
+    def _at_outputs(self, yardstick: Yardstick, nodes: Sequence[NodeProto]) -> Array:
+        """Errors of the model's outputs on held-out samples, from the last cut on."""
+        outputs, batches = self.fitting.outputs, self.fitting.held_out[:PROBED]
+        found = self.relay.peek(self.graph, [*self.steady, *nodes], outputs, batches)
+        noise = [yardstick.noise(n, got) for n, (_, got) in enumerate(found)]
+        return yardstick.errors(np.sum(noise, axis=0))

@@ -15,6 +15,7 @@ from itertools import islice
 import numpy as np
 import onnx
 
+from onnx_ocs.measurement.outputs import judged_outputs
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.runtime.instrument import expose
@@ -33,7 +34,7 @@ class Truth:
     """Blocks' tensors, by the names of the quantized model.
 
     Attributes:
-        model: with which the output of the whole model is compared.
+        model: with which the outputs of the whole model are compared.
         matched: the float model's name of every tensor that is taken from there.
     """
 
@@ -44,12 +45,12 @@ class Truth:
 
         Args:
             exact: the QDQ model without activation quantizers.
-            tensors: all that will be asked for.
+            tensors: all that will be asked for, the model's outputs included.
             floats: the float model.
             matched: its names for some of the tensors.
         """
         self.model, self.matched = exact if floats is None else floats, dict(matched)
-        here = [t for t in dict.fromkeys([*tensors, exact.graph.output[0].name]) if t not in matched]
+        here = [t for t in dict.fromkeys(tensors) if t not in matched]
         self._exact = as_written(expose(exact, here)) if here else None
         self._floats = None if floats is None else as_written(expose(floats, matched.values()))
 
@@ -77,30 +78,42 @@ def find_truth(
         model: the QDQ model.
         exact: the same without activation quantizers.
         floats: the float model; None where there is none.
-        tensors: the blocks' tensors, in topological order, and the model's first output.
+        tensors: the blocks' tensors, in topological order.
         feeds: samples, one at a time.
     """
-    output = model.graph.output[0].name
+    partners = {n: t for n, t, _ in judged_outputs(exact if floats is None else floats, model)}
     some = [dict(f) for f in islice(feeds, SAMPLES)]
-    plain = Truth(exact, tensors, None, {})
+    wanted = list(dict.fromkeys([*tensors, *partners]))
+    plain = Truth(exact, wanted, None, {})
     if floats is None or not _takes(floats, some):
         return plain
-    ends = floats.graph.output[0].name
-    stand_in = [plain.run(f, list(dict.fromkeys([*tensors, output]))) for f in some]
+    stand_in = [plain.run(f, wanted) for f in some]
+    partners = {n: t for n, t in partners.items() if stand_in[0][n].dtype.kind in "fiub"}
     shapes = infer_shapes(floats, {k: list(v.shape) for k, v in some[0].items()})
-    wanted = {v.shape for v in stand_in[0].values()}
-    written = [o for n in floats.graph.node for o in n.output if shapes.get(o) in wanted]
+    fitting = {v.shape for v in stand_in[0].values()}
+    written = [o for n in floats.graph.node for o in n.output if shapes.get(o) in fitting]
     session = as_written(expose(floats, written))
-    truth = [session.run(f, list(dict.fromkeys([*written, ends]))) for f in some]
+    truth = [session.run(f, list(dict.fromkeys([*written, *partners.values()]))) for f in some]
     quantized = as_written(model)
-    now = [quantized.run(f, [output])[output] for f in some]
-    if not _alike(truth[0][ends], stand_in[0][output]):
+    now = [quantized.run(f, list(partners)) for f in some]
+    if not all(_alike(truth[0][t], stand_in[0][o]) for o, t in partners.items()):
         return plain
-    of_weights = sum(_squares(t[ends] - s[output]) for t, s in zip(truth, stand_in, strict=True))
-    of_all = sum(_squares(t[ends] - y) for t, y in zip(truth, now, strict=True))
-    if not of_weights > SHARE * of_all:
+    if not any(_weights_count(o, t, truth, stand_in, now) for o, t in partners.items()):
         return plain
-    return Truth(exact, tensors, floats, {**_match(tensors, stand_in, written, truth), output: ends})
+    return Truth(exact, wanted, floats, {**_match(tensors, stand_in, written, truth), **partners})
+
+
+def _weights_count(
+    output: str,
+    partner: str,
+    truth: Sequence[Mapping[str, Array]],
+    stand_in: Sequence[Mapping[str, Array]],
+    now: Sequence[Mapping[str, Array]],
+) -> bool:
+    """Whether the quantized weights alone cause a share of an output's error that counts."""
+    of_weights = sum(_squares(t[partner] - s[output]) for t, s in zip(truth, stand_in, strict=True))
+    of_all = sum(_squares(t[partner] - y[output]) for t, y in zip(truth, now, strict=True))
+    return of_weights > SHARE * of_all
 
 
 def _takes(floats: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> bool:

@@ -79,11 +79,11 @@ class Relay:
             yield k, known, got
 
     def peek(
-        self, graph: Graph, nodes: Sequence[NodeProto], output: str, batches: Iterable[int]
-    ) -> Iterator[tuple[int, Array]]:
-        """Run nodes from the last cut on some batches, and stay where it is; yields the batch's number and a tensor."""
-        for k, known, got in self._results(graph, nodes, [output], batches):
-            yield k, got[output] if output in got else known[output]
+        self, graph: Graph, nodes: Sequence[NodeProto], outputs: Sequence[str], batches: Iterable[int]
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Run nodes from the last cut on some batches, and stay where it is; yields the batch's number and tensors."""
+        for k, known, got in self._results(graph, nodes, outputs, batches):
+            yield k, {t: got[t] if t in got else known[t] for t in outputs}
 
     def run(
         self, graph: Graph, nodes: Sequence[NodeProto], keep: Sequence[str]

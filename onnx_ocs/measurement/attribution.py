@@ -1,4 +1,4 @@
-"""Where the loss comes from: what each quantized activation costs at the output when it alone is quantized.
+"""Where the loss comes from: what each quantized activation costs at the outputs when it alone is quantized.
 
 The model without activation quantizers is run beside itself with one of them switched on, with all of them, with those
 alone that a translation or another step can help, and with those alone that none can.  The last is a ceiling: whatever
@@ -16,7 +16,8 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.errors import UserError
-from onnx_ocs.measurement.quality import decibels
+from onnx_ocs.measurement.channels import decibels
+from onnx_ocs.measurement.yardstick import Output, Yardstick, outputs_of
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import Shape
@@ -32,11 +33,13 @@ WORK = 1e11  # multiply-accumulates for all quantizers one by one
 
 @dataclass(frozen=True)
 class Share:
-    """What some quantizers cost at the output.
+    """What some quantizers cost at the outputs, and at groups of their channels (`onnx_ocs.measurement.yardstick`).
 
     Attributes:
-        sqnr_db: 10 log10(sum ref^2 / sum (ref - out)^2) with only these switched on; None where nothing changes.
-        share: their squared error, as a share of that of all quantizers together; None where there is none.
+        sqnr_db: 10 log10(sum ref^2 / sum (ref - out)^2) with only these switched on, where it is least; None where
+            nothing changes.
+        share: their squared error, as a share of that of all quantizers together, the mean over the outputs; None where
+            there is none.
     """
 
     sqnr_db: float | None
@@ -45,7 +48,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Loss:
-    """What the quantized activations cost at the model's first output.
+    """What the quantized activations cost at the model's outputs.
 
     Attributes:
         samples: number of samples for the groups.
@@ -116,39 +119,52 @@ def find_loss(
     try:
         some = list(context.samples.batches(few, few))
         board = Switchboard(model, regions, shapes, example=some[0])
-        everything, good, bad = _errors(board, context.samples.batches(few, many), groups, context, "measuring losses")
+        outputs = _outputs(model, board, context)
+        groups_at = _errors(board, outputs, context.samples.batches(few, many), groups, context, "measuring losses")
         ones = [{k: settings[k]} for k in used]
-        alone = _errors(board, some, ones, context, "measuring each quantizer")
-        whole = _errors(board, some, [settings], context, "measuring losses")[0]
+        alone = _errors(board, outputs, some, [*ones, settings], context, "measuring each quantizer")
     except (UserError, RuntimeError):  # of onnxruntime: the model is inspected all the same
         return None
-    each = {k: _share(e, whole[0]) for k, e in zip(used, alone, strict=True)}
+    each = dict(zip(used, _shares(*alone, -1)[:-1], strict=True))
     beyond = sorted((k for k in used if not can[k]), key=lambda k: (-(each[k].share or 0.0), k))
-    total = everything[0]
-    shares = [_share(e, total) for e in (everything, good, bad)]
-    return Loss(many, shares[0], shares[1], shares[2], each, tuple(beyond))
+    everything, good, bad = _shares(*groups_at, 0)
+    return Loss(many, everything, good, bad, each, tuple(beyond))
+
+
+def _outputs(model: onnx.ModelProto, board: Switchboard, context: Context) -> list[Output]:
+    """The outputs that count and that a quantizer can change; the first one where there is none."""
+    counted = [o for o in outputs_of(model, model, context.judging) if o.weight > 0]
+    return [o for o in counted if o.name in board.reached] or counted[:1]
 
 
 def _errors(
     board: Switchboard,
+    outputs: Sequence[Output],
     feeds: Iterable[Mapping[str, Array]],
     trials: Sequence[Mapping[int, Setting]],
     context: Context,
     what: str,
-) -> list[tuple[float, float]]:
-    """Squared error and squared signal of each trial."""
-    noise, signal = [0.0] * len(trials), 0.0
-    for feed in feeds:
-        reference = board.run(feed, {}).astype(np.float64)
-        signal += float((reference**2).sum())
+) -> tuple[Yardstick, Array]:
+    """What is wrong in each trial, (trials, parts)."""
+    kept = list(feeds)
+    yardstick = Yardstick(outputs, [board.run(f, {}) for f in kept])
+    noise = np.zeros((len(trials), len(yardstick.parts)))
+    for k, feed in enumerate(kept):
         for n, settings in enumerate(trials):
             context.progress(what, n, len(trials))
             if settings:
-                noise[n] += float(((board.run(feed, settings).astype(np.float64) - reference) ** 2).sum())
+                noise[n] += yardstick.noise(k, board.run(feed, settings))
     context.progress(what, len(trials), len(trials))
-    return [(e, signal) for e in noise]
+    return yardstick, noise
 
 
-def _share(error: tuple[float, float], whole: float) -> Share:
-    noise, signal = error
-    return Share(decibels(signal, noise), noise / whole if whole > 0 else None)
+def _shares(yardstick: Yardstick, noise: Array, whole: int) -> list[Share]:
+    """What each trial costs, beside the one that holds all."""
+    signal, all_of_it = yardstick.signal.sum(0), noise[whole]
+    found = []
+    for row in noise:
+        values = [decibels(float(s), float(n)) for s, n in zip(signal, row, strict=True)]
+        at = all_of_it > 0
+        share = float(np.average(row[at] / all_of_it[at], weights=yardstick.weights[at])) if at.any() else None
+        found.append(Share(min((v for v in values if v is not None), default=None), share))
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Channels", "Group", "decibels", "noise_along"]
+__all__ = ["Channels", "Group", "by_scale", "channel_axes", "decibels", "noise_along", "sums_along"]
 
 APART = 30.0  # ratio of neighbouring energies, sorted, between two groups
 FLOOR = 1e-14  # of the strongest channel's energy: what is weaker is dead, and in no group
@@ -49,11 +49,34 @@ def noise_along(truth: Array, value: Array, axis: int) -> Array:
     if not np.all(np.isfinite(squares)):
         same = (truth == value) | (np.isnan(truth) & np.isnan(value))
         squares = np.where(same, 0.0, np.where(np.isfinite(squares), squares, np.inf))
-    return _sums(squares, axis)
+    return sums_along(squares, axis)
 
 
-def _sums(values: Array, axis: int) -> Array:
+def sums_along(values: Array, axis: int) -> Array:
+    """Sum of every channel, (C,)."""
     return np.asarray(values.sum(tuple(k for k in range(values.ndim) if k != axis)))
+
+
+def channel_axes(shape: Sequence[int]) -> list[int]:
+    """Where an output's channels may lie: on the second or the last axis, the shorter one first."""
+    return sorted({1, len(shape) - 1} if len(shape) > 1 else (), key=lambda a: shape[a])
+
+
+def by_scale(energy: Array) -> list[Array]:
+    """Numbers of channels whose energies are about the same, the strongest group first; none where all are.
+
+    Neither a dead channel nor a rare one makes a group of its own.
+
+    Args:
+        energy: of every channel of the reference, (C,).
+    """
+    if not energy.max(initial=0.0) > 0:
+        return []
+    order = np.argsort(-energy, kind="stable")
+    order = order[energy[order] > FLOOR * energy.max()]
+    steps = np.flatnonzero(energy[order][:-1] > APART * energy[order][1:]) + 1
+    parts = [np.sort(p) for p in np.split(order, steps)]
+    return [p for p in parts if p.size >= RARE * energy.size] if len(parts) > 1 else []
 
 
 class Channels:
@@ -82,7 +105,7 @@ class Channels:
             return
         self.size = truth.shape[self.axis]
         self.count += truth.size // self.size
-        energy = _sums(np.square(np.where(np.isfinite(truth), truth, 0.0)), self.axis)
+        energy = sums_along(np.square(np.where(np.isfinite(truth), truth, 0.0)), self.axis)
         self.energy = self.energy + energy
         others = tuple(k for k in range(truth.ndim) if k != self.axis)
         for k, value in enumerate((*values, truth)):
@@ -94,19 +117,12 @@ class Channels:
 
     def groups(self, model: int) -> tuple[Group, ...]:
         """Groups of channels whose energies are far apart, the strongest first; empty where there is but one."""
-        if not self.usable or self.size is None or self.energy.max() <= 0:
-            return ()
-        order = np.argsort(-self.energy, kind="stable")
-        order = order[self.energy[order] > FLOOR * self.energy.max()]
-        steps = np.flatnonzero(self.energy[order][:-1] > APART * self.energy[order][1:]) + 1
-        parts = [np.sort(p) for p in np.split(order, steps)]
-        if len(parts) < 2:
+        if not self.usable or self.size is None:
             return ()
         noise = self.noise[model]
         return tuple(
             Group(tuple(p.tolist()), decibels(float(self.energy[p].sum()), float(noise[p].sum())))
-            for p in parts
-            if p.size >= RARE * self.size
+            for p in by_scale(self.energy)
         )
 
     def constant(self, model: int) -> tuple[int, ...]:

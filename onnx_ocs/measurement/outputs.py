@@ -20,7 +20,8 @@ import numpy as np
 import onnx
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.measurement.channels import Channels, Group, decibels, noise_along
+from onnx_ocs.measurement.channels import Channels, Group, channel_axes, decibels, noise_along
+from onnx_ocs.model.graph import tensor_outputs
 from onnx_ocs.model.nodes import Array, is_op
 
 __all__ = ["Kind", "OutputQuality", "OutputTally", "judged_outputs"]
@@ -42,6 +43,7 @@ class OutputQuality:
         answers: number of answers: samples, or places of a map of scores or labels.
         groups: channels by their scale, where there are several scales.
         constant_channels: channels that never change on the samples, while the reference's do.
+        weight: how much it counts; 0: not at all.
     """
 
     name: str
@@ -51,6 +53,7 @@ class OutputQuality:
     answers: int = 0
     groups: tuple[Group, ...] = ()
     constant_channels: tuple[int, ...] = ()
+    weight: float = 1.0
 
 
 def judged_outputs(reference: onnx.ModelProto, model: onnx.ModelProto) -> list[tuple[str, str, bool]]:
@@ -59,7 +62,7 @@ def judged_outputs(reference: onnx.ModelProto, model: onnx.ModelProto) -> list[t
     Names decide; where the reference has other names and as many outputs, the order does.  The first output always
     has a partner.  Sequences and maps are not compared.
     """
-    names, truths = _tensors(model), _tensors(reference)
+    names, truths = tensor_outputs(model), tensor_outputs(reference)
     partners = {n: n for n in names if n in truths}
     if len(names) == len(truths) and not partners:
         partners = dict(zip(names, truths, strict=True))
@@ -69,14 +72,10 @@ def judged_outputs(reference: onnx.ModelProto, model: onnx.ModelProto) -> list[t
     return [(n, partners[n], n in quantized) for n in names if n in partners]
 
 
-def _tensors(model: onnx.ModelProto) -> list[str]:
-    return [o.name for o in model.graph.output if o.type.WhichOneof("value") in (None, "tensor_type")]
-
-
 class OutputTally:
     """Counts one output of several models beside the reference's, feed by feed."""
 
-    def __init__(self, name: str, first: bool, quantized: bool, models: int) -> None:
+    def __init__(self, name: str, first: bool, quantized: bool, models: int, weight: float = 1.0) -> None:
         """Begin to count.
 
         Args:
@@ -84,8 +83,9 @@ class OutputTally:
             first: whether it is the model's first one, whose shape says whether the reference fits.
             quantized: whether its integers are values.
             models: number of models.
+            weight: how much it counts.
         """
-        self.name, self.first, self.quantized = name, first, quantized
+        self.name, self.first, self.quantized, self.weight = name, first, quantized, weight
         self.signal, self.answers = 0.0, 0
         self.noise, self.same = [0.0] * models, [0] * models
         self.labels = False
@@ -122,9 +122,8 @@ class OutputTally:
             self.noise[k] += float(noise_along(flat, value.reshape(1, -1), 0)[0])
             if axis is not None:
                 self.same[k] += int(np.sum(truth.argmax(axis) == value.argmax(axis)))
-        if self.channels is None:  # the axis of the channels is the second or the last one, the shorter one first
-            axes = sorted({1, truth.ndim - 1} if truth.ndim > 1 else (), key=lambda a: truth.shape[a])
-            self.channels = [Channels(a, len(values)) for a in axes]
+        if self.channels is None:
+            self.channels = [Channels(a, len(values)) for a in channel_axes(truth.shape)]
         for c in self.channels:
             c.add(truth, values)
 
@@ -154,7 +153,7 @@ class OutputTally:
         """What was found for one of the models."""
         if self.labels:
             agreement = self.same[model] / self.answers if self.answers else None
-            return OutputQuality(self.name, "labels", None, agreement, self.answers)
+            return OutputQuality(self.name, "labels", None, agreement, self.answers, weight=self.weight)
         channels = self.channels or []
         scores = self.scores and self.answers > 0
         return OutputQuality(
@@ -165,4 +164,5 @@ class OutputTally:
             self.answers if scores else 0,
             next((g for c in channels if (g := c.groups(model))), ()),
             next((d for c in channels if (d := c.constant(model))), ()),
+            self.weight,
         )

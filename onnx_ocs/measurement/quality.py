@@ -9,22 +9,25 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
+from onnx_ocs.calibration.labels import labels_of
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.measurement.channels import decibels
+from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs
+from onnx_ocs.measurement.yardstick import ANSWERS, OUTPUT_DB
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import CORES, in_order, share
 
-__all__ = ["Quality", "compare", "decibels", "losing"]
+__all__ = ["Quality", "compare", "decibels", "gained", "losing"]
 
 TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
 AT_ONCE = 4  # most runs side by side, for the sake of memory
 LOSS_DB = 0.01  # what a rewrite may lose over all outputs together
-OUTPUT_DB = 0.1  # what one of several outputs may lose where the others gain
-ANSWERS = 0.005  # what the agreement of labels may lose, if it is more than one answer
+FIRST = 1e6  # decibels that no gain of outputs reaches: the user's metric comes first
 EXACT_DB = 100.0  # from here on the difference is float arithmetic's
 
 
@@ -39,12 +42,14 @@ class Quality:
             labels.
         samples: number of samples.
         outputs: every graph output.
+        metric: the user's own figure over all outputs; None where there is none.
     """
 
     sqnr_db: float | None
     agreement: float | None
     samples: int
     outputs: tuple[OutputQuality, ...] = ()
+    metric: float | None = None
 
 
 def losing(before: Quality, after: Quality, tolerance_db: float = LOSS_DB) -> str | None:
@@ -53,7 +58,8 @@ def losing(before: Quality, after: Quality, tolerance_db: float = LOSS_DB) -> st
     No output may get worse, each relative to its own energy, nor a group of its channels: by no more than
     `tolerance_db` where there is one, by no more than `OUTPUT_DB` where there are several, and then the outputs may
     lose no more than `tolerance_db` on the whole.  Scores that lose decibels and gain agreement do not lose; labels go
-    by agreement alone.
+    by agreement alone; outputs that do not count may lose.  Where the user's metric sees a difference, it alone
+    decides.
 
     Args:
         before: the model that was rewritten.
@@ -63,17 +69,33 @@ def losing(before: Quality, after: Quality, tolerance_db: float = LOSS_DB) -> st
     Returns:
         What loses, and the figures, such as "'scores' 34.50 dB -> 3.10 dB".
     """
-    pairs = list(zip(before.outputs, after.outputs, strict=True))
+    if before.metric is not None and after.metric is not None and before.metric != after.metric:
+        return None if after.metric > before.metric else f"the metric {before.metric:.6g} -> {after.metric:.6g}"
+    pairs = [(b, a) for b, a in zip(before.outputs, after.outputs, strict=True) if a.weight > 0]
     values = [(b, a) for b, a in pairs if a.kind != "labels"]
     each = tolerance_db if len(values) == 1 else max(tolerance_db, OUTPUT_DB)
     strict = [(b, a) for b, a in values if not _agrees_more(b, a)]
     worse = [t for b, a in strict for t in _parts(b, a) if _change(t) < -(each if t.whole else OUTPUT_DB)]
     wholes = [_Part(f"'{a.name}'", True, b.sqnr_db, a.sqnr_db) for b, a in strict]
-    if not worse and len(strict) == len(values) and sum(map(_change, wholes)) < -tolerance_db:
+    change = sum(a.weight * _change(t) for t, (_, a) in zip(wholes, strict, strict=True))
+    if not worse and len(strict) == len(values) and change < -tolerance_db:
         worse = [t for t in wholes if _change(t) < 0]
     told = [f"{t.name} {_db(t.before)} -> {_db(t.after)}" for t in worse]
     told += [f"'{a.name}' {_percent(b)} -> {_percent(a)}" for b, a in pairs if a.kind == "labels" and _fewer(b, a)]
     return ", ".join(told) or None
+
+
+def gained(before: Quality, after: Quality) -> float:
+    """What a rewrite gains that loses nowhere: decibels over all outputs, and points of agreement of labels."""
+    total = 0.0
+    for b, a in zip(before.outputs, after.outputs, strict=True):
+        if a.kind == "labels":
+            total += a.weight * 100 * ((a.agreement or 0.0) - (b.agreement or 0.0))
+        else:
+            total += a.weight * _change(_Part(a.name, True, b.sqnr_db, a.sqnr_db))
+    if before.metric is not None and after.metric is not None and before.metric != after.metric:
+        return float(np.sign(after.metric - before.metric)) * FIRST + after.metric - before.metric
+    return total
 
 
 class _Part(NamedTuple):
@@ -125,6 +147,7 @@ def compare(
     samples: Samples,
     limit: int | None = None,
     tick: Callable[[int], None] | None = None,
+    judging: Judging = EVERYTHING,
 ) -> list[Quality]:
     """Run models beside a reference, Q/DQ as written (no integer fusion), and compare every output.
 
@@ -134,30 +157,45 @@ def compare(
         samples: what to feed.
         limit: most samples.
         tick: called with the number of samples done.
+        judging: what outputs count, and the user's metric; a metric keeps all outputs in memory.
 
     Raises:
-        UserError: a model does not run on the samples, or their outputs do not match.
+        UserError: a model does not run on the samples, their outputs do not match, or the metric fails.
     """
     at_once = min(CORES, AT_ONCE)
     sessions = [as_written(m, share(at_once)) for m in (reference, *models)]
     judged = judged_outputs(reference, models[0])
     names = [n for n, _, _ in judged]
     asked = [[truth for _, truth, _ in judged], *[names for _ in models]]
-    tallies = [OutputTally(n, k == 0, quantized, len(models)) for k, (n, _, quantized) in enumerate(judged)]
+    tallies = [
+        OutputTally(n, k == 0, quantized, len(models), judging.weight(n)) for k, (n, _, quantized) in enumerate(judged)
+    ]
 
-    def run(feed: Mapping[str, Array]) -> tuple[int, list[list[Array]]]:
+    def run(feed: Mapping[str, Array]) -> tuple[Mapping[str, Array], list[list[Array]]]:
         try:
             found = [s.run(feed, list(dict.fromkeys(a))) for s, a in zip(sessions, asked, strict=True)]
         except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
-        return samples_in(feed), [[np.asarray(f[n]) for n in a] for f, a in zip(found, asked, strict=True)]
+        return feed, [[np.asarray(f[n]) for n in a] for f, a in zip(found, asked, strict=True)]
 
     count = 0
-    for size, (truth, *outputs) in in_order(run, samples.batches(TOGETHER, limit), at_once):
+    kept: list[list[Mapping[str, Array]]] = [[] for _ in (reference, *models)]
+    labels: list[Mapping[str, Array]] = []
+    for feed, (truth, *outputs) in in_order(run, samples.batches(TOGETHER, limit), at_once):
         for k, tally in enumerate(tallies):
             tally.add(truth[k], [o[k] for o in outputs])
-        count += size
+        if judging.metric is not None:
+            labels.append(labels_of(feed))
+            for found, values in zip(kept, (truth, *outputs), strict=True):
+                found.append(dict(zip(names, values, strict=True)))
+        count += samples_in(feed)
         if tick:
-            tick(size)
-    found = [tuple(t.quality(k) for t in tallies) for k in range(len(models))]
-    return [Quality(f[0].sqnr_db, f[0].agreement, count, f) if f else Quality(None, None, count) for f in found]
+            tick(samples_in(feed))
+    metric = judging.metric
+    metrics = [None if metric is None else evaluate(metric, found, kept[0], labels) for found in kept[1:]]
+    return [_quality(tuple(t.quality(k) for t in tallies), count, m) for k, m in enumerate(metrics)]
+
+
+def _quality(outputs: tuple[OutputQuality, ...], count: int, metric: float | None) -> Quality:
+    first = outputs[0] if outputs else OutputQuality("", "values", None)
+    return Quality(first.sqnr_db, first.agreement, count, outputs, metric)

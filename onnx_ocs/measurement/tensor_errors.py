@@ -28,8 +28,10 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
 from onnx_ocs.probes.rescaled import rescaled
+from onnx_ocs.probes.retyped import retyped
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.records.layouts import read_layouts, read_scales
+from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.wide import Wide
@@ -217,11 +219,12 @@ def measure_layers(
         UserError: a model does not run on the samples.
     """
     before = Graph(original)
-    regions = find_regions(before, infer_shapes(original))
+    regions = find_regions(before, infer_shapes(original), bounded=context.bounded)
     models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
     if rewritten is not None:
-        scales = read_scales(rewritten)
-        yardstick = Graph(rescaled(original, scales)) if scales else before
+        scales, retypes = read_scales(rewritten), read_unsigned(rewritten) - read_unsigned(original)
+        stored = retyped(original, retypes) if retypes else original
+        yardstick = Graph(rescaled(stored, scales)) if scales else Graph(stored)
         known = read_layouts(original)  # of an earlier run: what is wide in both is compared as it is
         layouts = {k: v for k, v in read_layouts(rewritten).items() if k not in known}
         cuts = find_cuts(yardstick, Graph(rewritten), layouts, {})

@@ -1,4 +1,4 @@
-"""Where a run may write: regular files, none of which is a file that the run reads, or another of its outputs.
+"""What a run may read and where it may write: regular files, no output being one that is read, or another output.
 
 Files are told apart by what they are, not by what they are called: device and inode where a file is there, its folder
 and its name where it is not.  A symbolic link is refused as an output: replaced, it would be lost; followed, a model
@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from onnx_ocs.errors import UserError
 from onnx_ocs.model import tensors
 
-__all__ = ["check_apart", "check_regular", "check_writable", "identities", "model_files"]
+__all__ = ["check_apart", "check_readable", "check_regular", "check_writable", "identities", "model_files"]
 
 KINDS = {
     stat.S_IFDIR: "a folder: give a file name",
@@ -29,6 +29,22 @@ KINDS = {
     stat.S_IFCHR: "a device: give a regular file",
     stat.S_IFBLK: "a device: give a regular file",
 }
+
+
+def check_readable(path: str | Path) -> None:
+    """Fail where what is to be read is no regular file, behind links; a pipe would wait, a device has no end.
+
+    Raises:
+        UserError: what it is, or that there is none.
+    """
+    try:
+        kind = KINDS.get(stat.S_IFMT(Path(path).stat().st_mode))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
+    if kind is not None:
+        raise UserError(f"{path}: is {kind}")
 
 
 def check_regular(path: Path) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.model import external, sizes, tensors
+from onnx_ocs.model.destinations import check_readable
 from onnx_ocs.model.publishing import Transaction
 
 __all__ = ["fingerprint", "load_model", "save_model", "write_bytes"]
@@ -41,10 +42,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         UserError: no such file, not an ONNX model, damaged, or its side files are missing or not its own.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder: give the .onnx file in it")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    check_readable(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError:

@@ -22,7 +22,7 @@ from onnx_ocs.model.folding import fold
 from onnx_ocs.model.nodes import ONNX_DOMAINS, QDQ_DOMAINS, RANDOM, Array, attribute, is_op
 from onnx_ocs.model.order import mentioned, mentions_of, topological
 
-__all__ = ["Array", "Graph", "attribute"]
+__all__ = ["Array", "Graph", "attribute", "tensor_outputs"]
 
 REMEMBERED = 1 << 16  # bytes up to which a side file's values are kept once they were read
 FOLDABLE = frozenset({
@@ -211,3 +211,8 @@ class Graph:
                 return None
             tensor = n.input[0]
         return None
+
+
+def tensor_outputs(model: onnx.ModelProto) -> list[str]:
+    """Names of the graph outputs that are tensors, in order: sequences and maps are not compared."""
+    return [o.name for o in model.graph.output if o.type.WhichOneof("value") in (None, "tensor_type")]

@@ -54,6 +54,7 @@ PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leav
 FOLDER, TAKEN, ALONE = PRIVATE + "folder", PRIVATE + "taken", PRIVATE + "alone"
 BLOCK = 1 << 24  # bytes that are copied at a time
 AXES = 32  # most that a tensor may have: numpy 1's limit
+MOST_PACKED = 1 << 26  # bytes of positions that text may hold
 FEW = 16  # numbers of a repeated field that are read faster one by one
 TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 PLAIN = {
@@ -74,8 +75,17 @@ def pack(values: Array) -> str:
 
 
 def unpack(text: str) -> Array:
-    """Integers from text."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
+    """Integers from text.
+
+    Raises:
+        ValueError: it holds none, or more than any tensor has channels.
+        zlib.error: it holds none.
+    """
+    packed = zlib.decompressobj()
+    data = packed.decompress(base64.b64decode(text), MOST_PACKED)
+    if packed.unconsumed_tail or not packed.eof:
+        raise ValueError("it is cut short, or too long")
+    return np.frombuffer(data, "<i4").astype(np.int64)
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -16,10 +16,11 @@ from onnx_ocs.model.nodes import label
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.planning.plan import Plan, PlannedRegion, early_or_late
-from onnx_ocs.records.history import history, stamp
+from onnx_ocs.records.history import rewritten, stamp
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region, adjustable
+from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entries
@@ -29,13 +30,14 @@ from onnx_ocs.translation.widen import widen
 __all__ = ["apply_plan"]
 
 
-def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
+def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass, bounded: Bounded | None = None) -> PassResult:
     """Change the steps and make the copies that a plan asks for, in place.
 
     Args:
         model: the model.
         plan: what is to be done.
         by: the pass that does it; its name and version are written on all that is edited.
+        bounded: which tensors the float model bounds at 6.
 
     Returns:
         One report entry for each quantized activation.
@@ -43,10 +45,10 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass) -> PassResult:
     Raises:
         UserError: the plan was made for another model.
     """
-    if plan.model and plan.model != fingerprint(model) and not history(model):
+    if plan.model and plan.model != fingerprint(model) and not rewritten(model):
         raise UserError("the plan was made for another model: plan again")
     graph = EditableGraph(model)
-    regions = find_regions(graph, infer_shapes(model))
+    regions = find_regions(graph, infer_shapes(model), bounded=bounded)
     planned = dict(plan.match(regions))
     changeable = adjustable(regions)
     refused = _rescale(graph, changeable, planned)
@@ -99,7 +101,7 @@ def _decide(
             code = "excluded" if r.tensor in excluded else "not_planned"
             found = refused.get(k) or r.refusal or Refusal.of(code, label(r.nodes[0]))
         elif p.copies.any() or p.copies_low.any():
-            found = early_or_late(graph, now[r.key], p)
+            found = early_or_late(graph, now[r.key], p.alive(now[r.key]))
             if isinstance(found, Refusal):
                 if isinstance(r, Region) and _new_step(r, p):
                     found = None  # its step alone

@@ -121,8 +121,7 @@ def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, options
     shares = {id(n): _share(graph, r, n) for n in r.walk.weights}
     macs = sum(base[n] * share for n, share in shares.items())
     one = np.ones(r.walk.channels, np.int64)
-    uniform = r.walk.groups > 1 or (mode in ("early", "integer") and r.walk.depthwise)
-    full = replace(alone, macs=macs, shares=shares, uniform=uniform)
+    full = replace(alone, macs=macs, shares=shares, uniform=r.walk.groups > 1)
     if (
         mode != "late"
         and isinstance(r.early, Early)
@@ -181,4 +180,5 @@ def room(c: Candidate, step: int, copies: int) -> tuple[int, int]:
     if c.limit < np.inf:
         up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0
     low = most if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
-    return up, low
+    alive = [int(n.max()) for n in c.region.alive(q.scale * c.steps[step])]
+    return min(up, alive[0]), min(low, alive[1])

@@ -29,37 +29,47 @@ BISECTIONS = 6
 
 @dataclass(frozen=True)
 class Target:
-    """A quality that is to be reached: that of the report's `quality.*_after`, over all calibration samples.
+    """A quality that is to be reached over all calibration samples, at every output that counts.
 
     Attributes:
-        kind: "sqnr" (dB) or "agreement" (share of samples, 0..1).
+        kind: "sqnr" (dB), "agreement" (share of samples, 0..1), or "metric" (the user's own figure).
         wanted: the least value.
     """
 
-    kind: Literal["sqnr", "agreement"]
+    kind: Literal["sqnr", "agreement", "metric"]
     wanted: float
 
     def value(self, quality: Quality) -> float:
-        """What counts of a quality; infinite where the output equals the reference's.
+        """What counts of a quality, at the output that is furthest off; infinite where all equal the reference's.
 
         Raises:
-            UserError: an agreement is wanted of outputs that are no class scores, or decibels of labels.
+            UserError: an agreement is wanted of outputs that are no class scores, or decibels of labels, or a metric
+                that is not given.
         """
+        counted = [o for o in quality.outputs if o.weight > 0]
+        if self.kind == "metric":
+            if quality.metric is None:
+                raise UserError("--target-metric needs a metric: give --metric package.module:function")
+            return quality.metric
         if self.kind == "sqnr":
-            if quality.outputs and quality.outputs[0].kind == "labels":
+            values = [o.sqnr_db for o in counted if o.kind != "labels"]
+            if counted and not values:
                 raise UserError(
                     "--target-sqnr needs an output of values, and this one holds labels: use --target-agreement"
                 )
-            return float("inf") if quality.sqnr_db is None else quality.sqnr_db
-        if quality.agreement is None:
+            return min(float("inf") if v is None else v for v in (values if counted else [quality.sqnr_db]))
+        shares = [o.agreement for o in counted] if counted else [quality.agreement]
+        if all(a is None for a in shares):
             raise UserError("--target-agreement needs an output of class scores, (samples, classes): use --target-sqnr")
-        return quality.agreement
+        return min(a for a in shares if a is not None)
 
     def outcome(self, got: float) -> dict[str, Any]:
         """The report's entry: what was wanted, what was got, and a sentence about what is missing."""
         reached = got >= self.wanted
         if self.kind == "sqnr":
             missing = f"an SQNR of {got:.2f} dB instead of {self.wanted:g} dB"
+        elif self.kind == "metric":
+            missing = f"a metric of {got:.6g} instead of {self.wanted:g}"
         else:
             missing = f"the reference's answer on {100 * got:.2f} % of the samples instead of {100 * self.wanted:g} %"
         return {

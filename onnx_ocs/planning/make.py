@@ -17,6 +17,7 @@ from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.quality import Quality
+from onnx_ocs.measurement.yardstick import Output, outputs_of
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
@@ -59,6 +60,7 @@ class _Bench:
         one: shapes of its inputs for one sample.
         shapes: shapes of all its tensors for one sample.
         statistics: histograms of its activations.
+        outputs: what is compared of the model with the reference.
     """
 
     hash: str
@@ -70,6 +72,7 @@ class _Bench:
     one: Mapping[str, Sequence[int]]
     shapes: Mapping[str, Shape]
     statistics: Statistics
+    outputs: Sequence[Output]
 
     @property
     def sample(self) -> dict[str, Array]:
@@ -105,13 +108,13 @@ def make_plan(
     if context.samples is None:
         raise UserError("planning needs calibration samples: give --calib")
     options = _for_target(options)
-    bench = _bench(model, options, context, context.samples)
+    bench = _bench(model, options, context, context.samples, float_model)
     excluded = tuple(dict.fromkeys(r.tensor for r in bench.regions if not options.allows(r.tensor)))
     problem = _posed(bench, options)
     if not problem.candidates:
         _LOG.info("plan: nothing to change")
         return _nothing(bench.hash, excluded, options, measure)
-    damage = weigh(problem, bench.board, bench.learn, context.progress)
+    damage = weigh(problem, bench.board, bench.learn, context.progress, bench.outputs)
     problem = _priced(model, bench, problem.damaged(damage), options, context)
     spending = _spending(model, bench, problem, options, context, float_model)
     found: dict[str, Any] = {
@@ -158,10 +161,16 @@ def _log(made: Plan, spending: Spending) -> None:
     )  # fmt: skip
 
 
-def _bench(model: onnx.ModelProto, options: PlanOptions, context: Context, samples: Samples) -> _Bench:
+def _bench(
+    model: onnx.ModelProto,
+    options: PlanOptions,
+    context: Context,
+    samples: Samples,
+    float_model: onnx.ModelProto | None,
+) -> _Bench:
     """Read the model, and calibrate it."""
     graph, symbolic = Graph(model), infer_shapes(model)
-    regions = find_regions(graph, symbolic)
+    regions = find_regions(graph, symbolic, bounded=context.bounded)
     inputs = {i.name for i in model.graph.input}
     divisible = not any(s and isinstance(s[0], int) for t, s in symbolic.items() if t in inputs)
     learn, held = held_out(samples, context.limit, divisible)
@@ -170,16 +179,18 @@ def _bench(model: onnx.ModelProto, options: PlanOptions, context: Context, sampl
         for k, v in learn[0].items()
     }
     model_hash = fingerprint(model)
-    board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None)
+    outputs = outputs_of(model if float_model is None else float_model, model, context.judging)
+    asked = [o.name for o in outputs if o.weight > 0 or context.judging.metric is not None]
+    board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None, outputs=asked)
     if options.stats is not None and options.stats.exists():
         statistics = Statistics.load(options.stats, model_hash, regions)
     else:
         few = {k: v[:SCREENED] for k, v in learn[0].items()} if divisible else learn[0]
-        steps = harmful(board, regions, few, context.progress) if options.rescale else []
+        steps = harmful(board, regions, few, context.progress, outputs) if options.rescale else []
         statistics = calibrate(model, regions, context, model_hash, options.jobs, steps)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
-    return _Bench(model_hash, graph, regions, board, learn, held, one, infer_shapes(model, one), statistics)
+    return _Bench(model_hash, graph, regions, board, learn, held, one, infer_shapes(model, one), statistics, outputs)
 
 
 def _posed(bench: _Bench, options: PlanOptions) -> Problem:
@@ -211,12 +222,17 @@ def _spending(
     if options.effort == "auto":
         options = replace(options, effort="full" if wanted >= ENOUGH else "quick")
     truth = None if float_model is None else as_written(float_model)
-    judge = Judge(bench.board, first_feeds(bench.held, wanted), truth, options.objective)
+    metric = context.judging.metric
+
+    def judge_of(feeds: Sequence[Mapping[str, Array]]) -> Judge:
+        return Judge(bench.board, first_feeds(feeds, wanted), truth, options.objective, bench.outputs, metric)
+
+    judge = judge_of(bench.held)
 
     @cache
     def check() -> Judge:
         """The objective on the samples that plans are made from."""
-        return Judge(bench.board, first_feeds(bench.learn, wanted), truth, options.objective)
+        return judge_of(bench.learn)
 
     before = judge(problem.settings({}))
     return Spending(model, bench.hash, problem, judge, check, options, context, bench.one, bench.sample, before)
@@ -237,8 +253,14 @@ def _nothing(
 def _predicted(spending: Spending, judged: Judged) -> dict[str, Any]:
     """Cost and gain as they were measured."""
     choices, before, after = judged.trial.choices, spending.before, judged.after
+    judge, problem = spending.judge, spending.problem
+    metrics = {}
+    if judge.metric is not None:
+        settings = {"before": problem.settings({}), "after": problem.settings(choices)}
+        metrics = {f"metric_{when}": judge.measured(s) for when, s in settings.items()}
     return {
-        **spending.problem.describe(choices),
+        **problem.describe(choices),
+        **metrics,
         "extra_macs": spending.price(choices),
         "chosen": judged.trial.name,
         "objective": spending.judge.objective,

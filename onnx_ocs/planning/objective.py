@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_ocs.calibration.judging import Metric
+from onnx_ocs.calibration.labels import cut, labels_of
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.calibration.stream import BATCH, samples_in
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.measurement.metric import Scale
+from onnx_ocs.measurement.yardstick import Output, Part, Yardstick
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.options import Objective
-from onnx_ocs.probes.switchboard import Setting, Switchboard
+from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
 __all__ = ["Judge", "better", "first_feeds", "held_out", "worth"]
@@ -23,6 +27,7 @@ HELD_BYTES = 1 << 28
 EVERYTHING = slice(None)  # of the feeds that plans are judged on
 WORTH = 1e-2  # relative improvement of the objective below which a plan is not worth its cost
 WORTH_DB = 0.05  # the same for the output's SQNR
+METRIC = "metric"  # what the objective is called where the user's metric decides
 NOTICEABLE = 1e-3  # relative improvement of the objective that is more than noise
 
 
@@ -44,8 +49,7 @@ def held_out(
         n = len(next(iter(only.values())))
         if divisible and n > 1 and all(len(v) == n for v in only.values()):
             half = n // 2
-            try_split = [{k: v[:half] for k, v in only.items()}, {k: v[half:] for k, v in only.items()}]
-            return [try_split[0]], [try_split[1]]
+            return [cut(only, slice(half))], [cut(only, slice(half, None))]
         return feeds, feeds
     return feeds[0::2], feeds[1::2]  # as `Statistics` counts them
 
@@ -62,18 +66,22 @@ def first_feeds(feeds: Sequence[Mapping[str, Array]], samples: int) -> list[Mapp
     return chosen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Error:
-    """What a plan makes of one feed: sums over its samples."""
+    """What a plan makes of one feed: sums over its samples, of every part."""
 
-    noise: float
-    signal: float
-    divergence: float
-    count: int
+    noise: Array
+    divergence: Array
+    scored: Array  # samples with class scores
 
 
 class Judge:
-    """The objective of a plan on held-out samples; what was asked once is known."""
+    """The objective of a plan on held-out samples, over all outputs that count; what was asked once is known.
+
+    Attributes:
+        objective: what it is, in a word.
+        yardstick: the reference's outputs, and the errors against them.
+    """
 
     def __init__(
         self,
@@ -81,54 +89,89 @@ class Judge:
         feeds: Sequence[Mapping[str, Array]],
         float_model: Session | None,
         objective: Objective,
+        outputs: Sequence[Output] | None = None,
+        metric: Metric | None = None,
     ) -> None:
+        """Run the reference.
+
+        Args:
+            board: the model with switched quantizers.
+            feeds: the samples.
+            float_model: the reference; None: the model without activation quantizers.
+            objective: what decides.
+            outputs: what is compared; default: all outputs, in order.
+            metric: the user's own figure, which decides before the objective does.
+
+        Raises:
+            UserError: a model does not run on the samples, or does not fit the other one.
+        """
         self.board, self.feeds = board, feeds
         self._known: dict[tuple[bytes, int], _Error] = {}
-        self.references: list[Array] = []
+        outputs = _in_order(board, float_model) if outputs is None else outputs
+        references = []
         for f in feeds:
             try:
-                out = board.run(f, {}) if float_model is None else next(iter(float_model.run(f).values()))
+                found = board.run(f, {}) if float_model is None else float_model.run(f)
             except RUN_ERRORS as e:
                 who = "model" if float_model is None else "float model"
                 raise UserError(f"onnxruntime does not run the {who} on these samples: {first_line(e)}") from None
-            self.references.append(np.asarray(out, np.float64))
-        first = self.references[0]
-        if float_model is not None and first.shape != board.run(feeds[0], {}).shape:
+            references.append({o.name: found[o.name if float_model is None else o.truth] for o in outputs})
+        first = references[0][outputs[0].name]
+        if float_model is not None and first.shape != board.run(feeds[0], {})[outputs[0].name].shape:
             raise UserError(
                 f"the float model's output has another shape, {first.shape}: give the model's own float model"
             )
-        scores = first.ndim == 2 and first.shape[1] > 1
-        self.objective = objective if objective != "auto" else "kl and sqnr" if scores else "sqnr"
-        if self.objective == "kl" and not scores:
+        moved = [o for o in outputs if o.name in board.reached and o.weight > 0]
+        self.yardstick = Yardstick(moved or [o for o in outputs if o.weight > 0], references)
+        self._scores = [p.channels is None and _scored(self.yardstick.references[0], p) for p in self.yardstick.parts]
+        self._start = {k: narrow(r.quantizer) for k, r in enumerate(board.regions) if r.quantizer is not None}
+        self._counted = objective if objective != "auto" else "kl and sqnr" if any(self._scores) else "sqnr"
+        if self._counted == "kl" and not any(self._scores):
             raise UserError(
                 "the objective 'kl' needs an output of class scores, (samples, classes): use --objective sqnr"
             )
+        self.objective = self._counted if metric is None else METRIC
+        self.metric = None if metric is None else Scale(metric, references, [labels_of(f) for f in feeds])
 
     def __call__(self, settings: Mapping[int, Setting], part: slice = EVERYTHING) -> tuple[float, float]:
         """The objective (smaller is better) and the SQNR in dB, on all feeds or a part of them."""
+        noise, errors = self._errors(settings, part)
+        alone = len(errors) == 1
+        value = self.yardstick.loss(errors, errors if alone else self._errors(self._start, part)[1], part)
+        if self.metric is not None:
+            value *= self.metric.factor(self.measured(settings, part), self.measured(self._start, part))
+        return value, self.yardstick.decibels(noise, part)
+
+    def measured(self, settings: Mapping[int, Setting], part: slice = EVERYTHING) -> float:
+        """The user's metric of a plan."""
+        assert self.metric is not None
+        at = range(len(self.feeds))[part]
+        return self.metric.of((_digest(settings), at), at, lambda k: self.board.run(self.feeds[k], settings))
+
+    def _errors(self, settings: Mapping[int, Setting], part: slice) -> tuple[Array, Array]:
+        """What is wrong at every part, and what it counts as an error."""
         plan = _digest(settings)
-        noise = signal = divergence = 0.0
-        count = 0
+        noise, divergence, scored = np.zeros((3, len(self.yardstick.parts)))
         for k in range(len(self.feeds))[part]:
             if (plan, k) not in self._known:
                 self._known[plan, k] = self._error(k, settings)
             e = self._known[plan, k]
-            noise, signal, divergence = noise + e.noise, signal + e.signal, divergence + e.divergence
-            count += e.count
-        sqnr = 10 * np.log10(signal / noise) if noise > 0 and signal > 0 else np.inf
-        error, kl = noise / max(signal, 1e-30), max(divergence, 0.0) / max(count, 1)
-        value = {"sqnr": error, "kl": kl}.get(self.objective, float(np.sqrt(error * kl)))
-        return value, float(sqnr)
+            noise, divergence, scored = noise + e.noise, divergence + e.divergence, scored + e.scored
+        errors = self.yardstick.errors(noise, part)
+        for n in np.flatnonzero(self._scores):
+            kl = max(float(divergence[n]), 0.0) / max(float(scored[n]), 1.0)
+            errors[n] = {"sqnr": float(errors[n]), "kl": kl}.get(self._counted, float(np.sqrt(errors[n] * kl)))
+        return noise, errors
 
     def _error(self, k: int, settings: Mapping[int, Setting]) -> _Error:
         """What a plan makes of feed number k."""
-        ref = self.references[k]
-        out = np.asarray(self.board.run(self.feeds[k], settings), np.float64)
-        divergence, count = 0.0, 0
-        if self.objective != "sqnr":
-            p, q = _log_softmax(ref), _log_softmax(out)
-            divergence, count = float((np.exp(p) * (p - q)).sum()), len(ref)
-        return _Error(float(((out - ref) ** 2).sum()), float((ref**2).sum()), divergence, count)
+        references, outputs = self.yardstick.references[k], self.board.run(self.feeds[k], settings)
+        divergence, scored = np.zeros((2, len(self.yardstick.parts)))
+        for n, part in enumerate(self.yardstick.parts):
+            if self._scores[n] and self._counted != "sqnr":
+                p, q = (_log_softmax(np.asarray(x[part.output], np.float64)) for x in (references, outputs))
+                divergence[n], scored[n] = float((np.exp(p) * (p - q)).sum()), len(p)
+        return _Error(self.yardstick.noise(k, outputs), divergence, scored)
 
     def stand_on(self, settings: Mapping[int, Setting], part: slice = EVERYTHING) -> None:
         """Run a plan that questions about one change each will follow: they run from where they differ from it."""
@@ -165,7 +208,20 @@ def worth(before: tuple[float, float], after: tuple[float, float], objective: st
 
     Where two models hardly disagree, half of next to no divergence is no reason to give up SQNR.
     """
-    return after[0] <= before[0] * (1 - WORTH) and (objective == "kl" or after[1] >= before[1] + WORTH_DB)
+    alone = objective in ("kl", METRIC)
+    return after[0] <= before[0] * (1 - WORTH) and (alone or after[1] >= before[1] + WORTH_DB)
+
+
+def _in_order(board: Switchboard, float_model: Session | None) -> list[Output]:
+    """The outputs with those of the float model that stand in the same places."""
+    truths = board.outputs if float_model is None else float_model.outputs
+    return [Output(n, t) for n, t in zip(board.outputs, truths, strict=False)]
+
+
+def _scored(reference: Mapping[str, Array], part: Part) -> bool:
+    """Whether an output holds class scores."""
+    value = reference[part.output]
+    return not part.labels and value.ndim == 2 and value.shape[1] > 1
 
 
 def _log_softmax(x: Array) -> Array:

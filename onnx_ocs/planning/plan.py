@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.destinations import check_readable
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, label
+from onnx_ocs.model.text import from_json
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Key, Quantized, Region, adjustable
@@ -51,6 +53,15 @@ class PlannedRegion:
     def key(self) -> Key:
         """The region's (`Region.key`)."""
         return self.tensor, self.quantizers
+
+    def alive(self, region: Region) -> PlannedRegion:
+        """The same without copies that could never hold anything (the plan of an earlier version may have such).
+
+        Args:
+            region: with its new step.
+        """
+        up, low = region.alive()
+        return replace(self, copies=np.minimum(self.copies, up), copies_low=np.minimum(self.copies_low, low))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -108,8 +119,9 @@ class Plan:
         Raises:
             UserError: no such file, or not a plan.
         """
+        check_readable(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = from_json(Path(path).read_bytes())
         except OSError as e:
             raise UserError(f"{path}: cannot be read: {e.strerror}") from None
         except ValueError:
@@ -185,6 +197,10 @@ def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decis
 
     Other regions' new steps may have made it impossible: a bias counts in the steps of what its layer reads.
     """
+    if not (planned.copies.any() or planned.copies_low.any()):
+        lo, hi = region.firm
+        at = label(region.nodes[0])
+        return Refusal("never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], so its copies would be empty", at)
     late = Decision(region, "late", planned.copies, planned.copies_low)
     if planned.mode == "late":
         return late

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from onnx_ocs.measurement.yardstick import Output, Yardstick
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.choices import Choices
 from onnx_ocs.planning.objective import Judge, first_feeds
@@ -25,8 +26,9 @@ def harmful(
     regions: Sequence[Quantized],
     feed: Mapping[str, Array],
     progress: Callable[[str, int, int | None], None],
+    outputs: Sequence[Output] | None = None,
 ) -> list[int]:
-    """The tensors that no layer with a weight reads, and whose quantizers cost the output something each.
+    """The tensors that no layer with a weight reads, and whose quantizers cost the outputs something each.
 
     Such tensors are many in some models, and a finer step helps few of them: a look at few samples tells which.
     """
@@ -35,7 +37,7 @@ def harmful(
     steps = [k for k, r in open_to_change.items() if not r.walk.weights]
     if not steps:
         return []
-    damages = _damages(board, [{k: s} for k, s in narrows.items()], [feed], "screening tensors", progress)
+    damages = _damages(board, [{k: s} for k, s in narrows.items()], [feed], "screening tensors", progress, outputs)
     damage = dict(zip(narrows, damages, strict=True))
     return [k for k in steps if damage[k] > HARMLESS * sum(damages)]
 
@@ -45,11 +47,15 @@ def weigh(
     board: Switchboard,
     feeds: Sequence[Mapping[str, Array]],
     progress: Callable[[str, int, int | None], None],
+    outputs: Sequence[Output] | None = None,
 ) -> dict[int, float]:
-    """Measure what each tensor's quantizer alone does to the output: squared error, by index of the region."""
+    """Measure what each tensor's quantizer alone does to the outputs: squared error, by index of the region.
+
+    Where several outputs count, or groups of channels, it is the share of all tensors' errors there, added up.
+    """
     wanted = max(2, min(16, int(WEIGHING_MACS / max(problem.total * len(problem.candidates), 1))))
     alone = [{c.index: narrow(c.region.quantizer)} for c in problem.candidates]
-    damages = _damages(board, alone, first_feeds(feeds, wanted), "weighing tensors", progress)
+    damages = _damages(board, alone, first_feeds(feeds, wanted), "weighing tensors", progress, outputs)
     return {c.index: damage for c, damage in zip(problem.candidates, damages, strict=True)}
 
 
@@ -105,13 +111,17 @@ def _damages(
     feeds: Sequence[Mapping[str, Array]],
     what: str,
     progress: Callable[[str, int, int | None], None],
+    outputs: Sequence[Output] | None,
 ) -> list[float]:
-    """Squared error at the output of each trial."""
-    references = [board.run(f, {}).astype(np.float64) for f in feeds]
+    """Error at the outputs of each trial."""
+    known = {o.name: o for o in outputs or ()}
+    moved = [known.get(o, Output(o, o)) for o in board.reached if outputs is None or o in known]
+    if not any(o.weight > 0 for o in moved):
+        return [0.0] * len(trials)
+    yardstick = Yardstick(moved, [board.run(f, {}) for f in feeds])
     found = []
     for n, trial in enumerate(trials):
         progress(what, n, len(trials))
-        outputs = (board.run(f, trial) for f in feeds)
-        found.append(sum(float(((out - ref) ** 2).sum()) for out, ref in zip(outputs, references, strict=True)))
+        found.append(sum((yardstick.noise(k, board.run(f, trial)) for k, f in enumerate(feeds)), np.zeros(1)))
     progress(what, len(trials), len(trials))
-    return found
+    return yardstick.together(np.asarray(found)).tolist() if found else []

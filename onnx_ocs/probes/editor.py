@@ -9,11 +9,11 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
-from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
+from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, is_idle, read_quantizer
 
 __all__ = ["MAGIC", "Editor"]
 
-MOVES = frozenset(["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "MaxPool"])
+MOVES = frozenset(["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "MaxPool"])
 MAGIC = 1.5 * 2**23  # adding and subtracting it rounds a float32 to the nearest integer, ties to even
 
 
@@ -77,7 +77,9 @@ class Editor:
                     self.dropped.add(id(n))
                     self.count += 1
                     self.graph.nodes.append(gs.Node("Identity", f"{self.token}/{self.count}", {}, [floats], [out]))
-                elif is_op(proto, "Clip") and integer_clip(self.facts, proto, q) == (q.qmin, q.qmax):
+                elif is_idle(proto, q.dtype) or (
+                    is_op(proto, "Clip") and integer_clip(self.facts, proto, q) == (q.qmin, q.qmax)
+                ):
                     self.replaced.append(n)
                     stack.append((n.outputs[0], floats))
                 elif n.op in MOVES:

@@ -23,7 +23,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.order import topological
 from onnx_ocs.qdq.bias import Bias, read_bias
-from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.qdq.quantizer import Quantizer, is_idle, read_quantizer
 from onnx_ocs.qdq.weights import Weight, read_weight
 
 __all__ = ["Followed", "Source", "Steps", "coarse", "rescaled"]
@@ -33,7 +33,7 @@ KEEPING = frozenset({  # a multiple of the step stays one, or becomes a mean of 
     "Identity", "Dropout", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean", "Transpose", "Flatten",
     "Reshape", "Squeeze", "Unsqueeze", "Pad", "Resize", "Upsample",
 })  # fmt: skip
-MOVING = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool"})
+MOVING = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "MaxPool"})
 TIED = 1e-4  # how far a bias's scale may be from s_x * s_w
 TOLERANCE = 1e-3  # most that coarser weights may change a channel by, as a share of its bias
 
@@ -149,8 +149,9 @@ class Steps:
             self._stranger(n)
             return
         tensor, out = n.input[0], n.output[0]
-        if tensor in self.integers and (n.op_type in MOVING or n.op_type == "Clip"):
-            self.integers[out] = self.integers[tensor]
+        source = self.integers.get(tensor)
+        if source is not None and (n.op_type in (*MOVING, "Clip") or is_idle(n, source.before.dtype)):
+            self.integers[out] = source
             return
         self._stranger(n)
         if n.op_type == "Concat":

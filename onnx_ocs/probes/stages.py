@@ -65,7 +65,7 @@ class _Slice:
 
 
 class Stages:
-    """The model's first output, as a function of samples and parameters."""
+    """The model's outputs, as a function of samples and parameters."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class Stages:
         switched: Collection[str],
         stages: int = STAGES,
         example: Mapping[str, Array] | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> None:
         """Load it.
 
@@ -83,13 +84,15 @@ class Stages:
             switched: tensors behind which it may be cut.
             stages: in how many sessions at most.
             example: a feed to try on whether its samples may run a few at a time; None: they may not.
+            outputs: the graph outputs that are asked for, and nothing else is computed; default: all.
 
         Raises:
             Exception: whatever onnxruntime raises for a model that it does not load.
         """
         self._feeds: OrderedDict[int, tuple[Mapping[str, Array], Sequence[_Slice]]] = OrderedDict()
-        parts = _Parts(model, rest, set(switched))
-        self._output, cuts = parts.output, parts.cuts(stages)
+        asked = [o.name for o in model.graph.output] if outputs is None else outputs
+        parts = _Parts(model, rest, set(switched), asked)
+        self._outputs, cuts = parts.outputs, parts.cuts(stages)
         slices = [] if example is None else _sliced(example)
         self.sliced = len(slices) > 1
         self.stages = parts.load(cuts, len(slices) if self.sliced else 1)
@@ -105,10 +108,12 @@ class Stages:
             want, *got = (self._ask(_Slice(feed), rest, self._rest) for feed in (whole, *slices))
         except RUN_ERRORS:
             return False
-        return all(g.ndim for g in got) and np.array_equal(np.concatenate(got), want, equal_nan=True)
+        return all(
+            all(g[o].ndim for g in got) and _equal(np.concatenate([g[o] for g in got]), want[o]) for o in self._outputs
+        )
 
-    def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> Array:
-        """The output for samples (which are known again by identity: they must not change) and parameters."""
+    def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for samples (which are known again by identity: they must not change) and parameters."""
         keys = [s.key(parameters) for s in self.stages]
         known = self._feeds.pop(id(feed), None)
         slices = [_Slice(f) for f in (_sliced(feed) if self.sliced else [feed])] if known is None else known[1]
@@ -116,10 +121,14 @@ class Stages:
         self._feeds[id(feed)] = feed, slices
         while self._feeds and _size(self._feeds.values()) > KEPT:
             self._feeds.popitem(last=False)
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        if len(outputs) == 1:
+            return outputs[0]
+        return {o: np.concatenate([found[o] for found in outputs]) for o in self._outputs}
 
-    def _ask(self, samples: _Slice, parameters: Mapping[str, Array], keys: Sequence[tuple[bytes, ...]]) -> Array:
-        """The output for one slice, which keeps what crossed the cuts."""
+    def _ask(
+        self, samples: _Slice, parameters: Mapping[str, Array], keys: Sequence[tuple[bytes, ...]]
+    ) -> dict[str, Array]:
+        """The outputs for one slice, which keeps what crossed the cuts."""
         like = max(samples.runs, key=lambda r: r.agrees(keys), default=None)  # the older one, where both agree as far
         same = 0 if like is None else like.agrees(keys)
         written = [] if like is None else list(like.written[:same])
@@ -135,7 +144,7 @@ class Stages:
         if like is None or same < len(keys):
             # questions change one thing about a plan, or keep the change: that plan, or the last question, comes again
             samples.runs = [_Run(keys, written)] if like is None else [like, _Run(keys, written)]
-        return written[-1][self._output]
+        return {o: known[o] for o in self._outputs}
 
 
 def _sliced(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
@@ -143,6 +152,10 @@ def _sliced(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
     lengths = {len(a) if a.ndim else 0 for a in feed.values()}
     ends = range(SLICE, min(lengths) - SLICE + 1, SLICE) if len(lengths) == 1 else ()
     return [{n: a[begin:end] for n, a in feed.items()} for begin, end in pairwise((0, *ends, None))]
+
+
+def _equal(x: Array, y: Array) -> bool:
+    return np.array_equal(x, y, equal_nan=x.dtype.kind in "fc")
 
 
 def _size(kept: Collection[tuple[Mapping[str, Array], Sequence[_Slice]]]) -> int:
@@ -153,17 +166,19 @@ def _size(kept: Collection[tuple[Mapping[str, Array], Sequence[_Slice]]]) -> int
 
 
 class _Parts:
-    """The nodes that the first output needs, in order, and where they can be parted."""
+    """The nodes that some outputs need, in order, and where they can be parted."""
 
-    def __init__(self, model: onnx.ModelProto, rest: Mapping[str, Array], switched: set[str]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, rest: Mapping[str, Array], switched: set[str], outputs: Sequence[str]
+    ) -> None:
         self.model, self.rest, self.parameters, self.switched = model, rest, set(rest), switched
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
         size = rough_size(model, SMALL)  # of the whole model, not of a part
         self.small = size < SMALL
         self.large = size >= LARGE  # its weights are held once
-        self.output = model.graph.output[0].name
-        wanted, nodes = {self.output}, []
+        self.outputs = list(outputs)
+        wanted, nodes = set(outputs), []
         for n in reversed(topological(model.graph.node)):
             if not wanted.isdisjoint(n.output):
                 nodes.append(n)
@@ -180,7 +195,6 @@ class _Parts:
                 self.constants.update(dict.fromkeys(n.output, n))
         # by which node a tensor is read last
         self.last = {t: k for k, n in enumerate(self.nodes) for t in mentioned(n) if t in self.varying}
-        self.last[self.output] = len(self.nodes)
 
     def cuts(self, stages: int) -> list[int]:
         """Behind how many nodes to cut, so that about as many switches lie between two cuts."""
@@ -225,7 +239,7 @@ class _Parts:
             resting = as_written(self._at_rest(part), threads) if read and not self.large else None
             stages.append(_Stage(session, read, resting))
             for name, kind, shape in session.described():
-                if end < len(self.nodes):
+                if self.last.get(name, -1) >= end:  # an output that nobody reads crosses nothing
                     if kind not in NUMBERS:
                         return self.load([], at_once)
                     known[name] = helper.make_tensor_value_info(name, NUMBERS[kind], shape)
@@ -236,7 +250,9 @@ class _Parts:
         nodes = self.nodes[begin:end]
         read: set[str] = set()
         constants: dict[int, NodeProto] = {}
-        stack = [t for n in nodes for t in mentioned(n)] or [self.output]
+        # what no node writes is a constant or an input: it leaves with the last part
+        still = [o for o in self.outputs if o not in self.varying] if end == len(self.nodes) else []
+        stack = [t for n in nodes for t in mentioned(n)] + still
         while stack:
             t = stack.pop()
             if t in read:
@@ -246,7 +262,8 @@ class _Parts:
                 constants[id(n)] = n
                 stack += mentioned(n)
         written = [o for n in nodes for o in n.output]
-        outputs = [o for o in written if self.last.get(o, -1) >= end] or [self.output]
+        asked = set(self.outputs)
+        outputs = [o for o in written if o in asked or self.last.get(o, -1) >= end] + still
         m = self.model
         new = onnx.ModelProto(ir_version=m.ir_version, opset_import=m.opset_import, functions=m.functions)
         g = new.graph

@@ -13,7 +13,7 @@ channel puts the upper end where hi is, and what lies below lo is lifted first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -22,7 +22,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.model.graph import tensor_outputs
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.probes.editor import MAGIC, Editor
 from onnx_ocs.probes.stages import STAGES, Stages
 from onnx_ocs.qdq.quantizer import Quantizer
@@ -117,6 +119,8 @@ class Switchboard:
 
     Attributes:
         regions: the quantized activations, in order.
+        outputs: the graph outputs that it gives.
+        reached: those of them that a quantizer can change.
         stages: how many sessions it is loaded in.
     """
 
@@ -127,6 +131,7 @@ class Switchboard:
         shapes: Mapping[str, tuple[object, ...]],
         stages: int = STAGES,
         example: Mapping[str, Array] | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> None:
         """Build and load it.
 
@@ -136,11 +141,13 @@ class Switchboard:
             shapes: its tensors' shapes.
             stages: in how many sessions at most; the numbers are the same.
             example: a feed; its samples may then run a few at a time, where that pays and gives the same numbers.
+            outputs: graph outputs that are asked for; default: all that are tensors.
 
         Raises:
             UserError: onnxruntime does not load it.
         """
         self.regions = regions
+        self.outputs = tensor_outputs(model) if outputs is None else list(outputs)
         carried = {o for r in regions if isinstance(r, Region) for n in r.walk.carried for o in n.output}
         e = Editor(model)
         self._columns: dict[int, int] = {}
@@ -165,10 +172,12 @@ class Switchboard:
         try:
             off = {name: v for k, n in self._columns.items() for name, v in _parameters(k, None, n).items()}
             self._rest = {t.name: off[t.name] for t in e.graph.inputs if t.name in off}
-            self._model = Stages(e.export(), self._rest, self._switched, stages, example if values >= MANY else None)
+            switched, example = e.export(), example if values >= MANY else None
+            self._model = Stages(switched, self._rest, self._switched, stages, example, self.outputs)
             self.stages = len(self._model.stages)
         except RUN_ERRORS as error:
             raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None
+        self.reached = _reached(switched, self._rest, self.outputs)
 
     def _switch(self, e: Editor, k: int, name: str, value: gs.Tensor, q: Quantizer) -> gs.Tensor:
         known = {t.name: t for t in e.graph.inputs}
@@ -207,8 +216,8 @@ class Switchboard:
             return result
         return e.node("Cast", [result], name + "_half", to=int(onnx.helper.np_dtype_to_tensor_dtype(q.float_dtype)))
 
-    def run(self, feed: Mapping[str, Array], settings: Mapping[int, Setting]) -> Array:
-        """The model's first output, with the given quantizers on and all others off.
+    def run(self, feed: Mapping[str, Array], settings: Mapping[int, Setting]) -> dict[str, Array]:
+        """The model's outputs, with the given quantizers on and all others off.
 
         Both are known again by identity: they must not change.
         """
@@ -223,6 +232,15 @@ class Switchboard:
             if k in self._columns:
                 full |= _parameters(k, s, self._columns[k])
         return full
+
+
+def _reached(model: onnx.ModelProto, parameters: Collection[str], outputs: Sequence[str]) -> list[str]:
+    """The outputs that depend on a switch."""
+    moved = set(parameters)
+    for n in topological(model.graph.node):
+        if not moved.isdisjoint(mentioned(n)):
+            moved.update(n.output)
+    return [o for o in outputs if o in moved]
 
 
 def _parameters(k: int, s: Setting | None, behind: int) -> dict[str, Array]:

@@ -110,12 +110,13 @@ def _output(graph: Graph, n: NodeProto, arg: Callable[[int], Interval]) -> Inter
     return ANY if any(math.isnan(v) for v in found) else found
 
 
-def value_bounds(graph: Graph, wanted: Iterable[str]) -> dict[str, Interval]:
+def value_bounds(graph: Graph, wanted: Iterable[str], by_quantizers: bool = True) -> dict[str, Interval]:
     """Intervals of float tensors of the main graph; only what they depend on is looked at.
 
     Args:
         graph: the graph.
         wanted: names of tensors.
+        by_quantizers: whether what a quantizer can express is a bound, too; copies may widen it.
 
     Returns:
         The interval of each, infinite where nothing is known (and those of others on the way).
@@ -137,8 +138,9 @@ def value_bounds(graph: Graph, wanted: Iterable[str]) -> dict[str, Interval]:
                 missing.append(n.input[k])
             return known.get(n.input[k], ANY)
 
-        found = ANY if n is None else _output(graph, n, arg)
+        free = not by_quantizers and is_op(n, "DequantizeLinear") and not graph.is_constant(tensor)
+        found = ANY if n is None or free else _output(graph, n, arg)
         if not missing:
-            known[tensor] = (graph.extent(tensor) or ANY) if found == ANY else found
+            known[tensor] = (graph.extent(tensor) or ANY) if found == ANY and not free else found
         stack += missing
     return known

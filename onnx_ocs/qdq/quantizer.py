@@ -21,7 +21,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.refusals import Refusal
 
-__all__ = ["Quantizer", "integer_clip", "read_quantizer"]
+__all__ = ["Quantizer", "integer_clip", "is_idle", "read_quantizer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,16 @@ def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
         return Refusal("bad_scale", "the scale is zero, negative or not finite", label(node))
     z = z if z.shape == s.shape else np.broadcast_to(z, s.shape)
     return Quantizer(s, z, axis, dtype, scale.dtype, qmin, qmax)
+
+
+def is_idle(node: NodeProto, dtype: np.dtype[np.generic]) -> bool:
+    """Whether a node hands integers of a type on as they are: Identity, or a Cast to the type that they have.
+
+    Exporters leave such nodes between a QuantizeLinear and its DequantizeLinear (torch's through TorchScript does).
+    """
+    if is_op(node, "Cast"):
+        return bool(helper.tensor_dtype_to_np_dtype(attribute(node, "to", 0)) == dtype)
+    return is_op(node, "Identity")
 
 
 def integer_clip(graph: Graph, node: NodeProto, quantizer: Quantizer) -> tuple[int, int] | None:

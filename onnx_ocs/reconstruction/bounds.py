@@ -10,7 +10,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.qdq.intervals import clip_bounds
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.records.layouts import read_layouts
 
 __all__ = ["Reach", "reach"]
@@ -31,7 +31,7 @@ class Reach:
     levels: int
 
 
-def reach(graph: Graph, layer: Layer) -> Reach | None:
+def reach(graph: Graph, layer: LinearMap) -> Reach | None:
     """What the Relu or Clip, and the quantizer, behind a layer can express; None where it is something else."""
     channels = int(layer.outputs.max()) + 1
     low, high = np.full(channels, -np.inf), np.full(channels, np.inf)

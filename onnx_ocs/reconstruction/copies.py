@@ -17,7 +17,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import read_weight
-from onnx_ocs.records.layouts import read_layouts
+from onnx_ocs.records.layouts import quantizers, read_layouts
 from onnx_ocs.regions.wide import Wide
 
 __all__ = ["Tie", "folded", "layouts", "ties"]
@@ -82,7 +82,9 @@ def ties(graph: Graph) -> dict[int, Tie]:
     """The producers that make copies themselves, by id of the node."""
     found: dict[int, Tie] = {}
     for name, wide in read_layouts(graph.model).values():
-        q = graph.producer[name]
+        q, *copies = quantizers(graph, name)
+        if copies:  # made behind the producer
+            continue
         grid = read_quantizer(graph, q)
         layer = _producer(graph, str(q.input[0]))
         if layer is None or not isinstance(grid, Quantizer):

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_ocs.measurement.quality import decibels
 from onnx_ocs.reconstruction.fit import Fitted
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.refusals import Refusal
 
 __all__ = ["entries"]
@@ -17,7 +17,9 @@ __all__ = ["entries"]
 TAKEN_BACK = "the model's outputs are better without, on samples that no fit has seen"
 
 
-def entries(found: Sequence[Layer | Refusal], fitted: Sequence[Fitted], kept: Collection[int]) -> list[dict[str, Any]]:
+def entries(
+    found: Sequence[LinearMap | Refusal], fitted: Sequence[Fitted], kept: Collection[int]
+) -> list[dict[str, Any]]:
     """One entry for each layer with a quantized weight, in topological order.
 
     Args:

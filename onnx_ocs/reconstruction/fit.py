@@ -10,8 +10,8 @@ never fitted on (`Fold`): on these the errors in the report are measured, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,17 @@ from threadpoolctl import threadpool_limits
 
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.model.order import mentioned
-from onnx_ocs.reconstruction.bounds import reach
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.forward import Forward
-from onnx_ocs.reconstruction.layers import Layer
-from onnx_ocs.reconstruction.moments import Moments, Sums
+from onnx_ocs.reconstruction.linear import LinearMap
+from onnx_ocs.reconstruction.masks import rows_of
+from onnx_ocs.reconstruction.moments import Moments, Sums, added
 from onnx_ocs.reconstruction.pairing import Pair, Reference
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.reconstruction.shelf import Shelf
-from onnx_ocs.reconstruction.solve import Problem, Solution, choose_ridge, problem, solve
-from onnx_ocs.reconstruction.write import Values, scale_free, values, write
+from onnx_ocs.reconstruction.solve import Solution, choose_ridge, mean_bias, solve
+from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, prepare, stages
+from onnx_ocs.reconstruction.write import Values, values, write_all
 from onnx_ocs.runtime.threads import CORES, in_order, side_by_side
 
 __all__ = ["Fitted", "Fitting"]
@@ -38,61 +38,20 @@ ROWS = 30000  # output positions of a layer that are looked at
 INPUTS = 30_000_000  # values of these positions' inputs, beyond which fewer are
 FEWEST = 6000
 HELD_IN_MEMORY = 1 << 29
-CLAMPED_LEVELS = 8  # grids of so few levels, in the weights or behind, get targets that know what can be expressed
 ROUNDS = 3
+WRITTEN = ("positions", "folds", "target", "weights", "shape")  # of every layer and batch
 
-Products = tuple[int, Array, Array, Array, Array, Array]
-_Part = tuple[int, Array, Array, Products | None]
+Products = tuple[float, Array, Array, Array, Array, Array]
+_Part = tuple[int, Array, Array, Array | None, Products | None]
 Feeds = Callable[[], Iterator[Mapping[str, Array]]]
 Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass
-class Fitted:
-    """What became of one layer.
-
-    Attributes:
-        layer: the layer.
-        values: its new values; None where it stays.
-        ridge: the chosen ridge.
-        signal: energy of the targets on the samples that judge.
-        before: squared error there with the old values, behind the layers that were fitted before it.
-        after: with the new ones.
-        why: code and sentence where it stays.
-    """
-
-    layer: Layer
-    values: Values | None = None
-    ridge: float | None = None
-    signal: float = 0.0
-    before: float = 0.0
-    after: float = 0.0
-    why: tuple[str, str] | None = None
-
-
-@dataclass(eq=False)
-class _Task:
-    """A layer while it is fitted."""
-
-    number: int
-    fitted: Fitted
-    pair: Pair
-    problem: Problem
-    other: str | None = None
-    clamp: tuple[Array, Array] | None = None
-    sums: dict[int, Sums] = field(default_factory=dict)
-    rows: list[tuple[Array, Array]] = field(default_factory=list)
-
-    @property
-    def layer(self) -> Layer:
-        return self.fitted.layer
 
 
 class Fitting:
     """All layers of one model."""
 
     def __init__(
-        self, graph: EditableGraph, layers: Sequence[Layer], pairs: Sequence[Pair | None], reference: Reference,
+        self, graph: EditableGraph, layers: Sequence[LinearMap], pairs: Sequence[Pair | None], reference: Reference,
         folder: Path, seed: int, total: int, unit: int, masks: Callable[[Mapping[str, Array]], Array | None],
         progress: Progress,
     ) -> None:  # fmt: skip
@@ -107,7 +66,7 @@ class Fitting:
             seed: of the drawn positions.
             total: number of samples.
             unit: how many samples always come together.
-            masks: gives which rows of a feed count, bool (samples, positions), or None.
+            masks: gives how much rows of a feed count, (samples, positions) or (samples,), or None: all alike.
             progress: called during long work.
         """
         self.graph, self.reference, self.total = graph, reference, total
@@ -116,37 +75,9 @@ class Fitting:
         self.shelf = Shelf(folder, HELD_IN_MEMORY)
         self.dice = np.random.default_rng(seed).random(1 << 17)
         self.fitted = [Fitted(layer) for layer in layers]
-        self.tasks: list[_Task] = []
-        for k, (f, pair) in enumerate(zip(self.fitted, pairs, strict=True)):
-            if pair is None:
-                f.why = "no_target", "no tensor of the float model is what this layer writes"
-                continue
-            p = problem(f.layer, pair.prior, scale_free(f.layer, graph))
-            if p is None:
-                f.why = "weight_form", "its scales lie neither along rows nor along inputs"
-                continue
-            found = reach(graph, f.layer)
-            few = found is not None and min(p.high - p.low + 1, found.levels) <= CLAMPED_LEVELS
-            self.tasks.append(_Task(k, f, pair, p, clamp=(found.low, found.high) if few and found else None))
-        self.stages = self._stages()
-
-    def _stages(self) -> list[list[_Task]]:
-        """The layers by how many others must be fitted before them; the other operands that can be waited for."""
-        level: dict[str, int] = {}
-        waiting = {id(t.layer.node): t for t in self.tasks}
-        found: dict[int, list[_Task]] = {}
-        for n in self.graph.nodes:
-            depth = max((level.get(t, 0) for t in mentioned(n)), default=0)
-            task = waiting.get(id(n))
-            if task is not None:
-                other = task.pair.other
-                if other is not None and (other[1] in level or other[1] in self.graph.inputs):
-                    task.other = other[1]
-                    depth = max(depth, level.get(other[1], 0))
-                found.setdefault(depth, []).append(task)
-                depth += 1
-            level |= dict.fromkeys(n.output, depth)
-        return [found[k] for k in sorted(found)]
+        tasks = prepare(graph, self.fitted, pairs)
+        self.stages = stages(graph, tasks)
+        self.tasks = [t for t in tasks if t.fitted.why is None]
 
     def run(self, feeds: Feeds) -> None:
         """Fit everything.
@@ -156,11 +87,12 @@ class Fitting:
         """
         with threadpool_limits(1, "blas"):
             self._targets(feeds())
-            stages = [[t for task in s for t in (task.layer.x, task.other) if t] for s in self.stages]
+            stages = [[t for g in s for task in g for t in (task.layer.x, task.other) if t] for s in self.stages]
             forward = Forward(self.graph, stages, feeds(), self.shelf)
             for k, stage in enumerate(self.stages):
                 self.progress("fitting layers", k, len(self.stages))
-                self._stage(forward, k, stage)
+                self._stage(forward, k, [t for group in stage for t in group])
+                self._solve_stage(stage)
             self.progress("fitting layers", len(self.stages), len(self.stages))
 
     # ---- targets ----------------------------------------------------------------------------------------------------
@@ -184,7 +116,7 @@ class Fitting:
             first += size
 
     def _draw(
-        self, task: _Task, batch: int, first: int, size: int,
+        self, task: Task, batch: int, first: int, size: int,
         got: Mapping[tuple[bool, str], Array], mask: Array | None,
     ) -> None:  # fmt: skip
         layer, pair = task.layer, task.pair
@@ -193,9 +125,8 @@ class Fitting:
         shape = tuple(d for a, d in enumerate(y.shape) if a != axis)
         count = int(np.prod(shape))
         parts = size if shape and shape[0] % size == 0 else 1
-        allowed = None
-        if mask is not None and mask.size == count:
-            allowed = mask.reshape(-1)
+        weights = rows_of(mask, shape, size)
+        allowed = None if weights is None else weights > 0
         inputs_of_row = layer.columns.size
         most = min(ROWS, max(FEWEST, INPUTS // inputs_of_row))
         each, share = count // parts, -(-most * (size // parts) // max(self.total, 1))
@@ -223,41 +154,43 @@ class Fitting:
             ("positions", positions),
             ("folds", fold(numbers, self.total, self.unit)),
             ("target", target),
+            ("weights", np.empty(0) if weights is None or weights.dtype == np.bool_ else weights[positions]),
         ):
             self.shelf.put((what, task.number, batch), value)
         self.shelf.put(("shape", task.number, batch), np.asarray(y.shape))
 
     # ---- one stage --------------------------------------------------------------------------------------------------
 
-    def _stage(self, forward: Forward, number: int, stage: Sequence[_Task]) -> None:
+    def _stage(self, forward: Forward, number: int, stage: Sequence[Task]) -> None:
         def work(item: tuple[int, Mapping[str, Array]]) -> list[list[_Part]]:
             return [self._parts(task, *item) for task in stage]
 
         for found in in_order(work, forward.run(number), CORES):
             for task, parts in zip(stage, found, strict=True):
-                for which, x, t, products in parts:
+                for which, x, t, weights, products in parts:
                     sums = task.sums.setdefault(which, Sums(x, t))
-                    sums.add(sums.products(x, t) if products is None else products)
+                    sums.add(sums.products(x, t, weights) if products is None else products)
                     if task.clamp is not None and which != Fold.JUDGE:
-                        task.rows.append((x, t))
+                        task.rows.append((x, t, weights))
         for task in stage:
             for batch in range(forward.batches):
-                for what in ("positions", "folds", "target", "shape"):
+                for what in WRITTEN:
                     self.shelf.drop((what, task.number, batch))
-        solved = side_by_side(self._solve, stage)
-        for task, new in zip(stage, solved, strict=True):
-            if new is not None:
-                task.fitted.values = new
-                write(self.graph, task.layer, new)
-            task.sums.clear()
-            task.rows.clear()
 
-    def _parts(self, task: _Task, batch: int, got: Mapping[str, Array]) -> list[_Part]:
+    def _solve_stage(self, stage: Sequence[Sequence[Task]]) -> None:
+        """New values for all layers whose moments are summed, put into the graph."""
+        for group, new in zip(stage, side_by_side(self._solve, stage), strict=True):
+            for task, found in zip(group, new or (), strict=bool(new)):
+                task.fitted.values = found
+            write_all(self.graph, zip((t.layer for t in group), new or (), strict=bool(new)))
+            for task in group:
+                task.sums.clear()
+                task.rows.clear()
+
+    def _parts(self, task: Task, batch: int, got: Mapping[str, Array]) -> list[_Part]:
         """Inputs and targets at the drawn positions of a batch, by fold, and their products with each other."""
         layer = task.layer
-        positions, folds, target, shape = (
-            self.shelf.get((what, task.number, batch)) for what in ("positions", "folds", "target", "shape")
-        )
+        positions, folds, target, weights, shape = (self.shelf.get((what, task.number, batch)) for what in WRITTEN)
         if not positions.size:
             return []
         x = inputs(layer, got[layer.x], shape.tolist(), positions)
@@ -268,59 +201,97 @@ class Fitting:
             at = folds == which
             if at.any():
                 seen, aim = _grouped(layer, x[at]), target[at][:, layer.outputs].transpose(1, 0, 2)
-                sums = task.sums.get(int(which))
-                found.append((int(which), seen, aim, None if sums is None else sums.products(seen, aim)))
+                sums, weigh = task.sums.get(int(which)), weights[at] if weights.size else None
+                products = None if sums is None else sums.products(seen, aim, weigh)
+                found.append((int(which), seen, aim, weigh, products))
         return found
 
-    def _solve(self, task: _Task) -> Values | None:
-        """New values of one layer from its moments; None where it stays."""
-        f, p, layer = task.fitted, task.problem, task.layer
+    def _solve(self, group: Sequence[Task]) -> list[Values] | None:
+        """New values of the layers that share a weight, from their moments; None where they stay."""
+        first = group[0]
+        p, one = first.problem, _one_bias([t.layer for t in group])
+        summed = [self._moments(t) for t in group]
+        parts = [s for s in summed if s is not None]
+        if len(parts) < len(group):
+            leave(group, "weight_shared", "another layer that reads the weight cannot be fitted")
+            return None
+        if one:  # weight and bias are one: so is the layer, and all rows are its rows
+            parts = [{k: _pooled(s[k] for s in parts if k in s) for k in parts[0]}] * len(parts)
+        each = parts[:1] if one else parts
+        ridge, useful = choose_ridge(p, [s[Fold.FIT] for s in each], [s[Fold.CHOOSE] for s in each])
+        if not useful:
+            leave(group, "no_gain", "no fit is finite on held-out samples")
+            return None
+        both = [s[Fold.FIT] + s[Fold.CHOOSE] for s in each]
+        s = solve(p, added(both), ridge)
+        if first.clamp is not None:
+            s = self._clamped(first, s)
+        found: list[Values] = []
+        for task, part, m in zip(group, parts, both * len(group) if one else both, strict=False):
+            fixed = task.layer.fixed[task.layer.rows]
+            if first.clamp is not None:
+                bias = s.bias
+            else:
+                bias = mean_bias(m, s.weight) if task.layer.free else np.zeros_like(fixed)
+            new = values(task.layer, p, replace(s, bias=bias), self.graph)
+            if isinstance(new, str):
+                leave(group, "bias_range", new)
+                return None
+            found.append(new)
+            self._measure(task, part.get(Fold.JUDGE, m), ridge, s.weight, bias, fixed)
+        return found
+
+    def _moments(self, task: Task) -> dict[int, Moments] | None:
+        """The moments of one layer, by fold; None where there are none that count."""
+        f, layer = task.fitted, task.layer
         parts = {k: s.moments() for k, s in task.sums.items()}
         if Fold.FIT not in parts or Fold.CHOOSE not in parts:
             f.why = "few_rows", "too few samples reach it"
             return None
-        fixed = layer.fixed[layer.rows]
         if not layer.free:
-            parts = {k: _without(m, fixed) for k, m in parts.items()}
+            parts = {k: _without(m, layer.fixed[layer.rows]) for k, m in parts.items()}
         if not all(np.isfinite(m.h).all() and np.isfinite(m.tt).all() for m in parts.values()):
             f.why = "not_finite", "values are not finite there"
             return None
-        ridge, useful = choose_ridge(p, parts[Fold.FIT], parts[Fold.CHOOSE])
-        if not useful:
-            f.why = "no_gain", "no fit is finite on held-out samples"
-            return None
-        both = parts[Fold.FIT] + parts[Fold.CHOOSE]
-        s = solve(p, both, ridge)
-        if task.clamp is not None:
-            s = self._clamped(task, s)
-        found = values(layer, p, s, self.graph)
-        if isinstance(found, str):
-            f.why = "bias_range", found
-            return None
-        judge = parts.get(Fold.JUDGE, both)
-        now = np.zeros_like(fixed) if not layer.free else fixed
+        return parts
+
+    def _measure(self, task: Task, judge: Moments, ridge: float, weight: Array, bias: Array, fixed: Array) -> None:
+        """What the report says of a layer."""
+        f, p = task.fitted, task.problem
+        now = fixed if task.layer.free else np.zeros_like(fixed)
         f.ridge, f.signal = ridge, float(judge.energy().sum())
         f.before = float(judge.error(p.weight(p.now), now).sum())
-        f.after = float(judge.error(s.weight, s.bias).sum())
-        return found
+        f.after = float(judge.error(weight, bias).sum())
 
-    def _clamped(self, task: _Task, s: Solution) -> Solution:
+    def _clamped(self, task: Task, s: Solution) -> Solution:
         """Targets that lie where what follows cannot go are replaced by the prediction, held on that side."""
         assert task.clamp is not None
         low, high = (b[task.layer.outputs][:, None] for b in task.clamp)
         fixed = 0.0 if task.layer.free else task.layer.fixed[task.layer.rows][:, None]
         for _ in range(ROUNDS):
             sums: Sums | None = None
-            for x, t in task.rows:
+            for x, t, weights in task.rows:
                 y = x @ s.weight.transpose(0, 2, 1).astype(np.float32) + s.bias[:, None].astype(np.float32) + fixed
                 aim = np.where(t <= low, np.minimum(y, low), np.where(t >= high, np.maximum(y, high), t))
                 aim = aim.astype(np.float32)
                 sums = sums or Sums(x, aim)
-                sums.add(sums.products(x, aim))
+                sums.add(sums.products(x, aim, weights))
             assert sums is not None
             m = sums.moments()
             s = solve(task.problem, m if task.layer.free else _without(m, task.layer.fixed[task.layer.rows]), s.ridge)
         return s
+
+
+def _pooled(parts: Iterable[Moments]) -> Moments:
+    """The moments of all rows together."""
+    first, *others = parts
+    return sum(others, start=first)
+
+
+def _one_bias(group: Sequence[LinearMap]) -> bool:
+    """Whether layers that share a weight share the bias, too."""
+    first = group[0].bias
+    return len(group) > 1 and first is not None and all(x.bias is not None and x.bias.root == first.root for x in group)
 
 
 def _without(m: Moments, fixed: Array) -> Moments:
@@ -328,7 +299,7 @@ def _without(m: Moments, fixed: Array) -> Moments:
     return Moments(m.count, m.x, m.t - fixed, m.h, m.c, m.tt).uncentred()
 
 
-def _grouped(layer: Layer, x: Array) -> Array:
+def _grouped(layer: LinearMap, x: Array) -> Array:
     """Rows of inputs, (rows, inputs), as (G, rows, K)."""
     if layer.dense:
         return x[None]

@@ -10,6 +10,8 @@ from onnx_ocs.model.nodes import Array
 
 __all__ = ["Fold", "fold"]
 
+MANY = 128
+
 
 class Fold(IntEnum):
     """What a sample is used for."""
@@ -22,7 +24,8 @@ class Fold(IntEnum):
 def fold(sample: Array, total: int, unit: int) -> Array:
     """What samples are used for.
 
-    Of many samples every eighth judges, of few every fourth; every fourth chooses.
+    Of many samples every eighth judges, of few every fourth: single samples gain and lose by chance, and fewer than
+    sixteen would seldom tell.  Every fourth chooses.
 
     Args:
         sample: their numbers.
@@ -30,7 +33,7 @@ def fold(sample: Array, total: int, unit: int) -> Array:
         unit: how many always come together, in a model with a fixed batch.
     """
     feed = sample // unit
-    every = 8 if total // unit >= 64 else 4
+    every = 8 if total // unit >= MANY else 4
     judge = feed % every == every - 1
     choose = feed % 4 == 1
     return np.where(judge, Fold.JUDGE, np.where(choose, Fold.CHOOSE, Fold.FIT))

@@ -2,7 +2,8 @@
 
 A layer that is better by itself may still harm the model.  So the re-fitted model is run beside the float one; parts
 of the layers without which it is better are taken back, by bisection, and in the end no output may be worse than
-before.  An output whose channels differ by orders of magnitude is judged channel by channel.
+before, nor a group of its channels (`onnx_ocs.measurement.yardstick`).  Where the user has a metric, it may not get
+worse either.
 """
 
 from __future__ import annotations
@@ -12,107 +13,115 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx
 
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
+from onnx_ocs.calibration.labels import labels_of
+from onnx_ocs.measurement.metric import evaluate
+from onnx_ocs.measurement.yardstick import Yardstick, outputs_of
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
 __all__ = ["Judge", "choose"]
 
-APART = 100.0  # ratio of channels' energies from which each is judged by itself
-GAIN = 0.1  # decibels that taking layers back must bring
+GAIN = 0.1  # decibels that a choice must bring
+SURE = 2.0  # standard errors by which taking layers back must be better: each of them was better by itself
+LIKELY = 1.0  # by which what stays must be better than nothing
+FEW = 8.0  # and so many more, divided by the number of feeds
 QUESTIONS = 6  # most models that are asked
-FLOOR = 1e-6  # of the strongest channel's energy: weaker ones are not judged by themselves
+Feed = Mapping[str, Array]
 
 
 class Judge:
-    """The float model's outputs on some samples, and how far another model is from them."""
+    """The float model's outputs on some samples, and how far another model is from them.
+
+    Attributes:
+        yardstick: what is judged.
+    """
 
     def __init__(
-        self, reference: onnx.ModelProto, feeds: Callable[[], Sequence[Mapping[str, Array]]],
-        mask: Callable[[Mapping[str, Array]], Array | None],
-    ) -> None:  # fmt: skip
+        self,
+        reference: onnx.ModelProto,
+        model: onnx.ModelProto,
+        feeds: Callable[[], Sequence[Feed]],
+        mask: Callable[[Feed], Array | None],
+        judging: Judging = EVERYTHING,
+    ) -> None:
         """Run the float model.
 
         Args:
-            reference: the float model, whose outputs are in the order of the judged models'.
+            reference: the float model.
+            model: the model that is judged, or any other with the same outputs.
             feeds: gives the samples.
             mask: gives which rows count.
+            judging: what outputs count, and the user's metric.
         """
-        self.feeds, self.mask = feeds, mask
-        self.reference = self._outputs(reference)
-        self.weights = self._weights()
+        self.feeds, self.mask, self.metric = feeds, mask, judging.metric
+        self.outputs = outputs_of(reference, model, judging)
+        self.references = self._run(reference, {o.name: o.truth for o in self.outputs})
+        masks = [self.mask(f) for f in feeds()]
+        self.yardstick = Yardstick(self.outputs, _masked(self.references, masks))
+        self._masks = masks
 
-    def _outputs(self, model: onnx.ModelProto) -> list[list[Array]]:
-        """For every feed, the outputs; rows that do not count are 0."""
-        session = as_written(model, 1)
-        names = [o.name for o in model.graph.output]
+    def _run(self, model: onnx.ModelProto, names: Mapping[str, str]) -> list[dict[str, Array]]:
+        """For every feed, the outputs by our names."""
+        session, asked = as_written(model, 1), list(dict.fromkeys(names.values()))
 
-        def run(feed: Mapping[str, Array]) -> list[Array]:
-            got = session.run({k: v for k, v in feed.items() if k in session.inputs}, names)
-            mask = self.mask(feed)
-            return [_masked(np.asarray(got[n]), mask) for n in names]
+        def run(feed: Feed) -> dict[str, Array]:
+            got = session.run({k: v for k, v in feed.items() if k in session.inputs}, asked)
+            return {n: np.asarray(got[t]) for n, t in names.items()}
 
         return list(in_order(run, self.feeds(), CORES))
 
-    def _weights(self) -> list[tuple[int | None, Array]]:
-        """For every output, the axis along which it is judged, and by what squared errors are divided."""
-        found: list[tuple[int | None, Array]] = []
-        for k, first in enumerate(self.reference[0]):
-            best: tuple[int | None, Array] = None, np.asarray(sum(_energy(r[k], None) for r in self.reference))
-            for axis in {1, first.ndim - 1} if first.ndim > 2 else ():
-                energy = np.asarray(sum(_energy(r[k], axis) for r in self.reference))
-                strong = energy[energy > FLOOR * energy.max(initial=0.0)]
-                if strong.size > 1 and strong.max() > APART * strong.min() and energy.size <= 4096:
-                    size = strong.size
-                    each = np.where(energy > FLOOR * energy.max(), energy * size, np.inf)
-                    best = axis, each
-            found.append(best)
-        return found
+    def losses(self, model: onnx.ModelProto) -> tuple[Array, float]:
+        """How far a model is from the float one.
 
-    def losses(self, model: onnx.ModelProto) -> Array:
-        """Squared errors of a model, (judged outputs, feeds), each output's divided by its energy.
-
-        An output that is judged channel by channel counts twice: as a whole, and so.
+        Returns:
+            Errors by part and feed, (parts, feeds), each part's add up to its error; and the user's metric, 0 where
+            there is none.
         """
-        found: list[list[float]] = []
-        outputs = self._outputs(model)
-        for k, (axis, weight) in enumerate(self.weights):
-            pairs = [(r[k], np.asarray(o[k], np.float64)) for r, o in zip(self.reference, outputs, strict=True)]
-            if any(r.shape != o.shape for r, o in pairs):
-                continue
-            whole = sum(float(_energy(r, None)) for r, _ in pairs)
-            found.append([float(_energy(r - o, None)) / whole for r, o in pairs])
-            if axis is not None:
-                found.append([float((_energy(r - o, axis) / weight).sum()) for r, o in pairs])
-        return np.asarray(np.nan_to_num(np.asarray(found).reshape(len(found), -1), nan=np.inf))
+        found = self._run(model, {o.name: o.name for o in self.outputs})
+        noise = [self.yardstick.noise(k, f) for k, f in enumerate(_masked(found, self._masks))]
+        shape = len(found), len(self.yardstick.parts)
+        return self.yardstick.shares(np.asarray(noise).reshape(shape)), self._measured(found)
+
+    def _measured(self, found: Sequence[Mapping[str, Array]]) -> float:
+        if self.metric is None:
+            return 0.0
+        return evaluate(self.metric, found, self.references, [labels_of(f) for f in self.feeds()])
 
 
-def _masked(value: Array, mask: Array | None) -> Array:
-    if mask is None or value.shape[: mask.ndim] != mask.shape or value.ndim < mask.ndim:
+def _masked(found: Sequence[Mapping[str, Array]], masks: Sequence[Array | None]) -> list[dict[str, Array]]:
+    """Outputs in which rows that do not count are 0."""
+    return [{n: _covered(v, mask) for n, v in f.items()} for f, mask in zip(found, masks, strict=True)]
+
+
+def _covered(value: Array, mask: Array | None) -> Array:
+    if mask is None or value.ndim < mask.ndim or value.shape[: mask.ndim] != mask.shape or value.dtype.kind in "OSU":
         return value
     return np.asarray(np.where(mask.reshape(mask.shape + (1,) * (value.ndim - mask.ndim)), value, 0))
 
 
-def _energy(value: Array, axis: int | None) -> Array:
-    squares = np.square(value, dtype=np.float64)
-    if axis is None:
-        return np.asarray(squares.sum() + 1e-300)
-    return np.asarray(squares.sum(tuple(a for a in range(value.ndim) if a != axis)))
-
-
-def choose(count: int, losses: Callable[[frozenset[int]], Array]) -> frozenset[int]:
+def choose(
+    count: int,
+    losses: Callable[[frozenset[int]], tuple[Array, float]],
+    weights: Array | None = None,
+    slack: Array | float = 0.0,
+) -> frozenset[int]:
     """Which of the layers, numbered in topological order, keep their new values.
 
     Args:
         count: how many there are.
-        losses: errors with the new values of these layers, (outputs, feeds).
+        losses: with the new values of these layers, errors (parts, feeds), and the user's metric.
+        weights: how much each part counts; default: all alike.
+        slack: what a part's error may rise by.
     """
     everything, nothing = frozenset(range(count)), frozenset[int]()
     if not count:
         return nothing
     before = losses(nothing)
-    if not before.size:
+    if not before[0].size:
         return nothing
+    rule = _Rule(before, weights, slack)
     kept, best = everything, losses(everything)
     asked, segments = 0, [(0, count)]
     while segments and asked < QUESTIONS:
@@ -127,32 +136,48 @@ def choose(count: int, losses: Callable[[frozenset[int]], Array]) -> frozenset[i
                 continue
             found = losses(without)
             asked += 1
-            if _surely_better(found, best) and np.all(found.sum(1) <= np.maximum(before, best).sum(1)):
+            if rule.ahead(found, best):
                 kept, best = without, found
-    if _no_worse(best, before):
+    if rule.stands(best):
         return kept
-    return _prefix(sorted(kept), before, losses)
+    return _prefix(sorted(kept), lambda layers: rule.stands(losses(layers)))
 
 
-def _surely_better(now: Array, then: Array) -> bool:
-    """Whether the errors are smaller by more than chance: by two standard errors, of few feeds by more."""
-    gain = 10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)).mean(0)
-    if gain.size < 2 or not np.isfinite(gain).all():
-        return bool(now.sum() < then.sum())
-    return bool(gain.mean() > max(GAIN, (2 + 8 / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size)))
+class _Rule:
+    """What is better: by the user's metric where that sees a difference, else by the errors."""
+
+    def __init__(self, before: tuple[Array, float], weights: Array | None, slack: Array | float) -> None:
+        self.before, self.weights, self.slack = before, weights, slack
+
+    def ahead(self, now: tuple[Array, float], then: tuple[Array, float]) -> bool:
+        """Whether one choice is surely better than another."""
+        if now[1] != then[1]:
+            return now[1] > then[1]
+        worst = np.maximum(self.before[0], then[0]).sum(1)
+        return self._better(now[0], then[0], SURE) and bool(np.all(now[0].sum(1) <= worst + self.slack))
+
+    def stands(self, now: tuple[Array, float]) -> bool:
+        """Whether no output is worse than before, and all together are better by more than chance."""
+        errors, metric = self.before
+        if now[1] != metric:
+            return now[1] > metric
+        return bool(np.all(now[0].sum(1) <= errors.sum(1) + self.slack)) and self._better(now[0], errors, LIKELY)
+
+    def _better(self, now: Array, then: Array, errors: float) -> bool:
+        """Whether the loss is smaller by more than chance: by so many standard errors, of few feeds by more."""
+        gains = 10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30))
+        gain = np.average(gains, axis=0, weights=self.weights)
+        if gain.size < 2 or not np.isfinite(gain).all():
+            return bool(now.sum() < then.sum())
+        return bool(gain.mean() > max(GAIN, (errors + FEW / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size)))
 
 
-def _no_worse(now: Array, before: Array) -> bool:
-    """Whether no output is worse, and all together are better by more than chance."""
-    return bool(np.all(now.sum(1) <= before.sum(1))) and _surely_better(now, before)
-
-
-def _prefix(layers: Sequence[int], before: Array, losses: Callable[[frozenset[int]], Array]) -> frozenset[int]:
+def _prefix(layers: Sequence[int], stands: Callable[[frozenset[int]], bool]) -> frozenset[int]:
     """The longest run of layers, from the first, with which no output is worse, as far as halving finds it."""
     low, high = 0, len(layers)
     while high - low > 1:
         middle = (low + high) // 2
-        if _no_worse(losses(frozenset(layers[:middle])), before):
+        if stands(frozenset(layers[:middle])):
             low = middle
         else:
             high = middle

@@ -8,13 +8,14 @@ of others can be put together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Moments", "Sums"]
+__all__ = ["Moments", "Sums", "added"]
 
 ROWS = 4096  # multiplied at a time in float32 (their sums are then added up in float64)
 
@@ -24,7 +25,7 @@ class Moments:
     """Centred moments of some rows.
 
     Attributes:
-        count: number of rows.
+        count: number of rows, or the sum of their weights.
         x: means of the inputs, (G, K).
         t: means of the targets, (G, m).
         h: H, (G, K, K).
@@ -32,7 +33,7 @@ class Moments:
         tt: T, (G, m).
     """
 
-    count: int
+    count: float
     x: Array
     t: Array
     h: Array
@@ -79,6 +80,23 @@ class Moments:
         return np.asarray(self.tt + self.count * self.t**2)
 
 
+def added(parts: Sequence[Moments]) -> Moments:
+    """Moments of several layers with one weight, each about its own means: what they say of the weight.
+
+    The means are those of the first: each layer has a bias of its own.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    return replace(
+        first,
+        count=sum(m.count for m in parts),
+        h=np.sum([m.h for m in parts], axis=0),
+        c=np.sum([m.c for m in parts], axis=0),
+        tt=np.sum([m.tt for m in parts], axis=0),
+    )
+
+
 class Sums:
     """Running sums, in the order in which rows come."""
 
@@ -88,31 +106,44 @@ class Sums:
         self.t0 = t.mean(1, dtype=np.float64).astype(np.float32)
         groups, _, k = x.shape
         m = t.shape[2]
-        self.count = 0
+        self.count = 0.0
         self.sx, self.st = np.zeros((groups, k)), np.zeros((groups, m))
         self.h, self.c, self.tt = np.zeros((groups, k, k)), np.zeros((groups, m, k)), np.zeros((groups, m))
 
-    def add(self, part: tuple[int, Array, Array, Array, Array, Array]) -> None:
+    def add(self, part: tuple[float, Array, Array, Array, Array, Array]) -> None:
         """Add what `products` has made of some rows."""
         n, sx, st, h, c, tt = part
         self.count += n
         for mine, more in zip((self.sx, self.st, self.h, self.c, self.tt), (sx, st, h, c, tt), strict=True):
             mine += more
 
-    def products(self, x: Array, t: Array) -> tuple[int, Array, Array, Array, Array, Array]:
-        """The sums of some rows, (G, rows, K) and (G, rows, m) in float32, about the fixed point."""
+    def products(
+        self, x: Array, t: Array, weights: Array | None = None
+    ) -> tuple[float, Array, Array, Array, Array, Array]:
+        """The sums of some rows about the fixed point.
+
+        Args:
+            x: inputs, float32 (G, rows, K).
+            t: targets, float32 (G, rows, m).
+            weights: how much each row counts, (rows,); None: all alike.
+        """
         x, t = x - self.x0[:, None], t - self.t0[:, None]
+        count = float(x.shape[1])
+        sx, st = x.sum(1, dtype=np.float64), t.sum(1, dtype=np.float64)
+        if weights is not None:
+            count, root = float(weights.sum(dtype=np.float64)), np.sqrt(weights)[:, None]
+            x, t = x * root, t * root
+            sx, st = (root.T.astype(np.float64) @ x)[:, 0], (root.T.astype(np.float64) @ t)[:, 0]
         h, c = np.zeros_like(self.h), np.zeros_like(self.c)
         for k in range(0, x.shape[1], ROWS):
             a, b = x[:, k : k + ROWS], t[:, k : k + ROWS]
             h += a.transpose(0, 2, 1) @ a
             c += b.transpose(0, 2, 1) @ a
-        tt = np.square(t, dtype=np.float64).sum(1)
-        return x.shape[1], x.sum(1, dtype=np.float64), t.sum(1, dtype=np.float64), h, c, tt
+        return count, sx, st, h, c, np.square(t, dtype=np.float64).sum(1)
 
     def moments(self) -> Moments:
         """The centred moments."""
-        n = max(self.count, 1)
+        n = self.count or 1.0
         dx, dt = self.sx / n, self.st / n
         return Moments(
             self.count,

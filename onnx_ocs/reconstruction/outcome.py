@@ -14,7 +14,8 @@ import onnx
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.parameters import Parameters, Result
 from onnx_ocs.reconstruction.stored import Stored
 from onnx_ocs.reconstruction.trainable import Trainable
@@ -42,7 +43,7 @@ def written(model: onnx.ModelProto, parts: Trainable, parameters: Parameters) ->
     _rescale(new, parts, [float(f.detach()) for f in parameters.factors()])
     start = EditableGraph(model)
     graph = EditableGraph(new)
-    found = {x.node.output[0]: x for x in find_layers(graph) if isinstance(x, Layer)}
+    found = {x.node.output[0]: x for x in find_maps(graph) if isinstance(x, LinearMap)}
     for held in parameters.layers:
         layer, result = found[held.layer.node.output[0]], Result(held)
         values = on_grid(layer, result.integers, result.scale, result.bias, graph)
@@ -64,7 +65,7 @@ def _rescale(model: onnx.ModelProto, parts: Trainable, factors: list[float]) -> 
     graph.commit()
 
 
-def _names(layer: Layer) -> dict[str, str | None]:
+def _names(layer: LinearMap) -> dict[str, str | None]:
     """What a layer's constants are called."""
 
     def scale(stored: Stored | None) -> str | None:
@@ -75,11 +76,11 @@ def _names(layer: Layer) -> dict[str, str | None]:
     return {"weight": layer.weight.root, "weight_scale": scale(layer.weight), "bias": root, "bias_scale": scale(bias)}
 
 
-def _declare(model: onnx.ModelProto, start: Graph, before: Mapping[str, Layer]) -> int:
+def _declare(model: onnx.ModelProto, start: Graph, before: Mapping[str, LinearMap]) -> int:
     """Write on every layer what is not as it was before the first fit; the number of layers that training changed."""
     graph, known, count = Graph(model), read_refitted(start.model), 0
-    for layer in find_layers(graph):
-        if not isinstance(layer, Layer) or layer.node.output[0] not in before:
+    for layer in find_maps(graph):
+        if not isinstance(layer, LinearMap) or layer.node.output[0] not in before:
             continue
         output = layer.node.output[0]
         earlier, old, now = known.get(output), _names(before[output]), _names(layer)

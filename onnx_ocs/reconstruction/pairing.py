@@ -18,7 +18,7 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.qdq.layers import is_layer
-from onnx_ocs.reconstruction.layers import Layer, canonical
+from onnx_ocs.reconstruction.linear import LinearMap, canonical
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import Session, as_written
 
@@ -108,7 +108,7 @@ def _float_layers(graph: Graph) -> list[_FloatLayer]:
     return found
 
 
-def _narrow(layer: Layer) -> tuple[Array, Array | None]:
+def _narrow(layer: LinearMap) -> tuple[Array, Array | None]:
     """The weight without copies, (G, m, K), and for each input of the wide one which input of that it is."""
     w = layer.matrix(layer.weight.value) * layer.factor
     wide = layer.wide
@@ -124,7 +124,7 @@ def _narrow(layer: Layer) -> tuple[Array, Array | None]:
     return _without_copies(layer, w, channels)
 
 
-def _without_copies(layer: Layer, w: Array, channels: int) -> tuple[Array, Array]:
+def _without_copies(layer: LinearMap, w: Array, channels: int) -> tuple[Array, Array]:
     """The same for a dense layer: inputs are kernel positions times channels (Conv), or channels times positions."""
     wide = layer.wide
     assert wide is not None
@@ -177,7 +177,7 @@ def _other(graph: Graph, y: str, through: bool) -> str | None:
         if is_op(n, "Add"):
             other = [t for t in n.input if t != y]
             return str(other[0]) if len(other) == 1 and not graph.is_constant(other[0]) else None
-        if not through or not is_op(n, "QuantizeLinear", "DequantizeLinear", "Clip", "Identity"):
+        if not through or not is_op(n, "QuantizeLinear", "DequantizeLinear", "Clip", "Identity", "Cast"):
             return None
         y = str(n.output[0])
     return None
@@ -185,7 +185,7 @@ def _other(graph: Graph, y: str, through: bool) -> str | None:
 
 def pair_layers(
     graph: Graph,
-    layers: Sequence[Layer],
+    layers: Sequence[LinearMap],
     floats: onnx.ModelProto | None,
     exact: onnx.ModelProto | None,
     feeds: Sequence[Mapping[str, Array]],
@@ -204,7 +204,7 @@ def pair_layers(
     written = set() if exact is None else {o for n in exact.graph.node for o in n.output}
     used: set[int] = set()
     found: list[Pair | None] = []
-    unsure: list[tuple[int, Layer, list[str], Array | None]] = []
+    unsure: list[tuple[int, LinearMap, list[str], Array | None]] = []
     for layer in layers:
         w, back = _narrow(layer)
         k = _find(w, known, used)
@@ -239,7 +239,7 @@ def _both(there: Graph, tensor: str, other: str | None) -> tuple[str, str] | Non
     return None if other is None or in_floats is None else (in_floats, other)
 
 
-def _widened(w: Array, back: Array | None, layer: Layer) -> Array:
+def _widened(w: Array, back: Array | None, layer: LinearMap) -> Array:
     if back is None:
         return w
     return np.asarray(np.where(layer.index >= 0, w[:, :, back], 0.0))
@@ -247,7 +247,7 @@ def _widened(w: Array, back: Array | None, layer: Layer) -> Array:
 
 def _by_value(
     found: list[Pair | None],
-    unsure: Sequence[tuple[int, Layer, list[str], Array | None]],
+    unsure: Sequence[tuple[int, LinearMap, list[str], Array | None]],
     floats: onnx.ModelProto | None,
     exact: onnx.ModelProto | None,
     feeds: Sequence[Mapping[str, Array]],

@@ -13,7 +13,7 @@ from torch import Tensor
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.reconstruction.interpreter import quantize
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.trainable import MOST_GROWTH, Trainable, bias_shift, follows_weight
 
 __all__ = ["Parameters", "Result"]
@@ -92,7 +92,7 @@ class _Held:
         growth: logarithm of the factor of each of the weight's scales; None where they stay.
     """
 
-    def __init__(self, graph: Graph, layer: Layer, parts: Trainable) -> None:
+    def __init__(self, graph: Graph, layer: LinearMap, parts: Trainable) -> None:
         self.layer, stored, tie = layer, layer.weight, layer.tie
         assert stored.integers is not None
         rank = len(stored.chain.shape)
@@ -189,7 +189,7 @@ class _Held:
         return integers if self.shift is None else integers - (self.shift / step.detach()).round().float()
 
 
-def _output_axis(layer: Layer) -> int:
+def _output_axis(layer: LinearMap) -> int:
     """The axis of a weight along which its rows lie, as the layer sees it."""
     if layer.node.op_type == "MatMul":
         return -1 if layer.weight.index else -2

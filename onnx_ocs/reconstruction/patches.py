@@ -2,7 +2,7 @@
 
 Positions are drawn per sample, from seed, layer and number of the sample alone: the same in both models, whatever the
 batches.  A row's inputs are numbered kernel position by kernel position, all channels of one after the other
-(`onnx_ocs.reconstruction.layers.canonical`).
+(`onnx_ocs.reconstruction.linear.canonical`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_ocs.model.nodes import Array, attribute, is_op
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 
 __all__ = ["Window", "draw", "inputs", "outputs", "window"]
 
@@ -29,7 +29,7 @@ class Window:
     before: tuple[int, ...]  # padding; negative: cut off
 
 
-def window(layer: Layer, x: Sequence[int], y: Sequence[int]) -> Window | None:
+def window(layer: LinearMap, x: Sequence[int], y: Sequence[int]) -> Window | None:
     """The window of a Conv or ConvTranspose for the shapes at hand; None for matrix products."""
     node = layer.node
     if not is_op(node, "Conv", "ConvTranspose"):
@@ -87,7 +87,7 @@ def outputs(y: Array, axis: int, positions: Array) -> Array:
     return np.asarray(moved[where], np.float32)
 
 
-def inputs(layer: Layer, x: Array, y: Sequence[int], positions: Array) -> Array:
+def inputs(layer: LinearMap, x: Array, y: Sequence[int], positions: Array) -> Array:
     """What the layer sees at output positions, float32 (rows, inputs).
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.labels import cut
 from onnx_ocs.calibration.stream import samples_in
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
@@ -17,15 +18,16 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.staging import scratch
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.reconstruction.entries import entries
+from onnx_ocs.reconstruction.find import find_maps, sharing
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.gate import Judge, choose
-from onnx_ocs.reconstruction.layers import Layer, find_layers
-from onnx_ocs.reconstruction.masks import mask_of
+from onnx_ocs.reconstruction.linear import LinearMap
+from onnx_ocs.reconstruction.masks import mask_of, weights_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
 from onnx_ocs.reconstruction.train import Effort, Refinement, check_torch, parse_refine, refine
-from onnx_ocs.reconstruction.write import write
+from onnx_ocs.reconstruction.write import write_all
 from onnx_ocs.records.history import history, stamp
 from onnx_ocs.records.steps import SCALE
 from onnx_ocs.records.weights import REFITTED
@@ -40,7 +42,12 @@ JUDGED = 64  # most samples on which the result is judged
 
 
 def reconstruct(
-    model: onnx.ModelProto, context: Context, mask_input: str | None, refine_by: str | None, by: Pass
+    model: onnx.ModelProto,
+    context: Context,
+    mask_input: str | None,
+    weights: Callable[[Mapping[str, Array]], Array | None] | None,
+    refine_by: str | None,
+    by: Pass,
 ) -> PassResult:
     """Fit what can be fitted, in place.
 
@@ -48,6 +55,7 @@ def reconstruct(
         model: the model.
         context: calibration samples, the float model if there is one, and the model before all passes.
         mask_input: the input that says which positions count; None where it is found by structure.
+        weights: gives how much samples and positions count, instead of a mask (`weights_of`).
         refine_by: steps or time of a refinement with gradients behind the fit (`parse_refine`); None for none.
         by: the pass that is named in the file.
 
@@ -69,12 +77,12 @@ def reconstruct(
     work = onnx.ModelProto()
     work.CopyFrom(model)
     graph = EditableGraph(work)
-    found = find_layers(graph)
-    layers = [f for f in found if isinstance(f, Layer)]
+    found = find_maps(graph)
+    layers = [f for f in found if isinstance(f, LinearMap)]
     original = context.original or model
     exact = stand_in(original)
     floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
-    mask = mask_of(graph, mask_input, some)
+    mask = mask_of(graph, mask_input, some) if weights is None else weights_of(weights)
     if floats is None:
         layers = seen_in(layers, original)
     pairs = pair_layers(graph, layers, floats, exact, some)
@@ -129,17 +137,18 @@ def _judged(
     by: Pass,
 ) -> set[int]:
     """Numbers of the layers whose new values stay."""
-    numbers = [k for k, f in enumerate(fitted) if f.values is not None]
-    if not numbers or truth is None:
+    units = [u for u in sharing([f.layer for f in fitted]) if fitted[u[0]].values is not None]
+    if not units or truth is None:
         return set()
     total = context.total()
-    judge = Judge(truth, lambda: list(_judging(_batches(context)(), total, unit)), mask)
+    judge = Judge(truth, model, lambda: list(_judging(_batches(context)(), total, unit)), mask, context.judging)
     context.progress("judging layers", 0, None)
 
-    def losses(chosen: frozenset[int]) -> Array:
-        return judge.losses(_written(model, fitted, {numbers[k] for k in chosen}, by))
+    def losses(chosen: frozenset[int]) -> tuple[Array, float]:
+        return judge.losses(_written(model, fitted, {i for k in chosen for i in units[k]}, by))
 
-    return {numbers[k] for k in choose(len(numbers), losses)}
+    kept = choose(len(units), losses, judge.yardstick.weights, judge.yardstick.slack())
+    return {i for k in kept for i in units[k]}
 
 
 def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass) -> onnx.ModelProto:
@@ -147,10 +156,9 @@ def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collectio
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = EditableGraph(new)
-    layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
-    for k, (layer, f) in enumerate(zip(layers, fitted, strict=True)):
-        if k in chosen and f.values is not None:
-            write(graph, layer, f.values)
+    layers = [f for f in find_maps(graph) if isinstance(f, LinearMap)]
+    pairs = enumerate(zip(layers, fitted, strict=True))
+    write_all(graph, ((x, f.values) for k, (x, f) in pairs if k in chosen and f.values is not None))
     graph.commit(lambda node: stamp(node, by.name, by.version))
     return new
 
@@ -172,7 +180,7 @@ def _judging(feeds: Iterable[Mapping[str, Array]], total: int, unit: int) -> Ite
         for k in range(0, size, unit):
             if judges[k] and given < JUDGED:
                 given += unit
-                yield {t: v[k : k + unit] if v.ndim and len(v) == size else v for t, v in feed.items()}
+                yield cut(feed, slice(k, k + unit), size)
 
 
 def _takes(floats: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> bool:

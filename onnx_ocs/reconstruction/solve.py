@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.reconstruction.layers import Layer
-from onnx_ocs.reconstruction.moments import Moments
+from onnx_ocs.reconstruction.linear import LinearMap
+from onnx_ocs.reconstruction.moments import Moments, added
 from onnx_ocs.reconstruction.rounding import descend, distance, feed_back
 
-__all__ = ["Problem", "Solution", "choose_ridge", "problem", "solve"]
+__all__ = ["Problem", "Solution", "choose_ridge", "mean_bias", "problem", "solve"]
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 FEW_LEVELS = 16  # levels up to which new scales are tried
@@ -99,7 +99,7 @@ class Solution:
     ridge: float
 
 
-def problem(layer: Layer, prior: Array | None, scale_free: bool) -> Problem | None:
+def problem(layer: LinearMap, prior: Array | None, scale_free: bool) -> Problem | None:
     """A layer's grid in matrix form; None where its scales are neither of rows nor of inputs.
 
     Args:
@@ -157,17 +157,25 @@ def _gained(m: Moments, prior: Array) -> Array:
     return np.asarray(prior * np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)[:, :, None])
 
 
-def _bias(m: Moments, w: Array) -> Array:
+def mean_bias(m: Moments, w: Array) -> Array:
     """The bias that makes means right, (G, m)."""
     return np.asarray(m.t - (w @ m.x[:, :, None])[:, :, 0])
 
 
-def choose_ridge(p: Problem, fit: Moments, held: Moments) -> tuple[float, bool]:
-    """The ridge that is best on held-out samples, and whether it is better there than the weights as they are."""
+def choose_ridge(p: Problem, fits: Sequence[Moments], helds: Sequence[Moments]) -> tuple[float, bool]:
+    """The ridge that is best on held-out samples, and whether the error there is finite.
+
+    Args:
+        p: the layer.
+        fits: moments of the samples to fit on; of several layers that share the weight, one each.
+        helds: of those that are held out.
+    """
     errors = []
+    fit = added(fits)
     for ridge in RIDGES:
         w, _ = best(fit, p.prior, ridge)
-        errors.append(float(held.error(w, _bias(fit, w)).sum()))
+        each = (held.error(w, mean_bias(m, w)).sum() for m, held in zip(fits, helds, strict=True))
+        errors.append(float(sum(each)))
     k = int(np.argmin(errors))
     return RIDGES[k], np.isfinite(errors[k])
 
@@ -223,7 +231,7 @@ def solve(p: Problem, m: Moments, ridge: float) -> Solution:
     if p.few:
         q, factor = _refine(p, wanted, h, q, factor)
     weight = p.weight(q, factor)
-    bias = _bias(m, weight) if p.centred else np.zeros(weight.shape[:2])
+    bias = mean_bias(m, weight) if p.centred else np.zeros(weight.shape[:2])
     return Solution(q, factor, weight, bias, ridge)
 
 

@@ -11,14 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.reconstruction.layers import Layer
-from onnx_ocs.records.layouts import read_layouts
+from onnx_ocs.reconstruction.linear import LinearMap
+from onnx_ocs.records.layouts import quantizers, read_layouts
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.wide import Wide
 
 __all__ = ["seen_in", "stand_in"]
 
@@ -33,7 +35,7 @@ def stand_in(model: onnx.ModelProto) -> onnx.ModelProto | None:
     return None if plain is None else reference(plain, find_regions(Graph(plain), infer_shapes(plain)))
 
 
-def seen_in(layers: Sequence[Layer], model: onnx.ModelProto) -> list[Layer]:
+def seen_in(layers: Sequence[LinearMap], model: onnx.ModelProto) -> list[LinearMap]:
     """The layers, aiming at a stand-in of a model: of a translated one it has the copies' rows, too."""
     if not read_layouts(model):
         return list(layers)
@@ -45,22 +47,50 @@ def _without_copies(model: onnx.ModelProto) -> onnx.ModelProto | None:
     layouts = dict(read_layouts(model).values())
     if not layouts:
         return model
-    shapes = infer_shapes(model)
+    shapes, was = infer_shapes(model), Graph(model)
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = new.graph
     for k in reversed(range(len(graph.node))):
-        n = graph.node[k]
-        if n.output[0] not in layouts or layouts[n.output[0]].halved:
+        name = graph.node[k].output[0]
+        if name not in layouts or layouts[name].halved:
             continue
-        wide, shape = layouts[n.output[0]], shapes.get(n.input[0])
+        wide, shape = layouts[name], shapes.get(graph.node[k].input[0])
         if shape is None:
             return None
-        mask = (wide.level == 0).reshape(-1, *[1] * (len(shape) - 1 - wide.axis % len(shape)))
-        scale = Graph(model).constant(n.input[1])
+        nodes = _joined_before(was, graph.node[k], wide)
+        quantize = nodes[-1]
+        scale = was.constant(quantizers(was, name)[0].input[1])
         assert scale is not None
-        name = f"{n.output[0]}_originals"
-        graph.initializer.append(numpy_helper.from_array(np.asarray(mask, scale.dtype), name + "_mask"))
-        graph.node.insert(k, helper.make_node("Mul", [n.input[0], name + "_mask"], [name], name=name))
-        graph.node[k + 1].input[0] = name
+        masked, channels = f"{name}_originals", [-1, *[1] * (len(shape) - 1 - wide.axis % len(shape))]
+        mask = np.asarray(wide.level == 0, scale.dtype).reshape(channels)
+        graph.initializer.append(numpy_helper.from_array(mask, masked + "_mask"))
+        nodes.insert(-1, helper.make_node("Mul", [quantize.input[0], masked + "_mask"], [masked], name=masked))
+        quantize.input[0] = masked
+        for p, t in enumerate(quantize.input):  # of a quantizer of the bases, which are repeated
+            value = was.constant(t) if p and t else None
+            if value is not None and 1 < value.size < wide.origin.size:
+                quantize.input[p] = f"{masked}_{p}"
+                graph.initializer.append(numpy_helper.from_array(value[wide.origin], quantize.input[p]))
+        del graph.node[k]
+        for node in reversed(nodes):
+            graph.node.insert(k, node)
     return new
+
+
+def _joined_before(graph: Graph, node: NodeProto, wide: Wide) -> list[NodeProto]:
+    """What writes a wide tensor, with one quantizer, of all its channels, at the end."""
+    name = str(node.output[0])
+    parts = quantizers(graph, name)
+    last = NodeProto()
+    last.CopyFrom(parts[0])
+    if len(parts) == 1:
+        return [last]
+    floats = f"{name}_floats"
+    nodes = [helper.make_node("Concat", [q.input[0] for q in parts], [floats], name=floats, axis=wide.axis)]
+    if is_op(node, "Gather"):
+        grouped = f"{floats}_grouped"
+        nodes.append(helper.make_node("Gather", [floats, node.input[1]], [grouped], name=grouped, axis=wide.axis))
+        floats = grouped
+    last.name, last.input[0], last.output[0] = name, floats, name
+    return [*nodes, last]

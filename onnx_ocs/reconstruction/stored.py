@@ -1,6 +1,6 @@
 """Constants on an integer grid, read and written where they are stored.
 
-    integers -> [Clip] -> DQ -> reader                        (possibly a Transpose, Cast or Identity in between)
+    integers -> [Clip] -> DQ -> reader                        (possibly a Transpose, Cast, Reshape... in between)
     floats -> Q -> [Clip] -> DQ -> reader                     the floats then lie on the grid, and Q finds them again
     floats -> reader                                          no grid
 
@@ -10,6 +10,7 @@ else reads too is replaced by a copy under a fresh name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +20,7 @@ from onnx import NodeProto
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
 from onnx_ocs.qdq.weights import Weight, read_weight
 from onnx_ocs.records.weights import Refit, digest
@@ -27,6 +28,30 @@ from onnx_ocs.records.weights import Refit, digest
 __all__ = ["Stored", "read_stored", "write_scale", "write_values"]
 
 Kind = Literal["integers", "floats", "plain"]
+RESHAPES = ("Reshape", "Squeeze", "Unsqueeze")
+
+
+@dataclass(frozen=True)
+class Move:
+    """A Transpose, or what gives an array other axes: Reshape, Squeeze, Unsqueeze.
+
+    Attributes:
+        before: shape of what it reads.
+        after: shape of what it writes.
+        perm: of a Transpose; None for the others.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    perm: tuple[int, ...] | None
+
+    def forth(self, x: Array) -> Array:
+        """What it makes of an array; axes of size 1 may stand for any."""
+        return x.reshape(self.after) if self.perm is None else np.transpose(x, self.perm)
+
+    def back(self, x: Array) -> Array:
+        """What it made an array of."""
+        return x.reshape(self.before) if self.perm is None else np.transpose(x, np.argsort(self.perm))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +67,10 @@ class Stored:
         integers: what DQ sees, int64, in the reader's axes; None for plain floats.
         scale: float64, shape () or along `axis`; 1 for plain floats.
         zero: zero-point, int64, of the scale's shape.
-        axis: the reader's axis along which the scale lies; None for one scale.
+        axis: the reader's axis along which the scale lies; None for one scale, and where a Reshape stands behind it.
+        grid: shape of what DQ writes, and its axis along which the scale lies.
+        moves: what is done to the axes between DQ and the reader, in this order.
+        moves_before: the same between the constant and DQ.
         low: smallest integer that the file's dialect takes.
         high: largest.
         dtype: of the stored floats, or of the scale.
@@ -58,6 +86,9 @@ class Stored:
     scale: Array
     zero: Array
     axis: int | None
+    grid: tuple[tuple[int, ...], int | None]
+    moves: tuple[Move, ...]
+    moves_before: tuple[Move, ...]
     low: int
     high: int
     dtype: np.dtype[np.generic]
@@ -70,11 +101,22 @@ class Stored:
 
     def spread(self, parameter: Array) -> Array:
         """A scale or zero-point in a shape that broadcasts against the reader's view."""
-        if self.axis is None or parameter.size == 1:
+        whole, axis = self.grid
+        if axis is None or parameter.size == 1:
             return parameter.reshape(())
-        shape = [1] * len(self.chain.shape)
-        shape[self.axis] = -1
-        return parameter.reshape(shape)
+        shape = [1] * len(whole)
+        shape[axis] = -1
+        x = parameter.reshape(shape)
+        if self.reshaped:
+            x = np.broadcast_to(x, whole)
+        for m in self.moves:
+            x = m.forth(x)
+        return x
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether the reader's axes are others than the constant's, and not only in another order."""
+        return any(m.perm is None for m in (*self.moves, *self.moves_before))
 
 
 def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
@@ -85,7 +127,7 @@ def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
         node: who reads it.
         index: at which input.
     """
-    chain = read_weight(graph, node, index)
+    chain = read_weight(graph, node, index) or _reshaped(graph, node, index)
     if chain is None:
         return "it is not a constant on one grid that can be edited in place"
     dequantizers = [k for k, n in enumerate(chain.nodes) if is_op(n, "DequantizeLinear")]
@@ -110,22 +152,72 @@ def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
         grid = replace(grid, dtype=integers.dtype, qmin=least, qmax=most)
     low, high = _range(graph, chain, at, grid, integers)
     nodes = [chain.nodes[k] for k in (*quantizers, at)]
-    perm = chain.perms[at]
+    moves, before = _moves(graph, chain.nodes[:at]), _moves(graph, chain.nodes[at:])
+    plain = all(m.perm is not None for m in (*moves, *before))
+    if quantizers and not plain:
+        return "a Reshape stands between its floats and the layer"
+    turned = integers
+    for m in moves:
+        turned = m.forth(turned)
     return Stored(
         node,
         index,
         "floats" if quantizers else "integers",
         chain,
         seen.astype(np.float64),
-        np.transpose(integers, perm).astype(np.int64),
+        turned.astype(np.int64),
         grid.scale,
         grid.zero_point,
-        chain.parameter_axis(graph, at),
+        chain.parameter_axis(graph, at) if plain else None,
+        (integers.shape, _axis(dq, grid, integers.ndim)),
+        moves,
+        before,
         low,
         high,
         root.dtype if quantizers else grid.float_dtype,
         tuple((n, str(n.input[1])) for n in nodes),
     )
+
+
+def _axis(dq: NodeProto, grid: Quantizer, rank: int) -> int | None:
+    """A DequantizeLinear's axis along which its scales lie."""
+    return None if grid.scale.size == 1 else int(attribute(dq, "axis", 1)) % rank
+
+
+def _moves(graph: Graph, nodes: Sequence[NodeProto]) -> tuple[Move, ...]:
+    """What some nodes of a chain, the reader's neighbour first, do to the axes, in the order in which they do it."""
+    found = []
+    for n in reversed(nodes):
+        if not is_op(n, "Transpose", *RESHAPES):
+            continue
+        before, after = graph.constant_shape(n.input[0]), graph.constant_shape(n.output[0])
+        assert before is not None and after is not None
+        perm = tuple(attribute(n, "perm") or reversed(range(len(before)))) if is_op(n, "Transpose") else None
+        found.append(Move(before, after, perm))
+    return tuple(found)
+
+
+def _reshaped(graph: Graph, node: NodeProto, index: int) -> Weight | None:
+    """A chain in which axes are split, joined or added, which `read_weight` does not follow; None if it is none."""
+    if len(node.input) <= index or not node.input[index]:
+        return None
+    tensor, chain = str(node.input[index]), list[NodeProto]()
+    while tensor not in graph.initializers:
+        n = graph.producer.get(tensor)
+        if n is None or len(chain) > 16 or is_op(n, "Constant"):
+            break
+        scaled = is_op(n, "QuantizeLinear", "DequantizeLinear")
+        if not (scaled or is_op(n, "Identity", "Cast", "CastLike", "Clip", "Transpose", *RESHAPES)):
+            return None
+        given = [graph.constant(t) for t in n.input[1:] if t]
+        if any(g is None or (is_op(n, "Clip") and g.size > 1) for g in given):
+            return None
+        chain.append(n)
+        tensor = str(n.input[0])
+    shape = graph.constant_shape(str(node.input[index]))
+    if shape is None or graph.constant_shape(tensor) is None or not any(is_op(n, *RESHAPES) for n in chain):
+        return None
+    return Weight(tensor, shape, tuple(chain), ())
 
 
 def _plain(graph: Graph, node: NodeProto, index: int, chain: Weight) -> Stored | str:
@@ -135,8 +227,12 @@ def _plain(graph: Graph, node: NodeProto, index: int, chain: Weight) -> Stored |
         return "it is not a constant of floats"
     if any(is_op(n, "Clip") for n in chain.nodes):
         return "its values are clipped on their way"
-    one, nothing = np.ones(()), np.zeros((), np.int64)
-    return Stored(node, index, "plain", chain, value.astype(np.float64), None, one, nothing, None, 0, 0, root.dtype, ())
+    one, nothing, moves = np.ones(()), np.zeros((), np.int64), _moves(graph, chain.nodes)
+    grid = (value.shape, None)
+    return Stored(
+        node, index, "plain", chain, value.astype(np.float64), None, one, nothing, None, grid, moves, (), 0, 0,
+        root.dtype, (),
+    )  # fmt: skip
 
 
 def _range(graph: Graph, chain: Weight, at: int, grid: Quantizer, integers: Array) -> tuple[int, int]:
@@ -167,17 +263,12 @@ def _alone(graph: Graph, name: str, readers: set[int]) -> bool:
     return not others and name not in graph.outputs and not graph.captured(name)
 
 
-def exclusive(graph: Graph, stored: Stored) -> bool:
-    """Whether nobody else reads the values, at the root or anywhere on the way to the reader."""
-    reader = stored.reader
-    for n in stored.chain.nodes:
-        if not _alone(graph, str(n.output[0]), {id(reader)}):
-            return False
-        reader = n
-    return (
-        _alone(graph, stored.root, {id(reader)})
-        and list(stored.reader.input).count(stored.reader.input[stored.index]) == 1
-    )
+def exclusive(graph: Graph, stored: Sequence[Stored]) -> bool:
+    """Whether nobody but these readers reads the values, at the root or anywhere on the way; each of them once."""
+    own = {id(n) for s in stored for n in (s.reader, *s.chain.nodes)}
+    names = {s.root for s in stored} | {str(n.output[0]) for s in stored for n in s.chain.nodes}
+    once = all(list(s.reader.input).count(s.reader.input[s.index]) == 1 for s in stored)
+    return once and all(_alone(graph, name, own) for name in names)
 
 
 def write_values(graph: EditableGraph, stored: Stored, values: Array, scale: Array) -> Refit:
@@ -193,13 +284,14 @@ def write_values(graph: EditableGraph, stored: Stored, values: Array, scale: Arr
         What to declare.
     """
     chain = stored.chain
-    perm = chain.perms[-1] if chain.perms else tuple(range(len(chain.shape)))
     old = graph.constant(chain.root)
     assert old is not None
     if stored.kind == "floats":
         step, zero = stored.spread(scale.astype(stored.dtype)), stored.spread(stored.zero)
         values = (values - zero).astype(stored.dtype) * step
-    new = np.ascontiguousarray(np.transpose(values, np.argsort(perm))).astype(old.dtype).reshape(old.shape)
+    for m in reversed((*stored.moves_before, *stored.moves)):
+        values = m.back(values)
+    new = np.ascontiguousarray(values).astype(old.dtype).reshape(old.shape)
     graph.overwrite(chain.root, new)
     return Refit(chain.root, chain.root, digest(new))
 

@@ -20,7 +20,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.reconstruction.bounds import reach
 from onnx_ocs.reconstruction.interpreter import tensor
-from onnx_ocs.reconstruction.layers import Layer
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.pairing import Pair, pair_layers
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
@@ -79,7 +79,7 @@ class Teacher:
     def __init__(
         self,
         graph: Graph,
-        layers: Sequence[Layer],
+        layers: Sequence[LinearMap],
         floats: onnx.ModelProto,
         genuine: bool,
         feeds: Sequence[Mapping[str, Array]],
@@ -108,7 +108,7 @@ class Teacher:
         return {o: tensor(got[t]) for o, t in self.outputs.items()}, [h.theirs_in(got) for h in self.hints]
 
 
-def _hint(graph: Graph, layer: Layer, pair: Pair) -> Hint | None:
+def _hint(graph: Graph, layer: LinearMap, pair: Pair) -> Hint | None:
     ours: str = layer.y
     theirs: tuple[str, ...] = (pair.tensor,)
     if pair.other is not None and (added := _sum(graph, layer.y)) is not None:

@@ -26,6 +26,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.standin import stand_in
 from onnx_ocs.reconstruction.trainable import Trainable, find_trainable
+from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.runtime.session import as_written
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def refine(
         raise UserError("refinement needs a number of steps or of minutes: give one of them")
     check_torch()
     graph = EditableGraph(model)
-    parts = find_trainable(graph)
+    parts = find_trainable(graph, folded_bounds(model, floats))
     left = {r.node: r.message for r in parts.refusals}
     if not parts.layers and not parts.steps:
         return model, Refinement(left=left, note="there is nothing to train")

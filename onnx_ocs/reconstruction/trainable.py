@@ -1,4 +1,4 @@
-"""What gradients may change in a QDQ file: the layers of `onnx_ocs.reconstruction.layers`, and steps of activations.
+"""What gradients may change in a QDQ file: the maps of `onnx_ocs.reconstruction.linear`, and steps of activations.
 
 A step changes with everything that is on its grid and with the biases whose scale is s_x * s_w, as
 `onnx_ocs.rescale` changes it.  Steps of translated tensors stay, and so do those of quantizers on the same grid: the
@@ -7,6 +7,7 @@ copies' X_clip stands in biases and in nodes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,13 +18,15 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.write import scale_free
-from onnx_ocs.records.layouts import read_layouts
+from onnx_ocs.records.layouts import quantizers, read_layouts
 from onnx_ocs.records.weights import read_refitted
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.steps import check_rescale
 
 __all__ = ["MOST_GROWTH", "Step", "Trainable", "bias_shift", "find_trainable", "follows_weight"]
@@ -65,7 +68,7 @@ class Trainable:
         refusals: layers that stay as they are.
     """
 
-    layers: Sequence[Layer]
+    layers: Sequence[LinearMap]
     scaled: frozenset[str]
     steps: Sequence[Step]
     inputs: Mapping[str, int]
@@ -79,32 +82,38 @@ class Trainable:
         return found | {x.bias.root for x in self.layers if x.bias is not None and x.free}
 
 
-def find_trainable(graph: Graph) -> Trainable:
+def find_trainable(graph: Graph, bounded: Bounded | None = None) -> Trainable:
     """Everything in a graph that gradients may change.
 
     Args:
         graph: of the file as it is, translated or not; not edited.
+        bounded: which tensors the float model bounds at 6.
     """
     known = read_refitted(graph.model)
-    found = find_layers(graph)
+    found = find_maps(graph)
+    roots = Counter(x.weight.root for x in found if isinstance(x, LinearMap))
     layers = []
-    for x in found:
-        if isinstance(x, Layer):
+    for k, x in enumerate(found):
+        if isinstance(x, LinearMap) and roots[x.weight.root] > 1:
+            found[k] = Refusal("weight_shared", "several layers read the weight", x.name)
+        elif isinstance(x, LinearMap) and (x.weight.reshaped or (x.bias is not None and x.bias.reshaped)):
+            found[k] = Refusal("weight_form", "a Reshape stands between a constant and the layer", x.name)
+        elif isinstance(x, LinearMap):
             entry = known.get(x.node.output[0])
             if entry is not None:  # the range that an earlier fit kept to, even where its values do not show it
                 x = replace(x, weight=replace(x.weight, low=entry.low, high=entry.high))
             layers.append(x)
-    wide = {now for now, _ in read_layouts(graph.model).values()}
+    wide = {str(n.output[0]) for now, _ in read_layouts(graph.model).values() for n in quantizers(graph, now)}
     least = _least_step(graph, wide)
     scaled = {x.node.output[0] for x in layers if scale_free(x, graph) and _holds(x, least) and _by_row(x)}
-    regions = find_regions(graph, infer_shapes(graph.model))
+    regions = find_regions(graph, infer_shapes(graph.model), bounded=bounded)
     steps, inputs = _steps(graph, regions, wide, {x.node.output[0]: x for x in layers}, least)
     ceilings = {o: r.ceiling for r in regions for o in r.outputs if np.isfinite(r.ceiling)}
     refusals = [x for x in found if isinstance(x, Refusal)]
     return Trainable(layers, frozenset(scaled), steps, inputs, ceilings, refusals)
 
 
-def follows_weight(graph: Graph, layer: Layer) -> bool:
+def follows_weight(graph: Graph, layer: LinearMap) -> bool:
     """Whether the scale of a layer's bias is that of an accumulator, which goes with the weight's scale."""
     if layer.bias is None or layer.bias.kind != "integers":
         return False
@@ -112,7 +121,7 @@ def follows_weight(graph: Graph, layer: Layer) -> bool:
     return root is not None and root.dtype.itemsize >= 4
 
 
-def bias_shift(layer: Layer) -> Array:
+def bias_shift(layer: LinearMap) -> Array:
     """What the biases of rows that follow others are less than theirs, float64 (rows,), in the units of the bias."""
     tie = layer.tie
     assert tie is not None
@@ -121,7 +130,7 @@ def bias_shift(layer: Layer) -> Array:
     return np.asarray(tie.shift if np.allclose(seen, tie.shift, rtol=1e-3) else seen) / beta
 
 
-def _by_row(layer: Layer) -> bool:
+def _by_row(layer: LinearMap) -> bool:
     """Whether scales of rows that follow others can follow, too."""
     return layer.tie is None or layer.weight.scale.size in (1, layer.tie.origin.size)
 
@@ -132,7 +141,7 @@ def _least_step(graph: Graph, wide: set[str]) -> float:
     return min((float(q.scale.min()) for q in found if isinstance(q, Quantizer)), default=np.inf)
 
 
-def _holds(layer: Layer, least: float) -> bool:
+def _holds(layer: LinearMap, least: float) -> bool:
     """Whether an integer bias with a coarser scale still holds X_clip exactly enough."""
     if layer.tie is None or layer.bias is None or layer.bias.kind == "plain" or not np.any(layer.tie.shift):
         return True
@@ -140,7 +149,7 @@ def _holds(layer: Layer, least: float) -> bool:
 
 
 def _steps(
-    graph: Graph, regions: Sequence[Quantized], wide: set[str], layers: Mapping[str, Layer], least: float
+    graph: Graph, regions: Sequence[Quantized], wide: set[str], layers: Mapping[str, LinearMap], least: float
 ) -> tuple[list[Step], dict[str, int]]:
     """Steps that may change, and which of them a layer reads."""
     steps: list[Step] = []
@@ -172,7 +181,7 @@ def _scale(graph: Graph, node: NodeProto) -> float:
     return float(value.reshape(()))
 
 
-def _can_follow(graph: Graph, node: NodeProto, layer: Layer | None, least: float) -> bool:
+def _can_follow(graph: Graph, node: NodeProto, layer: LinearMap | None, least: float) -> bool:
     """Whether a layer's integer bias, if it has one, can follow another step of what the layer reads."""
     name = node.input[2] if len(node.input) > 2 else ""
     if not name or not is_op(graph.producer.get(name), "DequantizeLinear"):

@@ -7,6 +7,7 @@ weight's scale.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,12 @@ from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
-from onnx_ocs.reconstruction.layers import Layer, canonical
+from onnx_ocs.reconstruction.linear import LinearMap, canonical
 from onnx_ocs.reconstruction.solve import Problem, Solution
-from onnx_ocs.reconstruction.stored import write_scale, write_values
+from onnx_ocs.reconstruction.stored import Stored, write_scale, write_values
 from onnx_ocs.records.weights import Refit, Refitted, digest, record_refitted
 
-__all__ = ["Values", "on_grid", "scale_free", "values", "write"]
+__all__ = ["Values", "on_grid", "scale_free", "values", "write", "write_all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +42,11 @@ class Values:
     bias_scale: Array | None
 
 
-def _beta(layer: Layer) -> float:
+def _beta(layer: LinearMap) -> float:
     return float(attribute(layer.node, "beta", 1.0)) if is_op(layer.node, "Gemm") else 1.0
 
 
-def scale_free(layer: Layer, graph: Graph) -> bool:
+def scale_free(layer: LinearMap, graph: Graph) -> bool:
     """Whether a layer's weight may get new scales."""
     stored, bias = layer.weight, layer.bias
     names = {name for _, name in stored.scales}
@@ -62,7 +63,7 @@ def scale_free(layer: Layer, graph: Graph) -> bool:
     )
 
 
-def _tied(layer: Layer, graph: Graph) -> bool:
+def _tied(layer: LinearMap, graph: Graph) -> bool:
     """Whether a bias's integers are those of an accumulator, whose scale goes with the weight's."""
     bias = layer.bias
     if bias is None or bias.kind == "plain":
@@ -71,7 +72,7 @@ def _tied(layer: Layer, graph: Graph) -> bool:
     return root is not None and root.dtype.itemsize >= 4
 
 
-def _input_scale(layer: Layer, graph: Graph) -> Array | None:
+def _input_scale(layer: LinearMap, graph: Graph) -> Array | None:
     """The one scale of a layer's input, in float32."""
     n = graph.producer.get(layer.x)
     q = read_quantizer(graph, n) if is_op(n, "DequantizeLinear") and n is not None else None
@@ -80,7 +81,7 @@ def _input_scale(layer: Layer, graph: Graph) -> Array | None:
     return np.asarray(q.scale.reshape(()), np.float32)
 
 
-def _factors(layer: Layer, p: Problem, s: Solution) -> Array:
+def _factors(layer: LinearMap, p: Problem, s: Solution) -> Array:
     """By what each of the stored scales is multiplied; copies' scales follow."""
     factor = s.factor.copy()
     if layer.tie is not None and factor.size == layer.tie.origin.size:
@@ -88,7 +89,7 @@ def _factors(layer: Layer, p: Problem, s: Solution) -> Array:
     return factor
 
 
-def values(layer: Layer, p: Problem, s: Solution, graph: Graph) -> Values | str:
+def values(layer: LinearMap, p: Problem, s: Solution, graph: Graph) -> Values | str:
     """What a layer's constants become, or why that cannot be stored."""
     stored = layer.weight
     assert stored.integers is not None
@@ -113,14 +114,14 @@ def values(layer: Layer, p: Problem, s: Solution, graph: Graph) -> Values | str:
     return found if isinstance(found, str) else Values(weight, scale, *found)
 
 
-def _all_rows(layer: Layer) -> Array:
+def _all_rows(layer: LinearMap) -> Array:
     """Positions of all rows in the flattened weight, copies included, (rows, K)."""
     form = canonical(layer.node, layer.weight.index, layer.weight.chain.shape)
     assert form is not None
     return np.asarray(form[0][0])
 
 
-def _shift(layer: Layer) -> Array:
+def _shift(layer: LinearMap) -> Array:
     """What copies' biases are less than their channels', (rows,); nothing where a node behind the layer takes it."""
     tie = layer.tie
     assert tie is not None
@@ -128,7 +129,7 @@ def _shift(layer: Layer) -> Array:
     return np.asarray(tie.shift if np.allclose(seen, tie.shift, rtol=1e-3) else seen)
 
 
-def _bias(layer: Layer, wanted: Array, scale: Array | None, graph: Graph) -> tuple[Array, Array | None] | str:
+def _bias(layer: LinearMap, wanted: Array, scale: Array | None, graph: Graph) -> tuple[Array, Array | None] | str:
     """A bias on its grid: values in the reader's shape, and the scale where it changes."""
     bias = layer.bias
     if bias is None:
@@ -167,7 +168,7 @@ def _bias(layer: Layer, wanted: Array, scale: Array | None, graph: Graph) -> tup
     return found if isinstance(found, str) else (found.reshape(shape), fresh)
 
 
-def _integers(wanted: Array, step: Array, zero: Array, low: int, high: int, layer: Layer) -> Array | str:
+def _integers(wanted: Array, step: Array, zero: Array, low: int, high: int, layer: LinearMap) -> Array | str:
     """A bias on a grid; copies' integers are their channels' less a whole number of steps."""
     tie = layer.tie
     steps = np.broadcast_to(step, wanted.shape)
@@ -181,7 +182,7 @@ def _integers(wanted: Array, step: Array, zero: Array, low: int, high: int, laye
     return np.asarray(found, np.int64)
 
 
-def _added_scale(layer: Layer, scale: Array | None, graph: Graph) -> Array | None:
+def _added_scale(layer: LinearMap, scale: Array | None, graph: Graph) -> Array | None:
     """The scale of an int32 bias that is added where input and weight are integers; None: floats."""
     x, stored = _input_scale(layer, graph), layer.weight
     if x is None or stored.dtype != np.float32 or not is_op(layer.node, "Conv", "ConvTranspose", "Gemm"):
@@ -193,19 +194,34 @@ def _added_scale(layer: Layer, scale: Array | None, graph: Graph) -> Array | Non
     return np.asarray(product)
 
 
-def write(graph: EditableGraph, layer: Layer, new: Values) -> Refitted:
+def write_all(graph: EditableGraph, layers: Iterable[tuple[LinearMap, Values]]) -> None:
+    """Put new values of layers into a graph; what several of them share is written once."""
+    written: dict[str, Refitted] = {}
+    for layer, new in layers:
+        root = layer.weight.root
+        refitted = write(graph, layer, new, written.get(root))
+        written.setdefault(root, refitted)
+
+
+def write(graph: EditableGraph, layer: LinearMap, new: Values, shared: Refitted | None = None) -> Refitted:
     """Put new values into a graph and declare them on the layer's node.
 
     Args:
         graph: the graph that the layer was read from.
         layer: the layer.
         new: the values.
+        shared: what was written for a layer with the same weight: it is not written again.
     """
     stored = layer.weight
-    weight_scale = None if new.scale is None else write_scale(graph, stored, new.scale)
-    weight = write_values(graph, stored, new.weight, stored.scale if new.scale is None else new.scale)
+    if shared is not None:
+        weight, weight_scale = shared.weight, shared.weight_scale
+    else:
+        weight_scale = None if new.scale is None else write_scale(graph, stored, new.scale)
+        weight = write_values(graph, stored, new.weight, stored.scale if new.scale is None else new.scale)
     bias = bias_scale = None
-    if new.bias is not None and layer.bias is not None:
+    if new.bias is not None and layer.bias is not None and shared is not None and _one_bias(shared, layer.bias):
+        bias, bias_scale = shared.bias, shared.bias_scale
+    elif new.bias is not None and layer.bias is not None:
         if new.bias_scale is not None:
             bias_scale = write_scale(graph, layer.bias, new.bias_scale)
         step = layer.bias.scale if new.bias_scale is None else new.bias_scale
@@ -218,7 +234,12 @@ def write(graph: EditableGraph, layer: Layer, new: Values) -> Refitted:
     return found
 
 
-def _add_bias(graph: EditableGraph, layer: Layer, new: Values) -> tuple[Refit, Refit | None]:
+def _one_bias(shared: Refitted, bias: Stored) -> bool:
+    """Whether the bias is shared, too."""
+    return shared.bias is not None and shared.bias.before == bias.root
+
+
+def _add_bias(graph: EditableGraph, layer: LinearMap, new: Values) -> tuple[Refit, Refit | None]:
     assert new.bias is not None
     name = label(layer.node) + "_bias"
     if new.bias_scale is None:
@@ -236,7 +257,7 @@ def _add_bias(graph: EditableGraph, layer: Layer, new: Values) -> tuple[Refit, R
     return Refit(root, None, digest(value)), Refit(step, None, digest(scale))
 
 
-def on_grid(layer: Layer, integers: Array, scale: Array | None, wanted: Array | None, graph: Graph) -> Values | str:
+def on_grid(layer: LinearMap, integers: Array, scale: Array | None, wanted: Array | None, graph: Graph) -> Values | str:
     """What a layer's constants become, or why that cannot be stored.
 
     Args:

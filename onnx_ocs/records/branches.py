@@ -15,6 +15,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, label
+from onnx_ocs.model.text import from_json
 
 __all__ = ["RECORD", "Inserted", "blt", "digest", "inverse_blt", "read_branches", "remove", "strip", "thinned"]
 
@@ -90,7 +91,7 @@ def read_branches(model: onnx.ModelProto) -> list[Inserted]:
         for p in n.metadata_props:
             if p.key == RECORD:
                 try:
-                    e = json.loads(p.value)
+                    e = from_json(p.value)
                     b = Inserted(e["output"], e["before"], e["after"], tuple(e["regressors"]), e)
                     sound = e.keys() >= KEYS and all(isinstance(a, (int, float)) for a in (*e["alpha"], e["beta"]))
                 except (ValueError, KeyError, TypeError) as error:

@@ -7,7 +7,9 @@ from typing import Any
 
 import onnx
 
-__all__ = ["RECORD", "history", "note", "stamp"]
+from onnx_ocs.model.text import from_json
+
+__all__ = ["RECORD", "history", "note", "rewritten", "stamp"]
 
 RECORD = "onnx_ocs.passes"
 STAMP = "onnx_ocs.pass"
@@ -18,11 +20,19 @@ def history(model: onnx.ModelProto) -> list[dict[str, Any]]:
     for p in model.metadata_props:
         if p.key == RECORD:
             try:
-                entries = json.loads(p.value)
+                entries = from_json(p.value)
                 return [e for e in entries if isinstance(e, dict)]
             except (ValueError, TypeError):
                 return []
     return []
+
+
+def rewritten(model: onnx.ModelProto) -> bool:
+    """Whether a pass has run on a model that makes its quantizers and layers others than they were.
+
+    New grids do not: what `regrid` leaves is a QDQ model like any other.
+    """
+    return any(e.get("pass") != "regrid" for e in history(model))
 
 
 def stamp(node: onnx.NodeProto, name: str, version: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.text import from_json
 
 __all__ = ["NOW", "SCALE", "Step", "read_step", "record_step"]
 
@@ -63,7 +64,7 @@ def read_step(node: onnx.NodeProto) -> Step | None:
         return None
     now = entries.get(NOW)
     try:
-        before = np.asarray(json.loads(entries[SCALE]), np.float64)
-        return Step(before, None if now is None else np.asarray(json.loads(now), np.float64))
+        before = np.asarray(from_json(entries[SCALE]), np.float64)
+        return Step(before, None if now is None else np.asarray(from_json(now), np.float64))
     except (ValueError, TypeError) as e:
         raise ValueError(f"the step of '{node.output[0]}' is no list of numbers ({e})") from None

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_ocs.model.text import from_json
+
 __all__ = ["REFITTED", "Refit", "Refitted", "digest", "read_refitted", "record_refitted"]
 
 REFITTED = "onnx_ocs.refitted"  # metadata key of a layer's node
@@ -105,7 +107,7 @@ def read_refitted(model: onnx.ModelProto) -> dict[str, Refitted]:
             if p.key != REFITTED:
                 continue
             try:
-                e = json.loads(p.value)
+                e = from_json(p.value)
                 weight = _refit(e["weight"])
                 if weight is None:
                     raise KeyError("weight")

@@ -26,17 +26,22 @@ class Route:
     """What one reader does with a wide input.
 
     Attributes:
-        kind: "weight" (dense layer), "grouped" (equal copies in every group), "depthwise" (carried through, summed
-            afterwards), "carry", or "fold".
+        kind: "weight" (dense layer), "grouped" (equal copies in every group), "depthwise" (a layer that reads the
+            copies folded back), "carry", or "fold".
         output: layout of the node's output when it stays wide.
         axis: for "weight": the weight's input-channel axis.
-        why: for "fold": why the node cannot read the copies.
+        why: where the copies are folded back: why the node cannot read them.
     """
 
     kind: Kind
     output: Wide | None = None
     axis: int = 0
     why: str = ""
+
+    @property
+    def folds(self) -> bool:
+        """Whether the node reads the narrow value."""
+        return self.kind in ("depthwise", "fold")
 
 
 def fold(why: str) -> Route:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx
 from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
@@ -17,21 +18,26 @@ from onnx_ocs.qdq.intervals import Interval, value_bounds
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import find_early
-from onnx_ocs.regions.region import COARSEST, RELU6, Quantized, Region, Unreadable, Walk
+from onnx_ocs.regions.region import COARSEST, Quantized, Region, Unreadable, Walk
+from onnx_ocs.regions.relu6 import RELU6, Bounded, relu6_in
 from onnx_ocs.regions.walk import best_walk
 
-__all__ = ["find_regions"]
+__all__ = ["find_regions", "folded_bounds", "guessed_bounds"]
 
+GUESS = ", by a guess: no folded range of the model is larger than 6"
 BARELY = 1.02  # values that leave the range by less than this factor are not worth a copy
 
 
-def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None = None) -> list[Quantized]:
+def find_regions(
+    graph: Graph, shapes: Mapping[str, Shape], refusal: str | None = None, bounded: Bounded | None = None
+) -> list[Quantized]:
     """All quantized activations of the main graph, in topological order.
 
     Args:
         graph: the graph.
         shapes: its tensors' shapes, as far as known.
         refusal: a code of `CATALOGUE` with which all are refused unseen.
+        bounded: which tensors the float model bounds at 6 (`folded_bounds`); for others that is guessed.
 
     Returns:
         One for each float tensor and each distinct grid on it; weights (constants) are left out.
@@ -43,21 +49,47 @@ def find_regions(graph: Graph, shapes: Mapping[str, Shape], refusal: str | None 
             for t, found in grouped.items()
             for q, nodes in found
         ]
-    implicit = [
-        float(q.x_clip.max())
-        for t, found in grouped.items()
-        for q, _ in found
-        if isinstance(q, Quantizer) and _implicit(graph, t, q)
-    ]
-    bounds = value_bounds(graph, grouped)
-    relu6 = bool(implicit) and RELU6 * (1 - 1e-3) <= max(implicit) <= RELU6 * (1 + 1e-6)
+    bounds, firm = value_bounds(graph, grouped), value_bounds(graph, grouped, by_quantizers=False)
+    relu6 = dict.fromkeys(_suspects(graph, grouped)) | dict(bounded or {})
     return [
         _unreadable(graph, t, q, nodes, q)
         if isinstance(q, Refusal)
-        else _region(graph, t, q, nodes, shapes, bounds, relu6)
+        else _region(graph, t, q, nodes, shapes, (bounds[t], firm[t]), relu6)
         for t, found in grouped.items()
         for q, nodes in found
     ]
+
+
+def folded_bounds(model: onnx.ModelProto, floats: onnx.ModelProto | None) -> Bounded:
+    """Which tensors the float model bounds at 6, among those that may hold a folded ReLU6.
+
+    Args:
+        model: the QDQ model.
+        floats: the float model; None where it is not at hand.
+    """
+    if floats is None:
+        return {}
+    graph = Graph(model)
+    suspects = _suspects(graph, _grouped(graph))
+    return relu6_in(graph, suspects, floats) if suspects else {}
+
+
+def guessed_bounds(model: onnx.ModelProto, bounded: Bounded) -> list[str]:
+    """Tensors that are taken for ReLU6s without the float model's word (see `folded_bounds`)."""
+    graph = Graph(model)
+    return [t for t in _suspects(graph, _grouped(graph)) if t not in bounded]
+
+
+def _suspects(graph: Graph, grouped: Mapping[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]]) -> list[str]:
+    """Tensors whose quantizer may hold a ReLU6: its saturation is the activation, and the largest such range is 6."""
+    implicit = {
+        t: float(q.x_clip.max())
+        for t, found in grouped.items()
+        for q, _ in found
+        if isinstance(q, Quantizer) and _implicit(graph, t, q)
+    }
+    top = max(implicit.values(), default=0.0)
+    return list(implicit) if RELU6 * (1 - 1e-3) <= top <= RELU6 * (1 + 1e-6) else []
 
 
 def _grouped(graph: Graph) -> dict[str, list[tuple[Quantizer | Refusal, list[NodeProto]]]]:
@@ -109,17 +141,18 @@ def _region(
     q: Quantizer,
     nodes: Sequence[NodeProto],
     shapes: Mapping[str, Shape],
-    bounds: Mapping[str, Interval],
-    relu6: bool,
+    bounds: tuple[Interval, Interval],
+    suspected: Mapping[str, bool | None],
 ) -> Quantized:
     activation = recognise(graph, tensor)
-    lo, hi = bounds.get(tensor, (-np.inf, np.inf))
-    interval = (max(lo, LEAST.get(activation.kind, -np.inf)), hi)
-    relu6 = relu6 and _implicit(graph, tensor, q)
+    least = LEAST.get(activation.kind, -np.inf)
+    interval, firm = ((max(lo, least), hi) for lo, hi in bounds)
+    relu6 = _implicit(graph, tensor, q) and suspected.get(tensor, False) is not False
+    guessed = relu6 and suspected[tensor] is None
     folded = relu6 or _is_gate(graph, tensor, q)
     walk = best_walk(graph, tensor, nodes, q, shapes)
     if isinstance(walk, Refusal):
-        return replace(_unreadable(graph, tensor, q, nodes, walk), bounds=interval, folded=folded)
+        return replace(_unreadable(graph, tensor, q, nodes, walk), bounds=interval, folded=folded, guessed=guessed)
     shape = shapes.get(tensor)
     rank = None if shape is None else len(shape)
     return Region(
@@ -130,13 +163,17 @@ def _region(
         quantizer=q,
         walk=walk,
         early=find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank),
-        refusal=_nothing_to_save(nodes[0], q, interval, walk, relu6),
+        refusal=_nothing_to_save(nodes[0], q, interval, walk, relu6, guessed),
         bounds=interval,
+        firm=firm,
         folded=folded,
+        guessed=guessed,
     )
 
 
-def _nothing_to_save(node: NodeProto, q: Quantizer, bounds: Interval, walk: Walk, relu6: bool) -> Refusal | None:
+def _nothing_to_save(
+    node: NodeProto, q: Quantizer, bounds: Interval, walk: Walk, relu6: bool, guessed: bool
+) -> Refusal | None:
     """Why copies would hold nothing, or what they hold never existed."""
     lo, hi = bounds
     at, top, low = label(node), float(q.x_clip.min()), float(q.x_low.min())
@@ -150,8 +187,7 @@ def _nothing_to_save(node: NodeProto, q: Quantizer, bounds: Interval, walk: Walk
     if relu6 and float(q.x_clip.max()) > RELU6 / 2:
         return Refusal(
             "folded_bound",
-            f"a ReLU6 is folded into this quantizer (X_clip {top:.6g}): copies would let values up to "
-            f"{2 * top:.6g} through, and those above {RELU6:g} never existed",
+            f"a ReLU6 is folded into this quantizer (X_clip {top:.6g})" + GUESS * guessed,
             at,
         )
     most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)

@@ -26,6 +26,7 @@ from onnx_ocs.qdq.intervals import Interval
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
+from onnx_ocs.regions.relu6 import RELU6
 
 __all__ = [
     "COARSEST", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Key", "Quantized", "Region", "Unreadable", "Walk",
@@ -35,8 +36,9 @@ __all__ = [
 Key = tuple[str, tuple[str, ...]]  # a tensor, and what its quantizers write (it may have several grids)
 
 STEP_ONLY = ("never_clipped", "folded_bound", "no_weight_consumer")  # refused, but another step may help
-RELU6 = 6.0
 HALF_COPIES = 2  # most copies where the float type is not float32
+MANY = 1 << 20  # more copies than anybody makes
+BARELY_ALIVE = 1e-4  # of the range, for rounding
 COARSEST = 0.15  # steps by which a float type may miss X_clip (float16 holds that of an 8-bit quantizer to 0.06)
 
 
@@ -47,7 +49,7 @@ class Walk:
     Attributes:
         axis: channel axis.
         channels: number of channels.
-        weights: layers that read it with a repeated weight.
+        weights: layers that read it with a repeated weight, and depthwise ones, which read the copies folded back.
         depthwise: whether one of them is depthwise.
         groups: number of equal groups that the copies must respect (1: none).
         folded: readers for which the copies are folded back, with the reason.
@@ -87,7 +89,9 @@ class _Found:
         quantizer: their grid; None when it cannot be read.
         refusal: why it gets no copies; None if it can be translated.
         bounds: interval that the float values cannot leave.
+        firm: interval that they cannot leave whatever other quantizers can express.
         folded: whether its saturation stands for a ReLU6, or for the Clip(x + 3, 0, 6) of a HardSwish.
+        guessed: whether that was guessed from the largest range of all such quantizers.
     """
 
     tensor: str
@@ -97,7 +101,9 @@ class _Found:
     quantizer: Quantizer | None
     refusal: Refusal | None
     bounds: Interval = (-np.inf, np.inf)
+    firm: Interval = (-np.inf, np.inf)
     folded: bool = False
+    guessed: bool = False
 
     @property
     def key(self) -> Key:
@@ -134,6 +140,25 @@ class Region(_Found):
     def adjustable(self) -> bool:
         """Whether anything about it can be changed: copies for layers that repeat a weight, or its step alone."""
         return bool(self.walk.weights) or (self.quantizer.scale.size == 1 and bool(self.walk.dequantizers))
+
+    def alive(self, scale: Array | None = None) -> tuple[Array, Array]:
+        """How many copies on the upper and on the lower side can hold anything, int64, shape () or (C,).
+
+        Copy i holds what lies beyond i * X_clip, and behind a bound there may be nothing.
+
+        Args:
+            scale: the step; default: the quantizer's.
+        """
+        q = self.quantizer
+        step = q.scale if scale is None else scale
+        found = []
+        for end, steps in ((self.firm[1], q.qmax - q.zero_point), (-self.firm[0], q.zero_point - q.qmin)):
+            reach = steps * step
+            with np.errstate(divide="ignore", invalid="ignore"):  # half a step beyond is rounded to nothing
+                most = np.ceil((end - step / 2) / reach - BARELY_ALIVE) - 1
+            most = np.where((reach > 0) & np.isfinite(end), np.clip(most, 0, MANY), MANY)
+            found.append(np.asarray(most).astype(np.int64))
+        return found[0], found[1]
 
 
 Quantized = Region | Unreadable  # what a quantized activation is

@@ -12,7 +12,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.qdq.layers import is_layer, read_layer
-from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.qdq.quantizer import Quantizer, is_idle
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.carry import NOT_LINEAR, Route
 from onnx_ocs.regions.region import Walk
@@ -73,10 +73,17 @@ def best_walk(
         if rank is not None and rank < 2:
             return Refusal.of("no_weight_consumer", at, f" (rank {rank})")
         return Refusal.of("unknown_channels" if missing else "no_weight_consumer", at)
-    dequantized = any(is_op(r, "DequantizeLinear", "Clip") for n in nodes for r in graph.readers(n.output[0]))
-    if not dequantized and not best.weights:
+    if not best.weights and not any(_dequantized(graph, n.output[0], q) for n in nodes):
         return Refusal.of("not_dequantized", at)
     return best
+
+
+def _dequantized(graph: Graph, integers: str, q: Quantizer) -> bool:
+    """Whether a DequantizeLinear reads integers, directly or behind nodes that hand them on as they are."""
+    for r in graph.readers(integers):
+        if is_op(r, "DequantizeLinear", "Clip") or (is_idle(r, q.dtype) and _dequantized(graph, r.output[0], q)):
+            return True
+    return False
 
 
 def _layer_channels(graph: Graph, nodes: Sequence[NodeProto], axis: int) -> int | None:
@@ -90,7 +97,7 @@ def _layer_channels(graph: Graph, nodes: Sequence[NodeProto], axis: int) -> int 
                     layer = read_layer(graph, r)
                     if layer is not None and layer.reads(axis, None):
                         return layer.inputs
-                elif is_op(r, "Clip", "DequantizeLinear", "QuantizeLinear", "Relu", "MaxPool"):
+                elif is_op(r, "Clip", "DequantizeLinear", "QuantizeLinear", "Relu", "MaxPool", "Cast", "Identity"):
                     following.append(r.output[0])
         tensors = following
     return None
@@ -125,12 +132,9 @@ def _walk(
         r: Route = route(graph, node, index, at, shapes)
         if r.kind in ("weight", "grouped", "depthwise"):
             weights[id(node)] = (node, at.origin[at.level == 1], at.factor)
-        if r.kind in ("grouped", "depthwise"):
-            g = int(attribute(node, "group", 1))
-            if g == at.narrow:
-                depthwise = True
-            elif at.narrow == channels:  # behind a Concat the groups are those of the joined channels
-                groups = int(np.lcm(groups, g))
+        depthwise = depthwise or r.kind == "depthwise"
+        if r.kind == "grouped" and at.narrow == channels:  # behind a Concat the groups are those of the joined channels
+            groups = int(np.lcm(groups, int(attribute(node, "group", 1))))
         if is_op(node, "DequantizeLinear") and r.kind == "carry":
             dequantizers[id(node)] = node
         leave = leave or (at.integer and r.kind == "fold")

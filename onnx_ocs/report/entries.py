@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-__all__ = ["CompensationEntry", "HistogramEntry", "Reason", "ReconstructionEntry", "RegionEntry", "TensorError"]
+__all__ = [
+    "CompensationEntry", "GridEntry", "HistogramEntry", "Reason", "ReconstructionEntry", "RegionEntry", "TensorError",
+]  # fmt: skip
 
 Numbers = float | list[float]
 Integers = int | list[int]
@@ -125,6 +127,37 @@ class RegionEntry(_Passed):
     histogram: NotRequired[HistogramEntry | None]
     sqnr_alone_db: NotRequired[float | None]
     share_alone: NotRequired[float | None]
+
+
+class GridEntry(_Passed):
+    """One quantizer that kills channels of outputs, or whose range sits wrong, and what mends it.
+
+    Attributes:
+        status: what was done; "candidate" is the word of `inspect`.
+        pass: the pass that looked at it.
+        tensor: float input of the QuantizeLinear in the original model.
+        quantizers: what its QuantizeLinear nodes write.
+        dead: by graph output, the channels that are constant behind it and not in the reference.
+        edit: "left out"; "split": each input of the Concat in front has a grid of its own; "new grid".
+        scale_before: the step of the original.
+        zero_point_before: of the original.
+        scale: the step now.
+        zero_point: the integer that stands for 0 now.
+        largest: largest absolute value of the channels that are constant behind it.
+        reason: why nothing was done.
+    """
+
+    status: Literal["applied", "refused", "candidate"]
+    tensor: str
+    quantizers: list[str]
+    dead: dict[str, list[int]]
+    edit: str | None
+    scale_before: Numbers
+    zero_point_before: Integers
+    scale: Numbers
+    zero_point: Integers
+    largest: float | None
+    reason: Reason | None
 
 
 # ---- blocks and layers ----------------------------------------------------------------------------------------------

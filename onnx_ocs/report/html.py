@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.report.comparison import Comparison
 from onnx_ocs.report.format import counted, cut_name, db_or_dash, from_to
+from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
 
-__all__ = ["CARDS", "check_html", "to_html"]
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["CARDS", "check_html", "comparison_to_html", "to_html"]
 
 Entry = Mapping[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
@@ -46,15 +51,10 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
     Returns:
         HTML; equal reports give equal pages.
     """
-    from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
     from onnx_ocs.report import charts
 
-    loader = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    pages.filters |= {"number": _number, "db": db_or_dash, "percent": _percent, "name": cut_name, "count": counted}
-    pages.globals["range_of"] = from_to
     unmeasured = dict.fromkeys(("error", "mass_saved", "histogram"))  # without calibration samples
     regions = [{**unmeasured, **r, "number": k} for k, r in enumerate(report["regions"], 1)]
     measured = [r for r in regions if r["error"] and r["error"].get("isolated_before_db") is not None]
@@ -66,7 +66,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
     if points:
         tried = list(plan["candidates"].values())
         sweep = {k: Markup(charts.tradeoff(points, tried, w)) for k, w in widths.items()}
-    return pages.get_template("report.html.j2").render(
+    return _template("report.html.j2").render(
         report=report,
         title=title,
         heading=VERBS.get(report["verb"], report["verb"]),
@@ -80,8 +80,24 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
         tensors=TENSORS,
         cost=_cost(report["cost"], report["latency"]),
         outputs=output_rows(report["outputs"]),
+        grids=grid_lines(report.get("grids", ())),
         loss=_loss(report.get("loss"), regions),
     )
+
+
+def comparison_to_html(found: Comparison) -> str:
+    """The page of two reports side by side."""
+    return _template("comparison.html.j2").render(found=found)
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, FileSystemLoader
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.filters |= {"number": _number, "db": db_or_dash, "percent": _percent, "name": cut_name, "count": counted}
+    pages.globals["range_of"] = from_to
+    return pages.get_template(name)
 
 
 def _loss(loss: Mapping[str, Any] | None, regions: Sequence[Entry]) -> Entry | None:

@@ -168,6 +168,7 @@ class OracleEntry(TypedDict):
         rescaled_quantizers: number of quantizers with another step.
         branches: number of compensation branches.
         refitted_layers: number of layers with other weights.
+        regridded_quantizers: number of quantizers that were left out, split, or got another zero-point.
         copies_active: share of the copies' values that were not 0.
         inputs: what was fed.
         original_between_levels: how far the original differs between the levels.
@@ -177,6 +178,7 @@ class OracleEntry(TypedDict):
     rescaled_quantizers: int
     branches: int
     refitted_layers: NotRequired[int]
+    regridded_quantizers: NotRequired[int]
     copies_active: float
     inputs: str
     original_between_levels: LevelEntry | None

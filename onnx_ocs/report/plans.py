@@ -160,6 +160,13 @@ class PlanEntry(TypedDict):
         time: how it was cut back until it held a limit of time.
         sweep: gain against cost.
         target: the search for the cheapest plan that reaches a target.
+        regions: number of tensors that the plan changes.
+        extra_macs: of the plan, as a share of the model's.
+        mean_copies: of the plan, a channel.
+        objective_before: of the model as it is, on held-out samples; smaller is better.
+        objective_after: the same of the plan.
+        sqnr_before_db: of the output there, of the model as it is.
+        sqnr_after_db: the same of the plan.
     """
 
     chosen: str
@@ -174,6 +181,13 @@ class PlanEntry(TypedDict):
     time: NotRequired[TimeEntry]
     sweep: NotRequired[list[PointEntry]]
     target: NotRequired[TargetEntry]
+    regions: NotRequired[int]
+    extra_macs: NotRequired[float]
+    mean_copies: NotRequired[float]
+    objective_before: NotRequired[float]
+    objective_after: NotRequired[float]
+    sqnr_before_db: NotRequired[float | None]
+    sqnr_after_db: NotRequired[float | None]
 
 
 class UnmendableEntry(TypedDict):

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from onnx_ocs.measurement.cost import Cost
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.quality import Quality
-from onnx_ocs.report.entries import CompensationEntry, ReconstructionEntry, RegionEntry
+from onnx_ocs.report.entries import CompensationEntry, GridEntry, ReconstructionEntry, RegionEntry
 from onnx_ocs.report.environment import environment
 from onnx_ocs.report.measures import CostEntry, LatencyEntry, OutputEntry, QualityEntry, VerificationEntry
 from onnx_ocs.report.schema import SCHEMA, Report
@@ -28,6 +28,7 @@ def assemble(
     regions: Entries = (),
     compensations: Entries = (),
     reconstructions: Entries = (),
+    grids: Entries = (),
     costs: tuple[Cost, Cost] | None = None,
     latency: Compared | None = None,
     limit: float | None = None,
@@ -45,6 +46,7 @@ def assemble(
         regions: one entry for each quantized activation; `x_clip_after` is added to each.
         compensations: one entry for each block.
         reconstructions: one entry for each layer with a quantized weight.
+        grids: one entry for each quantizer that gets another grid, or should.
         costs: before and after.
         latency: time of one sample before and after, where it was measured.
         limit: the largest ratio of these that was asked for.
@@ -60,6 +62,7 @@ def assemble(
         "regions": [cast(RegionEntry, {**e, "x_clip_after": _x_clip_after(e)}) for e in regions],
         "compensations": [cast(CompensationEntry, dict(e)) for e in compensations],
         "reconstructions": [cast(ReconstructionEntry, dict(e)) for e in reconstructions],
+        "grids": [cast(GridEntry, dict(e)) for e in grids],
         "outputs": _outputs(qualities),
         "cost": _cost(costs),
         "latency": _latency(latency, limit),

@@ -13,7 +13,7 @@ import sys
 import types
 from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from onnx_ocs.report.entries import CompensationEntry, ReconstructionEntry, RegionEntry
+from onnx_ocs.report.entries import CompensationEntry, GridEntry, ReconstructionEntry, RegionEntry
 from onnx_ocs.report.measures import (
     CostEntry,
     EnvironmentEntry,
@@ -38,9 +38,11 @@ class Report(TypedDict):
     Attributes:
         schema: the version of this format.
         verb: what was asked for.
+        title: what it is about: the names of the files.
         regions: one entry for each quantized activation.
         compensations: one entry for each block.
         reconstructions: one entry for each layer with a quantized weight.
+        grids: one entry for each quantizer that gets another grid, or should.
         outputs: one entry for each graph output; empty without calibration samples.
         cost: before and after; empty for `plan`.
         latency: before and after.
@@ -56,9 +58,11 @@ class Report(TypedDict):
 
     schema: str
     verb: Literal["inspect", "plan", "rewrite", "verify"]
+    title: NotRequired[str]
     regions: list[RegionEntry]
     compensations: list[CompensationEntry]
     reconstructions: list[ReconstructionEntry]
+    grids: list[GridEntry]
     outputs: list[OutputEntry]
     cost: CostEntry
     latency: LatencyEntry

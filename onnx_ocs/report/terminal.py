@@ -16,6 +16,7 @@ from rich.text import Text
 
 from onnx_ocs.errors import printable
 from onnx_ocs.report.format import changed, changed_share, decibels, number, percent, readable, shortened
+from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
@@ -145,6 +146,7 @@ def show_inspection(console: Console, report: Report) -> None:
         sqnr = decibels(q["sqnr_before_db"])
         console.print(f"Output against the {q['reference']}, {q['samples']} samples: SQNR {sqnr}{agreement}.")
         _outputs(console, report["outputs"])
+        _grids(console, report)
     if "loss" in report:
         _loss(console, report["loss"])
     _notes(console, report)
@@ -180,6 +182,7 @@ def _loss(console: Console, loss: Report) -> None:
 def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
     report = readable(report)
+    _grids(console, report)
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:
         shown = applied
@@ -197,6 +200,11 @@ def show_rewrite(console: Console, report: Report) -> None:
     _outputs(console, report["outputs"])
     _totals(console, report)
     _notes(console, report)
+
+
+def _grids(console: Console, report: Report) -> None:
+    for line in grid_lines(report.get("grids", ())):
+        console.print(line)
 
 
 def _reconstructions(console: Console, entries: Sequence[Report]) -> None:
@@ -302,17 +310,19 @@ def show_verdict(console: Console, text: str) -> None:
     console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
-def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> str:
-    """The last line."""
+def verdict(report: Report, changed: bool, verified: bool, seconds: float | None = None) -> str:
+    """The last line; without a time where a report is shown that was written before."""
     v = report["verification"]
+    took = "" if seconds is None else f" ({seconds:.1f} s)"
     if not changed:
-        return f"PASSED: nothing to rewrite, the output is the input ({seconds:.1f} s)"
+        return f"PASSED: nothing to rewrite, the output is the input{took}"
     if v is None:
-        return f"DONE, not verified ({seconds:.1f} s)" if not verified else f"PASSED ({seconds:.1f} s)"
+        return f"DONE, not verified{took}" if not verified else f"PASSED{took}"
     if v["verdict"] != "PASSED":
-        return f"FAILED: {'; '.join(readable(v['failures']))} ({seconds:.1f} s)"
+        return f"FAILED: {'; '.join(readable(v['failures']))}{took}"
     level, oracle = v["levels"][0], v["oracle"]
     counts = (
+        (oracle.get("regridded_quantizers", 0), "new grid"),
         (oracle["translated_quantizers"], "wide quantizer"),
         (oracle["rescaled_quantizers"], "changed step"),
         (oracle.get("refitted_layers", 0), "layer fitted again", "layers fitted again"),
@@ -322,5 +332,5 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float) -> st
     what = ", ".join(done) or "the model"
     return (
         f"PASSED: {what} as declared; {level['values']:,} values compared with the oracle's "
-        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step) in {seconds:.1f} s"
-    )
+        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step)"
+    ) + ("" if seconds is None else f" in {seconds:.1f} s")

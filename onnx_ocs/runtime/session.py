@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
 from onnx_ocs.model import sizes, tensors
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.runtime.names import shorten
 
 __all__ = [
     "LARGE",
@@ -138,33 +139,37 @@ class Session:
             threads: how many; None for onnxruntime's choice.
             precise: whether integer kernels must not saturate, on whatever CPU; else they are as fast as they are.
         """
+        model, self._short = shorten(model)
         options = session_options(level, fusion, sizes.rough_size(model, SMALL), precise)
         if threads is not None:
             options.intra_op_num_threads = threads
+        self._long = {short: long for long, short in self._short.items()}
         data, self._kept = serialized(model, options)
         self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        self.inputs = {i.name for i in self._session.get_inputs()}
-        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+        self.inputs = {self._long.get(i.name, i.name) for i in self._session.get_inputs()}
+        self.outputs: list[str] = [self._long.get(o.name, o.name) for o in self._session.get_outputs()]
         self._shared = all(v.type in NUMBERS for v in (*self._session.get_inputs(), *self._session.get_outputs()))
 
     def described(self) -> list[tuple[str, str, list[int | str | None] | None]]:
         """Name, type and shape of every output, as far as onnxruntime infers them."""
-        return [(o.name, o.type, o.shape or None) for o in self._session.get_outputs()]
+        return [(self._long.get(o.name, o.name), o.type, o.shape or None) for o in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
         """Run one feed; returns the outputs by name."""
         names = self.outputs if names is None else list(names)
         if not names:  # onnxruntime takes that for all
             return {}
-        if not self._shared:
-            return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
-        if missing := self.inputs.difference(feed):  # which would be found out in the middle of the run
+        if self._shared and (missing := self.inputs.difference(feed)):  # found out in the middle of the run
             raise ValueError(f"inputs are missing: {', '.join(sorted(missing))}")
+        feed = {self._short.get(name, name): value for name, value in feed.items()}
+        wanted = [self._short.get(name, name) for name in names]
+        if not self._shared:
+            return dict(zip(names, self._session.run(wanted, feed), strict=True))
         # `InferenceSession.run` copies its outputs to fresh memory, which takes about as long as a layer does
         binding = self._session.io_binding()
         for name, value in feed.items():
             binding.bind_cpu_input(name, np.asarray(value, order="C"))
-        for name in names:
+        for name in wanted:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         return {name: value.numpy() for name, value in zip(names, binding.get_outputs(), strict=True)}

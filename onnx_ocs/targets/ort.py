@@ -21,6 +21,7 @@ from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.model.staging import scratch
 from onnx_ocs.runtime.instrument import expose
+from onnx_ocs.runtime.names import rename, shorten
 from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, serialized, session_options
 from onnx_ocs.targets.rules import Rules
 
@@ -150,6 +151,7 @@ def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
+    model, short = shorten(model)
     with scratch() as folder:
         options = session_options("enable_all", True, sizes.rough_size(model, SMALL), precise=False)
         options.optimized_model_filepath = str(folder / "optimized.onnx")
@@ -160,6 +162,8 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
         try:
             data, _kept = serialized(model, options)
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            return onnx.load(options.optimized_model_filepath, load_external_data=False)
+            found = onnx.load(options.optimized_model_filepath, load_external_data=False)
+            rename(found, {now: name for name, now in short.items()})
+            return found
         except RUN_ERRORS:
             return None

@@ -9,8 +9,7 @@ from onnx_ocs.targets.rules import Rules, violations
 
 __all__ = ["added", "complaints", "rules_of"]
 
-_RULES: tuple[Rules, ...] = (ort.RULES, openvino.RULES, tensorrt.RULES, qnn.RULES, generic_int8.RULES)
-_ALL = {r.name: r for r in _RULES}
+_ALL: dict[str, Rules] = {m.RULES.name: m.RULES for m in (ort, openvino, tensorrt, qnn, generic_int8)}
 
 
 def rules_of(runtime: Runtime) -> Rules:

@@ -8,7 +8,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
-from onnx_ocs.records.history import history, stamp
+from onnx_ocs.records.history import rewritten, stamp
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entries, entry
@@ -30,14 +30,14 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
     Returns:
         One report entry for each quantized activation.
     """
-    if history(model):
+    if rewritten(model):
         if context.again:
             return PassResult(False)
         regions = find_regions(EditableGraph(model), {}, "already_translated")
         return PassResult(False, [entry(by.name, r, r.refusal) for r in regions])
     graph = EditableGraph(model)
     shapes = infer_shapes(model, nodes=graph.nodes)
-    regions = find_regions(graph, shapes)
+    regions = find_regions(graph, shapes, bounded=context.bounded)
     decisions = selection.decide(graph, regions, find_outliers(model, graph, regions, selection.copies, context))
     accepted = [d for d in decisions if isinstance(d, Decision)]
     if not accepted:

@@ -39,8 +39,6 @@ class Decision:
         """The channel layout behind the QuantizeLinear."""
         walk = self.region.walk
         origin, level = arrange(self.copies, self.copies_low, walk.groups)
-        if walk.depthwise and len({*self.copies + self.copies_low}) == 1:
-            origin, level = arrange(self.copies, self.copies_low, walk.channels)
         return Wide(walk.axis, origin, level, walk.channels, self.region.quantizer, True, self.halved)
 
 

@@ -2,9 +2,9 @@
 
 It computes a layer, its activation and the one quantizer behind it in one integer kernel; with another reader of the
 float values in between, the layer runs in float.  That is read off the structure.  Kernels are lost for other reasons,
-too (a float bias, a MatMul of two activations of which one is folded back, a depthwise Conv that must add up copies and
-so becomes a grouped one, for which there is no fast kernel), and operators between quantizers leave the integers with
-their neighbours (QLinearAdd, QLinearMul, pools): that is found out by trying.
+too (a float bias, a MatMul of two activations of which one is folded back, a depthwise Conv, whose copies are added up
+in float in front of it), and operators between quantizers leave the integers with their neighbours (QLinearAdd,
+QLinearMul, pools): that is found out by trying.
 """
 
 from __future__ import annotations
@@ -70,5 +70,5 @@ def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decisi
 
 
 def _depthwise(decision: Decision) -> bool:
-    """Whether a depthwise layer reads it, which is none any more where every channel has a copy."""
+    """Whether a depthwise layer reads it, which runs in float behind the sum of the copies."""
     return decision.region.walk.depthwise

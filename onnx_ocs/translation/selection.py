@@ -94,6 +94,8 @@ class Selection:
         upper, lower = outliers.upper, outliers.lower
         if q.float_dtype != np.float32:  # i * X_clip is held ever less exactly
             upper, lower = upper[:, :HALF_COPIES], lower[:, :HALF_COPIES]
+        if not self.halved:  # copies that nothing can reach are none
+            upper, lower = (m[:, : int(n.max())] for m, n in zip((upper, lower), region.alive(), strict=True))
         if self.halved:
             if walk.integers_leave:
                 at = label(region.nodes[0])
@@ -102,7 +104,7 @@ class Selection:
         if self.mode != "late":
             if isinstance(region.early, Early):
                 first = upper[:, : min(self.copies, region.early.copies)]
-                chosen = self._select(region, first, first[:, :0], even=self.mode in ("early", "integer"))
+                chosen = self._select(region, first, first[:, :0])
                 if isinstance(chosen, Refusal):
                     return chosen
                 decision = Decision(region, "early", *chosen, self.halved)
@@ -115,19 +117,18 @@ class Selection:
                 assert why is not None
                 late = "it would cost an integer kernel in late mode, and is " if held else ""
                 return Refusal("mode", f"{late}not exact in early mode: {why.message} ({why.code})", why.node)
-        chosen = self._select(region, upper, lower, even=self.mode == "integer")
+        chosen = self._select(region, upper, lower)
         return chosen if isinstance(chosen, Refusal) else Decision(region, "late", *chosen, self.halved)
 
-    def _select(self, region: Region, upper: Array, lower: Array, even: bool) -> tuple[Array, Array] | Refusal:
+    def _select(self, region: Region, upper: Array, lower: Array) -> tuple[Array, Array] | Refusal:
         """The slots (channel, side, copy) with most mass, ratio * C of them.
 
-        Grouped readers need the same number in each group; `even` asks that of depthwise ones too (in early mode,
-        where they would lose their integer kernel otherwise), with the ratio rounded to whole copies.
+        Grouped readers need the same number in each group, with the ratio rounded to whole copies.
         """
         walk = region.walk
         at = label(region.nodes[0])
         channels = walk.channels
-        groups = channels if even and walk.depthwise else walk.groups
+        groups = walk.groups
         above = (np.cumsum(m[:, ::-1], axis=1)[:, ::-1] for m in (upper, lower))
         mass = np.concatenate(list(above), axis=1)
         slots = mass.shape[1]

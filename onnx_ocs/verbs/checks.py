@@ -23,6 +23,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op, label
 from onnx_ocs.model.sizes import without_side_files
 from onnx_ocs.runtime.session import RUN_ERRORS, Session
+from onnx_ocs.verbs.qoperator import check_operators
 
 __all__ = ["answers_for_the_model", "check_graph", "check_qdq", "check_runs", "load"]
 
@@ -43,9 +44,10 @@ def load(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
 
 
 def check_qdq(model: onnx.ModelProto) -> list[str]:
-    """Refuse a model that is not quantized; a note for one whose quantization lies inside local functions."""
-    if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
-        return []
+    """Refuse a model that is not quantized to QDQ; notes for one that is in part, or inside local functions."""
+    notes = check_operators(model)
+    if notes or any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
+        return notes
     if any(is_op(n, "QuantizeLinear", "DequantizeLinear") for f in model.functions for n in f.node):
         return [
             "all QuantizeLinear and DequantizeLinear nodes are inside local functions, which are left intact: inline "

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Samples, input_specs, random_samples
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
+from onnx_ocs.calibration.samples import Samples, Source, input_specs, open_samples, random_samples
 from onnx_ocs.measurement.tensor_errors import measure_layers
-from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.graph import Graph, tensor_outputs
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.regions.find import find_regions
-from onnx_ocs.verbs.checks import load
+from onnx_ocs.qoperator.recognise import integer_operators
+from onnx_ocs.regions.find import find_regions, guessed_bounds
+from onnx_ocs.regions.relu6 import Bounded
+from onnx_ocs.report.format import counted
+from onnx_ocs.verbs.checks import check_graph, check_qdq, check_runs, load
+from onnx_ocs.verbs.qoperator import converted
 
 __all__ = [
     "VERIFIED_SAMPLES",
     "Model",
+    "Opened",
     "Progress",
+    "guess_notes",
+    "open_model",
     "proof_samples",
     "quiet",
     "ranked_by",
@@ -45,6 +54,58 @@ def ranked_by(samples: Samples | None) -> str:
     return ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model that was read and checked, and its samples.
+
+    Attributes:
+        model: the model, converted to QDQ where that was asked for.
+        samples: None without calibration samples.
+        converted: whether it is another one than that of the file.
+        notes: what is worth knowing.
+    """
+
+    model: onnx.ModelProto
+    samples: Samples | None
+    converted: bool
+    notes: tuple[str, ...]
+
+
+def open_model(
+    model: Model,
+    calib: Source | None,
+    limit: int | None,
+    seed: int,
+    convert_qoperator: bool,
+    judging: Judging = EVERYTHING,
+) -> Opened:
+    """Read and check a model and its samples.
+
+    Args:
+        model: the model or its path; not changed.
+        calib: calibration samples; None without.
+        limit: most samples.
+        seed: of random samples, on which a conversion is proven where there are no others.
+        convert_qoperator: whether integer operators are converted to QDQ first.
+        judging: which outputs count; with a metric, samples carry their labels.
+
+    Raises:
+        UserError: the model or the samples cannot be used.
+    """
+    read = load(model)
+    proto, notes = read, list[str]()
+    if convert_qoperator and integer_operators(read):
+        check_graph(read)
+        check_runs(read)
+        samples = None if calib is None else open_samples(calib, read, limit)
+        proto, notes = converted(read, proof_samples(read, samples, seed))
+    notes += check_qdq(proto)
+    check_graph(proto)
+    judging.check(tensor_outputs(proto))
+    samples = None if calib is None else open_samples(calib, proto, limit, judging.metric is not None)
+    return Opened(proto, samples, proto is not read, tuple(notes))
+
+
 def sample_shapes(samples: Samples) -> dict[str, list[int]]:
     """Shapes of one sample's inputs."""
     for feed in samples.batches(1, 1):
@@ -58,6 +119,17 @@ def reference_model(model: onnx.ModelProto, float_model: Model | None) -> tuple[
         return load(float_model), "float model"
     regions = find_regions(Graph(model), infer_shapes(model))
     return reference(model, regions), "QDQ model without its activation quantizers"
+
+
+def guess_notes(model: onnx.ModelProto, bounded: Bounded) -> list[str]:
+    """A note about quantizers that are taken for folded ReLU6s."""
+    n = len(guessed_bounds(model, bounded))
+    if not n:
+        return []
+    return [
+        f"{counted(n, 'quantizer')} that a layer feeds directly {'is' if n == 1 else 'are'} taken for folded ReLU6, "
+        "since the largest range of such quantizers is 6: a guess, layer by layer decided by --float"
+    ]
 
 
 def with_errors(

@@ -8,8 +8,9 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.outliers import Outliers
-from onnx_ocs.calibration.samples import Source, open_samples
+from onnx_ocs.calibration.samples import Samples, Source
 from onnx_ocs.compensation.entries import branch_entry
 from onnx_ocs.measurement.attribution import Loss, Share, find_loss
 from onnx_ocs.measurement.cost import cost
@@ -18,21 +19,26 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass
+from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.branches import read_branches
 from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
-from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.find import find_regions, folded_bounds
+from onnx_ocs.regions.flaws import flaws
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regridding.run import found_killers
 from onnx_ocs.report.plans import LossEntry, UnmendableEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.targets.registry import complaints
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entry
 from onnx_ocs.translation.selection import find_outliers
-from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, load
+from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
     Model,
     Progress,
+    guess_notes,
+    open_model,
     quiet,
     ranked_by,
     reference_model,
@@ -41,6 +47,8 @@ from onnx_ocs.verbs.common import (
 )
 
 __all__ = ["inspect"]
+
+WEIGHED = 16  # samples on which the weights' cost is measured
 
 
 @answers_for_the_model
@@ -52,6 +60,8 @@ def inspect(
     seed: int = 0,
     limit: int | None = None,
     progress: Progress = quiet,
+    convert_qoperator: bool = False,
+    judging: Judging = EVERYTHING,
 ) -> dict[str, Any]:
     """What could be rewritten, and why not: one entry for each quantized activation.
 
@@ -63,6 +73,8 @@ def inspect(
         seed: of everything random.
         limit: most calibration samples.
         progress: called during long work.
+        convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
+        judging: which outputs count, and how much, where the loss is shared out.
 
     Returns:
         The report; regions have the status "candidate" or "refused".
@@ -70,22 +82,24 @@ def inspect(
     Raises:
         UserError: the model or the samples cannot be used.
     """
-    proto = load(model)
-    inside = check_qdq(proto)
-    check_graph(proto)
+    opened = open_model(model, calib, limit, seed, convert_qoperator, judging)
+    proto, samples = opened.model, opened.samples
     translate = next((p for p in passes if isinstance(p, Translate)), Translate())
-    samples = None if calib is None else open_samples(calib, proto, limit)
-    context = Context(samples, limit, seed, progress)
+    floats = None if float_model is None else load(float_model)
+    bounded = folded_bounds(proto, floats)
+    context = Context(samples, limit, seed, progress, floats=floats, bounded=bounded, judging=judging)
     graph, shapes = Graph(proto), infer_shapes(proto)
-    regions = find_regions(graph, shapes)
+    regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, None if samples is None else sample_shapes(samples))
-    notes = [*inside, *_earlier(proto), *complaints(graph, translate.runtime)]
-    qualities, against, loss = None, None, None
+    notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
+    notes += complaints(graph, translate.runtime)
+    qualities, against, loss, grids = None, None, None, list[dict[str, Any]]()
     if samples is not None:
-        reference, against = reference_model(proto, float_model)
-        now = compare(reference, [proto], samples, limit)[0]
+        reference, against = reference_model(proto, floats)
+        now = compare(reference, [proto], samples, limit, judging=judging)[0]
         qualities = now, now
+        grids = found_killers(proto, regions, reference, now, context)
         entries = with_errors(entries, proto, None, context)
         loss = find_loss(proto, graph, regions, shapes, context, price.macs)
         if loss is None:
@@ -94,10 +108,11 @@ def inspect(
             )
         else:
             entries = _with_shares(entries, loss)
+            notes += _weights_cost(proto, floats, regions, samples, limit, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect", seed, regions=entries, compensations=carried, costs=(price, price), qualities=qualities,
-        reference=against, ranking=ranked_by(samples), notes=notes,
+        "inspect", seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
+        qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
     if loss is not None:
         report["loss"] = _loss_entry(loss, regions)
@@ -125,6 +140,28 @@ def _entry(
     if outliers is not None:
         e |= {"share_clipped": outliers.share_clipped, "range_used": outliers.range_used}
     return e
+
+
+def _weights_cost(
+    model: onnx.ModelProto,
+    floats: onnx.ModelProto | None,
+    regions: Sequence[Quantized],
+    samples: Samples,
+    limit: int | None,
+    loss: Loss,
+) -> list[str]:
+    """A note where the weights cost more than all quantized activations together."""
+    if floats is None:
+        return []
+    weights = compare(floats, [reference(model, regions)], samples, min(limit or WEIGHED, WEIGHED))[0].sqnr_db
+    activations = loss.everything.sqnr_db
+    if weights is None or (activations is not None and activations <= weights):
+        return []
+    told = "nothing" if activations is None else f"{activations:.1f} dB"
+    return [
+        f"the weights alone cost more ({weights:.1f} dB) than all quantized activations ({told}): reconstruct with "
+        "--float mends weights, more weight bits or steps per channel would, too; copies do not"
+    ]
 
 
 def _earlier(model: onnx.ModelProto) -> list[str]:

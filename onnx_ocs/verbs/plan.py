@@ -11,7 +11,8 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Source, open_samples
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
+from onnx_ocs.calibration.samples import Source
 from onnx_ocs.measurement.quality import Quality, compare
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.model.publishing import Transaction
@@ -20,8 +21,9 @@ from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
-from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, load
-from onnx_ocs.verbs.common import Model, Progress, quiet, reference_model
+from onnx_ocs.regions.find import folded_bounds
+from onnx_ocs.verbs.checks import answers_for_the_model, load
+from onnx_ocs.verbs.common import Model, Progress, open_model, quiet, reference_model
 
 __all__ = ["by_plan", "measured", "plan"]
 
@@ -37,6 +39,8 @@ def plan(
     budgets: Sequence[float] = (),
     progress: Progress = quiet,
     transaction: Transaction | None = None,
+    convert_qoperator: bool = False,
+    judging: Judging = EVERYTHING,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan steps and copies within a budget, measured on calibration data.
 
@@ -50,6 +54,8 @@ def plan(
         budgets: further budgets, for a sweep of gain against cost.
         progress: called during long work.
         transaction: what else is written: new statistics are staged there, and the caller publishes all.
+        convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
+        judging: which outputs count, how much, and the user's metric.
 
     Returns:
         The plan, and what was measured on the way.
@@ -57,12 +63,14 @@ def plan(
     Raises:
         UserError: the model or the samples cannot be used.
     """
-    proto = load(model)
-    check_qdq(proto)
-    check_graph(proto)
+    opened = open_model(model, calib, limit, seed, convert_qoperator, judging)
+    proto = opened.model
     floats = None if float_model is None else load(float_model)
     write = write_bytes if transaction is None else transaction.file
-    context = Context(open_samples(calib, proto, limit), limit, seed, progress, floats=floats, write=write)
+    bounded = folded_bounds(proto, floats)
+    context = Context(
+        opened.samples, limit, seed, progress, floats=floats, bounded=bounded, write=write, judging=judging
+    )
     measure = measured(proto, [Translate()], context)
     return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 
@@ -81,6 +89,6 @@ def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -
     def measure(made: Plan) -> Quality:
         new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         context.progress("measuring plans", 0, None)
-        return compare(against(), [new], samples, context.limit)[0]
+        return compare(against(), [new], samples, context.limit, judging=context.judging)[0]
 
     return measure

@@ -5,7 +5,7 @@ Each step takes what the steps before have found and returns a new `Outcome`; no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any, cast
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.samples import Source, open_samples
+from onnx_ocs.calibration.judging import EVERYTHING, Judging
+from onnx_ocs.calibration.samples import Source
 from onnx_ocs.errors import VerificationError
-from onnx_ocs.measurement.cost import Cost, cost
+from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import compared
-from onnx_ocs.measurement.quality import compare, losing
+from onnx_ocs.measurement.quality import compare, gained, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.publishing import Transaction
@@ -26,18 +27,22 @@ from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.registry import make_passes
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.passmanager import Pass, run_passes
+from onnx_ocs.passmanager import Pass, PassResult, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.plan import Plan
+from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
 from onnx_ocs.targets.registry import complaints
-from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, check_runs, load
+from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
     Progress,
+    guess_notes,
+    open_model,
     proof_samples,
     quiet,
     ranked_by,
@@ -46,8 +51,9 @@ from onnx_ocs.verbs.common import (
     with_errors,
 )
 from onnx_ocs.verbs.inputs import check_outputs
-from onnx_ocs.verbs.limits import time_notes
-from onnx_ocs.verbs.outcome import Outcome, Prepared, taken_back
+from onnx_ocs.verbs.limits import kernel_notes, time_notes
+from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
+from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import by_plan, measured
 from onnx_ocs.verbs.targeted import check_kept, check_passes, runtime_of
 from onnx_ocs.verification.verdict import Verification
@@ -88,22 +94,26 @@ def rewrite(
     limit: int | None = None,
     progress: Progress = quiet,
     transaction: Transaction | None = None,
+    convert_qoperator: bool = False,
+    judging: Judging = EVERYTHING,
 ) -> RewriteResult:
     """Rewrite a QDQ model, verify the result, and report cost and gain.
 
     Args:
         model: the model or its path; not changed.
         output: where to write the result; only after the verification has passed, atomically.
-        calib: calibration samples: a source as on the command line, an onnxruntime CalibrationDataReader, an iterable
-            of feed dicts, or a dict of arrays (input name -> samples on the first axis).
+        calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order; default: `Translate()`, and with samples `Reconstruct()` behind it.
+        passes: what to run, in order; default: `Translate()`, and with samples `Regrid()` in front of it and
+            `Reconstruct()` behind it.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
         limit: most calibration samples.
         progress: called during long work with (what, done, total).
         transaction: what else is written: the result is staged there, and the caller publishes all.
+        convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
+        judging: which outputs count, how much, and the user's metric.
 
     Returns:
         The result; its model is the input when there was nothing to rewrite.
@@ -118,11 +128,17 @@ def rewrite(
         check_outputs({"OUT": output}, (model, float_model), calib)
     with ExitStack() as stack:
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
-        context = Context(None, limit, seed, progress, write=files_of_run.file)
-        ready = _prepare(model, calib, float_model, verify, context)
-        outcome = _run(ready, _default(calib is not None) if passes is None else passes, options)
+        context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging)
+        ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
+        passes = _default(calib is not None) if passes is None else passes
+        outcome = _run(ready, passes, options)
         outcome = _stage(ready, outcome, output, files_of_run)
         outcome = _judge(ready, outcome)
+        lost = _lost(outcome)
+        if lost is not None:
+            files_of_run.discard(output or "")
+            outcome = _stage(ready, _spared(ready, outcome, lost, passes, options), output, files_of_run)
+        outcome = _with_errors(ready, outcome)
         if verify and outcome.changed:
             outcome = _prove(ready, outcome)
         report = dict(_report(ready, outcome, options))
@@ -147,17 +163,24 @@ def _default(calibrated: bool) -> list[Pass]:
     return [p() for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
 
 
-def _prepare(model: Model, calib: Source | None, float_model: Model | None, verify: bool, context: Context) -> Prepared:
+def _prepare(
+    model: Model,
+    calib: Source | None,
+    float_model: Model | None,
+    verify: bool,
+    convert_qoperator: bool,
+    context: Context,
+) -> Prepared:
     """Read and check all that is given."""
-    original = load(model)
-    notes = check_qdq(original)
-    check_graph(original)
+    opened = open_model(model, calib, context.limit, context.seed, convert_qoperator, context.judging)
+    original = opened.model
     if verify:
         check_runs(original)
-    samples = None if calib is None else open_samples(calib, original, context.limit)
     floats = None if float_model is None else load(float_model)
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
-    return Prepared(original, path, replace(context, samples=samples, floats=floats), tuple(notes))
+    context = replace(context, samples=opened.samples, floats=floats, bounded=folded_bounds(original, floats))
+    notes = (*opened.notes, *guess_notes(original, context.bounded))
+    return Prepared(original, path, context, notes, opened.converted)
 
 
 def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -> Outcome:
@@ -166,21 +189,28 @@ def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -
     runtime = runtime_of(passes, options)
     check_passes(passes, runtime)
     planned: dict[str, Any] = {}
+    made: Plan | None = None
+    new, results = original, dict[str, PassResult]()
     if options is not None and context.samples is not None and any(isinstance(p, Translate) for p in passes):
-        measure = measured(original, passes, context)
-        made, planned = make_plan(original, options, context, context.floats, measure=measure)
+        first = next(k for k, p in enumerate(passes) if isinstance(p, Translate))
+        new, results = run_passes(original, passes[:first], context)  # the plan is made for what these leave
+        passes = passes[first:]
+        measure = measured(new, passes, context)
+        made, planned = make_plan(new, options, context, context.floats, measure=measure)
         passes = by_plan(passes, made)
-    new, results = run_passes(original, passes, context)
+    new, more = run_passes(new, passes, context)
     check_kept(original, new, runtime)
-    done = list(results.values())
+    done = [*results.values(), *more.values()]
     return Outcome(
         model=new,
         changed=new is not original,
         regions=tuple(e for r in done for e in r.regions),
         compensations=tuple(e for r in done for e in r.compensations),
         reconstructions=tuple(e for r in done for e in r.reconstructions),
+        grids=tuple(e for r in done for e in r.grids),
         notes=(*ready.notes, *complaints(Graph(original), runtime), *(n for r in done for n in r.notes)),
         planned=planned,
+        plan=made,
     )
 
 
@@ -197,14 +227,14 @@ def _stage_input(ready: Prepared, outcome: Outcome, output: str | Path | None, t
     if output is None or outcome.changed:
         return
     transaction.discard(output)
-    if ready.path is None or any(is_external(t) for t in all_tensors(ready.original)):
+    if ready.path is None or ready.converted or any(is_external(t) for t in all_tensors(ready.original)):
         transaction.model(ready.original, output, ready.path)
     else:
         transaction.file(output, ready.path.read_bytes())
 
 
 def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
-    """Compare both models with the reference on all samples; what loses there is not applied."""
+    """Compare both models with the reference on all samples."""
     original, context = ready.original, ready.context
     if context.samples is None:
         if context.floats is None:
@@ -215,14 +245,40 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     total = context.total()
     context.progress("comparing", 0, total)
     tick = _ticker(context.progress, "comparing", total)
-    found = compare(reference, models, context.samples, context.limit, tick=tick)
-    outcome = replace(outcome, qualities=(found[0], found[-1]), against=against)
-    lost = losing(found[0], found[1]) if outcome.changed else None
-    if lost is not None:
-        outcome = taken_back(ready, outcome, lost)
-    return replace(
-        outcome, regions=with_errors(outcome.regions, original, outcome.model if outcome.changed else None, context)
-    )
+    found = compare(reference, models, context.samples, context.limit, tick=tick, judging=context.judging)
+    return replace(outcome, qualities=(found[0], found[-1]), against=against)
+
+
+def _lost(outcome: Outcome) -> str | None:
+    """Where a rewrite loses; None where it does not, or where nobody knows."""
+    if outcome.qualities is None or not outcome.changed:
+        return None
+    return losing(*outcome.qualities)
+
+
+def _spared(
+    ready: Prepared, outcome: Outcome, lost: str, passes: Sequence[Pass], options: PlanOptions | None
+) -> Outcome:
+    """The best part of a rewrite that loses as a whole; nothing where every part loses, too."""
+    best: tuple[float, Outcome] | None = None
+    passes = passes if outcome.plan is None else by_plan(passes, outcome.plan)
+    for dropped, fewer, other in parts_of(passes, options, outcome.regions):
+        part = _judge(ready, _run(ready, fewer, other))
+        if not part.changed or part.qualities is None or _lost(part) is not None:
+            continue
+        gain = gained(*part.qualities)
+        if gain > 0 and (best is None or gain > best[0]):
+            best = gain, in_part(outcome, part, dropped, lost)
+    return taken_back(ready, outcome, lost) if best is None else best[1]
+
+
+def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:
+    """The outcome with each tensor's own error."""
+    original, context = ready.original, ready.context
+    if context.samples is None:
+        return outcome
+    new = outcome.model if outcome.changed else None
+    return replace(outcome, regions=with_errors(outcome.regions, original, new, context))
 
 
 def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
@@ -242,15 +298,15 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
     shapes = None if samples is None else sample_shapes(samples)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
-    notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]
+    notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]
     if not outcome.changed:
-        notes.append("nothing was rewritten: the output is the input")
+        notes.append(f"nothing was rewritten: the output is the {'converted ' * ready.converted}input")
     ranking = ranked_by(samples)
     if planned:
         ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
     report = assemble(
         "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
-        reconstructions=outcome.reconstructions, costs=costs, latency=outcome.latency,
+        reconstructions=outcome.reconstructions, grids=outcome.grids, costs=costs, latency=outcome.latency,
         limit=None if options is None else options.max_latency, qualities=outcome.qualities,
         reference=outcome.against, ranking=ranking, verification=outcome.verification, notes=notes,
     )  # fmt: skip
@@ -262,27 +318,6 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
             if target["shortfall"]:
                 report["notes"].append(target["shortfall"])
     return report
-
-
-def _kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -> list[str]:
-    """What became of the operators that onnxruntime runs on integers."""
-    notes = []
-    lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
-    if lost > 0:
-        notes.append(
-            f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
-            f"{'has' if lost == 1 else 'have'} none or a slow one now, which costs more time than multiply-accumulates "
-            f"say; the mode 'integer' makes no copies there"
-            + (f", for {weighed['gain_db']:.2f} dB less of the objective" if weighed and not weighed["kept"] else "")
-        )
-    if (costs[0].integer_operators or 0) - (costs[1].integer_operators or 0) > max(lost, 0):
-        notes.append(
-            f"onnxruntime runs {costs[1].integer_operators} of {costs[0].integer_operators} operators on integers now, "
-            f"with {costs[1].transposes} Transposes instead of {costs[0].transposes}: look at the latency"
-        )
-    if weighed and weighed["kept"]:
-        notes.append(f"copies were left out: {weighed['why']}")
-    return notes
 
 
 def _ticker(progress: Progress, what: str, total: int) -> Callable[[int], None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx_ocs.calibration.samples import Source, open_samples
+from onnx_ocs.calibration.samples import Source
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.report.report import assemble
-from onnx_ocs.verbs.checks import answers_for_the_model, check_graph, check_qdq, check_runs, load
-from onnx_ocs.verbs.common import VERIFIED_SAMPLES, Model, proof_samples, reference_model, sample_shapes
+from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
+from onnx_ocs.verbs.common import VERIFIED_SAMPLES, Model, open_model, proof_samples, reference_model, sample_shapes
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["verify"]
@@ -24,6 +24,7 @@ def verify(
     float_model: Model | None = None,
     seed: int = 0,
     limit: int | None = None,
+    convert_qoperator: bool = False,
 ) -> dict[str, Any]:
     """Verify a rewritten model against its original.
 
@@ -34,6 +35,7 @@ def verify(
         float_model: reference of the quality figures.
         seed: of everything random.
         limit: most samples for the quality figures.
+        convert_qoperator: the rewritten model was made from the original with its integer operators converted to QDQ.
 
     Returns:
         The report; `report["verification"]["verdict"]` is "PASSED" or "FAILED".
@@ -41,11 +43,9 @@ def verify(
     Raises:
         UserError: a model or the samples cannot be used.
     """
-    before, after = load(original), load(rewritten)
-    check_qdq(before)
-    check_graph(before)
+    opened = open_model(original, calib, limit, seed, convert_qoperator)
+    before, after, samples = opened.model, load(rewritten), opened.samples
     check_runs(before)
-    samples = None if calib is None else open_samples(calib, before, limit)
     fed = proof_samples(before, samples, seed)
     checked = verify_models(before, after, fed, VERIFIED_SAMPLES, seed)
     qualities, against = None, None
@@ -57,6 +57,7 @@ def verify(
     costs = cost(before, shapes_in), cost(after, shapes_in)
     latency = compared(before, after, next(fed.batches(1, 1))) if checked.verdict == "PASSED" else None
     report = assemble(
-        "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked
-    )
+        "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked,
+        notes=opened.notes,
+    )  # fmt: skip
     return dict(report)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.model.shapes import Shape
@@ -54,6 +54,10 @@ def join(parts: list[Wide | int], axis: int) -> Wide:
     )
 
 
+def _casts_to(node: NodeProto) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(attribute(node, "to", 0)))
+
+
 class Carrying:
     """The rules, for one original."""
 
@@ -67,6 +71,8 @@ class Carrying:
             Differs: it does not keep the channels, or a constant of it is not what it should be.
         """
         op = old.op_type
+        if wide.integer and wide.grid is not None and op == "Cast" and _casts_to(old) == wide.grid.dtype:
+            return wide  # to the type that the integers have
         if op not in CARRYING or old.domain not in ("", "ai.onnx") or (wide.integer and op not in ON_INTEGERS):
             raise Differs(f"{op} cannot read channels and their copies")
         if wide.sums is not None:

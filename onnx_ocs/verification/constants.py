@@ -84,7 +84,8 @@ class Constants:
         Raises:
             Differs: it is not.
         """
-        if (new, old) in self._same:
+        if (new, old) in self._same:  # for another reader
+            self._own(new)
             return
         a, b = self.after.producer.get(new), self.before.producer.get(old)
         if new in self.after.initializers and old in self.before.initializers:
@@ -96,6 +97,16 @@ class Constants:
         else:
             raise Differs(f"the constant '{new}' is not stored as '{old}' was")
         self._same.add((new, old))
+
+    def _own(self, new: str) -> None:
+        """All new values in front of a constant are declared by the node at hand."""
+        stack = [new] if self.refitted - self.allowed else []
+        while stack:
+            name = stack.pop()
+            if name in self.refitted and name not in self.allowed:
+                raise Differs(f"the constant '{name}' has new values, which another layer declares")
+            node = self.after.producer.get(name)
+            stack += [] if node is None else node.input
 
     def _same_initializer(self, new: str, old: str) -> None:
         if new in self.refitted:

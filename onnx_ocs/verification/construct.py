@@ -62,7 +62,7 @@ def construct(
             raise Differs(UNDECLARED)
         if new.op_type == "Gather":
             form = _gather(new, first, arguments[0], behind)
-        elif isinstance(first.form, Wide):
+        elif isinstance(first.form, Wide) or (first.form is not None and first.form.grid is not None):
             raise Differs(UNDECLARED)
         else:
             form = _arithmetic(new.op_type, first.form or _all(first.of, behind, quantized), arguments)

@@ -5,7 +5,6 @@ An entry that stands in the original just so was declared by an earlier run, and
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.tensors import unpack
+from onnx_ocs.model.text import from_json
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.layouts import LAYOUT
 from onnx_ocs.records.steps import NOW, SCALE, read_step
@@ -24,11 +24,12 @@ from onnx_ocs.verification.values import Differs, Layout
 __all__ = ["OURS", "Declared"]
 
 OURS = "onnx_ocs."  # what the keys of our metadata begin with
+JOINING = ("Concat", "Gather")  # what writes channels of which every part has a quantizer of its own
 
 
 def _layout(text: str) -> tuple[str, Layout]:
     try:
-        e = json.loads(text)
+        e = from_json(text)
         origin, level = unpack(e["origin"]), unpack(e["level"])
         found = Layout(int(e["axis"]), origin, level, int(e["narrow"]), bool(e.get("halved", False)))
         return str(e["original"]), found
@@ -45,12 +46,15 @@ class Declared:
         scales: what a Q wrote in the original -> its step now, float64, shape () or (C,).
         refitted: what a layer writes now -> which constants have new values.
         undated: Qs whose new step the file does not repeat beside it.
+        parted: where a Q quantizes the bases alone now, and others the copies: what the node writes that joins them ->
+            what the Q wrote in the original.
     """
 
     layouts: dict[str, tuple[str, Layout]] = field(default_factory=dict)
     scales: dict[str, Array] = field(default_factory=dict)
     refitted: dict[str, Refitted] = field(default_factory=dict)
     undated: list[str] = field(default_factory=list)
+    parted: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def read(before: Graph, after: Graph) -> Declared:
@@ -89,12 +93,14 @@ class Declared:
         return found
 
     def _add_layout(self, before: Graph, after: Graph, n: NodeProto, name: str, layout: Layout) -> None:
-        if not is_op(n, "QuantizeLinear") or not is_op(before.producer.get(name), "QuantizeLinear"):
+        if not is_op(n, "QuantizeLinear", *JOINING) or not is_op(before.producer.get(name), "QuantizeLinear"):
             raise Differs(f"the original has no quantizer '{name}', which the rewritten model claims to have widened")
         if name in self.layouts:
             raise Differs(f"the quantizer '{name}' is declared twice")
         layout.check()
         self.layouts[name] = (str(n.output[0]), layout)
+        if not is_op(n, "QuantizeLinear"):
+            self.parted[str(n.output[0])] = name
 
     def _add_step(self, before: Graph, after: Graph, n: NodeProto, name: str) -> None:
         old = before.producer.get(name)

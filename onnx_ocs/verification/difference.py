@@ -94,8 +94,9 @@ class Difference:
             return
         if a.size and a.dtype.kind == "f":
             x, y = a.astype(np.float64), b.astype(np.float64)
-            same = (x == y) | (np.isnan(x) & np.isnan(y))
-            gap = float(np.max(np.abs(x - y), where=~same, initial=0.0))
+            apart = (x != y) & ~(np.isnan(x) & np.isnan(y))
+            gaps = np.abs(x[apart] - y[apart])  # what is the same and infinite has no difference
+            gap = float(np.max(np.where(np.isnan(gaps), np.inf, gaps), initial=0.0))
             size = float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
             largest = self.outputs.get(name, (0.0, 0.0))
             self.outputs[name] = max(largest[0], gap), max(largest[1], size)

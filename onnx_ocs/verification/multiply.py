@@ -10,6 +10,7 @@ from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.verification.operands import side
 
 __all__ = ["multiply"]
 
@@ -20,12 +21,13 @@ def multiply(graph: Graph, node: NodeProto, x: Array) -> Array:
     Args:
         graph: the graph that it is in.
         node: a Conv, ConvTranspose, Gemm or MatMul.
-        x: its input.
+        x: its input; of a MatMul whose first input is the constant, the second.
 
     Raises:
         ValueError: its weight or bias is no constant, or the shapes do not fit.
     """
-    w = graph.constant(node.input[1])
+    at = side(graph, node)
+    w = graph.constant(node.input[at])
     has_bias = len(node.input) > 2 and node.input[2] != ""
     b = graph.constant(node.input[2]) if has_bias else None
     if w is None or (has_bias and b is None):
@@ -33,7 +35,7 @@ def multiply(graph: Graph, node: NodeProto, x: Array) -> Array:
     x, w = x.astype(np.float64), w.astype(np.float64)
     bias = None if b is None else b.astype(np.float64)
     if is_op(node, "MatMul"):
-        return np.asarray(x @ w)
+        return np.asarray(x @ w if at else w @ x)
     if is_op(node, "Gemm"):
         a = x.T if attribute(node, "transA", 0) else x
         y = attribute(node, "alpha", 1.0) * (a @ (w.T if attribute(node, "transB", 0) else w))

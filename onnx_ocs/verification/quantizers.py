@@ -1,5 +1,6 @@
 """Quantizers, DequantizeLinears and integer Clips: parameters, and whether copies are right in front of them.
 
+All may lie in front of one quantizer, or the copies in front of others like it, and the integers be joined behind them.
 Copy i of a channel must be Q(relu(a - i * X_clip)) on the upper side, Q(min(a + i * X_low, 0)) on the lower one, and
 half of the value where channels are halved; then base and copies add up to a quantizer with more levels.
 """
@@ -16,6 +17,7 @@ from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.probes.rescaled import Steps
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
+from onnx_ocs.verification.bytewise import attributes
 from onnx_ocs.verification.constants import Constants
 from onnx_ocs.verification.declared import Declared
 from onnx_ocs.verification.values import Differs, Layout, Shifted, Value, Wide
@@ -82,10 +84,21 @@ class Quantizers:
             else:
                 self._as_it_was(new, old)
             return None
+        if old.output[0] in self.declared.parted.values():  # the bases, as in the original
+            if form is not None:
+                raise Differs("it quantizes copies together with the bases, and declares them apart")
+            self._parameters(new, old, None)
+            return None
         if name != new.output[0]:
             raise Differs(f"the layout of '{old.output[0]}' is declared by another node")
-        q = self.steps.integers[old.output[0]].now
         self._parameters(new, old, layout.origin)
+        if isinstance(form, Shifted) and form.grid is not None:
+            raise Differs("it quantizes integers")
+        return self._fits(old, form, layout)
+
+    def _fits(self, old: NodeProto, form: Wide | Shifted | None, layout: Layout) -> Wide:
+        """What a quantizer with copies writes, if it reads what its layout declares."""
+        q = self.steps.integers[old.output[0]].now
         shape = self.shapes.get(old.input[0])
         if (
             shape is not None
@@ -104,6 +117,70 @@ class Quantizers:
         else:
             self._rows(form, layout, q)
         return Wide(layout.axis, layout.origin, layout.level, layout.narrow, layout.halved, True, q)
+
+    # ---- parts ------------------------------------------------------------------------------------------------------
+
+    def part(self, new: NodeProto, value: Value | None) -> Value:
+        """What an added QuantizeLinear writes: copies, by the quantizer of their bases.
+
+        Args:
+            new: the node.
+            value: what it reads.
+
+        Raises:
+            Differs: no quantizer that declares its copies apart has these parameters.
+        """
+        form = None if value is None else value.form
+        if value is None or not isinstance(form, Shifted) or form.grid is not None:
+            raise Differs("it quantizes something else than copies")
+        problem = Differs("it quantizes copies of a tensor for which the file declares none apart")
+        for old in self.constants.before.readers(value.of):
+            name = old.output[0]
+            if name not in self.declared.parted.values() or name not in self.steps.integers:
+                continue
+            try:
+                if (new.domain, len(new.input), attributes(new)) != (old.domain, len(old.input), attributes(old)):
+                    raise Differs("it quantizes copies otherwise than their bases are quantized")
+                self._parameters(new, old, form.origin)
+            except Differs as d:
+                problem = d
+                continue
+            return Value(value.of, replace(form, grid=self.steps.integers[name].now))
+        raise problem
+
+    def bases(self, value: Value | None) -> Value | None:
+        """Integers of a quantizer whose copies are declared apart, as rows that can be joined with them."""
+        if value is None:
+            return None
+        name = value.of
+        if value.form is not None or name not in self.declared.parted.values() or name not in self.steps.integers:
+            return value
+        old, layout = self.constants.before.producer[name], self.declared.layouts[name][1]
+        of = str(old.input[0])
+        behind = -1 - layout.axis if layout.axis < 0 else len(self.shapes[of]) - 1 - layout.axis
+        rows = Shifted.of(layout.axis, behind, np.arange(layout.narrow))
+        return Value(of, replace(rows, grid=self.steps.integers[name].now))
+
+    def joined(self, out: str, value: Value) -> Value:
+        """Bases and copies that were quantized one by one, as what one quantizer of all would write.
+
+        Args:
+            out: what an added node writes.
+            value: what that is; the same where the file does not declare it to be that.
+
+        Raises:
+            Differs: they are not what the file declares.
+        """
+        name = self.declared.parted.get(out)
+        if name is None:
+            return value
+        old, layout = self.constants.before.producer[name], self.declared.layouts[name][1]
+        form, source = value.form, self.steps.integers.get(name)
+        if value.of != old.input[0] or not isinstance(form, Shifted) or form.grid is None or source is None:
+            raise Differs("it declares copies, and joins something else than integers")
+        if not form.grid.same_grid(source.now):
+            raise Differs("it joins integers on another grid than its quantizer's")
+        return Value(name, self._fits(old, form, layout))
 
     def _as_it_was(self, new: NodeProto, old: NodeProto) -> None:
         for t, u in zip(new.input[1:], old.input[1:], strict=True):
@@ -154,12 +231,19 @@ class Quantizers:
 
     def _dequantize(self, new: NodeProto, old: NodeProto, form: Wide | Shifted | None) -> Wide | None:
         if form is None:
-            if isinstance(read_quantizer(self.constants.before, old), Quantizer):
+            was = read_quantizer(self.constants.before, old)
+            if isinstance(was, Quantizer):
+                source = self.steps.integers.get(old.input[0])
+                parted = old.input[0] in self.declared.parted.values()
+                if parted and source is not None and was.same_grid(source.before):
+                    raise Differs("it dequantizes the bases without their copies")
                 self._parameters(new, old, None)
             else:
                 self._as_it_was(new, old)
             return None
         source = self.steps.integers.get(old.input[0])
+        if isinstance(form, Shifted):
+            raise Differs("it dequantizes channels and copies that are not yet joined")
         if not isinstance(form, Wide) or not form.integer or form.sums is not None or source is None:
             raise Differs("it dequantizes something else than the integers of a quantizer with copies")
         q = read_quantizer(self.constants.before, old)

@@ -21,6 +21,7 @@ from onnx_ocs.records.weights import Refit, Refitted, digest
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import LEVELS, RUN_ERRORS, Session
 from onnx_ocs.verification.multiply import multiply
+from onnx_ocs.verification.operands import read_operand, side
 
 __all__ = ["check_refitted", "substituted"]
 
@@ -81,18 +82,15 @@ def check_refitted(
 def _constants(graph: Graph, out: str, r: Refitted) -> str:
     """What is wrong with a layer's constants; empty if nothing is."""
     node = graph.producer[out]
-    weight = read_weight(graph, node, 1) if is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul") else None
+    weight = read_operand(graph, node) if is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul") else None
     if weight is None or weight.root != r.weight.name:
         return "it is no layer that reads the declared weight"
-    w = weight.quantizer(graph)
-    if w is None:
-        return "its weight is not quantized"
     for refit in (r.weight, r.weight_scale, r.bias, r.bias_scale):
         if refit is not None and (why := _digest(graph, refit)):
             return why
     root = graph.constant(weight.root)
     assert root is not None
-    low, high = _range(root, w, weight.perms[-1] if weight.perms else None)
+    low, high = _range(graph, node, root)
     if low is None:
         return "its weights do not lie on their grid"
     if low < r.low or high > r.high:
@@ -107,12 +105,16 @@ def _digest(graph: Graph, refit: Refit) -> str:
     return "" if digest(value) == refit.digest else f"the constant '{refit.name}' does not hold what was fitted"
 
 
-def _range(root: Array, w: Quantizer, perm: tuple[int, ...] | None) -> tuple[int | None, int]:
+def _range(graph: Graph, node: NodeProto, root: Array) -> tuple[int | None, int]:
     """Smallest and largest integer of a weight; None where it is stored in float and lies off its grid."""
     if root.dtype.kind != "f":
         values = root.astype(np.int64)
         return int(values.min(initial=0)), int(values.max(initial=0))
-    x = np.transpose(root, perm).astype(np.float64)
+    weight = read_weight(graph, node, side(graph, node))
+    w = None if weight is None else weight.quantizer(graph)
+    if weight is None or w is None:
+        return None, 0
+    x = np.transpose(root, weight.perms[-1] if weight.perms else None).astype(np.float64)
     shape = [1] * x.ndim
     if w.axis is not None:
         shape[w.axis] = -1
@@ -125,8 +127,8 @@ def _range(root: Array, w: Quantizer, perm: tuple[int, ...] | None) -> tuple[int
 
 def _tied(graph: Graph, node: NodeProto) -> bool:
     """Whether a bias's scale is the product of those of input and weight, which integer kernels take for granted."""
-    weight = read_weight(graph, node, 1)
-    w = None if weight is None else weight.quantizer(graph)
+    weight = read_operand(graph, node)
+    w = None if weight is None else weight.grid
     dq, x = (graph.producer.get(node.input[k]) if len(node.input) > k else None for k in (2, 0))
     if w is None or not is_op(dq, "DequantizeLinear") or not is_op(x, "DequantizeLinear") or dq is None or x is None:
         return False
@@ -138,7 +140,7 @@ def _tied(graph: Graph, node: NodeProto) -> bool:
 
 def _computed(graph: Graph, layers: list[str], samples: Samples, limit: int) -> Iterator[str]:
     """Layers that onnxruntime computes otherwise than numpy does."""
-    inputs = {out: graph.producer[out].input[0] for out in layers}
+    inputs = {out: graph.producer[out].input[1 - side(graph, graph.producer[out])] for out in layers}
     known = {i.name for i in graph.model.graph.input}
     asked = list(dict.fromkeys([*inputs.values(), *layers]))
     wrong: set[str] = set()

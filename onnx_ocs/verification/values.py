@@ -4,7 +4,7 @@ Along its channel axis a tensor of the rewritten model holds rows, and each is k
 channels c:
 
     the same       row c is channel c
-    Shifted        row j = side(factor[j] * a[origin[j]] - shift[j]): what goes into a quantizer of copies
+    Shifted        row j = side(factor[j] * a[origin[j]] - shift[j]): what goes into a quantizer of copies; its integers
     Wide           row j is the base or a copy of channel origin[j] behind that quantizer, or a sum of several
 
 A `Wide` value whose rows are the full sums of their channels, in order, is the original's tensor again: that is how a
@@ -157,6 +157,7 @@ class Shifted:
         side: 1 where max(., 0) was taken, -1 where min(., 0) was, else 0; int64 (W,).
         ceiling: the bound of a Clip that the rows went through after they were shifted.
         rectify: whether rows are right from 0 upwards only, so that the quantizer must saturate there.
+        grid: the quantizer that the rows went through, whose integers they are; None: they are float.
     """
 
     axis: int
@@ -167,6 +168,7 @@ class Shifted:
     side: Array
     ceiling: float = np.inf
     rectify: bool = False
+    grid: Quantizer | None = None
 
     @staticmethod
     def of(axis: int, behind: int, origin: Array) -> Shifted:
@@ -180,7 +182,13 @@ class Shifted:
         return replace(self, origin=origin, shift=shift, factor=factor, side=side)
 
     def join(self, other: Shifted) -> Shifted:
-        """The other's rows behind these."""
+        """The other's rows behind these.
+
+        Raises:
+            Differs: these are integers and those are not, or on another grid.
+        """
+        if (self.grid is None) != (other.grid is None) or not (self.grid is None or self.grid.same_grid(other.grid)):
+            raise Differs("it joins integers with something else than integers on their grid")
         pairs = zip(self._rows(), other._rows(), strict=True)
         origin, shift, factor, side = (np.concatenate(v) for v in pairs)
         return replace(self, origin=origin, shift=shift, factor=factor, side=side)
@@ -190,7 +198,8 @@ class Shifted:
 
     def plain(self) -> bool:
         """Whether its rows are channels as they are."""
-        return not (self.shift.any() or self.side.any() or np.any(self.factor != 1)) and np.isinf(self.ceiling)
+        changed = self.shift.any() or self.side.any() or np.any(self.factor != 1) or self.grid is not None
+        return not changed and np.isinf(self.ceiling)
 
     def per_row(self, constant: Array) -> Array:
         """A constant that broadcasts along the channel axis alone, float64 (W,).

@@ -26,6 +26,7 @@ class Verification:
         rescaled: number of quantizers with another step.
         branches: number of compensation branches.
         refitted: number of layers with re-fitted weights.
+        regridded: number of quantizers that were left out, split, or got another zero-point.
         active: share of the copies' values that were not zero in the exact comparison.
         io_unchanged: whether names, types and shapes of graph inputs and outputs, and the opsets, are the same.
         checker: "ok", or what the checker says.
@@ -42,6 +43,7 @@ class Verification:
     rescaled: int = 0
     branches: int = 0
     refitted: int = 0
+    regridded: int = 0
     active: float = 0.0
     io_unchanged: bool = True
     checker: str = "ok"
@@ -66,6 +68,7 @@ class Verification:
                 "rescaled_quantizers": self.rescaled,
                 "branches": self.branches,
                 "refitted_layers": self.refitted,
+                "regridded_quantizers": self.regridded,
                 "copies_active": self.active,
                 "inputs": self.inputs,
                 "original_between_levels": None if self.original is None else self.original.as_dict("enable_all"),

@@ -28,21 +28,26 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.model.sizes import rough_size, without_side_files
 from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
 from onnx_ocs.probes.rescaled import rescaled
+from onnx_ocs.probes.retyped import retyped
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.branches import read_branches
+from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.cpu import may_saturate
 from onnx_ocs.runtime.instrument import as_bytes
 from onnx_ocs.runtime.session import RUN_ERRORS, attempt
 from onnx_ocs.verification.branches import check_branches
+from onnx_ocs.verification.comparison import DAMAGED
 from onnx_ocs.verification.difference import Difference
 from onnx_ocs.verification.exact import LARGE, RELATIVE, Inputs, compare_exactly
 from onnx_ocs.verification.optimizer import between, excess
 from onnx_ocs.verification.oracle import WideQuantizer, oracle
 from onnx_ocs.verification.refitted import check_refitted, substituted
+from onnx_ocs.verification.regridded import regridded
 from onnx_ocs.verification.saturation import saturation
 from onnx_ocs.verification.strip import strange_constants, without_branches
 from onnx_ocs.verification.structure import Structure, compare
+from onnx_ocs.verification.values import Differs
 from onnx_ocs.verification.verdict import Verification
 
 __all__ = ["verify"]
@@ -72,6 +77,29 @@ def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.
         return
 
 
+def _yardstick(result: Verification, original: onnx.ModelProto, rewritten: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The original with the declared grids and types of integers; None where that cannot be."""
+    try:
+        found, result.regridded = regridded(original, rewritten)
+    except Differs as d:
+        result.fail(str(d))
+        return None
+    except DAMAGED as e:
+        result.fail(f"the new grids that the rewritten model declares cannot be ({type(e).__name__}: {e})")
+        return None
+    if result.regridded and not isinstance(attempt(original, "disable_all"), str):
+        new = attempt(found, "disable_all")
+        if isinstance(new, str):
+            result.fail(f"onnxruntime loads the original, but not with the declared grids: {new}")
+            return None
+    retypes = read_unsigned(rewritten) - read_unsigned(original)
+    try:  # the yardstick stores the same integers without a sign
+        return retyped(found, retypes) if retypes else found
+    except ValueError as e:
+        result.fail(str(e))
+        return None
+
+
 def verify(
     original: onnx.ModelProto, rewritten: onnx.ModelProto, samples: Samples, limit: int = 4, seed: int = 0
 ) -> Verification:
@@ -93,6 +121,10 @@ def verify(
         result.notes.append("the model is large: one sample, and three draws of random activations in every layer")
     inputs = Inputs(samples, limit, seed)
     _structure(result, original, rewritten)
+    yardstick = _yardstick(result, original, rewritten)
+    if yardstick is None:
+        _log(result)
+        return result
     try:
         given, found = read_branches(original), read_branches(rewritten)
         result.branches = len(found)
@@ -109,14 +141,14 @@ def verify(
     for b in given:  # a pass that ran on a compensated model leaves its branches as they are
         if b.entry not in [f.entry for f in found]:
             result.fail(f"the branch at '{b.output}' of the original is missing or another one")
-    structure = compare(original, bare)
+    structure = compare(yardstick, bare)
     result.notes += structure.notes
     for why in structure.failures:
         result.fail(why)
     if result.verdict == "PASSED":
         if original.SerializeToString(deterministic=True) == rewritten.SerializeToString(deterministic=True):
             result.notes.append("the two models are one and the same: nothing was rewritten between them")
-        _translation(result, original, bare, structure, inputs)
+        _translation(result, yardstick, bare, structure, inputs)
     if result.branches and result.verdict == "PASSED":
         _branches(result, original, rewritten, inputs)
     if result.verdict == "PASSED" and may_saturate() and rough_size(original, 0) <= LARGE:
@@ -131,9 +163,9 @@ def _log(result: Verification) -> None:
     for level in result.as_dict()["levels"]:
         _LOG.debug("%s", level)
     _LOG.info(
-        "verification: %s, %d wide quantizers, %d other steps, %d layers fitted again, %d branches, "
+        "verification: %s, %d new grids, %d wide quantizers, %d other steps, %d layers fitted again, %d branches, "
         "%d of %d values differ",
-        result.verdict, result.translated, result.rescaled, result.refitted, result.branches,
+        result.verdict, result.regridded, result.translated, result.rescaled, result.refitted, result.branches,
         result.exact.mismatches, result.exact.values,
     )  # fmt: skip
 

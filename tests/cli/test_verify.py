@@ -24,7 +24,7 @@ def test_its_options(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "verify", verify)
     options = ("--calib", "c.npz", "--float", "f.onnx", "--seed", "5", "--samples", "7")
     assert run("verify", DIGITS, "o.onnx", *options) == (1, "", "Error: stopped here\n")
-    assert seen == [(DIGITS, Path("o.onnx"), "c.npz", Path("f.onnx"), 5, 7)]
+    assert seen == [(DIGITS, Path("o.onnx"), "c.npz", Path("f.onnx"), 5, 7, False)]
 
 
 @pytest.mark.parametrize(("other", "code"), [(DIGITS, 0), (NOTHING, 2)])

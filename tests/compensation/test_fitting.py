@@ -18,6 +18,7 @@ from onnx_ocs.compensation.blocks import find_blocks
 from onnx_ocs.compensation.fitting import Fitting
 from onnx_ocs.compensation.ground_truth import Truth
 from onnx_ocs.compensation.menu import Menu
+from onnx_ocs.measurement.yardstick import Output
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
@@ -25,6 +26,7 @@ from onnx_ocs.regions.find import find_regions
 
 Array = np.ndarray[Any, Any]
 MACS = 100_000
+OUTPUT = Output("gemm1", "gemm1")
 LARGE = 1 << 40
 
 
@@ -49,7 +51,8 @@ def prepared(net: onnx.ModelProto, folder: Path, count: int, most: int = LARGE) 
     ranks = {m.block.output: len(shapes[m.block.output]) for m in menus}
     fitting = Fitting(net, menus, ranks, ("diagonal", "dense"), True, folder, lambda *_: None)
     exact = reference(net, regions)
-    fitting.targets(Truth(exact, [m.block.output for m in menus], None, {}), batches(net, count), most)
+    truth = Truth(exact, [*(m.block.output for m in menus), OUTPUT.name], None, {})
+    fitting.targets(truth, [OUTPUT], batches(net, count), most)
     return fitting, exact
 
 
@@ -115,6 +118,6 @@ def test_blocks_that_are_refused_get_nothing(net: onnx.ModelProto, tmp_path: Pat
     ranks = {m.block.output: len(shapes[m.block.output]) for m in menus}
     fitting = Fitting(net, menus, ranks, ("dense",), True, tmp_path, lambda *_: None)
     assert fitting.open == []
-    fitting.targets(Truth(reference(net, regions), [], None, {}), batches(net, 4), LARGE)
+    fitting.targets(Truth(reference(net, regions), [OUTPUT.name], None, {}), [OUTPUT], batches(net, 4), LARGE)
     new = fitting.fit(lambda: batches(net, 4), MACS, MACS)
     assert new.added == [] and all(m.chosen is None and m.why == "widened" for m in menus)

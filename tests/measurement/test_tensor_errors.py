@@ -86,7 +86,8 @@ def test_steps_that_changed(tmp_path):
     result = api.rewrite(
         DIGITS,
         calib=str(CALIB),
-        options=api.PlanOptions(budget=None, ratio=0.5),
+        passes=[Translate()],
+        options=api.PlanOptions(budget=None, ratio=0.5, effort="quick"),
         float_model=ROOT / "models/digits.fp32.onnx",
     )
     changed = [e for e in result.report["regions"] if e["scale"] != e["scale_before"]]

@@ -10,7 +10,14 @@ import onnx
 import pytest
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.model.destinations import check_apart, check_regular, check_writable, identities, model_files
+from onnx_ocs.model.destinations import (
+    check_apart,
+    check_readable,
+    check_regular,
+    check_writable,
+    identities,
+    model_files,
+)
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "digits.w8a2.onnx"
 
@@ -49,8 +56,24 @@ def test_what_is_no_regular_file_is_refused_and_left(make, kind: str, tmp_path: 
 
 
 def test_a_device_is_refused() -> None:
-    with pytest.raises(UserError, match="is a device"):
-        check_writable(Path("/dev/null"))
+    for check in (check_writable, check_readable):
+        with pytest.raises(UserError, match="is a device"):
+            check(Path("/dev/null"))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(fifo, "is a named pipe"), (bound, "is a socket"), (Path.mkdir, "a folder"), (link, "no such")],
+)
+def test_what_is_read_is_a_file(make, kind: str, tmp_path: Path) -> None:
+    make(tmp_path / "in")
+    with pytest.raises(UserError, match=kind):
+        check_readable(tmp_path / "in")
+    for odd, why in (("\0", "null"), ("x" * 300, "too long"), ("no/in", "no such file")):
+        with pytest.raises(UserError, match=why):
+            check_readable(tmp_path / odd)
+    (tmp_path / "target").touch()
+    (tmp_path / "good").symlink_to("target")
+    check_readable(tmp_path / "good")
 
 
 def test_a_file_and_a_free_place_are_taken(tmp_path: Path) -> None:

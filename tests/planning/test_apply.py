@@ -69,6 +69,19 @@ def test_copies_that_cannot_be_made_early(factor: float, status: str, mode: str 
     assert (e["reason"] or {}).get("code") == ("mode" if status == "refused" else None)
 
 
+def test_copies_that_hold_nothing_are_left_out() -> None:
+    """The plan of an earlier version may ask for copies beyond a Clip."""
+    model = build("clip_free")
+    plan = Plan(fingerprint(model), (planned(model, "clip1", 1.0, 9, "late"),))
+    entries = {e["tensor"]: e for e in apply_plan(model, plan, Translate(plan=plan)).regions}
+    assert {*entries["clip1"]["copies"]} == {5}
+    model = build("clip_free")
+    factor = 6 / 1.0172090982086957
+    plan = Plan(fingerprint(model), (planned(model, "clip1", factor, 2, "late"),))
+    entry = next(e for e in apply_plan(model, plan, Translate(plan=plan)).regions if e["tensor"] == "clip1")
+    assert (entry["mode"], {*entry["copies"]}) == ("rescale", {0})  # its step alone
+
+
 def test_a_plan_for_another_model() -> None:
     model = build("conv_relu_conv")
     bytes_before = model.SerializeToString(deterministic=True)

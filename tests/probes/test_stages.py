@@ -51,7 +51,8 @@ def test_every_number_is_that_of_one_session(name: str, resting: bool, monkeypat
     assert any(s.resting is not None for s in board._model.stages) == resting
     for settings in questions(board):
         for samples in (feed, other):
-            got, want = board.run(samples, settings), whole.run(samples, settings)
+            first = board.outputs[0]
+            got, want = board.run(samples, settings)[first], whole.run(samples, settings)[first]
             if resting and len(settings) <= 1:
                 np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * np.abs(want).max())
             else:
@@ -103,6 +104,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count
 
 
+def output(model: Stages, feed: dict[str, Any], parameters: dict[str, Any]) -> Any:
+    """The only output."""
+    (value,) = model.run(feed, parameters).values()
+    return value
+
+
 def cost(ran: list[int], model: Stages, feed: dict[str, Any], *on: int) -> int:
     before = ran[0]
     model.run(feed, switches(6, *on))
@@ -137,15 +144,15 @@ def test_a_stage_at_rest_has_no_switches() -> None:
 def test_little_memory_costs_time_only(ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     feeds = [{"x": np.full((2, 4), 0.3 + k, np.float32)} for k in range(3)]
     free = load(6)
-    want = [free.run(f, switches(6, k)) for f in feeds for k in range(6)]
+    want = [output(free, f, switches(6, k)) for f in feeds for k in range(6)]
     monkeypatch.setattr(staged, "KEPT", 6 * 32)  # of the three, the last one's first question
     tight = load(6)
-    got = [tight.run(f, switches(6, k)) for f in feeds for k in range(6)]
+    got = [output(tight, f, switches(6, k)) for f in feeds for k in range(6)]
     np.testing.assert_array_equal(got, want)
     assert staged._size(tight._feeds.values()) <= 6 * 32
     monkeypatch.setattr(staged, "KEPT", 0)
     none = load(6)
-    np.testing.assert_array_equal([none.run(f, switches(6, k)) for f in feeds for k in range(6)], want)
+    np.testing.assert_array_equal([output(none, f, switches(6, k)) for f in feeds for k in range(6)], want)
     assert not none._feeds
 
 
@@ -174,7 +181,7 @@ def test_what_cannot_be_handed_over_is_not_cut() -> None:
     feed = {"x": np.ones((2, 4), np.float32)}
     one = Stages(model, switches(3), [f"s{i}" for i in range(3)])
     assert len(one.stages) == 1
-    np.testing.assert_array_equal(one.run(feed, switches(3)), feed["x"] * np.float32(1.5 * 2.5 * 3.5) + 1)
+    np.testing.assert_array_equal(output(one, feed, switches(3)), feed["x"] * np.float32(1.5 * 2.5 * 3.5) + 1)
 
 
 def wide_chain(sums_over_samples: bool = False, fixed: int | None = None) -> onnx.ModelProto:
@@ -205,7 +212,7 @@ def test_samples_in_slices_give_the_same_numbers(count: int) -> None:
     assert apart.sliced and not whole.sliced
     feed = samples(count)
     for on in ((), (0,), (1,), (0, 1, 2), (2,)):
-        np.testing.assert_array_equal(apart.run(feed, switches(3, *on)), whole.run(feed, switches(3, *on)))
+        np.testing.assert_array_equal(output(apart, feed, switches(3, *on)), output(whole, feed, switches(3, *on)))
     sizes = [len(s.feed["x"]) for s in apart._feeds[id(feed)][1]]
     assert sum(sizes) == count and min(sizes) >= 2 and len(sizes) == max(1, count // 2)
 
@@ -230,5 +237,26 @@ def test_slices_keep_what_crossed_the_cuts(ran: list[int]) -> None:
 def test_what_gives_other_numbers_in_slices_runs_whole(model: onnx.ModelProto, example: dict[str, Any]) -> None:
     apart = Stages(model, switches(3), NAMED, example=example)
     assert not apart.sliced
-    want = Stages(model, switches(3), NAMED).run(example, switches(3, 1))
-    np.testing.assert_array_equal(apart.run(example, switches(3, 1)), want)
+    want = output(Stages(model, switches(3), NAMED), example, switches(3, 1))
+    np.testing.assert_array_equal(output(apart, example, switches(3, 1)), want)
+
+
+def test_every_output_is_given(ran: list[int]) -> None:
+    """One that leaves early is kept with its stage; what no switch reaches is given, too; others are not computed."""
+    model = chain(6, [helper.make_node("Neg", ["s1"], ["early"]), helper.make_node("Abs", ["w0"], ["still"])])
+    model.graph.output[0].name = "s5"
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in ("early", "still"))
+    feed = {"x": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)}
+    cut = Stages(model, switches(6), [f"s{i}" for i in range(6)])
+    whole = Stages(model, switches(6), [f"s{i}" for i in range(6)], 1)
+    assert len(cut.stages) > len(whole.stages) == 1
+    for on in ((), (0,), (1, 4), (5,)):
+        got, want = cut.run(feed, switches(6, *on)), whole.run(feed, switches(6, *on))
+        assert got.keys() == {"s5", "early", "still"}
+        for name, value in want.items():
+            np.testing.assert_array_equal(got[name], value)
+    before = ran[0]
+    cut.run(feed, switches(6, 4))
+    assert ran[0] - before < len(cut.stages), "the early output comes from a stage that is not run again"
+    early = Stages(model, switches(6), [f"s{i}" for i in range(6)], outputs=["early"])
+    assert early.run(feed, switches(6, 0)).keys() == {"early"} and len(early.stages) < len(cut.stages)

@@ -82,18 +82,23 @@ def board_of(model: onnx.ModelProto, regions: list[Quantized]) -> Switchboard:
     return Switchboard(model, regions, infer_shapes(model))
 
 
+def run(board: Switchboard, feed: Mapping[str, Array], settings: Mapping[int, Setting]) -> Array:
+    """The first output."""
+    return board.run(feed, settings)[board.outputs[0]]
+
+
 def test_all_on_is_the_original(case: Any) -> None:
     name, model, feed, regions = case
     board = board_of(model, regions)
     want = zoo.execute(model, feed)[0]
-    close(name, board.run(feed, everything(regions)), want)
-    off = board.run(feed, {})
+    close(name, run(board, feed, everything(regions)), want)
+    off = run(board, feed, {})
     assert np.abs(off - want).max() > 1e-6 * np.abs(want).max(), "the quantizers change nothing, so nothing was tested"
 
 
 def test_all_off_is_the_reference(case: Any) -> None:
     name, model, feed, regions = case
-    close(name, board_of(model, regions).run(feed, {}), zoo.execute(reference(model, regions), feed)[0])
+    close(name, run(board_of(model, regions), feed, {}), zoo.execute(reference(model, regions), feed)[0])
 
 
 def test_one_on_is_the_reference_with_one_quantizer(case: Any) -> None:
@@ -107,7 +112,7 @@ def test_one_on_is_the_reference_with_one_quantizer(case: Any) -> None:
             continue
         others = [o for i, o in enumerate(regions) if i != k]
         want = zoo.execute(reference(model, others), feed)[0]
-        close(name, board.run(feed, {k: narrow(grid(r))}), want)
+        close(name, run(board, feed, {k: narrow(grid(r))}), want)
 
 
 def wide_plan(regions: list[Quantized], factor: float, seed: int) -> list[PlannedRegion]:
@@ -158,7 +163,7 @@ def test_a_wide_setting_is_the_rewritten_model(case: Any, factor: float, seed: i
     states = {(e["tensor"], e["status"]) for e in result.report["regions"]}
     assert all((p.tensor, "applied") in states for p in planned)
     want = zoo.execute(result.model, feed)[0]
-    got = board_of(model, regions).run(feed, settings(regions, planned))
+    got = run(board_of(model, regions), feed, settings(regions, planned))
     close(name, got, want)
 
 
@@ -170,7 +175,7 @@ def test_only_the_steps(case: Any) -> None:
         for p in wide_plan(regions, 1.7, 0)
     ]
     result = api.rewrite(model, passes=[Translate(plan=Plan(fingerprint(model), tuple(planned)))], verify=False)
-    close(name, board_of(model, regions).run(feed, settings(regions, planned)), zoo.execute(result.model, feed)[0])
+    close(name, run(board_of(model, regions), feed, settings(regions, planned)), zoo.execute(result.model, feed)[0])
 
 
 def test_sides_are_bounded_each_for_itself() -> None:
@@ -185,14 +190,14 @@ def test_sides_are_bounded_each_for_itself() -> None:
     del first.graph.output[0]
     board = board_of(first, find_regions(Graph(first), infer_shapes(first)))
     on = everything(regions)
-    plain = board.run(feed, on)
+    plain = run(board, feed, on)
     up, low = np.zeros(8), np.zeros(8)
     up[1], low[2] = 2, 5
     high = (q.qmax - q.zero_point) * (up + 1)
-    wide = board.run(feed, {**on, k: Setting(q.scale, -(q.zero_point - q.qmin) * (low + 1), high)})
+    wide = run(board, feed, {**on, k: Setting(q.scale, -(q.zero_point - q.qmin) * (low + 1), high)})
     changed = np.any(wide != plain, axis=(0, 2, 3))
     assert changed.tolist() == [c in (1, 2) for c in range(8)]
     assert np.all(wide[:, 1] >= plain[:, 1]) and np.all(wide[:, 2] <= plain[:, 2])
-    x = board.run(feed, {i: s for i, s in on.items() if i != k})
+    x = run(board, feed, {i: s for i, s in on.items() if i != k})
     want = q.scale * np.clip(np.rint(x / q.scale), -128 * (low + 1)[:, None, None], high[:, None, None])
     assert np.abs(wide - want).max() <= 1.01 * q.scale and np.mean(np.abs(wide - want) > 1e-6) < 1e-3

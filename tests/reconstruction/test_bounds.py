@@ -15,14 +15,15 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.reconstruction.bounds import Reach, reach
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.records.layouts import read_layouts
 
 
 def first(model: onnx.ModelProto) -> Reach | None:
     graph = Graph(model)
-    layer = find_layers(graph)[0]
-    assert isinstance(layer, Layer)
+    layer = find_maps(graph)[0]
+    assert isinstance(layer, LinearMap)
     return reach(graph, layer)
 
 
@@ -75,8 +76,8 @@ def test_what_others_read_too(name: str) -> None:
 def test_an_output_has_none() -> None:
     model, _ = build("conv_relu_conv")
     graph = Graph(model)
-    last = find_layers(graph)[-1]
-    assert isinstance(last, Layer) and last.y in graph.outputs and reach(graph, last) is None
+    last = find_maps(graph)[-1]
+    assert isinstance(last, LinearMap) and last.y in graph.outputs and reach(graph, last) is None
 
 
 def test_copies_reach_further() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from earlier import filtered
 from onnx import helper, numpy_helper
 from wide_layouts import total, wide
 from zoo import build, execute
@@ -70,7 +71,7 @@ def test_layouts_follow_what_keeps_channels() -> None:
 
 
 def test_a_multiplying_depthwise_layer_widens_the_layout() -> None:
-    graph = Graph(translated("depthwise_multiplier", 0.5))
+    graph = Graph(filtered(translated("depthwise_multiplier", 0.5)))
     found, (_, inner) = layouts(graph), next(v for k, v in read_layouts(graph.model).items() if k.startswith("relu1"))
     n = next(n for n in graph.nodes if n.op_type == "Conv" and n.input[0] in found and found[n.input[0]].narrow == 8)
     wider = found[n.output[0]]
@@ -79,7 +80,7 @@ def test_a_multiplying_depthwise_layer_widens_the_layout() -> None:
 
 
 def test_sums_behind_depthwise_layers_are_found() -> None:
-    model = translated("depthwise", 0.5)
+    model = filtered(translated("depthwise", 0.5))
     graph = Graph(model)
     found = layouts(graph)
     n = next(n for n in graph.nodes if n.op_type == "Conv" and n.input[0] in found and found[n.input[0]].narrow == 8)

@@ -9,16 +9,17 @@ import pytest
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.reconstruction.entries import entries
+from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.write import Values
 from onnx_ocs.refusals import Refusal
 
 
 def fitted(one_layer: Any, **more: Any) -> Fitted:
     model, _ = one_layer("Gemm", (5, 6), (6, 4), 4)
-    (layer,) = find_layers(Graph(model))
-    assert isinstance(layer, Layer) and layer.weight.integers is not None
+    (layer,) = find_maps(Graph(model))
+    assert isinstance(layer, LinearMap) and layer.weight.integers is not None
     new = layer.weight.integers.copy()
     new[:3, 0] += 1  # 3 of 24
     return Fitted(layer, Values(new, layer.weight.scale * 2, None, None), 0.1, 100.0, 10.0, 1.0, **more)

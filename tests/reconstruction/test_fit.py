@@ -15,8 +15,9 @@ from zoo import build
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
+from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.regions.find import find_regions
 
@@ -53,7 +54,7 @@ def fitted(
     mask: Callable[[Feed], Any] = lambda _: None,
 ) -> tuple[list[Fitted], Fitting]:
     graph = EditableGraph(copy(model))
-    layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
+    layers = [f for f in find_maps(graph) if isinstance(f, LinearMap)]
     pairs = pair_layers(graph, layers, floats, None, [])
     fitting = Fitting(graph, layers, pairs, Reference(floats, None), folder, 0, total, 1, mask, lambda *_: None)
     fitting.run(feeds)

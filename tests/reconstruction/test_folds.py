@@ -8,7 +8,7 @@ import pytest
 from onnx_ocs.reconstruction.folds import Fold, fold
 
 
-@pytest.mark.parametrize(("total", "judging"), [(16, 4), (63, 15), (64, 8), (512, 64)])
+@pytest.mark.parametrize(("total", "judging"), [(16, 4), (63, 15), (64, 16), (127, 31), (128, 16), (512, 64)])
 def test_how_many_judge(total: int, judging: int) -> None:
     folds = fold(np.arange(total), total, 1)
     assert np.count_nonzero(folds == Fold.JUDGE) == judging
@@ -19,7 +19,7 @@ def test_how_many_judge(total: int, judging: int) -> None:
 def test_few_samples_by_hand() -> None:
     f, c, j = Fold.FIT, Fold.CHOOSE, Fold.JUDGE
     assert fold(np.arange(8), 8, 1).tolist() == [f, c, f, j, f, c, f, j]
-    assert fold(np.arange(8), 64, 1).tolist() == [f, c, f, f, f, c, f, j]
+    assert fold(np.arange(8), 128, 1).tolist() == [f, c, f, f, f, c, f, j]
 
 
 def test_batches_do_not_matter() -> None:

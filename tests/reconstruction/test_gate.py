@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.reconstruction.gate import Judge, choose
 
 RNG = np.random.default_rng(0)
@@ -26,14 +27,18 @@ def scaled(factor: np.ndarray, shape: list[Any]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def judge_of(model: onnx.ModelProto, feeds: Any, mask: Any = lambda _: None) -> Judge:
+    return Judge(model, model, lambda: feeds, mask)
+
+
 def test_errors_are_shares_of_the_energy() -> None:
     feeds = [{"x": RNG.standard_normal((1, 3)).astype(np.float32)} for _ in range(4)]
-    judge = Judge(scaled(np.ones(3), ["N", 3]), lambda: feeds, lambda _: None)
+    judge = judge_of(scaled(np.ones(3), ["N", 3]), feeds)
     off = np.asarray([1.5, 1.0, 0.5])
     energy = sum((f["x"].astype(np.float64) ** 2).sum() for f in feeds)
     wanted = [((f["x"] * 0.5 * [1, 0, -1]) ** 2).sum() / energy for f in feeds]
-    assert judge.losses(scaled(np.ones(3), ["N", 3])).max() < 1e-12
-    np.testing.assert_allclose(judge.losses(scaled(off, ["N", 3])), [wanted], rtol=1e-5)
+    assert judge.losses(scaled(np.ones(3), ["N", 3]))[0].max() < 1e-12
+    np.testing.assert_allclose(judge.losses(scaled(off, ["N", 3]))[0], [wanted], rtol=1e-5)
 
 
 def test_rows_that_do_not_count_are_not_judged() -> None:
@@ -43,8 +48,8 @@ def test_rows_that_do_not_count_are_not_judged() -> None:
     rows[:, 2:] = 7  # wrong where nothing counts
 
     def losses(mask_of: Any) -> float:
-        judge = Judge(scaled(np.ones(1), ["N", 4, 3]), lambda: feeds, mask_of)
-        return float(judge.losses(scaled(rows, ["N", 4, 3])).max())
+        judge = judge_of(scaled(np.ones(1), ["N", 4, 3]), feeds, mask_of)
+        return float(judge.losses(scaled(rows, ["N", 4, 3]))[0].max())
 
     assert losses(lambda _: mask) < 1e-12 < 1 < losses(lambda _: None)
 
@@ -52,24 +57,36 @@ def test_rows_that_do_not_count_are_not_judged() -> None:
 def test_weak_channels_are_judged_by_themselves() -> None:
     """An error in a channel of a thousandth of the energy is seen, where channels are so far apart."""
     x = RNG.standard_normal((20, 2, 5)).astype(np.float32) * np.asarray([[[100.0], [1.0]]], np.float32)
-    judge = Judge(scaled(np.ones(1), ["N", 2, 5]), lambda: [{"x": x}], lambda _: None)
-    whole, apart = judge.losses(scaled(np.asarray([[1.0], [0.0]]), ["N", 2, 5]))[:, 0]
-    assert whole == pytest.approx(1e-4, rel=0.5) and apart == pytest.approx(0.5, rel=1e-4)
+    judge = judge_of(scaled(np.ones(1), ["N", 2, 5]), [{"x": x}])
+    whole, apart = judge.losses(scaled(np.asarray([[1.0], [0.0]]), ["N", 2, 5]))[0][:, 0]
+    assert whole == pytest.approx(1e-4, rel=0.5) and apart == pytest.approx(1.0, rel=1e-4)
 
 
 def test_what_is_not_finite_is_the_worst() -> None:
     feeds = [{"x": np.ones((1, 3), np.float32)}]
-    judge = Judge(scaled(np.ones(3), ["N", 3]), lambda: feeds, lambda _: None)
-    assert np.isinf(judge.losses(scaled(np.full(3, np.nan), ["N", 3]))).all()
+    judge = judge_of(scaled(np.ones(3), ["N", 3]), feeds)
+    assert np.isinf(judge.losses(scaled(np.full(3, np.nan), ["N", 3]))[0]).all()
+
+
+def test_the_users_metric_is_asked() -> None:
+    feeds = [{"x": np.full((2, 3), k, np.float32)} for k in (1, 2)]
+
+    def metric(outputs: Any, references: Any, labels: Any) -> float:
+        assert outputs["y"].shape == references["y"].shape == (4, 3) and labels == {}
+        return -float(np.abs(outputs["y"] - references["y"]).max())
+
+    one = scaled(np.ones(3), ["N", 3])
+    judge = Judge(one, one, lambda: feeds, lambda _: None, Judging(metric=metric))
+    assert judge.losses(one)[1] == 0 and judge.losses(scaled(np.full(3, 1.5), ["N", 3]))[1] == -1.0
 
 
 def errors_without(harmful: set[int], helpful: float = 1.0) -> Any:
     """Two outputs over eight samples: each layer takes something away, harmful ones add."""
     noise = 1 + 0.01 * np.random.default_rng(1).standard_normal((2, 8))
 
-    def losses(chosen: frozenset[int]) -> np.ndarray:
+    def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
         gain = sum(-helpful if k not in harmful else 6.0 for k in chosen)
-        return np.asarray(noise * 10 ** (gain / 10))
+        return np.asarray(noise * 10 ** (gain / 10)), 0.0
 
     return losses
 
@@ -86,11 +103,50 @@ def test_nothing_is_kept_where_all_harm() -> None:
     assert choose(8, errors_without(set(range(8)))) == frozenset()
 
 
+def scattered(gains: list[float], feeds: int) -> Any:
+    """One output whose error falls by these gains (dB, on average over the feeds), each feed's by its own chance."""
+    chance = np.random.default_rng(0).standard_normal(feeds)
+    chance = 3 * (chance - chance.mean()) / chance.std(ddof=1)
+
+    def losses(chosen: frozenset[int]) -> np.ndarray:
+        if not chosen:
+            return np.ones((1, feeds))
+        return np.asarray([10 ** (-(sum(gains[k] for k in chosen) + chance) / 10)])
+
+    return losses
+
+
+@pytest.mark.parametrize(("gain", "feeds", "kept"), [(1.3, 32, True), (0.4, 32, False), (1.3, 8, False), (3, 8, True)])
+def test_what_is_kept_is_likely_to_help(gain: float, feeds: int, kept: bool) -> None:
+    """A little more than one standard error of 3 dB among so many feeds, and more of few."""
+    assert choose(1, scattered([gain], feeds)) == (frozenset([0]) if kept else frozenset())
+
+
 def test_no_output_may_be_worse() -> None:
     """The first output gains from every layer, the second loses from the fifth on."""
 
-    def losses(chosen: frozenset[int]) -> np.ndarray:
-        return np.asarray([[10 / (1 + len(chosen))] * 4, [1.0 - 0.01 * len(chosen) + 3.0 * (5 in chosen)] * 4])
+    def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
+        second = 1.0 - 0.01 * len(chosen) + 3.0 * (5 in chosen)
+        return np.asarray([[10 / (1 + len(chosen))] * 4, [second] * 4]), 0.0
 
     kept = choose(8, losses)
     assert kept and 5 not in kept
+
+
+def test_the_metric_decides_before_the_errors() -> None:
+    """The fifth layer makes the errors smaller and the metric worse: it goes, with as few others as halving finds."""
+
+    def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
+        return np.full((1, 8), 1.0 / (1 + len(chosen))), 0.5 + 0.1 * bool(chosen) - 0.3 * (5 in chosen)
+
+    kept = choose(8, losses)
+    assert kept and 5 not in kept
+    assert choose(8, lambda c: (losses(c)[0], -float(len(c)))) == frozenset(), "all of them make it worse"
+
+
+def test_labels_may_lose_an_answer() -> None:
+    def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
+        return np.asarray([[1.0 / (1 + len(chosen))] * 4, [0.01 + 0.002 * bool(chosen)] * 4]), 0.0
+
+    assert choose(2, losses) == frozenset()
+    assert choose(2, losses, np.ones(2), np.asarray([0.0, 0.01])) == frozenset(range(2))

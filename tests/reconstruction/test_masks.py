@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.reconstruction.masks import find_mask, mask_of
+from onnx_ocs.reconstruction.masks import find_mask, mask_of, rows_of, weights_of
 
 IDS = np.asarray([[1, 2, 0], [2, 2, 1]])
 MASK = np.asarray([[1, 1, 0], [1, 1, 1]])
@@ -73,3 +73,23 @@ def test_the_user_may_name_one() -> None:
     assert rows is not None and rows.tolist() == (MASK == 0).tolist()
     with pytest.raises(UserError, match="no input 'padding' for a mask: choose from attend, ids, kinds"):
         mask_of(encoder(), "padding", [feed()])
+
+
+def test_rows_of_a_layer() -> None:
+    mask = np.asarray([[1, 0, 2], [1, 1, 0]], np.float32)
+    assert rows_of(None, (2, 3), 2) is None
+    assert np.array_equal(rows_of(mask, (2, 3), 2), mask.reshape(-1))  # a MatMul's
+    assert np.array_equal(rows_of(mask, (6,), 2), mask.reshape(-1))  # a Gemm's, behind a Reshape
+    assert rows_of(mask, (2, 5), 2) is None  # other positions
+    each = np.asarray([0.5, 3], np.float32)
+    assert np.array_equal(rows_of(each, (2, 3), 2), np.repeat(each, 3))  # of samples
+    assert np.array_equal(rows_of(each, (4, 2), 2), np.repeat(each, 4))
+    assert rows_of(each, (3, 1), 2) is None
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3), -np.ones(2), np.full(2, np.nan), np.float32(1)])
+def test_weights_that_cannot_be(wrong: np.ndarray) -> None:
+    feed = {"x": np.zeros((2, 4), np.float32)}
+    with pytest.raises(UserError, match="weights of samples and positions"):
+        weights_of(lambda _: wrong)(feed)
+    assert weights_of(lambda _: None)(feed) is None

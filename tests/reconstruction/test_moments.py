@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_ocs.reconstruction.moments import Moments, Sums
+from onnx_ocs.reconstruction.moments import Moments, Sums, added
 
 RNG = np.random.default_rng(0)
 
@@ -57,3 +57,26 @@ def test_nothing_cancels_far_from_zero() -> None:
     x = (1000 + 0.01 * RNG.standard_normal((1, 4000, 1))).astype(np.float32)
     wanted = np.square(x - x.mean(dtype=np.float64)).sum()
     assert np.isclose(moments(x, x, 8).h.item(), wanted, rtol=1e-4)
+
+
+def test_layers_with_one_weight_and_biases_of_their_own() -> None:
+    """Their moments are those of the rows about the mean of each."""
+    parts = [(correlated(1, n, 4), correlated(1, n, 2)) for n in (60, 90)]
+    both = added([moments(x, t, 3) for x, t in parts])
+    x, t = (np.concatenate([p[k] - p[k].mean(1, keepdims=True) for p in parts], axis=1) for k in (0, 1))
+    assert both.count == 150
+    assert np.allclose(both.h, x.transpose(0, 2, 1) @ x, rtol=1e-4, atol=1e-2)
+    assert np.allclose(both.c, t.transpose(0, 2, 1) @ x, rtol=1e-4, atol=1e-2)
+    assert np.allclose(both.tt, np.square(t).sum(1), rtol=1e-4, atol=1e-2)
+
+
+def test_weights_count_rows_more_than_once() -> None:
+    """A row of weight 2 is the same as two rows, one of weight 0 is none."""
+    x, t = correlated(1, 40, 4), correlated(1, 40, 2)
+    weights = RNG.integers(0, 4, 40).astype(np.float32)
+    sums = Sums(x[:, :7], t[:, :7])
+    sums.add(sums.products(x, t, weights))
+    once, often = sums.moments(), moments(*(np.repeat(v, weights.astype(int), axis=1) for v in (x, t)), 1)
+    assert once.count == often.count == weights.sum()
+    for name in ("x", "t", "h", "c", "tt"):
+        assert np.allclose(getattr(once, name), getattr(often, name), rtol=1e-4, atol=1e-2), name

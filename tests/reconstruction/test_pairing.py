@@ -17,7 +17,8 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.pairing import Pair, Reference, pair_layers
 from onnx_ocs.regions.find import find_regions
 
@@ -50,9 +51,9 @@ def chain(layers: list[tuple[np.ndarray, np.ndarray]], prefix: str, levels: int 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def layers_of(model: onnx.ModelProto) -> tuple[Graph, list[Layer]]:
+def layers_of(model: onnx.ModelProto) -> tuple[Graph, list[LinearMap]]:
     graph = Graph(model)
-    return graph, [f for f in find_layers(graph) if isinstance(f, Layer)]
+    return graph, [f for f in find_maps(graph) if isinstance(f, LinearMap)]
 
 
 def paired(model: onnx.ModelProto, floats: Any, exact: Any = None, feeds: Any = FEEDS) -> list[Pair | None]:

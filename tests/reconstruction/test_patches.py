@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.patches import Window, draw, inputs, outputs, window
 
 RNG = np.random.default_rng(0)
 
 
-def layer_of(model: Any) -> Layer:
-    (found,) = find_layers(Graph(model))
-    assert isinstance(found, Layer)
+def layer_of(model: Any) -> LinearMap:
+    (found,) = find_maps(Graph(model))
+    assert isinstance(found, LinearMap)
     return found
 
 

@@ -20,7 +20,8 @@ from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import PassResult, run_passes
 from onnx_ocs.reconstruction.copies import ties
-from onnx_ocs.reconstruction.layers import Layer, canonical, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap, canonical
 from onnx_ocs.records.weights import digest, read_refitted
 
 SAMPLES = 48
@@ -100,8 +101,8 @@ def test_behind_translation(name: str) -> None:
         assert e["reason"] is None or e["reason"]["code"] not in ("copies", "no_target"), e
     graph = Graph(new)
     tied = ties(graph)
-    for layer in find_layers(graph):
-        if isinstance(layer, Layer) and layer.tie is not None:
+    for layer in find_maps(graph):
+        if isinstance(layer, LinearMap) and layer.tie is not None:
             form = canonical(layer.node, layer.weight.index, layer.weight.chain.shape)
             assert form is not None and id(layer.node) in tied
             rows, follows = layer.weight.value.reshape(-1)[form[0][0]], layer.tie.base[layer.tie.origin]
@@ -170,6 +171,25 @@ def test_padding_does_not_count() -> None:
     assert one[0] is not None and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     one, other = weights(0.0, False), weights(1.0, False)
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_samples_count_as_much_as_their_weights_say() -> None:
+    """Whatever samples of weight 0 hold, the same integers come out; without weights it matters."""
+    model, samples = rough()
+    floats, _ = build("bias_int32_residual")
+    odd = np.arange(96) % 3 == 1
+
+    def weights(filled: float, given: bool) -> list[np.ndarray]:
+        noise = np.random.default_rng(7).standard_normal(samples["x"].shape)
+        x = np.where(odd[:, None, None, None], filled * noise, samples["x"]).astype(np.float32)
+        x[:, 0, 0, 0] = odd  # what the function knows them by
+        how = Reconstruct(weights=lambda feed: 2.0 - 2 * feed["x"][:, 0, 0, 0]) if given else Reconstruct()
+        new, _ = run_passes(model, [how], Context(open_samples({"x": x}, model), floats=floats))
+        return [v for v, _ in constants(new).values()]
+
+    for given in (True, False):
+        one, other = weights(0.5, given), weights(3.0, given)
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)) == given
 
 
 def masked_attention() -> onnx.ModelProto:

@@ -10,7 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Moments, Sums
 from onnx_ocs.reconstruction.solve import RIDGES, Problem, best, choose_ridge, problem, solve
 
@@ -42,8 +43,8 @@ def test_a_layer_as_a_problem(one_layer: Any) -> None:
             scale = RNG.uniform(0.1, 1, (6, 4)[axis]).astype(np.float32)
             next(t for t in model.graph.initializer if t.name == "s").CopyFrom(numpy_helper.from_array(scale, "s"))
             model.graph.node[0].attribute.add(name="axis", i=axis, type=2)
-        (layer,) = find_layers(Graph(model))
-        assert isinstance(layer, Layer)
+        (layer,) = find_maps(Graph(model))
+        assert isinstance(layer, LinearMap)
         p = problem(layer, None, True)
         assert p is not None and (p.owner is not None) == owned
         assert p.few  # -8 to 7
@@ -123,5 +124,5 @@ def test_the_ridge_is_what_held_out_samples_say(noise: float, rows: int, wanted:
         return moments(x, x @ true.transpose(0, 2, 1) + noise * rng.standard_normal((1, count, 3)))
 
     prior = true if noise else true + 0.5
-    ridge, useful = choose_ridge(grid(3, 8, prior=prior), drawn(rows), drawn(4000))
+    ridge, useful = choose_ridge(grid(3, 8, prior=prior), [drawn(rows)], [drawn(4000)])
     assert useful and ridge in wanted and ridge in RIDGES

@@ -16,7 +16,8 @@ from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
 from onnx_ocs.probes.reference import reference
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
 from onnx_ocs.regions.find import find_regions
 
@@ -65,7 +66,7 @@ def test_producers_aim_at_their_own_rows() -> None:
     wide = by(build("three_layers")[0], Translate(ratio=0.5))
     for model in (build("three_layers")[0], wide):
         graph = Graph(model)
-        layers = [f for f in find_layers(graph) if isinstance(f, Layer)]
+        layers = [f for f in find_maps(graph) if isinstance(f, LinearMap)]
         for old, new in zip(layers, seen_in(layers, model), strict=True):
             assert np.array_equal(new.outputs, old.outputs if old.tie is None else old.rows)
             assert (old.tie is not None) == (model is wide and old.y != "conv3")

@@ -65,7 +65,7 @@ def read(model: onnx.ModelProto) -> tuple[EditableGraph, Stored]:
 def test_what_is_written_is_what_the_layer_sees(make: Any) -> None:
     """Integers in the reader's axes, whatever stands in front; new scales reach Q and DQ alike."""
     graph, stored = read(make())
-    assert stored.integers is not None and np.array_equal(stored.integers, INT) and exclusive(graph, stored)
+    assert stored.integers is not None and np.array_equal(stored.integers, INT) and exclusive(graph, [stored])
     assert stored.axis == 0 and np.array_equal(stored.value, INT * SCALE[:, None].astype(np.float64))
     assert np.array_equal(stored.spread(stored.scale), SCALE[:, None])
     new, scale = np.asarray([[3, 3, -1], [-2, 0, 1]]), np.asarray([0.125, 2.0])
@@ -113,12 +113,13 @@ def test_what_others_read() -> None:
     """A weight may not change then; a scale that another constant uses is replaced by one of its own."""
     model = plain_integers()
     model.graph.node.insert(0, helper.make_node("Identity", ["w"], ["other"]))
-    assert not exclusive(*read(model))
+    graph, stored = read(model)
+    assert not exclusive(graph, [stored])
     model = plain_integers()
     model.graph.initializer.append(numpy_helper.from_array(INT, "w2"))
     model.graph.node.insert(0, dq("w2", "s", out="other", axis=0))
     graph, stored = read(model)
-    assert exclusive(graph, stored)
+    assert exclusive(graph, [stored])
     entry = write_scale(graph, stored, np.asarray([1.0, 2.0]))
     assert entry is not None and entry.before == "s" != entry.name
     assert np.array_equal(graph.constant("s"), SCALE) and np.array_equal(graph.constant(entry.name), [1, 2])
@@ -137,3 +138,25 @@ def test_what_cannot_be_edited(nodes: list[onnx.NodeProto], why: str) -> None:
     graph = EditableGraph(gemm(nodes, "wd", w=INT.view(np.uint8), s=np.float32(0.5), low=np.float32(-1)))
     found = read_stored(graph, graph.nodes[-1], 1)
     assert isinstance(found, str) and why in found
+
+
+def split() -> onnx.ModelProto:
+    """Scales lie along an axis that a Reshape joins with another one."""
+    nodes = [dq("w3", "s", out="a", axis=1), helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0, 2])]
+    nodes += [helper.make_node("Reshape", ["b", "shape"], ["c"])]
+    model = gemm(nodes, "c", w3=INT.reshape(2, 1, 3).transpose(1, 0, 2), s=SCALE)
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([2, 3]), "shape"))
+    return model
+
+
+def test_behind_a_reshape() -> None:
+    """Scales are spread over what the reader sees; integers go back to where they are stored."""
+    graph, stored = read(split())
+    assert stored.reshaped and stored.axis is None and stored.root == "w3"
+    assert stored.integers is not None and np.array_equal(stored.integers, INT)
+    assert np.array_equal(np.broadcast_to(stored.spread(stored.scale), INT.shape), np.repeat(SCALE[:, None], 3, 1))
+    new, scale = np.asarray([[3, 3, -1], [-2, 0, 1]]), np.asarray([0.125, 2.0])
+    write_scale(graph, stored, scale)
+    write_values(graph, stored, new, scale)
+    graph.commit()
+    assert np.array_equal(execute(graph.model, {"x": np.eye(2, dtype=np.float32)})[0], new * scale[:, None])

@@ -11,7 +11,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
-from onnx_ocs.reconstruction.layers import find_layers
+from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.trainable import MOST_GROWTH, Trainable, bias_shift, find_trainable, follows_weight
 from onnx_ocs.records.weights import Refit, Refitted, record_refitted
 
@@ -75,7 +75,7 @@ def test_translated_steps_stay() -> None:
 @pytest.mark.parametrize(("name", "follows"), [("bias_int32", True), ("bias_int8", False), ("conv_relu_conv", False)])
 def test_biases_that_follow_the_weights_scale(name: str, follows: bool) -> None:
     graph = EditableGraph(build(name)[0])
-    assert [follows_weight(graph, x) for x in find_trainable(graph).layers] == [follows] * len(find_layers(graph))
+    assert [follows_weight(graph, x) for x in find_trainable(graph).layers] == [follows] * len(find_maps(graph))
 
 
 def test_the_range_of_an_earlier_fit_is_kept() -> None:

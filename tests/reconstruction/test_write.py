@@ -13,7 +13,8 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.solve import Solution, problem
 from onnx_ocs.reconstruction.write import Values, on_grid, scale_free, values, write
 from onnx_ocs.records.weights import read_refitted
@@ -21,15 +22,15 @@ from onnx_ocs.records.weights import read_refitted
 RNG = np.random.default_rng(0)
 
 
-def opened(model: onnx.ModelProto, which: int = 0) -> tuple[EditableGraph, Layer]:
+def opened(model: onnx.ModelProto, which: int = 0) -> tuple[EditableGraph, LinearMap]:
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = EditableGraph(new)
-    layer = [f for f in find_layers(graph) if isinstance(f, Layer)][which]
+    layer = [f for f in find_maps(graph) if isinstance(f, LinearMap)][which]
     return graph, layer
 
 
-def wanted(layer: Layer, graph: EditableGraph, factor: float = 1.0, bias: float = 0.1) -> Solution:
+def wanted(layer: LinearMap, graph: EditableGraph, factor: float = 1.0, bias: float = 0.1) -> Solution:
     """Other integers, scales and biases."""
     p = problem(layer, None, scale_free(layer, graph))
     assert p is not None
@@ -39,7 +40,9 @@ def wanted(layer: Layer, graph: EditableGraph, factor: float = 1.0, bias: float 
     return Solution(q, f, p.weight(q, f), b, 1.0)
 
 
-def again(model: onnx.ModelProto, which: int, *, factor: float = 1.0) -> tuple[Layer, Solution, Layer, onnx.ModelProto]:
+def again(
+    model: onnx.ModelProto, which: int, *, factor: float = 1.0
+) -> tuple[LinearMap, Solution, LinearMap, onnx.ModelProto]:
     """A layer with new values, read back."""
     graph, layer = opened(model, which)
     p = problem(layer, None, scale_free(layer, graph))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import numpy_helper
 from zoo import Style, image
 
 from onnx_ocs import api
+from onnx_ocs.errors import UserError
+from onnx_ocs.model.tensors import pack
 from onnx_ocs.passes import Split, Translate
 from onnx_ocs.records.layouts import LAYOUT, SCALE, read_layouts, read_scales, record_layout
 from onnx_ocs.regions.wide import Wide
@@ -45,6 +48,32 @@ def test_a_layout_comes_back(halved: bool) -> None:
     np.testing.assert_array_equal(wide.origin, ORIGIN)
     np.testing.assert_array_equal(wide.level, LEVEL)
     assert [p.key for p in quantizer(model).metadata_props] == [LAYOUT]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[" * 100_000, "[]", "3", "{}", '{"axis": 1, "origin": "", "level": "", "narrow": 1}',
+        *(json.dumps({"original": "q", "axis": 1, "narrow": n, "origin": pack(o), "level": pack(LEVEL)})
+          for n, o in ((10**12, ORIGIN), (2, ORIGIN), (3, ORIGIN + 1), (3, ORIGIN[:-1]), (3, ORIGIN * 0))),
+        json.dumps({"original": "q", "axis": 1, "narrow": 3, "origin": pack(ORIGIN)[:-8], "level": pack(LEVEL)}),
+    ],
+)  # fmt: skip
+def test_a_damaged_record(text: str) -> None:
+    model = model_with(1.0)
+    for key, value in ((LAYOUT, text), (SCALE, "[0.5]")):
+        quantizer(model).metadata_props.add(key=key, value=value)
+    for read in (read_layouts, read_scales):
+        with pytest.raises(UserError, match=r"the layout at 'x_q/QuantizeLinear' has (no readable|a damaged) record"):
+            read(model)
+
+
+def test_a_record_for_another_number_of_steps() -> None:
+    model = model_with([1.0, 2.0, 3.0])
+    record_layout(quantizer(model), "old_q", Wide(1, ORIGIN, LEVEL, 3, None))
+    quantizer(model).metadata_props.add(key=SCALE, value="[0.5]")
+    with pytest.raises(UserError, match="a damaged record"):
+        read_scales(model)
 
 
 def test_without_records_there_is_nothing() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from regions_of import graph_and_regions
 from zoo import Net, Style, build, conv_relu_conv, image, multiplied
 
 from onnx_ocs.api import inspect, rewrite
@@ -22,7 +23,7 @@ from onnx_ocs.planning.plan import Plan, PlannedRegion
 from onnx_ocs.refusals import CATALOGUE, Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import MANY, Region
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.translation import early
 from onnx_ocs.translation.decision import Decision
@@ -492,3 +493,22 @@ def test_a_loss_on_the_calibration_data_is_not_applied(tmp_path: Any) -> None:
     assert not result.changed and result.model is model
     e = next(e for e in result.report["regions"] if e["tensor"] == "conv1")
     assert e["status"] == "refused" and e["reason"]["code"] == "loses" and "dB" in e["reason"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "factor", "up", "low"),
+    [
+        ("clip_free", "clip1", 1.0, 5, MANY),  # 6 / 1.017
+        ("clip_free", "clip1", 0.5, 11, MANY),
+        ("clip_free", "clip1", 6 / 1.0172090982086957, 0, MANY),
+        ("clip_cuts", "clip1", 1.0, 1, MANY),
+        ("conv_relu_conv", "relu1", 1.0, MANY, MANY),
+        ("gelu_node", "gelu1", 1.0, MANY, 0),
+    ],
+)
+def test_copies_that_hold_nothing_are_none(name: str, tensor: str, factor: float, up: int, low: int) -> None:
+    """Behind a bound there is nothing; what other quantizers can express is no bound, for they may get copies, too."""
+    region = graph_and_regions(build(name)[0])[1][tensor]
+    found = region.alive(region.quantizer.scale * factor)
+    assert [int(n.max()) for n in found] == [up, low]
+    assert np.isinf(graph_and_regions(build("residual")[0])[1]["relu2"].firm[1])

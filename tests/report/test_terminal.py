@@ -20,7 +20,7 @@ from onnx_ocs.report import terminal as table
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
 CALIB = ROOT / "models" / "digits.calib.npz"
-VERBS = ("inspect", "rewrite", "plan", "verify")
+VERBS = ("inspect", "rewrite", "plan", "verify", "report", "compare")
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ import pytest
 
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import Taken
+from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq import bias, weights
 from onnx_ocs.qdq.bias import Bias
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation import early, rescale, widen
+from onnx_ocs.translation import early, foldback, late, rescale, widen
 
 Array = np.ndarray[Any, Any]
 Patch = pytest.MonkeyPatch
@@ -58,7 +59,7 @@ def written(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
         return wrong
 
     def patch(m: Patch) -> None:
-        for owner in (early, rescale, widen):
+        for owner in (early, rescale):
             m.setattr(owner, "write_bias", make(bias.write_bias))
 
     return patch
@@ -154,17 +155,67 @@ def floor_shift(self: Bias, positions: Array, shift: Array) -> Array:
     return np.asarray(self.value[positions] - steps, self.value.dtype)
 
 
-def base_alone(self: Any, source: str, target: str, wide: Wide) -> None:
+def base_alone(graph: Any, source: str, target: str, wide: Wide, _: int) -> None:
     """Copies are lost where they should be folded back."""
-    self.pick(source, np.flatnonzero(wide.level == 0), wide, target)
+    foldback.pick(graph, source, np.flatnonzero(wide.level == 0), wide.axis, target)
 
 
 def picked(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
-    return replaced(
-        widen._Widening,
-        "pick",
-        lambda f: lambda self, source, where, wide, to: f(self, source, change(where.copy()), wide, to),
-    )
+    return replaced(foldback, "pick", lambda f: lambda g, t, where, *rest: f(g, t, change(where.copy()), *rest))
+
+
+def quantized_apart(index: int, change: Callable[[Array], Array]) -> Callable[[Patch], None]:
+    """Another parameter for the quantizers of copies that are joined as integers."""
+
+    def make(f: Any) -> Any:
+        def wrong(graph: Any, node: Any, origin: Array) -> None:
+            f(graph, node, origin)
+            if node.op_type == "QuantizeLinear":
+                value = np.asarray(graph.constant(node.input[index]))
+                changed = np.asarray(change(value.copy())).astype(value.dtype).reshape(value.shape)
+                graph.set_input(node, index, graph.add_initializer("wrong", changed))
+
+        return wrong
+
+    return replaced(late, "parameters", make)
+
+
+def joined(change: Callable[[list[str]], list[str]]) -> Callable[[Patch], None]:
+    """Other parts, or in another order, are joined."""
+    return replaced(late, "_join", lambda f: lambda g, names, *rest: f(g, change(list(names)), *rest))
+
+
+def bases_alone(m: Patch) -> None:
+    """Readers are not led to the joined integers."""
+
+    def make(f: Any) -> Any:
+        def wrong(graph: Any, node: Any, found: Any, wide: Wide) -> str:
+            joined = f(graph, node, found, wide)
+            for r in graph.readers(node.output[0]):
+                if r.op_type == "DequantizeLinear":
+                    out = r.output[0]
+                    graph.rename_output(out, graph.fresh("unread"))
+                    graph.add_node("DequantizeLinear", list(r.input), out)
+            return str(joined)
+
+        return wrong
+
+    replaced(late, "integers", make)(m)
+
+
+def mislabelled(record: Any, node: Any) -> None:
+    """The integers of another tensor are said to be unsigned."""
+    record(node)
+    node.metadata_props[-1].value = "x_q"
+
+
+def integers_leave(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """A copy of a model that gives the integers of a quantizer, too."""
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    shape = infer_shapes(model)[tensor]
+    new.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.INT8, shape))
+    return new
 
 
 def layout_recorded(**changes: Callable[[Array], Array]) -> Callable[[Patch], None]:

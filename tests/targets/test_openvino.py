@@ -1,4 +1,4 @@
-"""Rewritten files in OpenVINO: they are as close to onnxruntime there as their originals are, whatever form was made."""
+"""Rewritten files in OpenVINO: they are as close to onnxruntime there as their originals are, in every form."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import zoo
 from onnx import helper
 from zoo import Net, Style, image
 
+from onnx_ocs.runtime.names import LONG, rename
 from onnx_ocs.runtime.session import Session
 from onnx_ocs.targets.ort import (
     INTEGER_KERNELS,
@@ -34,6 +35,12 @@ def test_layers_between_quantizers_have_integer_kernels() -> None:
     found = kernel_outputs(model)
     run = optimized(model)
     assert found is not None and run is not None and found == fast_kernels(run) and len(found) == 2
+
+
+def test_long_names_come_back() -> None:
+    model, long = chain(), chain()
+    rename(long, {o: "a" * LONG + o for n in long.graph.node for o in (n.name, *n.output)})
+    assert kernel_outputs(long) == {"a" * LONG + o for o in kernel_outputs(model) or ()}
 
 
 def test_a_layer_that_gives_floats_has_none() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from onnx_ocs.measurement.cost import Cost
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.planning.options import PlanOptions
-from onnx_ocs.verbs.limits import time_notes
+from onnx_ocs.verbs.limits import kernel_notes, time_notes
 from onnx_ocs.verbs.outcome import Outcome
 
 MEASURED = [{"allowed": 0.3, "ratio": 1.4, "tolerance": 0.02}, {"allowed": 0.1, "ratio": 1.1, "tolerance": 0.02}]
@@ -32,3 +33,14 @@ def test_a_file_that_takes_longer_after_all_is_told() -> None:
 def test_nothing_to_tell(options: PlanOptions | None) -> None:
     assert time_notes(Outcome(onnx.ModelProto(), True, latency=Compared(1.0, 1.25, 1.25, 0.1)), options) == []
     assert time_notes(Outcome(onnx.ModelProto(), False, latency=None, planned=TIMED), options) == []
+
+
+def test_operators_that_left_the_integers_are_told() -> None:
+    before = Cost(1, 1, 1, 1, 8, 20, 3)
+    assert kernel_notes((before, before), None) == []
+    (note,) = kernel_notes((before, Cost(1, 1, 1, 1, 7, 19, 3)), None)
+    assert note.startswith("1 of 8 layers with integer kernels")
+    (note,) = kernel_notes((before, Cost(1, 1, 1, 1, 8, 15, 30)), None)
+    assert note.startswith("onnxruntime runs 15 of 20 operators on integers now, with 30 Transposes instead of 3")
+    (note,) = kernel_notes((before, before), {"kept": True, "why": "for a reason", "gain_db": 0.1})
+    assert note == "copies were left out: for a reason"

@@ -16,15 +16,20 @@ import zoo
 from mistakes import (
     at_first,
     base_alone,
+    bases_alone,
     coarse,
     constants,
     factors,
     floor_shift,
     input_stays,
+    integers_leave,
+    joined,
     layout_recorded,
+    mislabelled,
     one,
     operator,
     picked,
+    quantized_apart,
     repeated,
     replaced,
     rolled,
@@ -44,7 +49,7 @@ from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation import widen
+from onnx_ocs.translation import unsigned, widen
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify
 
@@ -77,6 +82,11 @@ def both_sides() -> tuple[Model, Any]:
     return model, Translate(plan=random_plan(model, 4))
 
 
+def leaving() -> tuple[Model, Any]:
+    """Signed integers that somebody else reads, too, so that they keep their sign."""
+    return integers_leave(zoo.build("int8")[0], "relu1_q"), Translate(0.5, 2, "late")
+
+
 def some(name: str, p: Any) -> Callable[[], tuple[Model, Any]]:
     def make() -> tuple[Model, Any]:
         return zoo.build(name)[0], p
@@ -95,6 +105,8 @@ SUBJECTS: dict[str, Callable[[], tuple[Model, Any]]] = {
     "late": some("residual", Translate(0.5, 2, "late")),
     "late, both sides": both_sides,
     "late, depthwise": some("depthwise", Translate(0.5, 1, "late")),
+    "late, joined": leaving,
+    "late, unsigned": some("int8", Translate(0.5, 2, "late")),
     "late, grouped": some("uint4_grouped", Translate(0.5, 1, "late")),
     "halved early": some("conv_relu_conv", Split(0.5)),
     "halved late": some("residual", Split(0.5, "late")),
@@ -186,16 +198,16 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
         ("zero point: one more", constants("zero_wide", one)),
         ("zero point: in another order", constants("relu1_scale_wide", rolled)),
         ("steps per channel: one is off", constants("relu1_scale_wide", scaled(1.01))),
-        ("depthwise weights: one is off", constants("conv2_w_wide", one)),
+        ("depthwise: the copies are lost", replaced(widen, "fold", lambda _: base_alone)),
     ],
     "late": [
         ("shift: a little more", constants("_shift", scaled(1.01))),
         ("shift: one is off", constants("_shift", one)),
         ("shift: none", constants("_shift", scaled(0.0))),
-        ("copies: of other channels", constants("_up_channels", rolled)),
-        ("copies: one twice", constants("_up_channels", repeated)),
+        ("copies: of other channels", constants("_up_outliers_channels", rolled)),
+        ("copies: one twice", constants("_up_outliers_channels", repeated)),
         ("weights: one is off", constants("_w_wide", one)),
-        ("folded sums: copies are lost", replaced(widen._Widening, "fold", lambda _: base_alone)),
+        ("folded sums: copies are lost", replaced(widen, "fold", lambda _: base_alone)),
         ("folded sums: in another order", picked(swapped)),
         ("folded sums: one channel twice", picked(repeated)),
         ("folded sums: subtracted", operator("Add", "Sub")),
@@ -209,9 +221,23 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
         ("shift: below, one is off", constants("_low_shift", one)),
     ],
     "late, depthwise": [
-        ("depthwise bias: another value with the copies", written(lambda b: np.where(b == 0, 0.5, b))),
-        ("depthwise bias: in another order", written(rolled)),
-        ("depthwise weights: in another order", taken(swapped)),
+        ("depthwise: the copies are lost", replaced(widen, "fold", lambda _: base_alone)),
+        ("depthwise: reads the sums in another order", picked(swapped)),
+        ("depthwise: the copies are subtracted", operator("Add", "Sub")),
+    ],
+    "late, joined": [
+        ("parts: quantized with another step", quantized_apart(1, scaled(1.01))),
+        ("parts: quantized with another zero point", quantized_apart(2, one)),
+        ("parts: joined in another order", joined(lambda names: names[::-1])),
+        ("parts: the bases stand for the copies", joined(lambda names: [names[0]] * len(names))),
+        ("parts: the layout is another node's", layout_recorded(level=lambda v: -v)),
+        ("parts: a reader takes the bases alone", bases_alone),
+    ],
+    "late, unsigned": [
+        ("unsigned: another offset", replaced(unsigned, "OFFSET", lambda _: 127)),
+        ("unsigned: one zero point is off", constants("_zero_unsigned", one)),
+        ("unsigned: not declared", replaced(unsigned, "record_unsigned", lambda _: lambda _: None)),
+        ("unsigned: declared of another", replaced(unsigned, "record_unsigned", lambda f: lambda n: mislabelled(f, n))),
     ],
     "late, grouped": [
         ("grouped weights: in another order", constants("_w_wide", lambda w: np.roll(w, 1, axis=1))),

@@ -78,6 +78,17 @@ def test_nodes_without_names_are_found_by_what_they_read() -> None:
     assert compared(anonymous(network()), new).failures != []
 
 
+@pytest.mark.parametrize("shared", ["", "same"])
+@pytest.mark.parametrize("name", ["depthwise", "qcdq2_depthwise", "residual", "value_info", "contrib_residual"])
+def test_a_rewrite_is_followed_where_names_tell_nothing(name: str, shared: str) -> None:
+    original = copy_of(zoo.build(name)[0])
+    for n in original.graph.node:
+        n.name = shared
+    new = rewrite(original, passes=[Translate(0.5, 2, "late")], verify=False).model
+    assert new != original
+    assert compared(original, new).failures == []
+
+
 def rewire(k: int, *inputs: str) -> Callable[[Model], None]:
     return lambda m: m.graph.node[k].input.__setitem__(slice(None), inputs)
 

@@ -63,12 +63,17 @@ def test_floats_against_the_largest_over_all_batches() -> None:
     assert d.max_abs == 0.5 and d.relative == 0.125  # an output of zeros has no size to measure by
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_is_not_finite_must_be_the_same() -> None:
     d = Difference()
     d.floats("y", np.asarray([np.nan, np.inf, -np.inf, 4.0]), np.asarray([np.nan, np.inf, -np.inf, 4.0]))
     assert d.max_abs == 0 and d.outputs["y"] == (0.0, 4.0)
     d.floats("y", np.asarray([np.inf]), np.asarray([1.0]))
     assert d.max_abs == np.inf
+    for a, b in ((np.nan, 1.0), (1.0, np.nan), (np.inf, -np.inf), (np.nan, np.inf), (-np.inf, np.nan)):
+        d = Difference()
+        d.floats("y", np.asarray([a, 2.0]), np.asarray([b, 2.0]))
+        assert d.max_abs == d.outputs["y"][0] == np.inf
 
 
 def test_another_shape_is_infinitely_far() -> None:

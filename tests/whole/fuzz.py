@@ -3,7 +3,8 @@
     python tests/whole/fuzz.py --count 10000 [--seed 0] [FILE.onnx ...]
 
 Each case damages one model (bits, length, or one field: types, shapes, names, wiring, attributes, external data),
-and rewrites it in a process of its own, with a limit on time and memory.  Allowed are a result that onnx reads, and
+and rewrites it in a process of its own, with a limit on time and memory; every eighth case has samples, and runs all
+passes of the house.  Allowed are a result that onnx reads, and
 `UserError` or `VerificationError`; anything else (another exception, a crash, a limit reached, a file left behind) is
 a violation, and is printed with the seed that makes it again.
 """
@@ -20,23 +21,29 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, TensorProto
 
 from onnx_ocs import api
+from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.passes import Compensate, Reconstruct, Translate
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS, MEMORY = 60, 4 << 30
+EVERY, SAMPLES = 8, 16  # case with samples, and how many
 ABSURD = [0, -1, 1, 3, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
 WORDS = ["", "x", "..", "/etc/passwd", "a" * 5000, "\u0000", "QuantizeLinear", "DequantizeLinear", "Conv", "If", "Loop"]
 NUMBERS = [0.0, -1.0, float("nan"), float("inf"), -float("inf"), 1e-45, 1e38]
 
 Random = np.random.Generator
 Damage = Callable[[ModelProto, Random], None]
+Feed = dict[str, np.ndarray[Any, Any]]
 
 
 def pick(rng: Random, items: Sequence[object]) -> object:
@@ -249,15 +256,21 @@ def damage(data: bytes, seed: int) -> tuple[str, bytes]:
     return ", ".join(done), model.SerializeToString()
 
 
+def rewritten(source: Path, out: Path, verify: bool, calib: Sequence[Feed] | None) -> api.RewriteResult:
+    if calib is None:
+        return api.rewrite(source, out, verify=verify)
+    return api.rewrite(source, out, calib, passes=[Translate(0.5), Reconstruct(), Compensate()], verify=verify)
+
+
 # ---- one case -------------------------------------------------------------------------------------------------------
 
 
-def attempt(folder: Path, verify: bool) -> str:
-    """Rewrite folder/in/model.onnx; what came of it, or the violation."""
+def attempt(folder: Path, verify: bool, calib: Sequence[Feed] | None = None) -> str:
+    """Rewrite folder/in/model.onnx, with samples by all passes; what came of it, or the violation."""
     source, out = folder / "in" / "model.onnx", folder / "out" / "wide.onnx"
     out.parent.mkdir(exist_ok=True)
     try:
-        result = api.rewrite(source, out, verify=verify)
+        result = rewritten(source, out, verify, calib)
     except UserError as e:
         if not str(e).strip():
             return "violation: an empty message"
@@ -272,7 +285,7 @@ def attempt(folder: Path, verify: bool) -> str:
     return "rewritten" if result.changed else "unchanged"
 
 
-def isolated(folder: Path, verify: bool) -> str:
+def isolated(folder: Path, verify: bool, calib: Sequence[Feed] | None = None) -> str:
     """`attempt` in a process of its own, within the limits."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -285,7 +298,7 @@ def isolated(folder: Path, verify: bool) -> str:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         signal.alarm(4 * SECONDS)
         try:
-            os.write(writing, attempt(folder, verify).encode()[:60000])
+            os.write(writing, attempt(folder, verify, calib).encode()[:60000])
         finally:
             os._exit(0)
     os.close(writing)
@@ -312,12 +325,18 @@ def cases(files: Sequence[Path], count: int, seed: int) -> list[tuple[Path, int]
     return [(files[k % len(files)], seed * 1_000_000 + k) for k in range(count)]
 
 
+@cache
+def samples(path: Path) -> Sequence[Feed]:
+    """Samples for the model before it was damaged."""
+    return list(random_samples(onnx.load(path), SAMPLES, 0).batches())
+
+
 def run_case(path: Path, seed: int) -> tuple[str, str]:
     """What was damaged, and what came of it."""
     what, data = damage(path.read_bytes(), seed)
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), data)
-        return what, isolated(Path(name), seed % 4 == 0)
+        return what, isolated(Path(name), seed % 4 == 0, samples(path) if seed % EVERY == 0 else None)
 
 
 def main() -> int:
@@ -336,7 +355,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as name:
             prepare(Path(name), data)
             print(path.name, what)
-            api.rewrite(Path(name) / "in" / "model.onnx", Path(name) / "out.onnx", verify=seed % 4 == 0)
+            source, out = Path(name) / "in" / "model.onnx", Path(name) / "out.onnx"
+            rewritten(source, out, seed % 4 == 0, samples(path) if seed % EVERY == 0 else None)
         return 0
     tally: Counter[str] = Counter()
     start = time.perf_counter()

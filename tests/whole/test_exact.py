@@ -70,8 +70,7 @@ def test_rewrite(name: str, mode: str, ratio: float, copies: int) -> None:
     for e in result.report["regions"]:
         if e["status"] == "applied":
             mean = (sum(e["copies"]) + sum(e["copies_low"])) / len(e["copies"])
-            # one channel, or in early mode a depthwise reader: whole copies
-            whole = len(e["copies"]) == 1 or (mode == "early" and "depthwise" in name)
+            whole = len(e["copies"]) == 1  # of one channel: whole copies
             assert 0 < mean <= (np.ceil(ratio) if whole else ratio) and max(e["copies"] + e["copies_low"]) <= copies
     for level in ("disable_all", "enable_all"):
         check_outputs(case, model, result, feed, level, 0.01)
@@ -155,7 +154,7 @@ def test_per_channel_parameters_are_extended_with_their_channels() -> None:
     q = next(n for n in result.model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "relu1")
     old = initializer(model, "relu1_scale")
     new = initializer(result.model, q.input[1])
-    assert new.dtype == old.dtype and new.tolist() == np.repeat(old, 2).tolist()
+    assert new.dtype == old.dtype and new.tolist() == np.tile(old, 2).tolist()
 
 
 def test_copies_are_the_channels_with_most_mass() -> None:

@@ -6,8 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from properties import COMMON, cases, check, check_planned, planned_cases
+from hypothesis import Phase, settings
+from properties import (
+    COMMON,
+    all_cases,
+    cases,
+    check,
+    check_all,
+    check_planned,
+    check_refitted,
+    planned_cases,
+    refitted_cases,
+)
+
+from onnx_ocs.passes import Pass
 
 
 @settings(max_examples=40, derandomize=True, **COMMON)
@@ -20,6 +32,18 @@ def test_random_graphs(graph: Any, ratio: float, copies: int, mode: Any, verify:
 @planned_cases
 def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any, seed: int) -> None:
     check_planned(*graph, budget, mode, effort, seed)
+
+
+@settings(max_examples=12, derandomize=True, **COMMON)
+@all_cases
+def test_random_graphs_by_all_passes(graph: Any, first: Pass, seed: int) -> None:
+    check_all(*graph, first, seed)
+
+
+@settings(max_examples=4, derandomize=True, **COMMON)
+@refitted_cases
+def test_random_graphs_refitted(graph: Any, ratio: float, copies: bool, seed: int) -> None:
+    check_refitted(*graph, ratio, copies, seed)
 
 
 def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +62,7 @@ def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(properties, "execute", wrong)
 
-    @settings(max_examples=60, derandomize=True, **COMMON)
+    @settings(max_examples=60, derandomize=True, phases=[Phase.generate], **COMMON)
     @cases
     def hold(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
         check(*graph, ratio, copies, mode, False)

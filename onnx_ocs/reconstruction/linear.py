@@ -22,19 +22,19 @@ from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.copies import Tie, folded, layouts, ties
-from onnx_ocs.reconstruction.stored import Stored, exclusive, read_stored
+from onnx_ocs.reconstruction.stored import Stored, read_stored
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["Layer", "canonical", "find_layers"]
+__all__ = ["LinearMap", "canonical", "read_maps"]
 
 WIDEST = 8192  # inputs of one output beyond which the moments would not fit memory
 Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """One layer that may be fitted again.
+class LinearMap:
+    """One layer that may be fitted again, in this form.
 
     Attributes:
         node: the Conv, ConvTranspose, Gemm or MatMul.
@@ -128,13 +128,13 @@ def canonical(node: NodeProto, index: int, shape: tuple[int, ...]) -> tuple[Arra
     return found.reshape(groups, found.shape[1], kernel * inside), columns.reshape(groups, -1)
 
 
-def find_layers(graph: Graph) -> list[Layer | Refusal]:
-    """All layers with a constant quantized weight, in topological order; those that cannot be fitted, and why.
+def read_maps(graph: Graph) -> list[LinearMap | Refusal]:
+    """All layers with a constant quantized weight, in topological order, each as if nobody else read its constants.
 
-    Layers whose weight is not quantized are left out.
+    Layers whose weight is not quantized are left out; of those that are no such map it is said why.
     """
     tied, wides = ties(graph), layouts(graph)
-    found: list[Layer | Refusal] = []
+    found: list[LinearMap | Refusal] = []
     for n in graph.nodes:
         if not is_layer(n) or len(n.input) < 2:
             continue
@@ -142,7 +142,7 @@ def find_layers(graph: Graph) -> list[Layer | Refusal]:
             other = n.input[1 - index]
             if graph.is_constant(other) or not _quantized(graph, n, index):
                 continue
-            found.append(_layer(graph, n, index, tied.get(id(n)), wides))
+            found.append(_map(graph, n, index, tied.get(id(n)), wides))
     return found
 
 
@@ -164,15 +164,13 @@ def _quantized(graph: Graph, node: NodeProto, index: int) -> bool:
 MOVES = ("Transpose", "Reshape", "Cast", "CastLike", "Identity", "Clip", "Squeeze", "Unsqueeze", "Flatten")
 
 
-def _layer(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Mapping[str, Wide]) -> Layer | Refusal:
+def _map(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Mapping[str, Wide]) -> LinearMap | Refusal:
     at = label(node)
     weight = read_stored(graph, node, index)
     if isinstance(weight, str):
         return Refusal("weight_form", f"the weight cannot be given new values: {weight}", at)
     if weight.kind == "plain" or weight.low >= weight.high:
         return Refusal("weight_form", "the weight is not on a grid of integers", at)
-    if not exclusive(graph, weight):
-        return Refusal("weight_shared", "somebody else reads the weight, so it must stay what it is", at)
     form = canonical(node, index, weight.chain.shape)
     if form is None:
         return Refusal("weight_form", f"a weight of {len(weight.chain.shape)} axes is no matrix", at)
@@ -202,7 +200,7 @@ def _layer(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Ma
     factor = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0
     if not factor:
         return Refusal("weight_form", "alpha is 0", at)
-    return Layer(
+    return LinearMap(
         node, weight, bias, bias_node, bias_index, free, fixed, x, y, axis, groups * inside,
         positions, columns, rows, outputs, factor, tie, wide,
     )  # fmt: skip
@@ -270,6 +268,6 @@ def _usable(
         return Refusal("bias_form", "its bias is not one constant per output channel", label(node))
     fixed = np.broadcast_to(now.reshape(-1).astype(np.float64) * beta, (channels,))
     bias = read_stored(graph, adder, index)
-    if isinstance(bias, str) or bias.value.size != channels or not exclusive(graph, bias):
+    if isinstance(bias, str) or bias.value.size != channels:
         return None, adder, index, False, fixed, y
     return bias, adder, index, True, fixed, y

@@ -11,7 +11,8 @@ from onnx import helper
 from zoo import execute
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.reconstruction.layers import Layer, find_layers
+from onnx_ocs.reconstruction.find import find_maps
+from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.refusals import Refusal
 
@@ -41,8 +42,8 @@ def test_rows_are_what_onnxruntime_computes(
     op: str, x: tuple[int, ...], w: tuple[int, ...], channels: int, attributes: dict[str, Any], one_layer: Any
 ) -> None:
     model, value = one_layer(op, x, w, channels, **attributes)
-    (layer,) = find_layers(Graph(model))
-    assert isinstance(layer, Layer) and layer.free and layer.y == "y"
+    (layer,) = find_maps(Graph(model))
+    assert isinstance(layer, LinearMap) and layer.free and layer.y == "y"
     y = execute(model, {"x": value})[0]
     positions = draw(y.size // channels, 40, RNG.random(100), 3)
     seen, wanted = inputs(layer, value, y.shape, positions), outputs(y, layer.axis, positions)
@@ -57,5 +58,5 @@ def test_a_weight_that_others_read_is_refused(one_layer: Any) -> None:
     model, _ = one_layer("Gemm", (5, 7), (7, 4), 4)
     model.graph.node.append(helper.make_node("Identity", ["wd"], ["z"]))
     model.graph.output.append(onnx.ValueInfoProto(name="z"))
-    (found,) = find_layers(Graph(model))
+    (found,) = find_maps(Graph(model))
     assert isinstance(found, Refusal) and found.code == "weight_shared"

@@ -1,0 +1,151 @@
+"""New grids: what became of quantizers that were left out, split, or given another zero-point, written on the model.
+
+One metadata entry of the model, a JSON list under the key `onnx_ocs.grids`, in the order in which it was done:
+
+    {"edit": "left out", "dequantized": D, "identity": name | null}
+    {"edit": "split", "joined": C, "parts": [{"input": k, "quantized": Q, "dequantized": D, "names": [q, d],
+                                              "scale": s, "zero_point": z}]}
+    {"edit": "zero point", "quantized": Q, "before": z, "now": z'}
+
+Tensors are named as they are when the edit is made.  A pair that is left out: whoever read D, which the
+DequantizeLinear writes, reads what its QuantizeLinear read; layers still read D, and a graph output D is written by an
+Identity.  A split: inputs of the Concat that writes C get a pair of their own, of the type that the pair behind the
+Concat has.  A new step is declared on its QuantizeLinear (`onnx_ocs.records.steps`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+
+__all__ = ["GRIDS", "Edit", "LeftOut", "Part", "Split", "ZeroPoint", "read_edits", "record_edits"]
+
+GRIDS = "onnx_ocs.grids"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A pair that is not there any more.
+
+    Attributes:
+        dequantized: what its DequantizeLinear writes.
+        identity: the node that writes it now, where it is a graph output.
+    """
+
+    dequantized: str
+    identity: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One input of a Concat, and its own pair.
+
+    Attributes:
+        input: which input of the Concat.
+        quantized: what the QuantizeLinear writes.
+        dequantized: what the DequantizeLinear writes.
+        names: of the two nodes.
+        scale: the step.
+        zero_point: the integer that stands for 0.
+    """
+
+    input: int
+    quantized: str
+    dequantized: str
+    names: tuple[str, str]
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """A Concat whose inputs have grids of their own.
+
+    Attributes:
+        joined: what the Concat writes.
+        parts: the inputs that got a pair.
+    """
+
+    joined: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class ZeroPoint:
+    """Another zero-point.
+
+    Attributes:
+        quantized: what the QuantizeLinear writes.
+        before: the zero-point before.
+        now: the zero-point now.
+    """
+
+    quantized: str
+    before: int
+    now: int
+
+
+Edit = LeftOut | Split | ZeroPoint
+KINDS: dict[str, type[LeftOut] | type[Split] | type[ZeroPoint]] = {
+    "left out": LeftOut, "split": Split, "zero point": ZeroPoint,
+}  # fmt: skip
+
+
+def record_edits(model: onnx.ModelProto, edits: Sequence[Edit]) -> None:
+    """Write edits on a model, behind those that it has."""
+    words = {kind: word for word, kind in KINDS.items()}
+    new = [{"edit": words[type(e)], **asdict(e)} for e in edits]
+    for p in model.metadata_props:
+        if p.key == GRIDS:
+            p.value = json.dumps([*json.loads(p.value), *new])
+            return
+    model.metadata_props.add(key=GRIDS, value=json.dumps(new))
+
+
+def read_edits(model: onnx.ModelProto) -> list[Edit]:
+    """The edits that a model declares, in order.
+
+    Raises:
+        ValueError: the entry is damaged.
+    """
+    found = [p.value for p in model.metadata_props if p.key == GRIDS]
+    if len(found) > 1:
+        raise ValueError("the model declares its new grids twice")
+    try:
+        return [_edit(e) for text in found for e in json.loads(text)]
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"the new grids cannot be read ({type(e).__name__}: {e})") from None
+
+
+def _edit(entry: Mapping[str, Any]) -> Edit:
+    """An edit from JSON, its types checked."""
+    kind = KINDS[entry["edit"]]
+    if kind is LeftOut:
+        identity = entry["identity"]
+        return LeftOut(_text(entry["dequantized"]), None if identity is None else _text(identity))
+    if kind is ZeroPoint:
+        return ZeroPoint(_text(entry["quantized"]), _whole(entry["before"]), _whole(entry["now"]))
+    return Split(_text(entry["joined"]), tuple(_part(p) for p in entry["parts"]))
+
+
+def _part(p: Mapping[str, Any]) -> Part:
+    q, d = p["names"]
+    scale = float(p["scale"])
+    written = _text(p["quantized"]), _text(p["dequantized"])
+    return Part(_whole(p["input"]), *written, (_text(q), _text(d)), scale, _whole(p["zero_point"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value

@@ -1,0 +1,71 @@
+"""Layers of the float model that layers of the quantized one were made from, known again by their weights.
+
+Rows of both point the same way, whatever BatchNormalization was folded into them (cosine).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.qdq.layers import is_layer, read_layer
+
+__all__ = ["Twins"]
+
+ALIKE = 0.9  # mean cosine that the rows of one layer have at least
+APART = 0.05  # by how much another layer's must be smaller
+SCALING = ("BatchNormalization", "Mul", "Add", "Sub", "Div")
+
+
+class Twins:
+    """The float model's layers, looked up by weight."""
+
+    def __init__(self, floats: onnx.ModelProto) -> None:
+        """Read the float model's weights."""
+        self.graph = Graph(floats)
+        self._known = [(n, rows) for n in self.graph.nodes if (rows := _rows(self.graph, n)) is not None]
+
+    def of(self, graph: Graph, layer: NodeProto) -> list[NodeProto]:
+        """The float layers that have a layer's weight: none where it is not found, several where they are alike.
+
+        Args:
+            graph: the quantized model's.
+            layer: one of its nodes.
+        """
+        rows = _rows(graph, layer)
+        if rows is None:
+            return []
+        same = [(n, r) for n, r in self._known if r.shape == rows.shape and n.op_type == layer.op_type]
+        scores = [float((rows * r).sum(1).mean()) for _, r in same]
+        best = max(scores, default=0.0)
+        return [n for s, (n, _) in zip(scores, same, strict=True) if s > best - APART] if best > ALIKE else []
+
+    def behind(self, layer: NodeProto) -> NodeProto | None:
+        """The only node that reads a layer's output, behind BatchNormalization and other constants; None: several."""
+        tensor = layer.output[0]
+        for _ in range(6):
+            readers = self.graph.value_readers(tensor)
+            if len(readers) != 1 or tensor in self.graph.outputs:
+                return None
+            n = readers[0]
+            scaling = is_op(n, *SCALING) and sum(not self.graph.is_constant(t) for t in n.input) == 1
+            if not scaling and not is_op(n, "Identity", "Cast"):
+                return n
+            tensor = n.output[0]
+        return None
+
+
+def _rows(graph: Graph, node: NodeProto) -> Array | None:
+    """A layer's weight as rows of length 1, one for each output channel; None where it is not constant."""
+    if not is_layer(node):
+        return None
+    layer = read_layer(graph, node)
+    value = graph.constant(node.input[1]) if layer is not None else None
+    if layer is None or value is None:
+        return None
+    w = np.moveaxis(value.astype(np.float64), layer.out, 0).reshape(value.shape[layer.out], -1)
+    length = np.sqrt((w**2).sum(1, keepdims=True))
+    return np.asarray(w / np.where(length > 0, length, 1.0))

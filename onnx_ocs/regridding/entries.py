@@ -1,0 +1,56 @@
+"""The report's entries of quantizers that kill channels of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.refusals import Refusal
+from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regridding.dead import Dead
+from onnx_ocs.regridding.grids import Extremes, current, killed
+from onnx_ocs.regridding.mend import Mended
+
+__all__ = ["killer_entry"]
+
+
+def killer_entry(
+    by: str, region: Quantized, dead: Dead, mended: Mended | None, seen: Mapping[str, Extremes]
+) -> dict[str, Any]:
+    """One quantizer that kills channels.
+
+    Args:
+        by: the pass.
+        region: the quantizer's.
+        dead: what it kills.
+        mended: what became of it; None where that was not asked.
+        seen: extremes of tensors.
+    """
+    q = region.quantizer
+    assert q is not None
+    what = None if mended is None else mended.done[region.key]
+    grid = None if mended is None else mended.grids.get(region.key)
+    reason = what if isinstance(what, Refusal) else None
+    return {
+        "pass": by,
+        "status": "candidate" if mended is None else "applied" if reason is None else "refused",
+        "tensor": region.tensor,
+        "quantizers": list(region.outputs),
+        "dead": {o: list(c) for o, c in dead.items()},
+        "edit": None if reason is not None else what,
+        "scale_before": q.scale.tolist(),
+        "zero_point_before": q.zero_point.tolist(),
+        "scale": q.scale.tolist() if grid is None else grid.scale,
+        "zero_point": q.zero_point.tolist() if grid is None else grid.zero_point,
+        "largest": _largest(q, seen.get(region.tensor)),
+        "reason": None if reason is None else reason.as_dict(),
+    }
+
+
+def _largest(q: Quantizer, seen: Extremes | None) -> float | None:
+    """The largest value of the channels that are constant behind a quantizer."""
+    if seen is None or q.scale.size != 1:
+        return None if seen is None else seen.largest
+    lost = killed(q, current(q), seen)
+    return Extremes(seen.low[lost], seen.high[lost]).largest if lost.any() else seen.largest

@@ -1,0 +1,42 @@
+"""What people read of quantizers that get another grid, or should: one sentence for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnx_ocs.report.outputs import told_channels
+
+__all__ = ["grid_lines"]
+
+DONE = {
+    "left out": "it is left out",
+    "split": "each part of the Concat has a grid of its own",
+    "new grid": "it has another grid",
+}
+
+
+def grid_lines(grids: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for each entry of the report's `grids`.
+
+    Args:
+        grids: the entries.
+    """
+    return [f"{_fault(g)}: {_done(g)}." for g in grids]
+
+
+def _fault(g: Mapping[str, Any]) -> str:
+    channels = " and ".join(f"{told_channels(c)} of '{o}'" for o, c in g["dead"].items())
+    step, largest = g["scale_before"], g["largest"]
+    known = not isinstance(step, list) and largest is not None
+    why = f"has a step of {step:.3g}, their values reach {largest:.3g}" if known else "has steps that are too large"
+    return f"Dead channels {channels}: the quantizer of '{g['tensor']}' {why}"
+
+
+def _done(g: Mapping[str, Any]) -> str:
+    if g["status"] == "candidate":
+        return "rewrite mends it (the pass regrid)"
+    if g["status"] == "refused":
+        return f"left alone, {g['reason']['message']} ({g['reason']['code']})"
+    done = DONE[g["edit"]]
+    return f"{done}, step {g['scale']:.3g}, zero-point {g['zero_point']}" if g["edit"] == "new grid" else done

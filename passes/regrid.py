@@ -1,0 +1,51 @@
+"""regrid: quantizers that kill channels of an output are split, left out, or get a grid on which nothing is dead.
+
+    Concat(boxes, scores) -> Q DQ -> output         step 1.25: every score between 0 and 0.6 becomes 0
+    Concat(boxes, Q DQ(scores)) -> output           each part on its own grid, or in float
+
+A channel of an output is dead where it is constant on the samples and the float model's is not.  The quantizers that
+kill it are found, each alone.  A pair behind a Concat gives way to one pair for each part; a pair that floats alone
+read is left out; any other gets the step and zero-point of its own values.  Which of these is measured, on samples
+that nothing was chosen on: no output may get worse.  Nothing is done where nothing is dead.
+
+Will not touch, and says why: quantizers whose integers others read, whose saturation stands for an activation, that
+layers with integer kernels read and no single grid mends; files that another pass has rewritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnx_ocs.calibration.context import Context
+    from onnx_ocs.passmanager import PassResult
+
+__all__ = ["Regrid"]
+
+
+@dataclass(frozen=True)
+class Regrid:
+    """Dead channels of outputs come alive, at no cost."""
+
+    name: ClassVar[str] = "regrid"
+    version: ClassVar[str] = "1"
+
+    def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
+        """Mend what kills channels of outputs, in place.
+
+        Args:
+            model: the model.
+            context: calibration samples, and the float model if there is one.
+
+        Returns:
+            One entry of the report's `grids` for each quantizer that kills a channel.
+
+        Raises:
+            UserError: the model does not run on the samples.
+        """
+        from onnx_ocs.regridding.run import regrid
+
+        return regrid(model, context, self)
