@@ -30,6 +30,7 @@ __all__ = [
     "Rewritten",
     "Selecting",
     "Targets",
+    "Time",
     "begin",
     "is_planned",
     "judged",
@@ -38,10 +39,12 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+LATENCY = 1.1  # of the input, where nothing says how much is spent: steps alone, which add nothing
 KINDS: tuple[Literal["sqnr", "agreement", "metric"], ...] = ("sqnr", "agreement", "metric")
 NO_LIMIT = 1.0  # the budget of a target: twice the model's MACs
 MEASURED = (
     "--budget",
+    "--max-latency",
     "--target-sqnr",
     "--target-agreement",
     "--target-metric",
@@ -188,6 +191,40 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Time:
+    """How long the rewritten file may take."""
+
+    max_latency: str | None = option(
+        None,
+        "The most time that the result may take in onnxruntime, as a ratio to the input's, such as 1.25; 'none' for "
+        "no limit. A plan with copies is timed in turns with the input, and cut back until it holds. Alone it says how "
+        "much is spent; with --budget or --ratio both do.",
+        metavar="X",
+        shown="1.1, or none where --budget or --ratio is given",
+    )
+
+    panel: ClassVar[str] = PANEL
+
+    def limit(self, otherwise: float | None) -> float | None:
+        """The ratio, or what holds where nothing is said; None for no limit.
+
+        Raises:
+            UserError: it is no number from 1 on.
+        """
+        if self.max_latency is None:
+            return otherwise
+        if self.max_latency == "none":
+            return None
+        try:
+            found = float(self.max_latency)
+        except ValueError:
+            found = 0.0
+        if not 1 <= found < math.inf:
+            raise UserError(f"--max-latency {self.max_latency}: give a ratio of 1 or more, such as 1.25, or none")
+        return found
+
+
+@dataclass(frozen=True)
 class Output:
     """What a verb shows and writes."""
 
@@ -255,13 +292,21 @@ def is_planned(given: Given, calib: str | None) -> bool:
 
 
 def plan_options(given: Given) -> PlanOptions:
-    """What the planner is asked for.  A budget is one way to limit the cost: a ratio or a target takes its place."""
-    target = given.make(Targets).target
+    """What the planner is asked for.
+
+    A budget is one way to limit the cost: a ratio, a target or the time alone takes its place.
+    """
+    target, timed = given.make(Targets).target, given.make(Time)
     if given.value("--budget") is not None:
-        return given.make(PlanOptions, target=target)
+        return given.make(PlanOptions, target=target, max_latency=timed.limit(None))
     if given.value("--ratio") is not None:
-        return given.make(PlanOptions, target=target, budget=None)
-    return given.make(PlanOptions) if target is None else given.make(PlanOptions, target=target, budget=NO_LIMIT)
+        return given.make(PlanOptions, target=target, budget=None, max_latency=timed.limit(None))
+    if target is not None:
+        return given.make(PlanOptions, target=target, budget=NO_LIMIT, max_latency=timed.limit(None))
+    limit = timed.limit(LATENCY)
+    if timed.max_latency is not None and limit is not None:  # time alone says how much is spent
+        return given.make(PlanOptions, budget=None, max_latency=limit)
+    return given.make(PlanOptions, max_latency=limit)
 
 
 def warn_of_unused(given: Given) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnx_ocs.cli.groups import Data, Format, In, Judged, Output, Targets, begin, is_planned, plan_options
+from onnx_ocs.cli.groups import Data, Format, In, Judged, Output, Targets, Time, begin, is_planned, plan_options
 from onnx_ocs.cli.options import Given, Verb
 from onnx_ocs.cli.outputs import (
     check_outputs,
@@ -89,5 +89,5 @@ def plan(model: In, given: Given) -> None:
     exit_if_missed(found)
 
 
-KINDS = (Data, Format, Judged, PlanOptions, Targets, Planned, Output)
+KINDS = (Data, Format, Judged, PlanOptions, Time, Targets, Planned, Output)
 PLAN = Verb(plan, KINDS, leaves=("--report", "--quiet"), needs=("--calib",))

@@ -19,6 +19,7 @@ from onnx_ocs.cli.groups import (
     Output,
     Selecting,
     Targets,
+    Time,
     begin,
     is_planned,
     judged,
@@ -49,8 +50,8 @@ __all__ = ["REWRITE"]
 
 # What says how much is spent, and where: a plan file has said it already, and the paper's rule does not ask.
 STEERING = (
-    "--ratio", "--budget", "--target-sqnr", "--target-agreement", "--target-metric", "--copies", "--align", "--select",
-    "--rescale", "--stats", "--jobs", "--include", "--exclude",
+    "--ratio", "--budget", "--max-latency", "--target-sqnr", "--target-agreement", "--target-metric", "--copies",
+    "--align", "--select", "--rescale", "--stats", "--jobs", "--include", "--exclude",
 )  # fmt: skip
 
 
@@ -190,5 +191,5 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]
     return make_passes(names, options)
 
 
-KINDS = (Data, Format, Judged, Steps, Selecting, PlanOptions, Targets, Ready, *PASSES.values(), Proof, Output)
+KINDS = (Data, Format, Judged, Steps, Selecting, PlanOptions, Time, Targets, Ready, *PASSES.values(), Proof, Output)
 REWRITE = Verb(rewrite, KINDS)

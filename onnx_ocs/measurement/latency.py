@@ -23,6 +23,7 @@ __all__ = ["Compared", "compared", "latencies"]
 
 SECONDS = 1.0  # of running all models; each runs once at least
 MOST = 50  # runs of each
+ROUNDS = 3000  # of two models that are compared, for what they tell of each other
 THIRDS = 3
 
 
@@ -62,7 +63,7 @@ def compared(
         feed: what both are fed, such as one sample.
         seconds: after which no more runs are begun.
     """
-    took = _took([before, after], feed, MOST, seconds, THIRDS)
+    took = _took([before, after], feed, ROUNDS, seconds, THIRDS)
     if took is None:
         return None
     then, now = (np.asarray(t) for t in took)

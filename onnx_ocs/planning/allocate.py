@@ -13,7 +13,7 @@ for itself; the price is bisected until the budget is met.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,7 +74,18 @@ def solve(problem: Problem, recipe: Recipe, budget: Budget) -> Choices:
     budget = budget.times(recipe.share)
     if recipe.most == 0:
         return by_mass(problem, budget)
-    return _choices(*_cheapest(problem, _items(problem, recipe, budget), budget))
+    items = _items(problem, recipe, budget)
+    found = _choices(*_cheapest(problem, items, budget))
+    if not any(i.start for i in items):
+        return found
+    # a start makes a region's copies all or nothing, which no price divides: few copies everywhere may be better
+    thin = _choices(*_cheapest(problem, [replace(i, start=0.0) for i in items], budget))
+    lambdas = weights(problem, recipe)
+
+    def left(choices: Choices) -> float:
+        return sum(lambdas[c.index] * problem.error(c, choices.get(c.index)) for c in problem.candidates)
+
+    return min(found, thin, key=left)
 
 
 def weights(problem: Problem, recipe: Recipe) -> dict[int, float]:
@@ -94,11 +105,12 @@ def weights(problem: Problem, recipe: Recipe) -> dict[int, float]:
 
 @dataclass(frozen=True, eq=False)
 class _Item:
-    """A candidate in an allocation: its weight, what a copy costs, what copies save, and the steps that are open."""
+    """A candidate in an allocation: its weight, what copies cost, what they save, and the steps that are open."""
 
     candidate: Candidate
     weight: float
-    macs: float
+    each: float  # what a copy costs, in the budget's unit
+    start: float  # what the first one costs besides
     savings: Savings
     rooms: Sequence[tuple[int, int]]
     steps: list[int]
@@ -106,17 +118,27 @@ class _Item:
 
     def price(self, price: float) -> float:
         """What a copy must save, at a price per MAC."""
-        return float(min(price * self.macs / self.weight, HIGHEST)) if self.weight > 0 else HIGHEST
+        return float(min(price * self.each / self.weight, HIGHEST)) if self.weight > 0 else HIGHEST
 
     def losses(self, steps: Sequence[int], price: float) -> dict[int, float]:
         """Error and cost at a price per MAC, by step."""
-        t = self.price(price)
-        return {s: self.savings.curves[s].at(t) for s in steps}
+        t, start = self.price(price), self.first(price)
+        found = {s: self.savings.curves[s].at(t) for s in steps}
+        if start > 0:
+            found = {s: min(loss + start, self.savings.curves[s].base) for s, loss in found.items()}
+        return found
+
+    def first(self, price: float) -> float:
+        """What all copies must save together, besides what each of them must."""
+        return float(min(price * self.start / self.weight, HIGHEST)) if self.weight > 0 and self.start > 0 else 0.0
 
     def taken(self, step: int, price: float) -> Array:
         """The copies (C, 2, N) that save more than they cost, filled up with the next best to a multiple."""
         savings = self.savings.copies[step]
         taken = savings > self.price(price)
+        curve = self.savings.curves[step]
+        if self.start > 0 and curve.at(self.price(price)) + self.first(price) >= curve.base:
+            taken = np.zeros_like(taken)
         if self.align == 1 or self.candidate.uniform or not taken.any():
             return np.asarray(taken)
         free = np.zeros(taken.shape, bool)
@@ -136,8 +158,10 @@ def _items(problem: Problem, recipe: Recipe, budget: Budget) -> list[_Item]:
         rooms = problem.tables[c.index].rooms
         free = recipe.rescale & (np.asarray(rooms)[:, 0] >= 0) & (c.steps <= recipe.coarsest)
         steps = np.flatnonzero(free | (c.steps == 1)).tolist()
-        macs = c.macs if budget.ratio is None else 1.0  # copies cost the same everywhere
-        items.append(_Item(c, lambdas[c.index], macs, saved, rooms, steps, problem.align))
+        start, each = 0.0, c.macs if budget.ratio is None else 1.0  # copies cost the same everywhere
+        if budget.time is not None and c.index in problem.prices:
+            start, each = problem.prices[c.index].start, problem.prices[c.index].each
+        items.append(_Item(c, lambdas[c.index], each, start, saved, rooms, steps, problem.align))
     return items
 
 

@@ -11,8 +11,10 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.measurement.cost import cost
+from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.allocate import Recipe, solve
 from onnx_ocs.planning.choices import Budget, Choices
 from onnx_ocs.planning.goal import Probe, Target, search
@@ -31,6 +33,7 @@ __all__ = ["Judged", "Spending"]
 HALVED = 10 * float(np.log10(2))  # dB to be gained if every operator leaves the integers; for some, their share
 CHEAPER = 0.97  # of what a budget is lowered to where a plan costs too much
 LOWERINGS = 4
+SLOWER = 6  # times that the time allowed is lowered
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Spending:
         options: what is asked for.
         context: progress.
         one: shapes of the model's inputs for one sample.
+        sample: one sample, that models are timed on.
         before: objective and SQNR of the model as it is.
     """
 
@@ -72,6 +76,7 @@ class Spending:
     options: PlanOptions
     context: Context
     one: Mapping[str, Sequence[int]]
+    sample: Mapping[str, Array]
     before: tuple[float, float]
 
     @property
@@ -120,30 +125,60 @@ class Spending:
             trial = replace(trial, choices=choices)
         return trial if self.price(trial.choices) <= most + 1e-6 else replace(trial, choices={})
 
+    def _timely(self, problem: Problem, trial: Trial, limit: float, found: dict[str, Any]) -> Trial:
+        """A plan within a ratio of the input's time, measured; without copies there is nothing to measure.
+
+        The prices say what to give up first, the whole file in turns with the input says whether it is enough.
+        """
+        log: list[dict[str, float]] = []
+        allowed, rest = problem.cost(trial.choices).time, problem.without(trial.dropped)
+        for lowering in range(SLOWER + 1):
+            if not any(c.count for c in trial.choices.values()):
+                break
+            self.context.progress("timing plans", lowering, None)
+            took = compared(self.model, self._widened(trial.choices), self.sample)
+            if took is None:
+                break
+            log.append({"allowed": allowed, "ratio": took.ratio, "tolerance": took.tolerance})
+            if took.holds(limit):
+                break
+            over = took.ratio + took.tolerance - 1
+            share = (limit - 1) / over * CHEAPER if limit > 1 and lowering + 1 < SLOWER else 0.0
+            allowed *= share
+            freely = freed(trial.recipe, self.options)
+            lower = Budget(self.options.budget, self.options.ratio, allowed) if share else Budget(None, 0.0)
+            trial = replace(trial, choices=solve(rest, freely, lower))
+        found["time"] = {"limit": limit, "measured": log}
+        return trial
+
     # ---- a budget ---------------------------------------------------------------------------------------------------
 
-    def within(self, log_to: dict[str, Any]) -> Judged:
+    def within(self, log_to: dict[str, Any], found: dict[str, Any] | None = None) -> Judged:
         """The best plan within the budget; the model as it is where none is worth its cost.
 
         Args:
             log_to: plans that were compared, by name.
+            found: what else was found is added to it.
         """
         options = self.options
         problem = self.problem.on(LEARNT)
         budget = self._corrected(problem)
         trial = self._best(problem, budget, log_to, options.effort == "full")
         unseen = self.objective(trial.choices)  # by samples that this plan was not made from
-        macs, ratio = problem.cost(trial.choices)
+        macs, ratio, time = problem.cost(trial.choices)
         del problem  # its tables make room for others
         problem = self.problem.on(None, copies=macs > 0 or ratio > 0)
         # the same way, for the same regions, at the same cost, from all samples
         spent = Budget(macs, None) if budget.ratio is None else Budget(None, ratio)
+        spent = spent if budget.time is None else replace(spent, time=time)
         again = solve(problem.without(trial.dropped), replace(trial.recipe, share=1.0), spent)
         # that plan has seen the samples it is judged on: if it is no better even so, the other one is kept
         if self.objective(again)[0] < unseen[0]:
             trial = replace(trial, choices=again)
         if options.budget is not None:
             trial = self._affordable(problem, trial, options.budget)
+        if options.max_latency is not None:
+            trial = self._timely(problem, trial, options.max_latency, {} if found is None else found)
         after = self.objective(trial.choices)
         if worth(self.before, after, self.judge.objective) and worth(self.before, unseen, self.judge.objective):
             return Judged(trial, unseen, after)
@@ -152,12 +187,13 @@ class Spending:
     def _corrected(self, problem: Problem) -> Budget:
         """The budget; less where copies travel on, which the price list does not know."""
         options = self.options
+        budget = Budget(options.budget, options.ratio, options.extra_time)
         if options.budget is None:
-            return Budget(None, options.ratio)
-        budget = Budget(options.budget, options.ratio)
+            return budget
         first = solve(problem, Recipe(options.copies, 1.0, options.rescale), budget)
         real = self.price(first)
-        return budget if real <= options.budget else Budget(options.budget * problem.cost(first)[0] / real, None)
+        known = problem.cost(first).macs
+        return budget if real <= options.budget else replace(budget, macs=options.budget * known / real)
 
     def sparing(self, judged: Judged, spare: Callable[[], Problem], found: dict[str, Any]) -> tuple[Judged, Problem]:
         """The best plan that costs no integer operator, where the best of all costs more than it gains.
@@ -223,7 +259,9 @@ class Spending:
         def probe(allowed: float, trial: Trial) -> Probe:
             if in_macs:
                 trial = self._affordable(problem, trial, allowed)
-            macs, ratio = self.price(trial.choices), problem.cost(trial.choices)[1]
+            if self.options.max_latency is not None:
+                trial = self._timely(problem, trial, self.options.max_latency, found)
+            macs, ratio = self.price(trial.choices), problem.cost(trial.choices).ratio
             value = target.value(measure(Plan(self.hash, problem.planned(trial.choices))))
             entry = {"allowed": allowed, "plan": trial.name, "extra_macs": macs, "mean_copies": ratio, "got": value}
             probes.append((Probe(allowed, macs if in_macs else ratio, value, trial), entry))
@@ -231,6 +269,7 @@ class Spending:
 
         def attempt(amount: float, log_to: dict[str, Any], thorough: bool) -> Probe:
             budget = Budget(amount, None) if in_macs else Budget(None, amount)
+            budget = replace(budget, time=self.options.extra_time)
             return probe(amount, self._best(problem, budget, log_to, thorough))
 
         best = search(

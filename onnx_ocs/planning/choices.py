@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Budget", "Choice", "Choices"]
+__all__ = ["Budget", "Choice", "Choices", "Spent"]
+
+
+class Spent(NamedTuple):
+    """What copies cost: a share of extra MACs, mean copies a channel over all candidates, a share of extra time."""
+
+    macs: float
+    ratio: float
+    time: float = 0.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be spent: a share of the model's MACs, or a mean number of copies a channel."""
+    """How much may be spent: a share of the model's MACs, a mean number of copies a channel, a share of its time."""
 
     macs: float | None = None
     ratio: float | None = None
+    time: float | None = None
 
-    def allows(self, macs: float, ratio: float) -> bool:
-        """Whether so much may be spent: a share of MACs, and mean copies a channel."""
-        return (self.macs is None or macs <= self.macs + 1e-9) and (self.ratio is None or ratio <= self.ratio + 1e-9)
+    def allows(self, macs: float, ratio: float, time: float = 0.0) -> bool:
+        """Whether so much may be spent: a share of MACs, mean copies a channel, a share of the time."""
+        pairs = (macs, self.macs), (ratio, self.ratio), (time, self.time)
+        return all(most is None or n <= most + 1e-9 for n, most in pairs)
 
     def times(self, share: float) -> Budget:
         """A share of it."""
-        return Budget(*(None if v is None else v * share for v in (self.macs, self.ratio)))
+        return Budget(*(None if v is None else v * share for v in (self.macs, self.ratio, self.time)))
 
 
 @dataclass(frozen=True, eq=False)

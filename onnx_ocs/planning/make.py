@@ -27,6 +27,7 @@ from onnx_ocs.planning.choices import Budget
 from onnx_ocs.planning.objective import Judge, first_feeds, held_out
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
+from onnx_ocs.planning.prices import find_prices
 from onnx_ocs.planning.problem import LEARNT, Problem, pose
 from onnx_ocs.planning.search import best_plan
 from onnx_ocs.planning.sensitivity import harmful, weigh
@@ -73,6 +74,11 @@ class _Bench:
     statistics: Statistics
     outputs: Sequence[Output]
 
+    @property
+    def sample(self) -> dict[str, Array]:
+        """One sample, that models are timed on."""
+        return {k: v[: self.one[k][0]] if v.ndim else v for k, v in self.learn[0].items()}
+
 
 def make_plan(
     model: onnx.ModelProto,
@@ -108,7 +114,8 @@ def make_plan(
     if not problem.candidates:
         _LOG.info("plan: nothing to change")
         return _nothing(bench.hash, excluded, options, measure)
-    problem = problem.damaged(weigh(problem, bench.board, bench.learn, context.progress, bench.outputs))
+    damage = weigh(problem, bench.board, bench.learn, context.progress, bench.outputs)
+    problem = _priced(model, bench, problem.damaged(damage), options, context)
     spending = _spending(model, bench, problem, options, context, float_model)
     found: dict[str, Any] = {
         "objective": spending.judge.objective, "effort": spending.options.effort, "before": spending.before,
@@ -119,9 +126,8 @@ def make_plan(
             raise ValueError("a target needs `measure`")
         judged = spending.reach(options.target, measure, found)
     else:
-        judged = spending.within(found["candidates"])
-        if options.mode == "auto" and options.budget is not None:
-            damage = {c.index: c.damage for c in problem.candidates}
+        judged = spending.within(found["candidates"], found)
+        if options.mode == "auto" and options.budget is not None and options.max_latency is None:
             integer = replace(options, mode="integer")
             judged, problem = spending.sparing(judged, lambda: _posed(bench, integer).damaged(damage), found)
             spending = replace(spending, problem=problem)
@@ -191,6 +197,17 @@ def _posed(bench: _Bench, options: PlanOptions) -> Problem:
     return pose(bench.graph, bench.regions, bench.shapes, bench.statistics, options)
 
 
+def _priced(
+    model: onnx.ModelProto, bench: _Bench, problem: Problem, options: PlanOptions, context: Context
+) -> Problem:
+    """The same with prices in time, where time limits what may be spent; without copies nobody asks."""
+    if options.max_latency is None or options.budget == 0:
+        return problem
+    wanted, total = problem.candidates, problem.total
+    prices = find_prices(model, bench.graph, bench.shapes, wanted, total, bench.sample, context.progress)
+    return replace(problem, prices=prices)
+
+
 def _spending(
     model: onnx.ModelProto,
     bench: _Bench,
@@ -218,7 +235,7 @@ def _spending(
         return judge_of(bench.learn)
 
     before = judge(problem.settings({}))
-    return Spending(model, bench.hash, problem, judge, check, options, context, bench.one, before)
+    return Spending(model, bench.hash, problem, judge, check, options, context, bench.one, bench.sample, before)
 
 
 def _nothing(

@@ -22,9 +22,12 @@ Effort = Literal["auto", "quick", "full"]
 class PlanOptions:
     """What the planner is asked for; each field says what it is.
 
-    `budget` is None where `ratio` is given, or where only a target limits the cost.  With a `target`, the quality to
-    reach at the least cost, `budget` or `ratio` is the most that may be spent, and the unit that it is counted in; a
-    target has its own search, whatever the effort.
+    `budget` is None where `ratio` is given, or where only a target or the time limits the cost.  `max_latency` is the
+    most time that the rewritten file may take, as a ratio to the input's; None for no limit.  A plan with copies is
+    timed against the input and cut back until it holds, so the same call may make another plan on another day; the plan
+    itself, applied again, makes the same file.  A plan without copies is not timed: it adds nothing.
+    With a `target`, the quality to reach at the least cost, `budget` or `ratio` is the most that may be spent, and the
+    unit that it is counted in; a target has its own search, whatever the effort.
 
     Within a budget a plan of mode "auto" costs integer kernels only where that is worth it (see
     `onnx_ocs.planning.budget`).  The objective "auto" is the geometric mean of squared error and divergence for class
@@ -45,6 +48,7 @@ class PlanOptions:
         shown="0.0 with --calib",
     )
     ratio: float | None = option(None, RATIO)
+    max_latency: float | None = None
     target: Target | None = None
     copies: int = option(15, COPIES)
     align: int = option(1, ALIGN)
@@ -67,6 +71,11 @@ class PlanOptions:
     jobs: int = option(1, "Processes that calibrate; the result is the same.", low=1, high=256, panel="Data")
 
     panel: ClassVar[str] = PANEL
+
+    @property
+    def extra_time(self) -> float | None:
+        """The share of extra time that may be spent; None for no limit."""
+        return None if self.max_latency is None else max(self.max_latency - 1.0, 0.0)
 
     def allows(self, tensor: str) -> bool:
         """Whether the user lets a tensor be changed."""

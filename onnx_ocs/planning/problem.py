@@ -19,11 +19,12 @@ from onnx_ocs.measurement.cost import layer_macs
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.planning.candidates import Candidate, find_candidates, room
-from onnx_ocs.planning.choices import Choice, Choices
+from onnx_ocs.planning.choices import Choice, Choices, Spent
 from onnx_ocs.planning.curve import Savings, savings
 from onnx_ocs.planning.distortion import Table, tabulate
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import PlannedRegion
+from onnx_ocs.planning.prices import Price
 from onnx_ocs.probes.switchboard import Setting, narrow
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Quantized
@@ -67,6 +68,7 @@ class Problem:
         copies: most copies a channel.
         align: what the number of a tensor's channels, copies included, is to be a multiple of.
         tables: errors of every candidate, by index of its region (see `on`).
+        prices: of the copies of every candidate in time, by index of its region; empty where nobody asks.
     """
 
     regions: Sequence[Quantized]
@@ -78,6 +80,7 @@ class Problem:
     copies: int
     align: int
     tables: Mapping[int, Tables] = field(default_factory=dict)
+    prices: Mapping[int, Price] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> int:
@@ -140,8 +143,8 @@ class Problem:
 
     # ---- plans ------------------------------------------------------------------------------------------------------
 
-    def spend(self, copies: Mapping[int, int]) -> tuple[float, float]:
-        """What so many copies of regions cost: share of extra MACs, and mean copies a channel over all candidates."""
+    def spend(self, copies: Mapping[int, int]) -> Spent:
+        """What so many copies of regions cost."""
         into: dict[int, float] = {}
         out: dict[int, float] = {}
         for c in self.candidates:
@@ -154,10 +157,12 @@ class Problem:
             if c.mode == "early" and isinstance(c.region.early, Early):
                 out[id(c.region.early.layer)] = share
         macs = sum(b * (1 + into.get(k, 0.0)) * (1 + out.get(k, 0.0)) for k, b in self.base.items() if b)
-        return (macs / self.total - 1 if self.total else 0.0), sum(copies.values()) / max(self.channels, 1)
+        time = sum(self.prices[k].of(n) for k, n in copies.items() if k in self.prices)
+        ratio = sum(copies.values()) / max(self.channels, 1)
+        return Spent(macs / self.total - 1 if self.total else 0.0, ratio, time)
 
-    def cost(self, choices: Choices) -> tuple[float, float]:
-        """What choices cost: share of extra MACs, and mean copies a channel over all candidates."""
+    def cost(self, choices: Choices) -> Spent:
+        """What choices cost."""
         return self.spend({k: c.count for k, c in choices.items()})
 
     def settings(self, choices: Choices) -> dict[int, Setting]:
@@ -185,7 +190,7 @@ class Problem:
 
     def describe(self, choices: Choices) -> dict[str, Any]:
         """Cost of a plan, for the report."""
-        macs, ratio = self.cost(choices)
+        macs, ratio, _time = self.cost(choices)
         return {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
 
 

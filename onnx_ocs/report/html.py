@@ -154,16 +154,16 @@ def _cost(cost: Mapping[str, int | None], latency: Mapping[str, float | None]) -
         "transposes": "Transposes",
     }
     rows = []
-    for key, name in names.items():
-        a, b = cost.get(f"{key}_before"), cost.get(f"{key}_after")
-        if a is not None and b is not None:
-            change = f"{100 * (b - a) / a:+.1f} %" if a and key not in COUNTED else f"{b - a:+d}"
-            rows.append((name, f"{a:,}", f"{b:,}", change if b != a else "–"))
     if latency["ratio"] is not None:
         rows.append((
             "latency, one thread", f"{latency['before_ms']:.3g} ms", f"{latency['after_ms']:.3g} ms",
             f"× {latency['ratio']:.2f}",
         ))  # fmt: skip
+    for key, name in names.items():
+        a, b = cost.get(f"{key}_before"), cost.get(f"{key}_after")
+        if a is not None and b is not None:
+            change = f"{100 * (b - a) / a:+.1f} %" if a and key not in COUNTED else f"{b - a:+d}"
+            rows.append((name, f"{a:,}", f"{b:,}", change if b != a else "–"))
     return rows
 
 

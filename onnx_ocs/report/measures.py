@@ -104,14 +104,18 @@ class LatencyEntry(TypedDict):
     """Time of one sample, one thread; null where it was not measured.
 
     Attributes:
-        before_ms: milliseconds.
+        before_ms: milliseconds, the median.
         after_ms: the same, rewritten.
-        ratio: after / before.
+        ratio: after / before, of the shortest runs of either, which took turns.
+        tolerance: how far the ratio may be off, by what its parts are apart.
+        limit: the largest ratio that was asked for; null where time does not count.
     """
 
     before_ms: float | None
     after_ms: float | None
     ratio: float | None
+    tolerance: float | None
+    limit: float | None
 
 
 class QualityEntry(TypedDict):

@@ -12,6 +12,8 @@ __all__ = [
     "PointEntry",
     "ProbeEntry",
     "TargetEntry",
+    "TimeEntry",
+    "TimedEntry",
     "UnmendableEntry",
 ]
 
@@ -76,6 +78,32 @@ class KernelsEntry(TypedDict):
     why: str
 
 
+class TimedEntry(TypedDict):
+    """A plan that was timed against the model as it is.
+
+    Attributes:
+        allowed: share of extra time that its copies cost by their prices.
+        ratio: that was measured.
+        tolerance: how far that may be off.
+    """
+
+    allowed: float
+    ratio: float
+    tolerance: float
+
+
+class TimeEntry(TypedDict):
+    """How a plan was cut back until it held a limit of time.
+
+    Attributes:
+        limit: the largest ratio to the input's time.
+        measured: plans, one after the other; empty where there are no copies, and where nothing could be timed.
+    """
+
+    limit: float
+    measured: list[TimedEntry]
+
+
 class ProbeEntry(TypedDict):
     """A plan that was measured on the way to a target.
 
@@ -129,6 +157,7 @@ class PlanEntry(TypedDict):
         after: the same of the plan, made from all samples.
         unseen: the same of the plan, on samples that it was not made from.
         kernels: whether copies are worth the integer operators that they cost.
+        time: how it was cut back until it held a limit of time.
         sweep: gain against cost.
         target: the search for the cheapest plan that reaches a target.
         regions: number of tensors that the plan changes.
@@ -149,6 +178,7 @@ class PlanEntry(TypedDict):
     after: NotRequired[list[float | None]]
     unseen: NotRequired[list[float | None]]
     kernels: NotRequired[KernelsEntry]
+    time: NotRequired[TimeEntry]
     sweep: NotRequired[list[PointEntry]]
     target: NotRequired[TargetEntry]
     regions: NotRequired[int]

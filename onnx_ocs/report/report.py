@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from onnx_ocs.measurement.cost import Cost
+from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.report.entries import CompensationEntry, GridEntry, ReconstructionEntry, RegionEntry
 from onnx_ocs.report.environment import environment
@@ -28,7 +30,8 @@ def assemble(
     reconstructions: Entries = (),
     grids: Entries = (),
     costs: tuple[Cost, Cost] | None = None,
-    latency: Sequence[float] | None = None,
+    latency: Compared | None = None,
+    limit: float | None = None,
     qualities: tuple[Quality, Quality] | None = None,
     reference: str | None = None,
     ranking: str | None = None,
@@ -45,7 +48,8 @@ def assemble(
         reconstructions: one entry for each layer with a quantized weight.
         grids: one entry for each quantizer that gets another grid, or should.
         costs: before and after.
-        latency: milliseconds of one sample before and after, where it was measured.
+        latency: time of one sample before and after, where it was measured.
+        limit: the largest ratio of these that was asked for.
         qualities: before and after, against `reference`.
         reference: what the quality is measured against.
         ranking: where the channels' ranking comes from.
@@ -61,7 +65,7 @@ def assemble(
         "grids": [cast(GridEntry, dict(e)) for e in grids],
         "outputs": _outputs(qualities),
         "cost": _cost(costs),
-        "latency": _latency(latency),
+        "latency": _latency(latency, limit),
         "quality": _quality(qualities, reference),
         "ranking": ranking,
         "verification": None if verification is None else cast(VerificationEntry, verification.as_dict()),
@@ -100,9 +104,10 @@ def _cost(costs: tuple[Cost, Cost] | None) -> CostEntry:
     return {} if costs is None else cast(CostEntry, {**costs[0].as_dict("before"), **costs[1].as_dict("after")})
 
 
-def _latency(latency: Sequence[float] | None) -> LatencyEntry:
-    before, after = latency or (None, None)
-    return {"before_ms": before, "after_ms": after, "ratio": after / before if before and after else None}
+def _latency(latency: Compared | None, limit: float | None) -> LatencyEntry:
+    names = ("before_ms", "after_ms", "ratio", "tolerance")
+    found = dict.fromkeys(names) if latency is None else asdict(latency)
+    return cast(LatencyEntry, {**found, "limit": limit})
 
 
 def _quality(qualities: tuple[Quality, Quality] | None, reference: str | None) -> QualityEntry:

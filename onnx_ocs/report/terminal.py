@@ -277,6 +277,10 @@ def _totals(console: Console, report: Report) -> None:
     table = Table(title="Cost and gain", title_justify="left")
     for name in ("", "before", "after", "change"):
         table.add_column(name, justify="right" if name else "left")
+    time = report["latency"]
+    if time["ratio"] is not None:
+        a, b = time["before_ms"], time["after_ms"]
+        table.add_row("latency, one thread", f"{a:.3g} ms", f"{b:.3g} ms", f"x {time['ratio']:.2f}")
     names = {
         "macs": "MACs",
         "params": "parameters",
@@ -292,10 +296,6 @@ def _totals(console: Console, report: Report) -> None:
             continue
         change = f"{100 * (b - a) / a:+.1f} %" if a and key not in COUNTED else f"{b - a:+d}"
         table.add_row(name, f"{a:,}", f"{b:,}", change)
-    time = report["latency"]
-    if time["ratio"] is not None:
-        a, b = time["before_ms"], time["after_ms"]
-        table.add_row("latency, one thread", f"{a:.3g} ms", f"{b:.3g} ms", f"x {time['ratio']:.2f}")
     if q["sqnr_before_db"] is not None and q["sqnr_after_db"] is not None:
         a, b = q["sqnr_before_db"], q["sqnr_after_db"]
         table.add_row("output SQNR", f"{a:.2f} dB", f"{b:.2f} dB", f"{b - a:+.2f} dB")

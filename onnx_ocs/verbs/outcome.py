@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.passmanager import PLACES
 from onnx_ocs.planning.plan import Plan
@@ -56,7 +57,7 @@ class Outcome:
         qualities: before and after; None without samples.
         against: what the quality is measured against.
         verification: None where nothing was verified.
-        latency: milliseconds of one sample before and after; None where it was not measured.
+        latency: time of one sample before and after; None where it was not measured.
     """
 
     model: onnx.ModelProto
@@ -71,7 +72,7 @@ class Outcome:
     qualities: tuple[Quality, Quality] | None = None
     against: str | None = None
     verification: Verification | None = None
-    latency: Sequence[float] | None = None
+    latency: Compared | None = None
 
     def noting(self, *notes: str) -> Outcome:
         """The same with further notes."""

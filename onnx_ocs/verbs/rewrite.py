@@ -5,7 +5,7 @@ Each step takes what the steps before have found and returns a new `Outcome`; no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Source
 from onnx_ocs.errors import VerificationError
-from onnx_ocs.measurement.cost import Cost, cost
-from onnx_ocs.measurement.latency import latencies
+from onnx_ocs.measurement.cost import cost
+from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare, gained, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.graph import Graph
@@ -54,6 +54,7 @@ from onnx_ocs.verbs.common import (
 )
 from onnx_ocs.verbs.gain import without_gain
 from onnx_ocs.verbs.inputs import check_outputs
+from onnx_ocs.verbs.limits import kernel_notes, time_notes
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import by_plan, measured
@@ -298,7 +299,7 @@ def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
     samples = proof_samples(original, context.samples, context.seed)
     checked = verify_models(original, outcome.model, samples, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)
-    latency = latencies([original, outcome.model], first_sample(original, samples))
+    latency = compared(original, outcome.model, first_sample(original, samples))
     return replace(outcome, verification=checked, latency=latency)
 
 
@@ -308,7 +309,7 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
     shapes = sample_shapes(ready.original, samples)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
-    notes = [*outcome.notes, *_kernel_notes(costs, planned.get("kernels"))]
+    notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]
     if not outcome.changed:
         notes.append(f"nothing was rewritten: the output is the {'converted ' * ready.converted}input")
     ranking = ranked_by(samples)
@@ -317,8 +318,8 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
     report = assemble(
         "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
         reconstructions=outcome.reconstructions, grids=outcome.grids, costs=costs, latency=outcome.latency,
-        qualities=outcome.qualities, reference=outcome.against, ranking=ranking,
-        verification=outcome.verification, notes=notes,
+        limit=None if options is None else options.max_latency, qualities=outcome.qualities,
+        reference=outcome.against, ranking=ranking, verification=outcome.verification, notes=notes,
     )  # fmt: skip
     if planned:
         report["plan"] = cast(PlanEntry, dict(planned))
@@ -329,27 +330,6 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
                 report["notes"].append(target["shortfall"])
     report["verdict"] = advise(report, None if options is None else options.budget)
     return report
-
-
-def _kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -> list[str]:
-    """What became of the operators that onnxruntime runs on integers."""
-    notes = []
-    lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
-    if lost > 0:
-        notes.append(
-            f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
-            f"{'has' if lost == 1 else 'have'} none or a slow one now, which costs more time than multiply-accumulates "
-            f"say; the mode 'integer' makes no copies there"
-            + (f", for {weighed['gain_db']:.2f} dB less of the objective" if weighed and not weighed["kept"] else "")
-        )
-    if (costs[0].integer_operators or 0) - (costs[1].integer_operators or 0) > max(lost, 0):
-        notes.append(
-            f"onnxruntime runs {costs[1].integer_operators} of {costs[0].integer_operators} operators on integers now, "
-            f"with {costs[1].transposes} Transposes instead of {costs[0].transposes}: look at the latency"
-        )
-    if weighed and weighed["kept"]:
-        notes.append(f"copies were left out: {weighed['why']}")
-    return notes
 
 
 def _ticker(progress: Progress, what: str, total: int) -> Callable[[int], None]:

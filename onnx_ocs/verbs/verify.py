@@ -6,7 +6,7 @@ from typing import Any
 
 from onnx_ocs.calibration.samples import Source
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.latency import latencies
+from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.report.report import assemble
 from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
@@ -63,7 +63,7 @@ def verify(
         qualities = (first, second)
     shapes_in = sample_shapes(before, samples)
     costs = cost(before, shapes_in), cost(after, shapes_in)
-    latency = latencies([before, after], first_sample(before, fed)) if checked.verdict == "PASSED" else None
+    latency = compared(before, after, first_sample(before, fed)) if checked.verdict == "PASSED" else None
     report = assemble(
         "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked,
         notes=opened.notes,

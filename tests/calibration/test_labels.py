@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from onnx_ocs.calibration.labels import Feed, cut, labels_in, labels_of
+from onnx_ocs.calibration.feed import Feed
+from onnx_ocs.calibration.labels import cut, labels_in, labels_of
 from onnx_ocs.calibration.samples import open_samples
 
 X = np.arange(10, dtype=np.float32).reshape(5, 2)

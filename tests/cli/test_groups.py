@@ -54,6 +54,7 @@ def test_when_there_is_a_plan(values: dict[str, Any], calib: str | None, wanted:
         ({"budget": 0.1, "select": "mass"}, "c.npz", "--budget is for --select error"),
         ({"target_sqnr": 9.0}, None, "--target-sqnr needs --calib"),
         ({"target_agreement": 0.0}, None, "--target-agreement needs --calib"),
+        ({"max_latency": "1.2"}, None, "--max-latency needs --calib"),
         ({"rescale": True}, None, "--rescale needs --calib"),
         ({"stats": Path("s.npz")}, None, "--stats needs --calib"),
         ({"jobs": 1}, None, "--jobs needs --calib"),
@@ -70,19 +71,30 @@ def test_options_that_do_not_go_together(values: dict[str, Any], calib: str | No
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ({}, PlanOptions()),
+        ({}, PlanOptions(max_latency=1.1)),
+        ({"max_latency": "none"}, PlanOptions()),
+        ({"max_latency": "1.25"}, PlanOptions(budget=None, max_latency=1.25)),
+        ({"max_latency": "1.25", "budget": 0.3}, PlanOptions(budget=0.3, max_latency=1.25)),
+        ({"max_latency": "2", "ratio": 0.5}, PlanOptions(budget=None, ratio=0.5, max_latency=2.0)),
+        ({"max_latency": "2", "target_sqnr": 20.0}, PlanOptions(1.0, max_latency=2.0, target=Target("sqnr", 20.0))),
         ({"budget": 0.3}, PlanOptions(budget=0.3)),
         ({"ratio": 0.0}, PlanOptions(budget=None, ratio=0.0)),
         ({"target_sqnr": 20.0}, PlanOptions(budget=1.0, target=Target("sqnr", 20.0))),
         ({"target_agreement": 0.0}, PlanOptions(budget=1.0, target=Target("agreement", 0.0))),
         ({"target_sqnr": 20.0, "budget": 0.2}, PlanOptions(budget=0.2, target=Target("sqnr", 20.0))),
         ({"target_sqnr": 20.0, "ratio": 0.2}, PlanOptions(budget=None, ratio=0.2, target=Target("sqnr", 20.0))),
-        ({"include": ["a", "b*"], "rescale": False}, PlanOptions(include=("a", "b*"), rescale=False)),
-        ({"stats": Path("s.npz"), "jobs": 2, "copies": 3}, PlanOptions(stats=Path("s.npz"), jobs=2, copies=3)),
+        ({"include": ["a", "b*"], "rescale": False}, PlanOptions(max_latency=1.1, include=("a", "b*"), rescale=False)),
+        ({"stats": Path("s.npz"), "jobs": 2}, PlanOptions(max_latency=1.1, stats=Path("s.npz"), jobs=2)),
     ],
 )
 def test_what_the_planner_is_asked(values: dict[str, Any], wanted: PlanOptions) -> None:
     assert plan_options(given(**values)) == wanted
+
+
+@pytest.mark.parametrize("value", ["0.9", "much", "nan", "inf", ""])
+def test_a_limit_of_time_is_a_ratio(value: str) -> None:
+    with pytest.raises(UserError, match=r"give a ratio of 1 or more, such as 1\.25, or none"):
+        plan_options(given(max_latency=value))
 
 
 def test_what_is_ignored_is_said(caplog: pytest.LogCaptureFixture) -> None:

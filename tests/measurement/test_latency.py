@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_ocs
 from onnx_ocs.measurement import latency
-from onnx_ocs.measurement.latency import latencies
+from onnx_ocs.measurement.latency import Compared, compared, latencies
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 DIGITS, CALIB = MODELS / "digits.w8a2.onnx", str(MODELS / "digits.calib.npz")
@@ -37,6 +37,10 @@ def test_what_takes_longer() -> None:
     assert found is not None and 0 < 3 * found[0] < found[1]
     same = latencies([one, one], feed)
     assert same is not None and 0.3 < same[1] / same[0] < 3
+    slower, faster = compared(one, more, feed, 0.2), compared(more, one, feed, 0.2)
+    assert slower is not None and faster is not None
+    assert slower.ratio > 3 and slower.exceeds(2) and not slower.holds(2)
+    assert faster.ratio < 0.5 and faster.holds(0.9) and not faster.exceeds(0.9)
 
 
 def test_what_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,16 +48,29 @@ def test_what_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert latencies([model, model], {"x": np.ones((1, 2, 9), np.float32)}) is None
     broken = product(8)
     broken.graph.node[0].op_type = "NoSuchOperator"
-    assert latencies([model, broken], feed) is None
+    assert latencies([model, broken], feed) is None is compared(model, broken, feed)
     monkeypatch.setattr(latency, "LARGE", 16)
     assert latencies([model, model], feed) is None
+
+
+def test_a_limit_is_held_with_the_tolerance_and_exceeded_beyond_it() -> None:
+    found = Compared(1.0, 1.1, 1.1, 0.05)
+    assert [found.holds(x) for x in (1.1, 1.16)] == [False, True]
+    assert [found.exceeds(x) for x in (1.04, 1.1)] == [True, False]
+
+
+def test_a_disturbed_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortest run of each is what is compared, whatever else the machine did."""
+    took = [[1.0, 1.0, 1.0, 9.0, 1.0, 1.0], [1.2, 7.0, 1.2, 1.2, 1.2, 8.0]]
+    monkeypatch.setattr(latency, "_took", lambda *_: took)
+    found = compared(product(8), product(8), {})
+    assert found is not None and (found.ratio, found.tolerance) == (pytest.approx(1.2), pytest.approx(0.0))
 
 
 def test_in_the_report() -> None:
     result = onnx_ocs.rewrite(DIGITS, calib=CALIB, limit=16)
     time = result.report["latency"]
-    assert time["ratio"] == pytest.approx(time["after_ms"] / time["before_ms"])
-    assert 0.2 < time["ratio"] < 10
+    assert 0.2 < time["ratio"] < 10 and time["tolerance"] >= 0 and time["limit"] is None
     for report in (
         onnx_ocs.rewrite(DIGITS, calib=CALIB, limit=16, verify=False).report,
         onnx_ocs.inspect(DIGITS),

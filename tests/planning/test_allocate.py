@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from problems import COPIES, problem_of
 
 from onnx_ocs.planning.allocate import Recipe, solve, weights
 from onnx_ocs.planning.choices import Budget, Choices
+from onnx_ocs.planning.prices import Price
 from onnx_ocs.planning.problem import Problem
 
 NAMES = ["three_layers", "residual", "matmul_gelu", "depthwise", "qcdq2_residual"]
@@ -85,3 +86,27 @@ def test_weights_follow_the_damage() -> None:
     for c in problem.candidates:
         assert steep[c.index] == pytest.approx(c.damage * flat[c.index])
     assert weights(problem, Recipe(COPIES, lambdas=flat)) == flat
+
+
+def test_a_limit_of_time_is_kept_and_a_dear_start_is_not_paid() -> None:
+    """By prices in time; where the first copy of a region costs too much, it gets none, and others get more."""
+    problem = problem_of("residual").on(0)
+    even = {c.index: Price(0.0, 0.01) for c in problem.candidates if c.shares}
+    cheap = replace(problem, prices=even)
+    budget = Budget(time=0.2)
+    found = solve(cheap, Recipe(COPIES, 1.0, True), budget)
+    copied = {k for k, c in found.items() if c.count}
+    assert copied and budget.allows(*cheap.cost(found)) and cheap.cost(found).time > 0.1
+    dear = min(copied)
+    other = replace(problem, prices={**even, dear: Price(10.0, 0.01)})
+    spared = solve(other, Recipe(COPIES, 1.0, True), budget)
+    assert dear not in {k for k, c in spared.items() if c.count} and budget.allows(*other.cost(spared))
+    assert any(c.count for c in spared.values())
+
+
+def test_both_limits_bind() -> None:
+    problem = problem_of("residual").on(0)
+    priced = replace(problem, prices={c.index: Price(0.01, 0.01) for c in problem.candidates if c.shares})
+    for budget in (Budget(0.3, None, 9.0), Budget(9.0, None, 0.3), Budget(None, 0.5, 0.5)):
+        spent = priced.cost(solve(priced, Recipe(COPIES, 1.0, True), budget))
+        assert budget.allows(*spent) and spent.macs > 0

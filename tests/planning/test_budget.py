@@ -8,7 +8,11 @@ import onnx
 import pytest
 from planned import DIGITS, NETS, carried_out, extra_macs, mean_copies, not_worse, plan
 
+from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.model.files import fingerprint
+from onnx_ocs.planning import budget as spending
+from onnx_ocs.planning import make
+from onnx_ocs.planning.prices import Price
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -81,3 +85,28 @@ def test_most_copies(folder: Path, name: str) -> None:
     for copies in (1, 2):
         made, _ = plan(name, folder, budget=2.0, copies=copies)
         assert max(max(r.copies.max(), r.copies_low.max()) for r in made.regions) <= copies
+
+
+def test_a_limit_of_time_is_measured_and_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each plan is timed; what takes too long is cut back, and what is left at last adds no copies."""
+    even = lambda _m, _g, _s, candidates, *_: {c.index: Price(0.0, 0.02) for c in candidates if c.shares}  # noqa: E731
+    monkeypatch.setattr(make, "find_prices", even)
+    ratios = iter([1.8, 1.3, 1.15])
+    monkeypatch.setattr(spending, "compared", lambda *_: Compared(1.0, 1.0, next(ratios), 0.02))
+    _made, found = plan("residual", folder, budget=None, max_latency=1.2)
+    log = found["time"]["measured"]
+    assert [m["ratio"] for m in log] == [1.8, 1.3, 1.15] and found["time"]["limit"] == 1.2
+    allowed = [m["allowed"] for m in log]
+    assert allowed == sorted(allowed, reverse=True) and allowed[1] < allowed[0] * 0.2 / 0.8
+    monkeypatch.setattr(spending, "compared", lambda *_: Compared(1.0, 9.0, 9.0, 0.0))
+    none, found = plan("residual", folder, budget=None, max_latency=1.3)
+    assert 1 <= len(found["time"]["measured"]) <= spending.SLOWER
+    assert not any(r.copies.any() or r.copies_low.any() for r in none.regions)
+
+
+def test_steps_alone_are_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spending, "compared", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(make, "find_prices", lambda *_: pytest.fail("priced"))
+    first, found = plan("residual", folder, budget=0.0, max_latency=1.1)
+    second, _ = plan("residual", folder, budget=0.0)
+    assert first.digest() == second.digest() and first.regions and not found["time"]["measured"]

@@ -17,6 +17,7 @@ from onnx_ocs.planning.choices import Budget, Choice
         (Budget(None, 0.5), 0.0, 0.5001, False),
         (Budget(0.1, 0.5), 0.1, 0.6, False),
         (Budget(), 99.0, 99.0, True),
+        (Budget(time=0.1), 99.0, 99.0, True),
         (Budget(0.0), 0.0, 0.0, True),
     ],
 )
@@ -35,3 +36,8 @@ def test_a_share_of_it() -> None:
 
 def test_copies_of_both_sides_count() -> None:
     assert Choice(np.asarray(1.0), np.asarray([0, 2, 1]), np.asarray([1, 0, 0])).count == 4
+
+
+def test_time_is_a_third_limit() -> None:
+    assert Budget(0.1, None, 0.2).allows(0.1, 9.0, 0.2) and not Budget(0.1, None, 0.2).allows(0.1, 9.0, 0.21)
+    assert Budget(time=0.2).times(0.5) == Budget(None, None, 0.1)

@@ -33,7 +33,7 @@ def some(problem: Problem, copies: int = 1) -> Choices:
 def test_the_price_is_that_of_the_widened_model(name: str) -> None:
     problem = problem_of(name)
     choices = some(problem)
-    macs, ratio = problem.cost(choices)
+    macs, ratio, _time = problem.cost(choices)
     model, feed = zoo.build(name)
     plan = Plan("", problem.planned(choices))
     new = api.rewrite(model, passes=[Translate(plan=plan)], verify=False).model
@@ -46,7 +46,7 @@ def test_the_price_is_that_of_the_widened_model(name: str) -> None:
 
 
 def test_nothing_costs_nothing() -> None:
-    assert problem_of("residual").cost({}) == (0.0, 0.0)
+    assert problem_of("residual").cost({}) == (0.0, 0.0, 0.0)
 
 
 def test_tables_are_of_the_samples_that_were_asked_for() -> None:
@@ -128,5 +128,5 @@ def test_planned_regions_say_where_copies_are_made(mode: str, words: set[str]) -
 def test_description() -> None:
     problem = problem_of("residual")
     choices = some(problem)
-    macs, ratio = problem.cost(choices)
+    macs, ratio, _time = problem.cost(choices)
     assert problem.describe(choices) == {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}

@@ -9,6 +9,7 @@ import pytest
 
 from onnx_ocs.measurement.channels import Group
 from onnx_ocs.measurement.cost import Cost
+from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.outputs import OutputQuality
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.report.report import assemble, to_json
@@ -55,9 +56,11 @@ def test_x_clip_after(entry: dict[str, Any], expected: Any) -> None:
 
 
 def test_cost_and_time() -> None:
-    report = assemble("rewrite", 0, costs=(Cost(1, 2, 3, 4, 5), Cost(6, 7, 8, 9, None)), latency=[2.0, 3.0])
+    costs = Cost(1, 2, 3, 4, 5), Cost(6, 7, 8, 9, None)
+    report = assemble("rewrite", 0, costs=costs, latency=Compared(2.0, 3.0, 1.5, 0.1), limit=1.6)
     assert report["cost"]["macs_before"] == 1 and report["cost"]["integer_kernels_after"] is None
-    assert report["latency"] == {"before_ms": 2.0, "after_ms": 3.0, "ratio": 1.5}
+    timed = {"before_ms": 2.0, "after_ms": 3.0, "ratio": 1.5, "tolerance": 0.1, "limit": 1.6}
+    assert report["latency"] == timed
     empty = assemble("plan", 0)
     assert empty["cost"] == {} and set(empty["latency"].values()) == {None} and empty["outputs"] == []
 

@@ -41,7 +41,7 @@ def test_what_breaks_each_rule() -> None:
     assert rules_broken(chain(weight="uint8"), rules_of("generic-int8")) == {"constant type"}
     assert rules_broken(chain(weight="int4", opset=21), rules_of("generic-int8")) == {"constant type"}
     n, x = image(Style(bias="int32"))
-    wide = n.model(n.conv(n.qdq(n.op("Relu", n.conv(x)), per_channel=True)))
+    wide = n.model(n.conv(n.qdq(n.op("Relu", n.conv(x)), axis=1)))
     assert "per channel" in rules_broken(wide, rules_of("tensorrt"))
 
 

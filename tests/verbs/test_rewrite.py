@@ -180,7 +180,7 @@ def test_nothing_to_do_writes_the_input(model: onnx.ModelProto, tmp_path: Path) 
     done = onnx_ocs.rewrite(source, tmp_path / "o.onnx", passes=[Translate(ratio=0.0)])
     assert not done.changed and done.report["notes"][-1] == "nothing was rewritten: the output is the input"
     assert (tmp_path / "o.onnx").read_bytes() == source.read_bytes()
-    assert done.report["latency"] == {"before_ms": None, "after_ms": None, "ratio": None}
+    assert set(done.report["latency"].values()) == {None}
 
 
 def test_a_float_model_without_samples(model: onnx.ModelProto) -> None:

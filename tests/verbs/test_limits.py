@@ -1,0 +1,46 @@
+"""What a report says of a limit of time."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from onnx_ocs.measurement.cost import Cost
+from onnx_ocs.measurement.latency import Compared
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.verbs.limits import kernel_notes, time_notes
+from onnx_ocs.verbs.outcome import Outcome
+
+MEASURED = [{"allowed": 0.3, "ratio": 1.4, "tolerance": 0.02}, {"allowed": 0.1, "ratio": 1.1, "tolerance": 0.02}]
+TIMED = {"time": {"limit": 1.2, "measured": MEASURED}}
+LIMITED = PlanOptions(budget=None, max_latency=1.2)
+
+
+def test_time_that_decided_is_told() -> None:
+    done = Outcome(onnx.ModelProto(), True, planned=TIMED, latency=Compared(1.0, 1.1, 1.1, 0.01))
+    (note,) = time_notes(done, LIMITED)
+    assert note.startswith("the plan was timed 2 times until it held x 1.2 (x 1.10, to 0.02): time decided")
+
+
+def test_a_file_that_takes_longer_after_all_is_told() -> None:
+    """Such as branches, which no plan counts."""
+    done = Outcome(onnx.ModelProto(), True, latency=Compared(1.0, 1.5, 1.5, 0.1))
+    (note,) = time_notes(done, LIMITED)
+    assert note == "the finished file takes x 1.50 of the time, which is more than x 1.2"
+
+
+@pytest.mark.parametrize("options", [None, PlanOptions(), LIMITED])
+def test_nothing_to_tell(options: PlanOptions | None) -> None:
+    assert time_notes(Outcome(onnx.ModelProto(), True, latency=Compared(1.0, 1.25, 1.25, 0.1)), options) == []
+    assert time_notes(Outcome(onnx.ModelProto(), False, latency=None, planned=TIMED), options) == []
+
+
+def test_operators_that_left_the_integers_are_told() -> None:
+    before = Cost(1, 1, 1, 1, 8, 20, 3)
+    assert kernel_notes((before, before), None) == []
+    (note,) = kernel_notes((before, Cost(1, 1, 1, 1, 7, 19, 3)), None)
+    assert note.startswith("1 of 8 layers with integer kernels")
+    (note,) = kernel_notes((before, Cost(1, 1, 1, 1, 8, 15, 30)), None)
+    assert note.startswith("onnxruntime runs 15 of 20 operators on integers now, with 30 Transposes instead of 3")
+    (note,) = kernel_notes((before, before), {"kept": True, "why": "for a reason", "gain_db": 0.1})
+    assert note == "copies were left out: for a reason"
