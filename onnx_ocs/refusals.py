@@ -159,7 +159,7 @@ CATALOGUE: dict[str, Meaning] = {
     "channel_axis": Meaning("branch", "the channels are neither the second nor the last axis"),
     # ---- a layer that is fitted again ----
     "weight_form": Meaning("layer", "its weight is not stored on a grid that can be given new values"),
-    "weight_shared": Meaning("layer", "somebody else reads the weight, so it must stay what it is"),
+    "weight_shared": Meaning("layer", "somebody else reads the weight, or reads it otherwise, so it must stay"),
     "bias_form": Meaning("layer", "its bias is not one constant per output channel"),
     "too_wide": Meaning("layer", "each output reads more inputs than the equations have room for"),
     "copies": Meaning("layer", "copies that an earlier pass made could not be followed"),

@@ -7,8 +7,10 @@ X_f is what the layer reads in the float model, X_q what the quantized network, 
 descent.  Graph, types and ranges stay what they are: only other integers stand in the file.  What does not show at the
 model's outputs, on samples that no fit has seen, is taken back.
 
-Will not fit, and says why: block-wise and float8 weights; weights that others read; layers whose counterpart in the
-float model is not found; layers that too few samples reach.
+A weight that several layers read is fitted once, on what all of them see.
+
+Will not fit, and says why: block-wise and float8 weights; weights that somebody else reads otherwise; layers whose
+counterpart in the float model is not found; layers that too few samples reach.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_ready_feeds_carry_their_own() -> None:
 
 
 def test_cut() -> None:
-    feed = Feed({"x": X, "size": np.asarray(7)}, {"kind": np.arange(5)})
+    feed = Feed({"x": X, "size": np.asarray(7)}, labels={"kind": np.arange(5)})
     part = cut(feed, slice(1, 3), 5)
     assert part["x"].tolist() == X[1:3].tolist() and part["size"] == 7 and labels_of(part)["kind"].tolist() == [1, 2]
     assert labels_of(cut({"x": X}, slice(2))) == {}
