@@ -1,6 +1,6 @@
 """`python -m onnx_ocs`."""
 
-from onnx_ocs.cli.app import main
+from onnx_ocs.cli import main
 
 if __name__ == "__main__":
     main()

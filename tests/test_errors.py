@@ -51,7 +51,7 @@ def test_other_errors_keep_their_traceback() -> None:
 def test_too_few_file_handles(handles: int, tmp_path: Path) -> None:
     """A real limit, set when everything is imported: one line, or it was enough."""
     program = (
-        "import resource, sys\nfrom onnx_ocs import api\nfrom onnx_ocs.cli import main\n"
+        "import resource, sys\nfrom onnx_ocs import api\nfrom onnx_ocs.cli.app import main\n"
         f"api.rewrite\nresource.setrlimit(resource.RLIMIT_NOFILE, ({handles}, {handles}))\nmain()\n"
     )
     words = [sys.executable, "-c", program, "rewrite", str(DIGITS), "o.onnx", "-q"]

@@ -94,19 +94,12 @@ def main() -> None:
             code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it
             if code == 130:  # typer's word for Ctrl-C
                 raise KeyboardInterrupt
-        except (UserError, PassError) as e:
-            code = _complain(str(e))
-        except (MemoryError, OSError, RuntimeError) as e:  # of onnxruntime, too
-            why = shortage(e)
-            if why is None:
-                raise
-            code = _complain(f"{why}; nothing was written")
         except Interrupted as e:
             code = _interrupted(e.args[0], stopped)
-        except (KeyboardInterrupt, typer.Abort):
+        except KeyboardInterrupt:
             code = _interrupted((), stopped)
-        except UsageError as e:  # they would exit with 2: that means "verification failed" here
-            code = 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(e.format_message())  # type: ignore[attr-defined]
+        except Exception as e:  # libraries make their own errors of an interrupt: an import in C an ImportError
+            code = _interrupted((), stopped) if stopped or isinstance(e, typer.Abort) else _told(e)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -119,8 +112,9 @@ def _signals() -> Iterator[list[int]]:
         came.append(number)
         raise KeyboardInterrupt
 
-    numbers = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is signal.SIG_DFL}  # nohup ignores one
+    usual = (signal.SIG_DFL, signal.default_int_handler)  # nohup ignores one
+    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) in usual}
     for number in before:
         signal.signal(number, stop)
     try:
@@ -135,6 +129,17 @@ def _interrupted(published: Sequence[Path], signals: Sequence[int]) -> int:
     said = f"{', '.join(map(str, published))} had been written" if published else "nothing was written"
     typer.echo(printable(f"Interrupted: {said}."), err=True)
     return 128 + (signals[0] if signals else signal.SIGINT)
+
+
+def _told(e: Exception) -> int:
+    """Tell what the user can mend in one line; the exit code.  Any other error is raised."""
+    if isinstance(e, (UserError, PassError)):
+        return _complain(str(e))
+    if isinstance(e, UsageError):  # it would exit with 2: that means "verification failed" here
+        return 0 if type(e).__name__ == "NoArgsIsHelpError" else _complain(e.format_message())  # type: ignore[attr-defined]
+    if why := shortage(e):
+        return _complain(f"{why}; nothing was written")
+    raise e
 
 
 def _complain(message: str) -> int:

@@ -58,6 +58,8 @@ def check_qdq(model: onnx.ModelProto) -> list[str]:
 
 def check_graph(model: onnx.ModelProto) -> None:
     """Complain about what no pass could work with: tensors that nobody writes, scales that are not finite."""
+    if not model.graph.output:
+        raise UserError("the model has no outputs, so there is nothing that it computes: export it again")
     graph = Graph(model)
     known = graph.initializers.keys() | graph.inputs | graph.producer.keys()
     known |= {t.values.name for t in model.graph.sparse_initializer}

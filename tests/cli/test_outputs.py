@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import shlex
 import subprocess
@@ -167,6 +168,26 @@ def test_a_report_through_standard_output(run, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["verb"] == "inspect"
     assert "Quantized activations" in err
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "device"])
+def test_no_file_of_any_verb_is_anything_else(kind: str, run, tmp_path: Path) -> None:
+    path = {"device": Path("/dev/full")}.get(kind, tmp_path / kind)
+    makers = {"pipe": os.mkfifo, "folder": Path.mkdir, "link": lambda p: p.symlink_to("nowhere")}
+    makers.get(kind, lambda _: None)(path)
+    before = path.lstat()
+    rewrite, plan = ("rewrite", DIGITS, "o.onnx"), ("plan", DIGITS, "--calib", CALIB)
+    for words in (
+        rewrite[:2], (*rewrite, "--report"), (*rewrite, "--html"), (*rewrite, "--calib", CALIB, "--stats"),
+        (*plan, "-o"), (*plan, "-o", "p.json", "--html"), (*plan, "-o", "p.json", "--stats"),
+        ("inspect", DIGITS, "--report"), ("inspect", DIGITS, "--html"),
+        ("verify", DIGITS, DIGITS, "--report"), ("verify", DIGITS, DIGITS, "--html"),
+        (*rewrite, "--plan"), (*rewrite, "--calib", CALIB, "--float"), (*rewrite, "--calib"), ("inspect",),  # read
+    ):  # fmt: skip
+        code, out, err = run(*words, path)
+        assert (code, out, len(err.splitlines())) == (1, "", 1), words
+    assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
+    assert [p.name for p in tmp_path.iterdir()] == ([] if kind == "device" else [kind])
 
 
 # ---- standard output that fails -------------------------------------------------------------------------------------

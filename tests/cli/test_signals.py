@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from onnx_ocs import api, cli
 from onnx_ocs.cli import outputs
+from onnx_ocs.errors import UserError
 from onnx_ocs.model.publishing import Transaction
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +77,35 @@ def test_what_had_been_published_is_said(run, tmp_path: Path, monkeypatch: pytes
     assert err == "Interrupted: o.onnx, r.json had been written.\n" and out.startswith("PASSED")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["o.onnx", "r.json"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("error", [ImportError("initialization failed"), UserError("slow:feeds failed")])
+def test_what_a_library_makes_of_an_interrupt(
+    error: Exception, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import in C that is interrupted fails with ImportError."""
+
+    def failing(*_: object, **__: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise error
+
+    monkeypatch.setattr(api, "rewrite", failing)
+    code, out, err = run("rewrite", DIGITS, "o.onnx", "-q")
+    assert (code, out, err) == (128 + signal.SIGINT, "", "Interrupted: nothing was written.\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not [*tmp_path.iterdir()]
+
+
+def test_stopped_while_it_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Module(types.ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "onnx_ocs.cli.app", Module("app"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert (stop.value.code, capsys.readouterr().err) == (130, "Interrupted: nothing was written.\n")
 
 
 def test_an_interrupt_knows_the_transaction(tmp_path: Path) -> None:

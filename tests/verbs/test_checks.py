@@ -26,6 +26,10 @@ def no_reader(model: onnx.ModelProto) -> None:
     model.graph.node[2].input[0] = "nowhere"
 
 
+def no_output(model: onnx.ModelProto) -> None:
+    del model.graph.output[:]
+
+
 def bad_scale(model: onnx.ModelProto) -> None:
     edit_array(next(t for t in model.graph.initializer if t.name == "x_scale"), lambda a: a.fill(np.nan))
 
@@ -57,7 +61,12 @@ def test_quantized_inside_functions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"), [(no_reader, "reads 'nowhere', which nobody writes"), (bad_scale, "is not a finite number")]
+    ("edit", "message"),
+    [
+        (no_reader, "reads 'nowhere', which nobody writes"),
+        (bad_scale, "is not a finite number"),
+        (no_output, "has no outputs"),
+    ],
 )
 def test_bad_graphs(edit: Callable[[onnx.ModelProto], None], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -1,6 +1,9 @@
 """Runs of all verbs that are killed, race each other and run out of room, for as long as one likes.
 
-    python tests/whole/soak.py FOLDER --minutes 60 --seed 1
+    python tests/whole/soak.py FOLDER --minutes 60 --seed 1 [--tmpfs]
+
+With `--tmpfs` the outputs lie on disks of 2 MB, in a mount namespace of its own (root, or `unshare -r`), and these run
+full; without, files may not grow beyond a limit.
 
 Held at every moment: OUT is a whole file that a run has published, side files and all, and after the next run nothing
 is left of those that were killed.  What a run publishes is known: the same options give the same bytes.
@@ -39,8 +42,8 @@ GOOD_CODES = (0, 1, *(-s for s in SIGNALS), *(128 + s for s in SIGNALS))
 class Soak:
     """A folder in which runs do their worst to each other."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.rng = folder, random.Random(seed)
+    def __init__(self, folder: Path, seed: int, tmpfs: bool = False) -> None:
+        self.folder, self.rng, self.tmpfs = folder, random.Random(seed), tmpfs
         self.tmp = folder / "tmp"
         self.tmp.mkdir(parents=True)
         onnx.save(
@@ -59,7 +62,10 @@ class Soak:
 
     def out(self, kind: str) -> Path:
         folder = self.folder / f"out_{kind}"
-        folder.mkdir(exist_ok=True)
+        if not folder.exists():
+            folder.mkdir()
+            if self.tmpfs:
+                subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=True)
         return folder / "o.onnx"
 
     def start(self, kind: str, room: int | None = None) -> subprocess.Popen[bytes]:
@@ -107,6 +113,13 @@ class Soak:
             self.ended(process, "raced")
 
     def filled(self, kind: str) -> None:
+        if self.tmpfs:
+            balloon = self.out(kind).with_name("balloon")
+            s, room = os.statvfs(balloon.parent), self.rng.choice((0, 50_000, 150_000, 220_000, 230_000, 300_000))
+            balloon.write_bytes(bytes(max(0, s.f_bavail * s.f_bsize - room)))
+            self.ended(self.start(kind), "disk full")
+            balloon.unlink()
+            return
         self.ended(self.start(kind, self.rng.choice((1000, 20_000, 100_000, 120_000))), "no room")
 
     def check(self, kind: str) -> None:
@@ -137,9 +150,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=None)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tmpfs", action="store_true")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.tmpfs and not args.inside:
+        os.execvp("unshare", ["unshare", "--mount", "--", sys.executable, *sys.argv, "--inside"])
     folder = args.folder or Path(tempfile.mkdtemp(prefix="soak_"))
-    for how, times in sorted(Soak(folder, args.seed).run(60 * args.minutes).items()):
+    for how, times in sorted(Soak(folder, args.seed, args.tmpfs).run(60 * args.minutes).items()):
         print(f"{times:5d}  {how}")
 
 
