@@ -95,12 +95,12 @@ def _fitted(value: Any, schema: Mapping[str, Any], where: str) -> Any:
 
 
 def _is(value: Any, kind: str) -> bool:
-    if kind in ("integer", "number"):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        if isinstance(value, int):
-            return abs(value) <= LARGEST
-        return kind == "number" and math.isfinite(value)
+    if isinstance(value, bool) and kind != "boolean":
+        return False
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, TYPES[kind])
 
 

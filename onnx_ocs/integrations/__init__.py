@@ -1,0 +1,1 @@
+"""At home in other tools: onnx_ocs as a step of their pipelines."""
