@@ -178,7 +178,7 @@ def test_pass_of_another_package(run, tmp_path, other_package):
     [
         ("broken", "the pass 'broken' (polish_pass:Missing) cannot be loaded: AttributeError"),
         ("int", "the pass 'int' (polish_pass:not_a_pass) has no name, version, run"),
-        ("nothing", "there is no pass 'nothing': choose from translate"),
+        ("nothing", "there is no pass 'nothing': choose from regrid, translate"),
     ],
 )
 def test_pass_that_cannot_be_used(run, tmp_path, other_package, name, message):

@@ -9,7 +9,7 @@ import onnx
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Feed", "one_sample", "rows_are_samples", "samples_in"]
+__all__ = ["Feed", "one_sample", "rows_are_samples", "samples_in", "together"]
 
 _Labels = Mapping[str, Array]
 NOTHING: _Labels = MappingProxyType({})
@@ -56,9 +56,14 @@ def _first(value: onnx.ValueInfoProto) -> int | None:
     return int(tensor.shape.dim[0].dim_value) if tensor.shape.dim else -1
 
 
-def one_sample(model: onnx.ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """The first sample of a feed, where the model takes it alone: what stands in front must be a free batch."""
+def together(model: onnx.ModelProto, feed: Mapping[str, Array]) -> int:
+    """How many samples of a feed the model only takes at once: one, if what stands in front is a free batch."""
     count = samples_in(feed)
     free = {i.name for i in model.graph.input if _first(i) == 0} if count > 1 else set[str]()
-    cut = all(a.ndim and len(a) == count for k, a in feed.items()) and free >= feed.keys()
+    return 1 if all(a.ndim and len(a) == count for a in feed.values()) and free >= feed.keys() else count
+
+
+def one_sample(model: onnx.ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The first sample of a feed, where the model takes it alone."""
+    cut = samples_in(feed) > together(model, feed)
     return {k: a[:1] if cut else a for k, a in feed.items()}

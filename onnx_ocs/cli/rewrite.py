@@ -123,20 +123,10 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
         try:
             with show_progress(out.quiet) as progress:
                 result = api.rewrite(
-                    model,
-                    destination,
-                    calib=data.calib,
-                    float_model=data.float_model,
-                    passes=passes,
-                    options=options,
-                    verify=verify,
-                    seed=out.seed,
-                    limit=data.limit,
-                    progress=progress,
-                    transaction=transaction,
-                    convert_qoperator=convert,
-                    judging=judging,
-                )
+                    model, destination, calib=data.calib, float_model=data.float_model, passes=passes, options=options,
+                    verify=verify, seed=out.seed, limit=data.limit, progress=progress, transaction=transaction,
+                    convert_qoperator=convert, judging=judging,
+                )  # fmt: skip
         except VerificationError as e:
             stage_reports(transaction, out.report, out.html, e.args[1], title)
             transaction.publish()

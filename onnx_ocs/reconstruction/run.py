@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import samples_in
+from onnx_ocs.calibration.feed import samples_in, together
 from onnx_ocs.calibration.labels import cut
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
@@ -70,7 +70,7 @@ def reconstruct(
     if context.samples is None:
         raise UserError("reconstruct: weights are fitted on calibration samples: give --calib")
     some = list(islice(context.samples.batches(1, context.limit), LOOKED_AT))
-    total, unit = context.total(), samples_in(some[0])
+    total, unit = context.total(), together(model, some[0])
     if total < FEWEST or total < LEAST_FEEDS * unit:
         why = f"reconstruct: fewer than {FEWEST} calibration samples, or all in a few batches: nothing was fitted"
         return PassResult(False, notes=[why])

@@ -89,16 +89,24 @@ def inspect(
     floats = None if float_model is None else load(float_model)
     bounded = folded_bounds(proto, floats)
     context = Context(samples, limit, seed, progress, floats=floats, bounded=bounded, judging=judging)
+    return _inspected(proto, context, translate, opened.notes)
+
+
+def _inspected(
+    proto: onnx.ModelProto, context: Context, translate: Translate, opening: Sequence[str]
+) -> dict[str, Any]:
+    """The report on a model that was read."""
+    samples, limit, floats = context.samples, context.limit, context.floats
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
     price = cost(proto, sample_shapes(proto, samples))
-    notes = [*opened.notes, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
+    notes = [*opening, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
     notes += complaints(graph, translate.runtime)
     qualities, against, loss, grids = None, None, None, list[dict[str, Any]]()
     if samples is not None:
         reference, against = reference_model(proto, floats)
-        now = compare(reference, [proto], samples, limit, judging=judging)[0]
+        now = compare(reference, [proto], samples, limit, judging=context.judging)[0]
         qualities = now, now
         grids = found_killers(proto, regions, reference, now, context)
         entries = with_errors(entries, proto, None, context)
@@ -112,7 +120,7 @@ def inspect(
             notes += _weights_cost(proto, floats, regions, samples, limit, loss)
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
-        "inspect", seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
+        "inspect", context.seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
         qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
     )  # fmt: skip
     if loss is not None:

@@ -106,8 +106,7 @@ def rewrite(
         output: where to write the result; only after the verification has passed, atomically.
         calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order; default: `Translate()`, and with samples `Regrid()` in front of it and
-            `Reconstruct()` behind it.
+        passes: what to run, in order; default: `Translate()`, with samples between `Regrid()` and `Reconstruct()`.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.

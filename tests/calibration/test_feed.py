@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_ocs.calibration.feed import Feed, one_sample, rows_are_samples, samples_in
+from onnx_ocs.calibration.feed import Feed, one_sample, rows_are_samples, samples_in, together
 from onnx_ocs.calibration.samples import open_samples
 
 
@@ -25,6 +25,13 @@ def test_a_feed_knows_and_travels() -> None:
     feed = Feed({"x": X}, 2)
     assert samples_in(feed) == 2 == samples_in(pickle.loads(pickle.dumps(feed))) and samples_in({"x": X}) == 6
     assert samples_in({"x": np.zeros(())}) == 1
+
+
+def test_how_many_the_model_takes_at_once() -> None:
+    """Feeds of eight samples are eight samples where the batch is free, as eight rows of an .npz are."""
+    assert together(model(["N", 3], ["N", 3]), Feed({"x": X})) == 1
+    assert together(model([6, 3], [6, 3]), Feed({"x": X})) == 6
+    assert together(model(["N", 3], [1, 3]), Feed({"x": X}, 1)) == 1
 
 
 @pytest.mark.parametrize(

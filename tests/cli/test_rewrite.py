@@ -16,6 +16,7 @@ from heads import detector
 from onnx_ocs import api
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Reconstruct, Split, Translate
+from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
@@ -56,16 +57,17 @@ def asked(run, monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         ([], [Translate()], None),
         (["--ratio", "0.25", "--copies", "2", "--mode", "late", "--align", "8"], [Translate(0.25, 2, "late", 8)], None),
-        (["--calib", CALIB], [Translate(), Reconstruct()], PlanOptions()),
-        (["--calib", CALIB, "--select", "mass"], [Translate(), Reconstruct()], None),
-        (["--calib", CALIB, "--budget", "0.3", "--mode", "early"], [Translate(mode="early"), Reconstruct()],
+        (["--calib", CALIB], [Regrid(), Translate(), Reconstruct()], PlanOptions()),
+        (["--calib", CALIB, "--select", "mass"], [Regrid(), Translate(), Reconstruct()], None),
+        (["--calib", CALIB, "--budget", "0.3", "--mode", "early"], [Regrid(), Translate(mode="early"), Reconstruct()],
          PlanOptions(budget=0.3, mode="early")),
-        (["--calib", CALIB, "--ratio", "0.3"], [Translate(0.3), Reconstruct()], PlanOptions(budget=None, ratio=0.3)),
+        (["--calib", CALIB, "--ratio", "0.3"], [Regrid(), Translate(0.3), Reconstruct()],
+         PlanOptions(budget=None, ratio=0.3)),
         (["--calib", CALIB, "--target-sqnr", "20", "--effort", "quick", "--objective", "kl"],
-         [Translate(), Reconstruct()],
+         [Regrid(), Translate(), Reconstruct()],
          PlanOptions(budget=1.0, target=Target("sqnr", 20.0), effort="quick", objective="kl")),
         (["--calib", CALIB, "--include", "a*", "--include", "b", "--exclude", "c", "--no-rescale"],
-         [Translate(), Reconstruct()],
+         [Regrid(), Translate(), Reconstruct()],
          PlanOptions(include=("a*", "b"), exclude=("c",), rescale=False)),
         (["--passes", "split", "--ratio", "0.05", "--mode", "late"], [Split(0.05, "late")], None),
         (["--passes", "translate, compensate", "--nbc-budget", "0.2", "--nbc-form", "low-rank", "--nbc-form", "dense"],

@@ -108,10 +108,10 @@ def scattered(gains: list[float], feeds: int) -> Any:
     chance = np.random.default_rng(0).standard_normal(feeds)
     chance = 3 * (chance - chance.mean()) / chance.std(ddof=1)
 
-    def losses(chosen: frozenset[int]) -> np.ndarray:
+    def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
         if not chosen:
-            return np.ones((1, feeds))
-        return np.asarray([10 ** (-(sum(gains[k] for k in chosen) + chance) / 10)])
+            return np.ones((1, feeds)), 0.0
+        return np.asarray([10 ** (-(sum(gains[k] for k in chosen) + chance) / 10)]), 0.0
 
     return losses
 

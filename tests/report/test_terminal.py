@@ -126,8 +126,9 @@ def test_pipe_that_takes_ascii_only(tmp_path):
 def test_help_starts_with_examples(verb):
     out = command(verb, "--help", COLUMNS="100")
     assert 0 < out.index(f"onnx-ocs {verb} ", out.index("Usage") + 30) < out.index("Arguments")
-    assert "default:" in out
-    assert "Data" in out
+    if verb not in ("report", "compare"):  # which read no model
+        assert "default:" in out
+        assert "Data" in out
 
 
 def test_help_does_not_wait_for_the_compiler():
