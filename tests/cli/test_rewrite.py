@@ -57,7 +57,7 @@ def asked(run, monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         ([], [Translate()], None),
         (["--ratio", "0.25", "--copies", "2", "--mode", "late", "--align", "8"], [Translate(0.25, 2, "late", 8)], None),
-        (["--calib", CALIB], [Regrid(), Translate(), Reconstruct()], PlanOptions()),
+        (["--calib", CALIB], [Regrid(), Translate(), Reconstruct()], PlanOptions(max_latency=1.1)),
         (["--calib", CALIB, "--select", "mass"], [Regrid(), Translate(), Reconstruct()], None),
         (["--calib", CALIB, "--budget", "0.3", "--mode", "early"], [Regrid(), Translate(mode="early"), Reconstruct()],
          PlanOptions(budget=0.3, mode="early")),
@@ -68,7 +68,7 @@ def asked(run, monkeypatch: pytest.MonkeyPatch) -> Any:
          PlanOptions(budget=1.0, target=Target("sqnr", 20.0), effort="quick", objective="kl")),
         (["--calib", CALIB, "--include", "a*", "--include", "b", "--exclude", "c", "--no-rescale"],
          [Regrid(), Translate(), Reconstruct()],
-         PlanOptions(include=("a*", "b"), exclude=("c",), rescale=False)),
+         PlanOptions(max_latency=1.1, include=("a*", "b"), exclude=("c",), rescale=False)),
         (["--passes", "split", "--ratio", "0.05", "--mode", "late"], [Split(0.05, "late")], None),
         (["--passes", "translate, compensate", "--nbc-budget", "0.2", "--nbc-form", "low-rank", "--nbc-form", "dense"],
          [Translate(), Compensate(0.2, ("low rank", "dense"))], None),
