@@ -98,7 +98,7 @@ def test_the_users_metric_decides() -> None:
     q, p = done.report["quality"], done.report["plan"]
     assert not kept.changed and "metric_after" not in kept.report["quality"]
     assert done.changed and q["metric_after"] > q["metric_before"] + 0.05
-    assert p["objective"] == "metric"
+    assert p["objective"] == "metric" and all(0 <= c["metric"] <= 1 for c in p["candidates"].values())
     labels = {"truth": calib["truth"]}
     found = [zoo.execute(m, {"x": calib["x"]}) for m in (model, done.model)]
     own = [hits(dict(zip("ab", f, strict=True)), {}, labels) for f in found]
