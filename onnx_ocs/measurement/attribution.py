@@ -163,7 +163,8 @@ def _shares(yardstick: Yardstick, noise: Array, whole: int) -> list[Share]:
     signal, all_of_it = yardstick.signal.sum(0), noise[whole]
     found = []
     for row in noise:
-        values = [decibels(float(s), float(n)) for s, n in zip(signal, row, strict=True)]
+        pairs = zip(yardstick.parts, signal, row, strict=True)
+        values = [decibels(float(s), float(n)) for p, s, n in pairs if not p.labels]
         at = all_of_it > 0
         share = float(np.average(row[at] / all_of_it[at], weights=yardstick.weights[at])) if at.any() else None
         found.append(Share(min((v for v in values if v is not None), default=None), share))

@@ -30,6 +30,7 @@ ALL = slice(None)
 OUTPUT_DB = 0.1  # what one of several outputs may lose where the others gain
 ANSWERS = 0.005  # what the agreement of labels may lose, if it is more than one answer
 LEAST = 1e-30
+EXACT = 1e-10  # errors below are float arithmetic's: where there are several parts, they do not count
 MOST_CHANNELS = 4096  # of an axis: a longer one is no axis of channels
 
 
@@ -166,9 +167,9 @@ class Yardstick:
         return np.asarray(np.nan_to_num(found.T, nan=np.inf, posinf=np.inf))
 
     def slack(self, feeds: slice = ALL) -> Array:
-        """What errors may rise by: labels a few answers, (parts,)."""
+        """What errors may rise by: what float arithmetic makes of values, a few answers of labels, (parts,)."""
         signal = self.signal[feeds].sum(0)
-        return np.where(self._labels, np.maximum(ANSWERS * signal, 1) / (signal + 1), 0.0)
+        return np.where(self._labels, np.maximum(ANSWERS * signal, 1) / (signal + 1), EXACT)
 
     def loss(self, errors: Array, start: Array, feeds: slice = ALL) -> float:
         """One number for all errors: their geometric mean; where a part is worse than at the start, the start's.
@@ -183,8 +184,8 @@ class Yardstick:
         """
         if len(errors) == 1:
             return float(errors[0])
-        logs, before = (np.log(np.maximum(e, LEAST)) for e in (errors, start))
-        allowed = np.log(np.maximum(start, LEAST) + self.slack(feeds)) + OUTPUT_DB * np.log(10) / 10
+        logs, before = (np.log(np.maximum(e, EXACT)) for e in (errors, start))
+        allowed = np.log(start + self.slack(feeds)) + OUTPUT_DB * np.log(10) / 10
         worst = float((logs - allowed).max())
         mean = np.average(logs if worst <= 0 else before, weights=self.weights)
         return float(np.exp(mean + max(worst, 0.0)))

@@ -108,7 +108,7 @@ class Judge:
         """
         self.board, self.feeds = board, feeds
         self._known: dict[tuple[bytes, int], _Error] = {}
-        outputs = _in_order(board, float_model) if outputs is None else outputs
+        outputs = _in_order(board, float_model) if outputs is None else [o for o in outputs if o.name in board.outputs]
         references = []
         for f in feeds:
             try:

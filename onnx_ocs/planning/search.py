@@ -91,8 +91,10 @@ def best_plan(
 
 def _judged(problem: Problem, judge: Judge, trial: Trial, log_to: dict[str, Any]) -> float:
     """A plan's objective, which is noted."""
-    value, sqnr = judge(problem.settings(trial.choices))
-    log_to[trial.name] = {"objective": value, "sqnr_db": sqnr, **problem.describe(trial.choices)}
+    settings = problem.settings(trial.choices)
+    value, sqnr = judge(settings)
+    metric = {} if judge.metric is None else {"metric": judge.measured(settings)}
+    log_to[trial.name] = {"objective": value, "sqnr_db": sqnr, **metric, **problem.describe(trial.choices)}
     return value
 
 

@@ -27,6 +27,7 @@ class CandidateEntry(TypedDict):
         extra_macs: share of the model's.
         mean_copies: a channel.
         regions: number of tensors that it changes.
+        metric: the user's own figure there.
     """
 
     objective: float
@@ -34,6 +35,7 @@ class CandidateEntry(TypedDict):
     extra_macs: float
     mean_copies: float
     regions: int
+    metric: NotRequired[float]
 
 
 class PointEntry(TypedDict):

@@ -22,14 +22,16 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
         console.print("Nothing to change: no quantized activation that a layer reads can be widened or rescaled.")
         return
     table = Table(title=f"Plans, by {found['objective']} on held-out samples", title_justify="left")
-    for name in ("plan", "extra MACs", "copies a channel", "objective", "SQNR"):
+    metric = "metric_before" in predicted  # says more than the objective that it goes into
+    for name in ("plan", "extra MACs", "copies a channel", "metric" if metric else "objective", "SQNR"):
         table.add_column(name, justify="left" if name == "plan" else "right")
-    table.add_row("as it is", "0.0 %", "0.00", f"{found['before'][0]:.4g}", decibels(found["before"][1]))
+    before = predicted["metric_before"] if metric else found["before"][0]
+    table.add_row("as it is", "0.0 %", "0.00", f"{before:.4g}", decibels(found["before"][1]))
     for name, c in found["candidates"].items():
         row = (
             f"{100 * c['extra_macs']:.1f} %",
             f"{c['mean_copies']:.2f}",
-            f"{c['objective']:.4g}",
+            f"{c['metric' if metric else 'objective']:.4g}",
             decibels(c["sqnr_db"]),
         )
         table.add_row(name, *row)
@@ -37,7 +39,7 @@ def show_plan(console: Console, predicted: Report, found: Report) -> None:
     row = (
         f"{100 * p['extra_macs']:.1f} %",
         f"{p['mean_copies']:.2f}",
-        f"{p['objective_after']:.4g}",
+        f"{p['metric_after' if metric else 'objective_after']:.4g}",
         decibels(p["sqnr_after_db"]),
     )
     table.add_row(f"written: {p['chosen']}", *row, style="bold")

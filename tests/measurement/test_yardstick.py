@@ -80,6 +80,13 @@ def test_no_output_pays_for_another() -> None:
     assert one.loss(np.asarray([0.02]), start[:1]) == 0.02
 
 
+def test_float_arithmetic_is_no_error() -> None:
+    y = Yardstick([A, B], [{"a": np.ones((1, 3)), "b": np.ones((1, 3))}])
+    start = np.asarray([0.01, 1e-15])
+    assert y.better(np.asarray([0.005, 4e-14]), start) and not y.better(np.asarray([0.005, 1e-9]), start)
+    assert not y.better(np.asarray([0.01, 0.0]), start), "nothing was gained"
+
+
 def test_labels_may_lose_an_answer() -> None:
     y = Yardstick([A, B], [{"a": np.ones((1, 3)), "b": np.arange(400)}])
     start, one, many = (y.errors(np.asarray([0.03, wrong])) for wrong in (0, 2, 9))

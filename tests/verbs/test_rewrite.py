@@ -98,7 +98,7 @@ def test_the_users_metric_decides() -> None:
     q, p = done.report["quality"], done.report["plan"]
     assert not kept.changed and "metric_after" not in kept.report["quality"]
     assert done.changed and q["metric_after"] > q["metric_before"] + 0.05
-    assert p["objective"] == "metric"
+    assert p["objective"] == "metric" and all(0 <= c["metric"] <= 1 for c in p["candidates"].values())
     labels = {"truth": calib["truth"]}
     found = [zoo.execute(m, {"x": calib["x"]}) for m in (model, done.model)]
     own = [hits(dict(zip("ab", f, strict=True)), {}, labels) for f in found]
@@ -107,11 +107,12 @@ def test_the_users_metric_decides() -> None:
     assert scores["sqnr_after_db"] < scores["sqnr_before_db"], "or nothing was decided"
 
 
-def test_an_excluded_output_may_get_worse() -> None:
+@pytest.mark.parametrize("given", [True, False], ids=["float model", "no float model"])
+def test_an_excluded_output_may_get_worse(given: bool) -> None:
     model, floats, calib = two_heads()
     scores = model.graph.output[1].name
     done = onnx_ocs.rewrite(
-        model, calib=calib, float_model=floats, options=onnx_ocs.PlanOptions(), passes=[Translate()],
+        model, calib=calib, float_model=floats if given else None, options=onnx_ocs.PlanOptions(), passes=[Translate()],
         judging=onnx_ocs.Judging(excluded=(scores,)),
     )  # fmt: skip
     boxes, other = done.report["outputs"]
