@@ -128,7 +128,7 @@ def folded() -> Built:
 REFUSED: dict[str, tuple[Callable[[], Built], Translate, str]] = {
     "no_weight_consumer": (read(lambda n, x: n.op("Add", x, x)), Translate(), "Add add1/Add"),
     "never_clipped": (before(lambda n, x: n.op("Sigmoid", x), scale=0.005), Translate(), "up to 1.275"),
-    "folded_bound": (folded, Translate(), "X_clip 6"),
+    "folded_bound": (folded, Translate(), "a ReLU6 is folded"),
     "no_outliers": (before(lambda n, x: n.op("Relu", x), scale=100.0), Translate(), ""),
     "ratio": (relu_conv, Translate(ratio=0.05), "ratio 0.05 of 8 channels"),
     "float8": (changed(float8, Style(opset=19)), Translate(), "float8_e4m3fn"),
