@@ -24,9 +24,10 @@ class Twins:
     """The float model's layers, looked up by weight."""
 
     def __init__(self, floats: onnx.ModelProto) -> None:
-        """Read the float model's weights."""
+        """Find the float model's layers; their weights are read when they are asked for."""
         self.graph = Graph(floats)
-        self._known = [(n, rows) for n in self.graph.nodes if (rows := _rows(self.graph, n)) is not None]
+        layers = (read_layer(self.graph, n) for n in self.graph.nodes if is_layer(n))
+        self._known = [(x.node, (x.kind, x.weight.shape)) for x in layers if x is not None]
 
     def of(self, graph: Graph, layer: NodeProto) -> list[NodeProto]:
         """The float layers that have a layer's weight: none where it is not found, several where they are alike.
@@ -35,13 +36,13 @@ class Twins:
             graph: the quantized model's.
             layer: one of its nodes.
         """
-        rows = _rows(graph, layer)
-        if rows is None:
+        found, rows = read_layer(graph, layer), _rows(graph, layer)
+        if found is None or rows is None:
             return []
-        same = [(n, r) for n, r in self._known if r.shape == rows.shape and n.op_type == layer.op_type]
-        scores = [float((rows * r).sum(1).mean()) for _, r in same]
+        same = [n for n, form in self._known if form == (found.kind, found.weight.shape)]
+        scores = [_cosine(rows, _rows(self.graph, n)) for n in same]
         best = max(scores, default=0.0)
-        return [n for s, (n, _) in zip(scores, same, strict=True) if s > best - APART] if best > ALIKE else []
+        return [n for s, n in zip(scores, same, strict=True) if s > best - APART] if best > ALIKE else []
 
     def behind(self, layer: NodeProto) -> NodeProto | None:
         """The only node that reads a layer's output, behind BatchNormalization and other constants; None: several."""
@@ -58,6 +59,11 @@ class Twins:
         return None
 
 
+def _cosine(a: Array, b: Array | None) -> float:
+    """Mean cosine of rows of length 1."""
+    return 0.0 if b is None or a.shape != b.shape else float(np.einsum("ij,ij->i", a, b).mean())
+
+
 def _rows(graph: Graph, node: NodeProto) -> Array | None:
     """A layer's weight as rows of length 1, one for each output channel; None where it is not constant."""
     if not is_layer(node):
@@ -66,6 +72,6 @@ def _rows(graph: Graph, node: NodeProto) -> Array | None:
     value = graph.constant(node.input[1]) if layer is not None else None
     if layer is None or value is None:
         return None
-    w = np.moveaxis(value.astype(np.float64), layer.out, 0).reshape(value.shape[layer.out], -1)
+    w = np.moveaxis(value.astype(np.float32), layer.out, 0).reshape(value.shape[layer.out], -1)
     length = np.sqrt((w**2).sum(1, keepdims=True))
     return np.asarray(w / np.where(length > 0, length, 1.0))

@@ -49,6 +49,7 @@ from onnx_ocs.verbs.common import (
 
 __all__ = ["inspect"]
 
+UNMEASURED = "what each quantizer costs was not measured: onnxruntime does not run the model switch by switch"
 WEIGHED = 16  # samples on which the weights' cost is measured
 
 
@@ -112,9 +113,7 @@ def _inspected(
         entries = with_errors(entries, proto, None, context)
         loss = find_loss(proto, graph, regions, shapes, context, price.macs)
         if loss is None:
-            notes.append(
-                "what each quantizer costs was not measured: onnxruntime does not run the model switch by switch"
-            )
+            notes.append(UNMEASURED)
         else:
             entries = _with_shares(entries, loss)
             notes += _weights_cost(proto, floats, regions, samples, limit, loss)
