@@ -216,7 +216,8 @@ def measure_layers(
     regions = find_regions(before, infer_shapes(original), bounded=context.bounded)
     models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
     if rewritten is not None:
-        scales, retypes = read_scales(rewritten), read_unsigned(rewritten) - read_unsigned(original)
+        scales = read_scales(rewritten)
+        retypes = (read_unsigned(rewritten) - read_unsigned(original)) & before.producer.keys()
         stored = retyped(original, retypes) if retypes else original
         yardstick = Graph(rescaled(stored, scales)) if scales else Graph(stored)
         known = read_layouts(original)  # of an earlier run: what is wide in both is compared as it is
