@@ -60,11 +60,13 @@ class Translate:
         """
         from onnx_ocs.planning.apply import apply_plan
         from onnx_ocs.records.history import rewritten
+        from onnx_ocs.targets.registry import rules_of
         from onnx_ocs.translation.apply import apply
 
+        signed = "uint8" not in rules_of(self.runtime).activations
         if self.plan is None or rewritten(model):
-            return apply(model, context, self.selection, self)
-        return apply_plan(model, self.plan, self, context.bounded)
+            return apply(model, context, self.selection, self, signed)
+        return apply_plan(model, self.plan, self, context.bounded, signed)
 
     @property
     def selection(self) -> Selection:

@@ -30,7 +30,9 @@ from onnx_ocs.translation.widen import widen
 __all__ = ["apply_plan"]
 
 
-def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass, bounded: Bounded | None = None) -> PassResult:
+def apply_plan(
+    model: onnx.ModelProto, plan: Plan, by: Pass, bounded: Bounded | None = None, signed: bool = False
+) -> PassResult:
     """Change the steps and make the copies that a plan asks for, in place.
 
     Args:
@@ -38,6 +40,7 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass, bounded: Bounded | 
         plan: what is to be done.
         by: the pass that does it; its name and version are written on all that is edited.
         bounded: which tensors the float model bounds at 6.
+        signed: whether signed integers must keep their sign.
 
     Returns:
         One report entry for each quantized activation.
@@ -55,7 +58,7 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, by: Pass, bounded: Bounded | 
     graph.commit(lambda node: stamp(node, by.name, by.version))
     fresh, shapes = EditableGraph(model), infer_shapes(model)
     decisions = _decide(fresh, shapes, regions, planned, refused, plan.excluded)
-    widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)])
+    widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)], signed)
     fresh.commit(lambda node: stamp(node, by.name, by.version))
     done = {k: p for k, p in planned.items() if k not in refused}
     report = entries(by.name, regions, decisions, widened)

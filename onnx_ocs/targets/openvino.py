@@ -6,7 +6,8 @@ path, weights signed and symmetric, and whatever is not quantized runs in float.
 openvino 2026.4.1 (`tests/targets/test_openvino.py` runs it where it is installed):
 
 - A Concat in front of a signed quantizer in front of a layer gives other numbers than onnxruntime's (27 dB).  Unsigned
-  ones are right.  So copies of signed activations are not made in float.
+  ones are right, and so is a Concat of integers.  So late copies of signed activations are stored without a sign, or
+  joined behind their quantizers; where a Clip holds the bounds there are none.
 - Channels that are no multiple of 8 take up to 1.9 times as long as their multiply-accumulates say.
 """
 

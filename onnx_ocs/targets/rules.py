@@ -35,7 +35,7 @@ class Rules:
         weight_zero: whether the zero points of weights must be 0.
         per_channel: whether an activation may have a step for each channel.
         floats: whether operators may run in float between quantizers, where copies may be made or folded back.
-        signed_late: whether copies of signed activations may be made in float.
+        signed_late: whether copies of signed activations may be joined in float.
         align: what its kernels want the number of channels to be a multiple of.
     """
 

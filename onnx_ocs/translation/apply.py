@@ -18,7 +18,7 @@ from onnx_ocs.translation.widen import widen
 __all__ = ["apply"]
 
 
-def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pass) -> PassResult:
+def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pass, signed: bool = False) -> PassResult:
     """Widen what the selection chooses, in place.
 
     Args:
@@ -26,6 +26,7 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
         context: with calibration samples the outliers are measured, without they are estimated.
         selection: which channels.
         by: the pass that does it; its name and version are written on all that is edited.
+        signed: whether signed integers must keep their sign.
 
     Returns:
         One report entry for each quantized activation.
@@ -42,6 +43,6 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
     accepted = [d for d in decisions if isinstance(d, Decision)]
     if not accepted:
         return PassResult(False, entries(by.name, regions, decisions, ()))
-    widened = widen(graph, shapes, accepted)
+    widened = widen(graph, shapes, accepted, signed)
     graph.commit(lambda node: stamp(node, by.name, by.version))
     return PassResult(True, entries(by.name, regions, decisions, widened))

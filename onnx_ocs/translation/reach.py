@@ -35,7 +35,9 @@ def beyond(region: Region, mode: str, rules: Rules) -> Refusal | None:
         The reason; None where it allows them.
     """
     at, walk = label(region.nodes[0]), region.walk
-    if mode == "late" and region.quantizer.dtype.kind == "i" and not rules.signed_late:
+    q = region.quantizer
+    bounded = q.dtype.kind == "i" and (q.qmin, q.qmax) != (-128, 127)  # others lose their sign, or are joined behind
+    if mode == "late" and bounded and not rules.signed_late:
         return Refusal("target", f"{rules.name} computes copies of signed values made in float otherwise", at)
     if rules.floats:
         return None

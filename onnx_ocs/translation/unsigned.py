@@ -12,7 +12,7 @@ import numpy as np
 
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import is_op
+from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.records.types import record_unsigned
 from onnx_ocs.regions.region import Region
 
@@ -34,6 +34,8 @@ def can_be_unsigned(graph: Graph, region: Region) -> bool:
     nodes = (*region.nodes, *walk.carried, *walk.dequantizers)
     zeros = (graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None for n in nodes)
     if any(z is None or z.dtype != np.int8 for z in zeros):
+        return False
+    if any(is_op(n, "QuantizeLinear") and attribute(n, "output_dtype", 0) for n in nodes):  # it names the type
         return False
     return not any(is_op(r, "Clip") for n in (*region.nodes, *walk.carried) for r in graph.readers(n.output[0]))
 

@@ -38,10 +38,12 @@ __all__ = ["widen", "widened"]
 
 
 class _Widening:
-    def __init__(self, graph: EditableGraph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> None:
-        self.graph, self.shapes = graph, shapes
+    def __init__(
+        self, graph: EditableGraph, shapes: Mapping[str, Shape], decisions: Sequence[Decision], signed: bool
+    ) -> None:
+        self.graph, self.shapes, self.signed = graph, shapes, signed
         self.results = [Widened(d) for d in decisions]
-        self.decisions = [self.stored(d) for d in decisions]
+        self.decisions = [d if signed else self.stored(d) for d in decisions]
         self.decided = {id(n): k for k, d in enumerate(decisions) for n in d.region.nodes}
         self.plans: dict[int, dict[int, tuple[Route, Wide]]] = {}
         self.owners: dict[str, frozenset[int]] = {}
@@ -66,7 +68,7 @@ class _Widening:
         if decision.mode == "late" and not wide.halved:
             if k not in self.parts:
                 self.parts[k] = late.parts(graph, region, wide, self.behind(region.tensor, wide.axis))
-            if late.joins(graph, region, node):
+            if not self.signed and late.joins(graph, region, node):
                 self.publish(node.output[0], wide, owners, late.integers(graph, node, self.parts[k], wide))
                 return
         if k not in self.sources:
@@ -197,18 +199,21 @@ class _Widening:
             self.graph.set_input(node, 1, self.graph.add_initializer(node.input[1] + "_wide", wider))
 
 
-def widen(graph: EditableGraph, shapes: Mapping[str, Shape], decisions: Sequence[Decision]) -> list[Widened]:
+def widen(
+    graph: EditableGraph, shapes: Mapping[str, Shape], decisions: Sequence[Decision], signed: bool = False
+) -> list[Widened]:
     """Apply decisions to a graph (not yet committed).
 
     Args:
         graph: the graph; edited.
         shapes: shapes of the original model.
         decisions: checked decisions (`early.check` passed for those in early mode).
+        signed: whether signed integers must keep their sign (else those of late copies lose it, or are joined).
 
     Returns:
         One result for each decision, in order.
     """
-    return _Widening(graph, shapes, decisions).run()
+    return _Widening(graph, shapes, decisions, signed).run()
 
 
 def widened(

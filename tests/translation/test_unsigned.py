@@ -10,8 +10,10 @@ from mistakes import integers_leave
 from regions_of import graph_and_regions
 
 from onnx_ocs.api import rewrite
+from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.translate import Translate
+from onnx_ocs.passmanager import run_passes
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.layouts import read_layouts
 from onnx_ocs.records.types import read_unsigned
@@ -52,9 +54,18 @@ def test_only_late_copies_ask_for_it() -> None:
         (integers_leave(zoo.build("int8")[0], "relu1_q"), False),
         (zoo.build("conv_relu_conv")[0], False),
         (zoo.build("clip_open")[0], False),
+        (zoo.build("zero_output_dtype")[0], False),
     ],
-    ids=["int8", "others read them", "uint8", "a Clip behind"],
+    ids=["int8", "others read them", "uint8", "a Clip behind", "an attribute names the type"],
 )
 def test_where_it_can_be(model: onnx.ModelProto, fits: bool) -> None:
     graph, regions = graph_and_regions(model)
     assert can_be_unsigned(graph, regions["relu1"]) == fits
+
+
+def test_a_target_without_unsigned_activations_keeps_the_sign() -> None:
+    model, _ = zoo.build("int8")
+    new, _ = run_passes(model, [Translate(0.5, 1, "late", runtime="tensorrt")], Context())
+    layouts, graph = read_layouts(new), Graph(new)
+    assert layouts and not read_unsigned(new)
+    assert all(graph.producer[now].op_type == "QuantizeLinear" for now, _ in layouts.values())
