@@ -25,6 +25,7 @@ SECONDS = 1.0  # of running all models; each runs once at least
 MOST = 50  # runs of each
 ROUNDS = 3000  # of two models that are compared, for what they tell of each other
 THIRDS = 3
+LEAST = 9  # rounds of two models that are compared, however long they take
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def compared(
         before: the model.
         after: what was made of it.
         feed: what both are fed, such as one sample.
-        seconds: after which no more runs are begun.
+        seconds: after which no more runs are begun, if there were enough.
     """
-    took = _took([before, after], feed, ROUNDS, seconds, THIRDS)
+    took = _took([before, after], feed, ROUNDS, seconds, LEAST)
     if took is None:
         return None
     then, now = (np.asarray(t) for t in took)

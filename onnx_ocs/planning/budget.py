@@ -33,6 +33,7 @@ __all__ = ["Judged", "Spending"]
 HALVED = 10 * float(np.log10(2))  # dB to be gained if every operator leaves the integers; for some, their share
 CHEAPER = 0.97  # of what a budget is lowered to where a plan costs too much
 LOWERINGS = 4
+LONGER = 4.0  # seconds of a second look
 SLOWER = 6  # times that the time allowed is lowered
 
 
@@ -136,7 +137,10 @@ class Spending:
             if not any(c.count for c in trial.choices.values()):
                 break
             self.context.progress("timing plans", lowering, None)
-            took = compared(self.model, self._widened(trial.choices), self.sample)
+            new = self._widened(trial.choices)
+            took = compared(self.model, new, self.sample)
+            if took is not None and not took.holds(limit) and not took.exceeds(limit):  # too close, or too noisy
+                took = compared(self.model, new, self.sample, LONGER) or took
             if took is None:
                 break
             log.append({"allowed": allowed, "ratio": took.ratio, "tolerance": took.tolerance})

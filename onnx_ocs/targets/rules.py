@@ -36,6 +36,7 @@ class Rules:
         per_channel: whether an activation may have a step for each channel.
         floats: whether operators may run in float between quantizers, where copies may be made or folded back.
         signed_late: whether copies of signed activations may be joined in float.
+        channel_late: whether copies of activations with a step for each channel may be made in float.
         align: what its kernels want the number of channels to be a multiple of.
     """
 
@@ -48,6 +49,7 @@ class Rules:
     per_channel: bool = False
     floats: bool = True
     signed_late: bool = True
+    channel_late: bool = True
     align: int = 1
 
 

@@ -39,6 +39,8 @@ def beyond(region: Region, mode: str, rules: Rules) -> Refusal | None:
     bounded = q.dtype.kind == "i" and (q.qmin, q.qmax) != (-128, 127)  # others lose their sign, or are joined behind
     if mode == "late" and bounded and not rules.signed_late:
         return Refusal("target", f"{rules.name} computes copies of signed values made in float otherwise", at)
+    if mode == "late" and q.scale.size > 1 and not rules.channel_late:
+        return Refusal("target", f"{rules.name} does not load copies of an activation with a step for each channel", at)
     if rules.floats:
         return None
     if mode == "late":
