@@ -22,7 +22,7 @@ def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any
     check_planned(*graph, budget, mode, effort, seed)
 
 
-@settings(max_examples=4, derandomize=True, **COMMON)
+@settings(max_examples=3, derandomize=True, **COMMON)
 @refitted_cases
 def test_random_graphs_refitted(graph: Any, ratio: float, copies: bool, seed: int) -> None:
     check_refitted(*graph, ratio, copies, seed)
