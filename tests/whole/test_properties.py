@@ -22,7 +22,7 @@ from properties import (
 from onnx_ocs.passes import Pass
 
 
-@settings(max_examples=40, derandomize=True, **COMMON)
+@settings(max_examples=30, derandomize=True, **COMMON)
 @cases
 def test_random_graphs(graph: Any, ratio: float, copies: int, mode: Any, verify: bool) -> None:
     check(*graph, ratio, copies, mode, verify)
@@ -34,13 +34,13 @@ def test_random_graphs_planned(graph: Any, budget: float, mode: Any, effort: Any
     check_planned(*graph, budget, mode, effort, seed)
 
 
-@settings(max_examples=12, derandomize=True, **COMMON)
+@settings(max_examples=6, derandomize=True, **COMMON)
 @all_cases
 def test_random_graphs_by_all_passes(graph: Any, first: Pass, seed: int) -> None:
     check_all(*graph, first, seed)
 
 
-@settings(max_examples=4, derandomize=True, **COMMON)
+@settings(max_examples=3, derandomize=True, **COMMON)
 @refitted_cases
 def test_random_graphs_refitted(graph: Any, ratio: float, copies: bool, seed: int) -> None:
     check_refitted(*graph, ratio, copies, seed)
