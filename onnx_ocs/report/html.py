@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.report.format import counted, cut_name, db_or_dash, from_to
+from onnx_ocs.report.format import counted, cut_name, db_or_dash, from_to, readable
 from onnx_ocs.report.outputs import output_rows
 
 __all__ = ["CARDS", "check_html", "to_html"]
@@ -50,6 +50,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
 
     from onnx_ocs.report import charts
 
+    report, title = readable(report), readable(title)  # the page may go to a terminal
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters |= {"number": _number, "db": db_or_dash, "percent": _percent, "name": cut_name, "count": counted}
