@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.comparison import Comparison
-from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from_to
+from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from_to, readable
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
 
@@ -55,6 +55,7 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
 
     from onnx_ocs.report import charts
 
+    report, title = readable(report), readable(title)  # the page may go to a terminal
     unmeasured = dict.fromkeys(("error", "mass_saved", "histogram"))  # without calibration samples
     regions = [{**unmeasured, **r, "number": k} for k, r in enumerate(report["regions"], 1)]
     measured = [r for r in regions if r["error"] and r["error"].get("isolated_before_db") is not None]

@@ -12,6 +12,7 @@ a violation, and is printed with the seed that makes it again.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import signal
@@ -32,13 +33,24 @@ from onnx import AttributeProto, ModelProto, TensorProto
 from onnx_ocs import api
 from onnx_ocs.calibration.samples import random_samples
 from onnx_ocs.errors import UserError, VerificationError
+from onnx_ocs.model.tensors import pack
 from onnx_ocs.passes import Compensate, Reconstruct, Translate
+from onnx_ocs.records.branches import RECORD as BRANCH
+from onnx_ocs.records.history import RECORD
+from onnx_ocs.records.layouts import LAYOUT
+from onnx_ocs.records.steps import NOW, SCALE
+from onnx_ocs.records.weights import REFITTED
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS, MEMORY = 60, 4 << 30
 EVERY, SAMPLES = 8, 16  # case with samples, and how many
 ABSURD = [0, -1, 1, 3, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
 WORDS = ["", "x", "..", "/etc/passwd", "a" * 5000, "\u0000", "QuantizeLinear", "DequantizeLinear", "Conv", "If", "Loop"]
+RECORDS = [LAYOUT, SCALE, NOW, REFITTED, BRANCH, RECORD]
+FORGED = ["", "[" * 100_000, "[]", "3", "{}", '"x"', "null", "[NaN]", "[1e999]", "[0.5]", '[{"pass": "translate"}]']
+PLACES = [(n, pack(np.asarray(p))) for n, p in ((1, [0]), (1 << 40, [0]), (2, [0, 1, 1]), (2, [7, -1]))]
+PLACES.append((2, "eJw="))  # cut short
+FORGED += [json.dumps({"original": "x", "axis": 1, "narrow": n, "origin": p, "level": p}) for n, p in PLACES]
 NUMBERS = [0.0, -1.0, float("nan"), float("inf"), -float("inf"), 1e-45, 1e38]
 
 Random = np.random.Generator
@@ -223,9 +235,17 @@ def outside(m: ModelProto, rng: Random) -> None:
             t.external_data.add(key=key, value=value)
 
 
+def wrong_record(m: ModelProto, rng: Random) -> None:
+    """What a rewrite would have written into the file, forged."""
+    n = pick(rng, [n for n in m.graph.node if n.op_type == "QuantizeLinear"] or m.graph.node)
+    place = m if n is None or rng.random() < 0.2 else n
+    place.metadata_props.add(key=str(pick(rng, RECORDS)), value=str(pick(rng, FORGED)))
+
+
 DAMAGES: list[Damage] = [
     wrong_type, wrong_dims, wrong_values, no_values, wrong_name, wrong_name, cycle, missing, doubled, wrong_arity,
     wrong_attribute, wrong_attribute, new_attribute, wrong_operator, wrong_version, wrong_signature, outside, outside,
+    wrong_record,
 ]  # fmt: skip
 
 
