@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
-__all__ = ["INK", "chain", "draw_histogram", "figure", "histogram", "svg", "tradeoff"]
+__all__ = ["INK", "chain", "draw_histogram", "figure", "histogram", "layers", "svg", "tradeoff"]
 
 Entry = Mapping[str, Any]
 # Placeholders: each is a colour that no chart would use otherwise
@@ -26,6 +26,7 @@ INK, FAINT, BEFORE, AFTER, SAVED = "#010203", "#040506", "#070809", "#0a0b0c", "
 VARIABLES = {INK: "ink", FAINT: "faint", BEFORE: "before", AFTER: "after", SAVED: "saved"}
 POINT = 72  # a unit of the drawing is a pixel at this many dots an inch
 FEW = 60  # tensors that are marked one by one
+WHEN = ("before", "after")
 LEVELS = 64  # steps of a grid that are drawn one by one
 STYLE: dict[Any, Any] = {  # matplotlib's rcParams
     "font.size": 10,
@@ -86,32 +87,56 @@ def chain(regions: Sequence[Entry], width: int) -> str:
         width: in pixels.
     """
     x = np.asarray([r["number"] for r in regions], float)
-    marker = {"marker": "o", "markersize": 3} if len(x) <= FEW else {}
     with figure(width, 400) as drawing:
         upper, lower = drawing.subplots(2, 1, sharex=True)
         titles = {"accumulated": (upper, "what the tensor holds"), "isolated": (lower, "its own quantizer alone")}
         for kind, (axes, title) in titles.items():
-            before, after = (_series(regions, f"{kind}_{when}_db") for when in ("before", "after"))
-            top = _ceiling(np.concatenate([before, after]))
-            axes.plot(x, np.minimum(before, top), color=BEFORE, label="before", **marker)
-            if np.isfinite(after).any():
-                axes.plot(x, np.minimum(after, top), color=AFTER, label="after", **marker)
-                axes.fill_between(x, np.minimum(before, top), np.minimum(after, top), color=AFTER, alpha=0.12, lw=0)
-            beyond = np.flatnonzero(before > top)
-            axes.plot(x[beyond], np.full(beyond.size, top), "^", color=BEFORE, markersize=5)
-            crowded = np.diff(x[beyond]).min(initial=np.inf) < 40 / width * (x[-1] - x[0])
-            for k in () if crowded else beyond:
-                place = {"xytext": (7, 3), "ha": "left"} if x[k] < x.mean() else {"xytext": (-7, 3), "ha": "right"}
-                axes.annotate(f"{before[k]:.0f}", (x[k], top), textcoords="offset points", va="center", **place)
-            axes.set_title(title, loc="left", fontsize=10)
-            axes.set_ylabel("SQNR (dB)")
-            axes.margins(x=0.02)
+            before, after = (_series([r["error"] for r in regions], f"{kind}_{when}_db") for when in WHEN)
+            _before_and_after(axes, x, before, after, title, width)
         drawing.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=2)
         lower.set_xlabel(
             "quantized tensor, in graph order (number in the table)" if width > 600 else "quantized tensor"
         )
         lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(4, width // 60)))
         return svg(drawing, "error of every quantized tensor, in graph order", f"chain{width}")
+
+
+def layers(entries: Sequence[Entry], width: int) -> str:
+    """Errors of the layers' outputs before and after their weights were fitted again, in graph order.
+
+    Args:
+        entries: the report's entries of layers, those without an error left out, with their number as `number`.
+        width: in pixels.
+    """
+    x = np.asarray([e["number"] for e in entries], float)
+    with figure(width, 230) as drawing:
+        axes = drawing.subplots()
+        before, after = (_series(entries, f"error_{when}_db") for when in WHEN)
+        _before_and_after(axes, x, before, after, "output of the layer", width)
+        drawing.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        axes.set_xlabel("layer with a quantized weight, in the order of the table" if width > 600 else "layer")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(4, width // 60)))
+        return svg(drawing, "error of every layer's output, before and after", f"layers{width}")
+
+
+def _before_and_after(axes: Axes, x: Any, before: Any, after: Any, title: str, width: int) -> None:
+    """Two lines, what is far above all others cut off with a mark."""
+    marker: dict[str, Any] = {"marker": "o", "markersize": 3} if len(x) <= FEW else {}
+    top = _ceiling(np.concatenate([before, after]))
+    axes.plot(x, np.minimum(before, top), color=BEFORE, label="before", **marker)
+    if np.isfinite(after).any():
+        axes.plot(x, np.minimum(after, top), color=AFTER, label="after", **marker)
+        axes.fill_between(x, np.minimum(before, top), np.minimum(after, top), color=AFTER, alpha=0.12, lw=0)
+    beyond = np.flatnonzero(before > top)
+    axes.plot(x[beyond], np.full(beyond.size, top), "^", color=BEFORE, markersize=5)
+    crowded = np.diff(x[beyond]).min(initial=np.inf) < 40 / width * (x[-1] - x[0])
+    for k in () if crowded else beyond:
+        left = x[k] < x.mean()
+        place: dict[str, Any] = {"xytext": (7 if left else -7, 3), "ha": "left" if left else "right"}
+        axes.annotate(f"{before[k]:.0f}", (x[k], top), textcoords="offset points", va="center", **place)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_ylabel("SQNR (dB)")
+    axes.margins(x=0.02)
 
 
 def _ceiling(values: Any) -> float:
@@ -124,8 +149,8 @@ def _ceiling(values: Any) -> float:
     return float(cut if known.max() > cut + 3 and np.mean(known > cut) <= 0.2 else known.max())
 
 
-def _series(regions: Sequence[Entry], key: str) -> Any:
-    values = [r["error"].get(key) for r in regions]
+def _series(entries: Sequence[Entry], key: str) -> Any:
+    values = [e.get(key) for e in entries]
     return np.asarray([np.nan if v is None else v for v in values], float)
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.report.answer import answer
 from onnx_ocs.report.comparison import Comparison
 from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from_to, readable
 from onnx_ocs.report.grids import grid_lines
-from onnx_ocs.report.outputs import output_rows
+from onnx_ocs.report.outputs import every_row
+from onnx_ocs.report.reading import was_changed
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -24,6 +26,7 @@ __all__ = ["CARDS", "check_html", "comparison_to_html", "to_html"]
 
 Entry = Mapping[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
+READERS = 3  # names of what reads a tensor
 WORST = 20  # tensors whose loss is shown
 COUNTED = ("integer_kernels", "integer_operators", "transposes")  # whose change is told as a number
 TENSORS = 200  # names in one list
@@ -41,7 +44,7 @@ def check_html() -> None:
         raise UserError(f"--html needs {' and '.join(missing)}: pip install 'onnx-ocs[report]'")
 
 
-def to_html(report: Mapping[str, Any], title: str) -> str:
+def to_html(report: Entry, title: str) -> str:
     """The page.
 
     Args:
@@ -61,6 +64,9 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
     measured = [r for r in regions if r["error"] and r["error"].get("isolated_before_db") is not None]
     widths = {"wide": 960, "slim": 380}
     chain = {k: Markup(charts.chain(measured, w)) for k, w in widths.items()} if len(measured) > 1 else None
+    numbered = enumerate(report["reconstructions"], 1)
+    fitted = [{**e, "number": k, **_kept(e)} for k, e in numbered if e["error_before_db"] is not None]
+    layers = {k: Markup(charts.layers(fitted, w)) for k, w in widths.items()} if len(fitted) > 1 else None
     plan = report.get("plan") or {}
     points = _points(plan)
     sweep = None
@@ -73,14 +79,18 @@ def to_html(report: Mapping[str, Any], title: str) -> str:
         heading=VERBS.get(report["verb"], report["verb"]),
         regions=regions,
         active=[r for r in regions if r["status"] != "refused"],
-        cards=[{**r, "chart": Markup(charts.histogram(r, f"h{r['number']}"))} for r in _shown(regions)],
+        cards=[
+            {**r, "chart": Markup(charts.histogram(r, f"h{r['number']}")), "path": _path(r)} for r in _shown(regions)
+        ],
         chain=chain,
+        layers=layers,
+        answer=answer(report, was_changed(report)),
         sweep=sweep,
         plan=plan,
         refusals=_refusals(regions),
         tensors=TENSORS,
         cost=_cost(report["cost"], report["latency"]),
-        outputs=output_rows(report["outputs"]),
+        outputs=every_row(report["outputs"]),
         grids=grid_lines(report.get("grids", ())),
         loss=_loss(report.get("loss"), regions),
     )
@@ -132,6 +142,21 @@ def _shown(regions: Sequence[Entry]) -> list[Entry]:
     drawn = [r for r in regions if r["status"] != "refused" and r["histogram"]]
     most = sorted(drawn, key=lambda r: -sum(r["copies"]) - sum(r["copies_low"]))[:CARDS]
     return sorted(most, key=lambda r: r["number"])
+
+
+def _kept(e: Entry) -> Entry:
+    """The error of a layer as it is written: what was refused stays as it was."""
+    return {} if e["status"] == "applied" else {"error_after_db": e["error_before_db"]}
+
+
+def _path(r: Entry) -> list[Entry]:
+    """The graph around a tensor: who writes it, its quantizer, who reads it."""
+    readers = [{"kind": "reader", "name": ", ".join(r["consumers"][:READERS])}] if r["consumers"] else []
+    if len(r["consumers"]) > READERS:
+        readers[0]["name"] += f" and {len(r['consumers']) - READERS} more"
+    wide = "" if r["mode"] in ("rescale", None) else ", wide"
+    steps = [{"kind": "producer", "name": r["producer"]}] if r["producer"] not in ("", "none") else []
+    return [*steps, {"kind": "changed", "name": f"Q, DQ{wide}"}, *readers]
 
 
 def _refusals(regions: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:

@@ -68,7 +68,7 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def was_changed(report: Report) -> bool:
+def was_changed(report: Mapping[str, Any]) -> bool:
     """Whether the run that the report is of has changed anything."""
     entries = (*report["regions"], *report["compensations"], *report["reconstructions"])
     return report["verification"] is not None or any(e["status"] == "applied" for e in entries)

@@ -1,7 +1,8 @@
 """README and docs: blocks run as they stand and print what is shown, links hold, generated parts are up to date.
 
 A fenced block is run, unless the comment in front of it says what it needs (`<!-- not run: needs ... -->`).  With
-`<!-- file: NAME -->` it is written to that file instead, for the blocks behind it.  All blocks of a page run in one
+`<!-- file: NAME -->` it is written to that file instead, for the blocks behind it.  With `<!-- where: MODULE -->` it is
+run where these modules are installed.  All blocks of a page run in one
 folder, where `models` is the repository's.  A `text` block behind a run block shows lines of its output.
 """
 
@@ -13,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,12 +40,13 @@ class Block:
     kind: str
     text: str
     line: int
-    marker: str = ""  # "not run" or "file"
+    marker: str = ""  # "not run", "file" or "where"
     said: str = ""
 
     @property
     def runs(self) -> bool:
-        return self.kind in ("sh", "python") and not self.marker
+        there = self.marker == "where" and all(find_spec(m) for m in self.said.split(", "))
+        return self.kind in ("sh", "python") and (not self.marker or there)
 
 
 def blocks(page: Path) -> list[Block]:
@@ -52,7 +55,7 @@ def blocks(page: Path) -> list[Block]:
     marker, said = "", ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         fence = re.match(r"```(\w*)$", line)
-        comment = re.match(r"<!-- (not run|file): (.+) -->$", line)
+        comment = re.match(r"<!-- (not run|file|where): (.+) -->$", line)
         if start and line == "```":
             found.append(Block(kind, "\n".join(inside) + "\n", start, marker, said))
             inside, start, marker, said = [], 0, "", ""
@@ -141,7 +144,7 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
             output = ""
         else:
             output = ""
-    assert ran == sum(b.kind in ("sh", "python") for b in found) - sum(b.marker != "" for b in found)
+    assert ran == sum(b.runs for b in found)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)

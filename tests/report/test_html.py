@@ -94,10 +94,29 @@ def test_rewrite(run, tmp_path):
     assert all(r["tensor"] in page.text for r in applied)
     for heading in ("Error along the graph", "Changed tensors", "Activations and their grids", "Left alone", "Cost"):
         assert heading in page.text
-    assert page.tags.count("svg") == 2 + len(applied)  # the chain is drawn for two widths
+    assert page.tags.count("svg") == 4 + len(applied)  # activations and layers are drawn for two widths
     assert sorted(f.name for f in tmp_path.iterdir()) == ["o.onnx", "r.html", "r.json"]
     assert run("verify", DIGITS, "o.onnx", "--html", "v.html", "-q")[0] == 0
     assert "PASSED" in check((tmp_path / "v.html").read_text(encoding="utf-8")).text
+
+
+def test_the_first_screen_answers_ship_or_not(report):
+    """Before anything else: the answer, latency, size, and every output, also where there is only one."""
+    text = check(to_html(report, "x")).text
+    first = text[: text.index("Error along the graph")]
+    ratio = report["latency"]["ratio"]
+    assert first.index("Ready to ship: proven, and better") < first.index("PASSED") < first.index("Outputs")
+    assert f"× {ratio:.2f}" in first and "file size" in first and report["outputs"][0]["name"] in first
+    failed = {**report, "verification": {**report["verification"], "verdict": "FAILED"}}
+    assert "Do not ship: the verification failed." in check(to_html(failed, "x")).text
+
+
+def test_the_graph_around_a_changed_tensor(report):
+    text = to_html(report, "x")
+    r = next(r for r in report["regions"] if r["status"] == "applied" and r["consumers"])
+    picture = re.findall(r'<p class="path small">(.*?)</p>', text)
+    around = [re.sub("<.*?>", "", p) for p in picture]
+    assert any(p.startswith(f"{r['producer']} → Q, DQ") and r["consumers"][0] in p for p in around)
 
 
 def test_inspect_and_plan(run, tmp_path):
@@ -126,13 +145,13 @@ def test_nothing_to_rewrite(run, tmp_path):
     page = check((tmp_path / "r.html").read_text())
     assert "0 of 9 quantized activations rewritten" in page.text
     assert "float8" in page.text
-    assert "svg" not in page.tags
+    assert "svg" not in page.tags and "Nothing new to ship" in page.text
 
 
 def test_empty_and_one(report):
-    none = {**report, "regions": []}
+    none = {**report, "regions": [], "reconstructions": []}
     assert "svg" not in check(to_html(none, "none")).tags
-    one = {**report, "regions": [r for r in report["regions"] if r["status"] == "applied"][:1]}
+    one = {**none, "regions": [r for r in report["regions"] if r["status"] == "applied"][:1]}
     assert check(to_html(one, "one")).tags.count("svg") == 1
 
 
@@ -155,7 +174,7 @@ def test_names_are_escaped_and_the_size_is_bounded(report):
     text = to_html(big, EVIL)
     page = check(text)
     assert not {"b", "i"} & (set(page.tags) - set(check(to_html(report, "x")).tags))
-    assert page.tags.count("svg") == 2 + CARDS
+    assert page.tags.count("svg") == 4 + CARDS
     assert "alert('x')" in page.text
     assert "1 block compensated" in page.text
     assert len(text) < 1_500_000 and not {"\x1b", "\u202e", "\udcff"} & {*text}
@@ -173,7 +192,7 @@ def test_per_channel_signed_and_wide_grids(report):
     regions[3] |= {"histogram": None, "error": dict.fromkeys(regions[3]["error"]), "mass_saved": None}
     page = check(to_html({**report, "regions": regions}, "grids"))
     assert "12 → 12 …" in page.text
-    assert page.tags.count("svg") == 2 + 3
+    assert page.tags.count("svg") == 4 + 3
 
 
 def test_target(report):
