@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -231,6 +232,7 @@ def test_interrupted(tmp_path: Path) -> None:
     assert len(group) >= 3, "this process and two workers"
     os.killpg(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=60)
+    err = re.sub(r"(?m)^.*, \d+:\d\d:\d\d\n", "", err)  # on a busy machine it takes ten seconds: progress
     assert child.returncode == 130 and err == "Interrupted: nothing was written.\n", err
     assert out == "" and not (tmp_path / "p.json").exists()
     time.sleep(0.5)

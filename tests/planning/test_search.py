@@ -68,6 +68,8 @@ def test_all_samples_decide_on_refinement(
     problem: Any = SimpleNamespace(settings=len, describe=lambda _: {}, without=lambda _: problem)
 
     class Judge:
+        metric = None
+
         def __init__(self, part: int) -> None:
             self.part = part
 
