@@ -46,13 +46,13 @@ class Outcome:
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
         reconstructions: the report's entries, one for each layer with a quantized weight.
-        grids: the report's entries, one for each quantizer that gets another grid, or should.
         notes: sentences for the user.
         planned: what the planner found; empty where nothing was planned.
         qualities: before and after; None without samples.
         against: what the quality is measured against.
         verification: None where nothing was verified.
         latency: milliseconds of one sample before and after; None where it was not measured.
+        grids: the report's entries, one for each quantizer that gets another grid, or should.
     """
 
     model: onnx.ModelProto
@@ -60,13 +60,13 @@ class Outcome:
     regions: Entries = ()
     compensations: Entries = ()
     reconstructions: Entries = ()
-    grids: Entries = ()
     notes: tuple[str, ...] = ()
     planned: Mapping[str, Any] = field(default_factory=dict)
     qualities: tuple[Quality, Quality] | None = None
     against: str | None = None
     verification: Verification | None = None
     latency: Sequence[float] | None = None
+    grids: Entries = ()
 
     def noting(self, *notes: str) -> Outcome:
         """The same with further notes."""
