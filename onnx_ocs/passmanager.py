@@ -37,16 +37,16 @@ class PassResult:
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
         reconstructions: the report's entries, one for each layer with a quantized weight.
-        grids: the report's entries, one for each quantizer that gets another grid, or should.
         notes: sentences for the user.
+        grids: the report's entries, one for each quantizer that gets another grid, or should.
     """
 
     changed: bool
     regions: list[dict[str, Any]] = field(default_factory=list)
     compensations: list[dict[str, Any]] = field(default_factory=list)
     reconstructions: list[dict[str, Any]] = field(default_factory=list)
-    grids: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    grids: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Pass(Protocol):

@@ -50,7 +50,6 @@ class Outcome:
         regions: the report's entries, one for each quantized activation.
         compensations: the report's entries, one for each block.
         reconstructions: the report's entries, one for each layer with a quantized weight.
-        grids: the report's entries, one for each quantizer that gets another grid, or should.
         notes: sentences for the user.
         planned: what the planner found; empty where nothing was planned.
         plan: what it planned; None where nothing was planned.
@@ -58,6 +57,7 @@ class Outcome:
         against: what the quality is measured against.
         verification: None where nothing was verified.
         latency: time of one sample before and after; None where it was not measured.
+        grids: the report's entries, one for each quantizer that gets another grid, or should.
     """
 
     model: onnx.ModelProto
@@ -65,7 +65,6 @@ class Outcome:
     regions: Entries = ()
     compensations: Entries = ()
     reconstructions: Entries = ()
-    grids: Entries = ()
     notes: tuple[str, ...] = ()
     planned: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
@@ -73,6 +72,7 @@ class Outcome:
     against: str | None = None
     verification: Verification | None = None
     latency: Compared | None = None
+    grids: Entries = ()
 
     def noting(self, *notes: str) -> Outcome:
         """The same with further notes."""

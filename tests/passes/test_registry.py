@@ -29,7 +29,7 @@ def test_addresses() -> None:
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (["polish"], {}, "there is no pass 'polish': choose from translate, "),
+        (["polish"], {}, "there is no pass 'polish': choose from regrid, translate, "),
         (["translate", "split"], {}, "widen the same tensors"),
         (["translate", "translate"], {}, "the pass 'translate' is named twice"),
         (["translate"], {"translate.budget": 1}, "the pass 'translate' has no option 'budget'"),
@@ -95,7 +95,7 @@ def test_a_name_of_this_package_is_its_own(installed: None) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", r"there is no pass 'nothing': choose from translate, split, .*gone, half, polish"),
+        ("nothing", r"there is no pass 'nothing': choose from regrid, translate, split, .*gone, half, polish"),
         ("gone", r"the pass 'gone' \(polishing:Gone\) cannot be loaded: AttributeError"),
         ("half", r"the pass 'half' \(polishing:Half\) has no version, run: it is no pass of onnx_ocs"),
     ],
