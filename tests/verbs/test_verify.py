@@ -30,7 +30,7 @@ def test_passed(models: tuple[onnx.ModelProto, onnx.ModelProto], caplog: pytest.
     assert report["quality"]["samples"] == report["outputs"][0]["samples"] == 16
     assert report["latency"]["ratio"] is not None and report["cost"]["macs_after"] > report["cost"]["macs_before"]
     (line,) = [r.getMessage() for r in caplog.records if r.name == "onnx_ocs.verification"]
-    assert line.startswith("verification: PASSED, 1 wide quantizers")
+    assert line.startswith("verification: PASSED, 0 new grids, 1 wide quantizers")
 
 
 def test_without_samples(models: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
