@@ -80,9 +80,13 @@ def best_walk(
 
 def _dequantized(graph: Graph, integers: str, q: Quantizer) -> bool:
     """Whether a DequantizeLinear reads integers, directly or behind nodes that hand them on as they are."""
-    for r in graph.readers(integers):
-        if is_op(r, "DequantizeLinear", "Clip") or (is_idle(r, q.dtype) and _dequantized(graph, r.output[0], q)):
-            return True
+    left = [integers]
+    while left:
+        for r in graph.readers(left.pop()):
+            if is_op(r, "DequantizeLinear", "Clip"):
+                return True
+            if is_idle(r, q.dtype):
+                left.append(r.output[0])
     return False
 
 

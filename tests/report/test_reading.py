@@ -34,11 +34,14 @@ def test_what_an_earlier_version_lacks_is_empty() -> None:
     assert report["quality"] == written["quality"] and report["regions"] == written["regions"]
 
 
+LATENCY = ("before_ms", "after_ms", "ratio", "tolerance", "limit")
+
+
 @pytest.mark.parametrize("key", ["latency", "compensations", "notes", "ranking", "verification"])
 def test_keys_of_the_first_day_may_be_missing(tmp_path: Path, key: str) -> None:
     report = old()
     del report[key]
-    nothing = {"latency": {"before_ms": None, "after_ms": None, "ratio": None}, "compensations": [], "notes": []}
+    nothing = {"latency": dict.fromkeys(LATENCY), "compensations": [], "notes": []}
     assert read(tmp_path, report)[key] == nothing.get(key)
 
 

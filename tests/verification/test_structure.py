@@ -15,8 +15,10 @@ from step_plans import biased, plan_for
 
 from onnx_ocs.api import rewrite
 from onnx_ocs.passes.translate import Translate
+from onnx_ocs.probes.retyped import retyped
 from onnx_ocs.records.layouts import LAYOUT
 from onnx_ocs.records.steps import NOW
+from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.verification import structure
 from onnx_ocs.verification.structure import MOST, compare
 
@@ -27,7 +29,8 @@ Model = onnx.ModelProto
 def pair() -> tuple[Model, Model]:
     _, model = biased("residual", dtype="int8")
     plan = plan_for(model, x=(0.5, 1, "late"), relu1=(0.4, 2, "early"), relu2=(0.6, 0, "late"))
-    return model, rewrite(model, passes=[Translate(plan=plan)], verify=False).model
+    new = rewrite(model, passes=[Translate(plan=plan)], verify=False).model
+    return retyped(model, read_unsigned(new)), new
 
 
 def test_what_is_declared_is_found() -> None:
