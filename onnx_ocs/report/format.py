@@ -97,6 +97,7 @@ def counted(n: int, word: str) -> str:
 def declared(oracle: Mapping[str, Any]) -> str:
     """What a verified model declares, such as "3 changed steps, 1 branch"; only what there is."""
     kinds = (
+        ("regridded_quantizers", "new grid", ""),
         ("translated_quantizers", "wide quantizer", ""),
         ("rescaled_quantizers", "changed step", ""),
         ("refitted_layers", "layer fitted again", "layers fitted again"),

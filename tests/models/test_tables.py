@@ -53,7 +53,9 @@ def test_a_table_is_written_as_it_is_printed(folder: Path, tmp_path: Path, capsy
     low = folder / "digits-0" / "digits.w4a4.onnx"
     own = measure(find_network("digits"), next(Bench(folder, 1).built("digits")), [low])[0]
     assert base[:4] == ["plain", f"{own.task:.2f}", "", f"{own.sqnr_db:.2f}"]
-    assert ocs[6:] == plus[6:] and float(plus[1]) - float(base[1]) == pytest.approx(float(plus[2]), abs=0.011)
+    spent = [[float(c.split(" ")[0].replace(",", "")) for c in row[6:]] for row in (ocs, plus)]
+    assert all(b <= a for a, b in zip(*spent, strict=True))  # copies add up in front of depthwise layers
+    assert float(plus[1]) - float(base[1]) == pytest.approx(float(plus[2]), abs=0.011)
 
 
 class Told(Bench):

@@ -55,7 +55,7 @@ def test_from_end_to_end(files: Path) -> None:
 
 def test_a_plan_is_for_the_model_as_it_is(files: Path) -> None:
     model, plan, out = files / "in.onnx", files / "p.json", files / "out.onnx"
-    run("plan", model, "--calib", files / "calib.npz", "--output", plan)
+    run("plan", model, "--calib", files / "calib.npz", "-o", plan)
     run("rewrite", model, out, "--plan", plan, "--calib", files / "calib.npz", "--passes", "translate")
     wrong = "rewrite", model, out, "--plan", plan, "--calib", files / "calib.npz", "--passes", "regrid,translate"
     result = CliRunner().invoke(app, [str(a) for a in wrong])

@@ -18,6 +18,7 @@ from zoo import Net, Style
 from onnx_ocs import api
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.errors import UserError
+from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.runtime import session as runtime
@@ -225,7 +226,7 @@ BAD: dict[str, tuple[list[object], str]] = {
     "plan and include": (["rewrite", DIGITS, "o.onnx", "--plan", "p.json", "--include", "a*"], "--plan"),
     "plan a folder": (["rewrite", DIGITS, "o.onnx", "--plan", "."], ""),
     "plan without calib": (["plan", DIGITS, "-o", "p.json"], "--calib"),
-    "plan without output": (["plan", DIGITS, "--calib", CALIB], "output"),
+    "plan without output": (["plan", DIGITS, "--calib", CALIB], "--out"),
     "plan: ratio and budget": (
         ["plan", DIGITS, "-o", "p.json", "--calib", CALIB, "--ratio", 1, "--budget", 1],
         "--budget",
@@ -423,7 +424,8 @@ def test_the_step_of_a_tensor_that_no_layer_reads(tmp_path: Path) -> None:
     model = n.model(n.conv(y))
     rng = np.random.default_rng(3)
     np.savez(tmp_path / "c.npz", x=rng.standard_normal((32, 4, 8, 8)).astype(np.float32))
-    result = api.rewrite(model, calib=str(tmp_path / "c.npz"), options=PlanOptions(budget=0.0))
+    calib, passes = str(tmp_path / "c.npz"), [Translate()]
+    result = api.rewrite(model, calib=calib, passes=passes, options=PlanOptions(budget=0.0))
     report = result.report
     entry = next(r for r in report["regions"] if r["tensor"].startswith("conv1"))
     assert (entry["status"], entry["mode"], sum(entry["copies"])) == ("applied", "rescale", 0)
@@ -433,7 +435,7 @@ def test_the_step_of_a_tensor_that_no_layer_reads(tmp_path: Path) -> None:
         report["cost"]["macs_after"] == report["cost"]["macs_before"] and report["verification"]["verdict"] == "PASSED"
     )
     assert [x.op_type for x in result.model.graph.node] == [x.op_type for x in model.graph.node]
-    fixed = api.rewrite(model, calib=str(tmp_path / "c.npz"), options=PlanOptions(budget=0.0, rescale=False))
+    fixed = api.rewrite(model, calib=calib, passes=passes, options=PlanOptions(budget=0.0, rescale=False))
     assert fixed.model.SerializeToString() == model.SerializeToString()
 
 
