@@ -164,12 +164,28 @@ class _Rule:
         return bool(np.all(now[0].sum(1) <= errors.sum(1) + self.slack)) and self._better(now[0], errors, LIKELY)
 
     def _better(self, now: Array, then: Array, errors: float) -> bool:
-        """Whether the loss is smaller by more than chance: by so many standard errors, of few feeds by more."""
-        gains = 10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30))
-        gain = np.average(gains, axis=0, weights=self.weights)
+        """Whether the loss is smaller by more than chance: by so many standard errors, of few feeds by more.
+
+        Asked in two ways, of which one must say so: by decibels of single feeds, which no feed with a large error
+        rules, and by the error of all feeds together, which is what the SQNR counts.
+        """
+        gain = np.average(_decibels(then, now), axis=0, weights=self.weights)
         if gain.size < 2 or not np.isfinite(gain).all():
             return bool(now.sum() < then.sum())
-        return bool(gain.mean() > max(GAIN, (errors + FEW / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size)))
+        saved = (then - now) / np.maximum(then.mean(1, keepdims=True), 1e-30)
+        together = np.average(_decibels(then.sum(1), now.sum(1)), weights=self.weights)
+        return (_beyond_chance(gain, errors) and bool(gain.mean() > GAIN)) or (
+            _beyond_chance(np.average(saved, axis=0, weights=self.weights), errors) and bool(together > GAIN)
+        )
+
+
+def _decibels(then: Array, now: Array) -> Array:
+    return np.asarray(10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)))
+
+
+def _beyond_chance(gain: Array, errors: float) -> bool:
+    """Whether a mean is larger than so many standard errors, and of few feeds than more."""
+    return bool(gain.mean() > (errors + FEW / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size))
 
 
 def _prefix(layers: Sequence[int], stands: Callable[[frozenset[int]], bool]) -> frozenset[int]:

@@ -122,6 +122,14 @@ def test_what_is_kept_is_likely_to_help(gain: float, feeds: int, kept: bool) -> 
     assert choose(1, scattered([gain], feeds)) == (frozenset([0]) if kept else frozenset())
 
 
+def test_what_helps_where_the_errors_are_is_kept() -> None:
+    """Half of the feeds have the error, and lose it; the others, next to nothing, double: no decibel on average."""
+    then = np.tile([1.0, 1e-3], 16)[None]
+    now = then * np.tile([0.5, 2.0], 16)
+    assert choose(1, lambda chosen: (now if chosen else then, 0.0)) == frozenset([0])
+    assert choose(1, lambda chosen: (then if chosen else now, 0.0)) == frozenset()
+
+
 def test_no_output_may_be_worse() -> None:
     """The first output gains from every layer, the second loses from the fifth on."""
 
