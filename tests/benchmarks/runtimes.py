@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.runtime.session import Session
 

@@ -67,7 +67,8 @@ def check_structure(model: onnx.ModelProto, new: onnx.ModelProto, by: str = "tra
         ]
     assert list(model.opset_import) == list(new.opset_import) and model.ir_version == new.ir_version
     onnx.checker.check_model(new, full_check=True)
-    assert activation_quantizers(model) == activation_quantizers(new)
+    (q, dq), (q_now, dq_now) = activation_quantizers(model), activation_quantizers(new)
+    assert (q, dq) == (q_now - parts(model, new), dq_now)
     old = {t.name: t.SerializeToString() for t in model.graph.initializer}
     for t in new.graph.initializer:
         assert t.name not in old or t.SerializeToString() == old[t.name], f"{t.name} was changed in place"
@@ -76,6 +77,14 @@ def check_structure(model: onnx.ModelProto, new: onnx.ModelProto, by: str = "tra
         keys = {p.key: p.value for p in n.metadata_props}
         assert n.SerializeToString() in before or keys.get("onnx_ocs.pass") == by, n.name or n.output[0]
     assert len({n.name for n in new.graph.node if n.name}) == sum(bool(n.name) for n in new.graph.node)
+
+
+def parts(model: onnx.ModelProto, new: onnx.ModelProto) -> int:
+    """Number of new Q nodes whose integers are joined with those of the channels that they are copies of."""
+    old = {o for n in model.graph.node for o in n.output}
+    joined = {t for n in new.graph.node if n.op_type == "Concat" for t in n.input}
+    added = [n for n in new.graph.node if n.op_type == "QuantizeLinear" and old.isdisjoint(n.output)]
+    return sum(joined.issuperset(n.output) for n in added)
 
 
 def activation_quantizers(model: onnx.ModelProto) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from earlier import filtered
 from zoo import execute
 
 from onnx_ocs.api import rewrite
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.translation.widen import widened
 from onnx_ocs.verification.verify import verify

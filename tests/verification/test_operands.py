@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_ocs.api import rewrite
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.records.weights import REFITTED, digest, read_refitted, record_refitted

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from regridded_models import moved_zero_point, regridded
 
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.records.grids import GRIDS
 from onnx_ocs.regridding import edits, mend

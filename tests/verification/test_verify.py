@@ -45,7 +45,7 @@ def test_a_right_rewrite_passes_and_is_counted(caplog: pytest.LogCaptureFixture)
     assert v.exact.values and v.optimized is not None and v.original is not None and 0 < v.active < 1
     assert v.io_unchanged and v.checker == "ok (full)" and "random" in v.inputs
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
-    assert line.startswith("verification: PASSED, 1 wide quantizers")
+    assert line.startswith("verification: PASSED, 0 new grids, 1 wide quantizers")
 
 
 def test_integers_of_four_bits_are_compared_as_bytes() -> None:

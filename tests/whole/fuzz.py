@@ -31,7 +31,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, TensorProto
 
 from onnx_ocs import api
-from onnx_ocs.calibration.samples import random_samples
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.model.tensors import pack
 from onnx_ocs.passes import Compensate, Reconstruct, Translate
