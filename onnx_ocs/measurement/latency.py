@@ -19,7 +19,7 @@ from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, Session, attempt_run
 
-__all__ = ["Compared", "compared", "latencies"]
+__all__ = ["Compared", "compared", "latencies", "shortest"]
 
 SECONDS = 1.0  # of running all models; each runs once at least
 MOST = 50  # runs of each
@@ -64,7 +64,7 @@ def compared(
         feed: what both are fed, such as one sample.
         seconds: after which no more runs are begun, if there were enough.
     """
-    took = _took([before, after], feed, ROUNDS, seconds, LEAST)
+    took = None if _large([before, after]) else _took([before, after], feed, ROUNDS, seconds, LEAST)
     if took is None:
         return None
     then, now = (np.asarray(t) for t in took)
@@ -88,16 +88,37 @@ def latencies(
         Milliseconds of CPU time of each; None for models that onnxruntime does not run, or above 256 MB, where loading
         them again would take longer than all else.
     """
-    took = _took(models, feed, most, seconds, 1)
+    took = None if _large(models) else _took(models, feed, most, seconds, 1)
     return None if took is None else [1e3 * float(np.median(found)) for found in took]
+
+
+def shortest(
+    models: Sequence[onnx.ModelProto], feed: Mapping[str, Array], most: int, seconds: float, least: int
+) -> list[float] | None:
+    """The shortest run of each model.
+
+    Args:
+        models: the models.
+        feed: what they are fed.
+        most: runs of each.
+        seconds: after which no more runs are begun.
+        least: runs of each, however long they take.
+
+    Returns:
+        Seconds of CPU time of each; None for models that onnxruntime does not run.
+    """
+    took = _took(models, feed, most, seconds, least)
+    return None if took is None else [min(found) for found in took]
+
+
+def _large(models: Sequence[onnx.ModelProto]) -> bool:
+    return any(sizes.rough_size(m, LARGE) > LARGE for m in models)
 
 
 def _took(
     models: Sequence[onnx.ModelProto], feed: Mapping[str, Array], most: int, seconds: float, least: int
 ) -> list[list[float]] | None:
     """Seconds of the runs of each model, which take turns, and now and then swap them."""
-    if any(sizes.rough_size(m, LARGE) > LARGE for m in models):
-        return None
     try:
         sessions = [Session(m, "enable_all", threads=1, precise=False) for m in models]
     except RUN_ERRORS:

@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_ocs.model import tensors
 from onnx_ocs.model.folding import Taken
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.model.order import inner_names, mentions_of, topological
 
@@ -35,9 +36,8 @@ class EditableGraph(Graph):
     def __init__(self, model: onnx.ModelProto) -> None:
         """Index the model's main graph (the model is not copied)."""
         g = model.graph
-        self._taken = {t.name for t in (*g.initializer, *g.input, *g.output)}
-        self._names: set[str] = set()
-        self._turn: dict[str, int] = {}
+        self._tensor_names = Names(t.name for t in (*g.initializer, *g.input, *g.output))
+        self._node_names = Names()
         self._arrays: dict[str, Array | Taken] = {}  # constants that were added, and are not yet bytes
         self._added: list[NodeProto] = []
         self.touched: dict[int, NodeProto] = {}
@@ -51,10 +51,10 @@ class EditableGraph(Graph):
 
     def _index(self, n: NodeProto) -> None:
         super()._index(n)
-        self._taken.update(n.input, n.output)
+        self._tensor_names.update(n.input, n.output)
         if id(n) in self._mentions:
-            self._taken.update(inner_names(n))
-        self._names.add(n.name)
+            self._tensor_names.update(inner_names(n))
+        self._node_names.update([n.name])
 
     def initializer(self, name: str) -> TensorProto:
         """An initializer with its values."""
@@ -69,12 +69,7 @@ class EditableGraph(Graph):
 
     def fresh(self, name: str) -> str:
         """A tensor name that nothing in the graph has, like the given one."""
-        candidate = name
-        while candidate in self._taken:
-            self._turn[name] = self._turn.get(name, 0) + 1
-            candidate = f"{name}_{self._turn[name]}"
-        self._taken.add(candidate)
-        return candidate
+        return self._tensor_names.fresh(name)
 
     def take(self, tensor: str, axis: int, positions: Array) -> Taken | TensorProto:
         """Positions of a constant along an axis, not yet put together; of one in a side file, a reference."""
@@ -119,9 +114,7 @@ class EditableGraph(Graph):
 
     def add_node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output, whose name is taken as it is, and return that output."""
-        name, k = output + "/" + op, 1
-        while name in self._names:
-            name, k = f"{output}/{op}_{k}", k + 1
+        name = self._node_names.fresh(output + "/" + op)
         self._add(helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes))
         return output
 
@@ -129,11 +122,8 @@ class EditableGraph(Graph):
         """Add a copy of a one-output node under a fresh name, writing the given tensor."""
         new = NodeProto()
         new.CopyFrom(node)
-        new.name = ""
+        new.name = self._node_names.fresh(label(node) + "_clone")
         new.output[0] = output
-        k, new.name = 1, label(node) + "_clone"
-        while new.name in self._names:
-            new.name, k = f"{label(node)}_clone_{k}", k + 1
         self._add(new)
         return new
 

@@ -11,7 +11,6 @@ multiply-accumulates would at the model's pace, never nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,22 +18,23 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from onnx_ocs.measurement.latency import shortest
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.planning.candidates import Candidate
 from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.runtime.instrument import piece
-from onnx_ocs.runtime.session import RUN_ERRORS, Session, attempt_run
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.widen import widened
 
 __all__ = ["Price", "find_prices"]
 
 SHARE = 4  # every fourth channel gets a copy in the first measurement
-ROUNDS = 9  # of runs of each model
+ROUNDS = 9  # of runs of each model, at most
+FEWEST = 3  # and at least
 LEAST = 0.5  # of the pace of the whole model, at least
-SECONDS = 0.2  # of one region's runs, after three rounds
+SECONDS = 0.2  # of one region's runs
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def find_prices(
         Prices; a region that cannot be cut out costs by its multiply-accumulates, at the pace of the whole model.
     """
     wanted = [c for c in candidates if c.shares]
-    whole = _shortest([model], feed) if wanted else None
+    whole = shortest([model], feed, ROUNDS, SECONDS, FEWEST) if wanted else None
     found = {}
     for done, c in enumerate(wanted):
         progress("timing tensors", done, len(wanted))
@@ -106,7 +106,7 @@ def _price(graph: Graph, shapes: Mapping[str, Shape], c: Candidate) -> Price | N
         if new is None:
             return None
         models.append(new)
-    took = _shortest(models, feed)
+    took = shortest(models, feed, ROUNDS, SECONDS, FEWEST)
     if took is None:
         return None
     few, many = max(took[1] - took[0], 0.0), max(took[2] - took[0], 0.0)
@@ -200,23 +200,3 @@ def _example(shape: Shape | None, region: Region) -> Array | None:
     if shape is None or len(sizes) != len(shape):
         return None
     return np.asarray(np.random.default_rng(0).normal(size=sizes), region.quantizer.float_dtype)
-
-
-def _shortest(models: Sequence[onnx.ModelProto], feed: Mapping[str, Array]) -> list[float] | None:
-    """Seconds of the shortest run of each model; None where onnxruntime does not run one."""
-    try:
-        sessions = [Session(m, "enable_all", threads=1, precise=False) for m in models]
-    except RUN_ERRORS:
-        return None
-    if any(isinstance(attempt_run(s, feed), str) for s in sessions):
-        return None
-    best = [np.inf] * len(models)
-    start = time.perf_counter()
-    for k in range(ROUNDS):
-        for i, session in enumerate(sessions):
-            now = time.thread_time()
-            session.run(feed)
-            best[i] = min(best[i], time.thread_time() - now)
-        if k >= 2 and time.perf_counter() - start > SECONDS:
-            break
-    return best

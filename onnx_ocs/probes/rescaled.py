@@ -20,6 +20,7 @@ from onnx import NodeProto, numpy_helper
 
 from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.model.order import topological
 from onnx_ocs.qdq.bias import Bias, read_bias
@@ -246,26 +247,18 @@ class _Yardstick:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(graph.model)
         self.nodes = {o: n for n in self.model.graph.node for o in n.output if o}
-        self.taken = {*graph.initializers, *graph.producer, *(i.name for i in graph.model.graph.input)}
+        self.names = Names(graph.initializers, graph.producer, (i.name for i in graph.model.graph.input))
         self.added: list[NodeProto] = []
 
-    def name(self, like: str) -> str:
-        k, found = 0, like + "_yardstick"
-        while found in self.taken:
-            k += 1
-            found = f"{like}_yardstick{k}"
-        self.taken.add(found)
-        return found
-
     def constant(self, like: str, value: Array) -> str:
-        name = self.name(like)
+        name = self.names.fresh(like + "_yardstick")
         self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def clone(self, n: NodeProto) -> NodeProto:
         new = NodeProto()
         new.CopyFrom(n)
-        new.name, new.output[0] = self.name(n.name or n.output[0]), self.name(n.output[0])
+        new.name, new.output[0] = (self.names.fresh(t + "_yardstick") for t in (n.name or n.output[0], n.output[0]))
         self.added.append(new)
         return new
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import NodeProto, numpy_helper
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.order import mentioned
 
@@ -57,16 +58,13 @@ def retyped(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     new = onnx.ModelProto()
     new.CopyFrom(model)
     writers = {o: n for n in new.graph.node for o in n.output if o}
-    taken = {*graph.initializers, *graph.producer, *graph.inputs}
+    free = Names(graph.initializers, graph.producer, graph.inputs)
     old: set[str] = set()
     for n in nodes:
         zero = graph.constant(n.input[2]) if len(n.input) > 2 and n.input[2] else None
         if zero is None or zero.dtype != np.int8:
             raise ValueError(f"'{n.name or n.output[0]}' has no zero-point of int8 that could lose its sign")
-        name = f"{n.input[2]}_unsigned"
-        while name in taken:
-            name += "_"
-        taken.add(name)
+        name = free.fresh(f"{n.input[2]}_unsigned")
         old.add(str(n.input[2]))
         value = (zero.astype(np.int16) + OFFSET).astype(np.uint8)
         new.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))

@@ -9,6 +9,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array
 
 __all__ = ["Builder", "NoForm"]
@@ -35,22 +36,13 @@ class Builder:
         self.nodes: list[NodeProto] = []
         self.added: list[onnx.TensorProto] = []
         self.contrib = False
-        self._taken = {*graph.initializers, *graph.producer, *(i.name for i in graph.model.graph.input)}
+        self.names = Names(graph.initializers, graph.producer, (i.name for i in graph.model.graph.input))
         self._values: dict[str, Array] = {}  # of `added`
         self._dequantized: dict[tuple[Any, ...], str] = {}
 
-    def name(self, like: str) -> str:
-        """A name that begins like another."""
-        found, k = like, 0
-        while found in self._taken:
-            k += 1
-            found = f"{like}_{k}"
-        self._taken.add(found)
-        return found
-
     def constant(self, like: str, value: Array) -> str:
         """Add a constant."""
-        name = self.name(like)
+        name = self.names.fresh(like)
         self._values[name] = np.asarray(value, order="C")
         self.added.append(numpy_helper.from_array(self._values[name], name))
         return name
@@ -78,7 +70,7 @@ class Builder:
                 along = {"axis": axis}
                 if self.graph.opset < AXIS_SINCE:
                     self.contrib, domain = True, "com.microsoft"
-            out = self.name(f"{integers}_dequantized")
+            out = self.names.fresh(f"{integers}_dequantized")
             inputs = [integers, scale, zero] if zero else [integers, scale]
             self.node("DequantizeLinear", inputs, out, f"{integers}/DequantizeLinear", along, domain)
             self._dequantized[key] = out

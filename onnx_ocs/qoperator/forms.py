@@ -59,7 +59,7 @@ def _conv(b: Builder, node: NodeProto) -> None:
     inputs = [x, w]
     if _input(node, 8):
         inputs.append(_bias(b, _input(node, 8), _input(node, 1), _input(node, 4)))
-    y = b.node("Conv", inputs, b.name(f"{node.output[0]}_float"), node.name, _attributes(node))
+    y = b.node("Conv", inputs, b.names.fresh(f"{node.output[0]}_float"), node.name, _attributes(node))
     b.quantize(y, _input(node, 6), _input(node, 7), node.output[0])
 
 
@@ -76,7 +76,7 @@ def _columns(b: Builder, tensor: str, scale: str) -> int:
 def _matmul(b: Builder, node: NodeProto) -> None:
     axis = _columns(b, _input(node, 3), _input(node, 4))
     inputs = [_operand(b, node, 0), b.dequantize(_input(node, 3), _input(node, 4), _input(node, 5), axis)]
-    y = b.node("MatMul", inputs, b.name(f"{node.output[0]}_float"), node.name, {})
+    y = b.node("MatMul", inputs, b.names.fresh(f"{node.output[0]}_float"), node.name, {})
     b.quantize(y, _input(node, 6), _input(node, 7), node.output[0])
 
 
@@ -87,13 +87,13 @@ def _gemm(b: Builder, node: NodeProto) -> None:
     inputs = [_operand(b, node, 0), b.dequantize(_input(node, 3), _input(node, 4), _input(node, 5), axis)]
     if _input(node, 6):
         inputs.append(_bias(b, _input(node, 6), _input(node, 1), _input(node, 4), float(attribute(node, "alpha", 1.0))))
-    y = b.node("Gemm", inputs, b.name(f"{node.output[0]}_float"), node.name, _attributes(node))
+    y = b.node("Gemm", inputs, b.names.fresh(f"{node.output[0]}_float"), node.name, _attributes(node))
     b.quantize(y, _input(node, 7), _input(node, 8), node.output[0])
 
 
 def _two(op: str) -> Form:
     def form(b: Builder, node: NodeProto) -> None:
-        y = b.name(f"{node.output[0]}_float")
+        y = b.names.fresh(f"{node.output[0]}_float")
         b.node(op, [_operand(b, node, 0), _operand(b, node, 3)], y, node.name, {})
         b.quantize(y, _input(node, 6), _input(node, 7), node.output[0])
 
@@ -104,7 +104,7 @@ def _one(op: str) -> Form:
     def form(b: Builder, node: NodeProto) -> None:
         if attribute(node, "channels_last", 0):
             raise NoForm("its channels come last")
-        y, kept = b.name(f"{node.output[0]}_float"), _attributes(node, "channels_last")
+        y, kept = b.names.fresh(f"{node.output[0]}_float"), _attributes(node, "channels_last")
         b.node(op, [_operand(b, node, 0)], y, node.name, kept)
         b.quantize(y, _input(node, 3), _input(node, 4), node.output[0])
 
@@ -113,7 +113,7 @@ def _one(op: str) -> Form:
 
 def _concat(b: Builder, node: NodeProto) -> None:
     parts = [_operand(b, node, k) for k in range(2, len(node.input), 3)]
-    y = b.node("Concat", parts, b.name(f"{node.output[0]}_float"), node.name, _attributes(node))
+    y = b.node("Concat", parts, b.names.fresh(f"{node.output[0]}_float"), node.name, _attributes(node))
     b.quantize(y, _input(node, 0), _input(node, 1), node.output[0])
 
 
@@ -123,7 +123,7 @@ def _matmul_to_float(b: Builder, node: NodeProto) -> None:
     x = b.dequantize(_input(node, 0), _input(node, 2), _input(node, 4))
     w = b.dequantize(_input(node, 1), _input(node, 3), _input(node, 5), axis)
     out, bias = node.output[0], _input(node, 6)
-    y = b.node("MatMul", [x, w], b.name(f"{out}_product") if bias else out, node.name, {})
+    y = b.node("MatMul", [x, w], b.names.fresh(f"{out}_product") if bias else out, node.name, {})
     if bias:
         b.node("Add", [y, bias], out, f"{node.name}_bias", {})
 

@@ -20,6 +20,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.qdq.intervals import value_bounds
@@ -94,6 +95,7 @@ class _Yardstick:
         self.model, self.graph = model, Graph(model)
         self.added: list[NodeProto] = []
         self.gone: set[int] = set()
+        self.names = Names(self.graph.initializers, self.graph.producer)
 
     def _node(self, output: str, *ops: str) -> NodeProto:
         n = self.graph.producer.get(output)
@@ -184,10 +186,7 @@ class _Yardstick:
         concat.input[p.input] = p.dequantized
 
     def _constant(self, like: str, value: Array) -> str:
-        taken, k, name = {*self.graph.initializers, *self.graph.producer}, 0, like + "_yardstick"
-        taken |= {t.name for t in self.model.graph.initializer}
-        while name in taken:
-            k, name = k + 1, f"{like}_yardstick{k}"
+        name = self.names.fresh(like + "_yardstick")
         self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 

@@ -14,6 +14,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.planning import prices
 from onnx_ocs.planning.prices import LEAST, Price, find_prices
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.runtime.session import Session, attempt_run
 
 
 def quiet(*_: Any) -> None:
@@ -46,13 +47,13 @@ def test_what_was_timed_is_the_region_with_and_without_copies(monkeypatch: pytes
     """Some channels, then all: what both cost together is the start, what they are apart the price of a copy."""
     seen: list[list[int]] = []
 
-    def timed(models: Any, feed: Any) -> list[float]:
+    def timed(models: Any, feed: Any, *_: float) -> list[float]:
         session = [len(m.graph.node) for m in models]
         seen.append(session)
-        assert all(prices.attempt_run(prices.Session(m, "enable_all"), feed) for m in models)
+        assert all(attempt_run(Session(m, "enable_all"), feed) for m in models)
         return [1.0] if len(models) == 1 else [0.1, 0.3, 0.6]
 
-    monkeypatch.setattr(prices, "_shortest", timed)
+    monkeypatch.setattr(prices, "shortest", timed)
     problem, found = priced("residual")
     whole, *parts = seen
     assert len(parts) == len(found) and all(len(p) == 3 and p[0] < whole[0] <= p[0] + whole[0] for p in parts)
@@ -74,7 +75,7 @@ def test_without_shapes_or_a_session_the_price_is_that_of_the_multiply_accumulat
     arguments = graph, {}, problem.candidates, problem.total
     blind = find_prices(model, *arguments, {k: v[:1] for k, v in feed.items()}, quiet)
     assert {k: p.each for k, p in blind.items()} == wanted and all(p.start == 0 for p in blind.values())
-    monkeypatch.setattr(prices, "_shortest", lambda *_: None)
+    monkeypatch.setattr(prices, "shortest", lambda *_: None)
     none = find_prices(model, *arguments, {}, quiet)
     assert {k: p.each for k, p in none.items()} == wanted
 

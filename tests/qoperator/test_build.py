@@ -18,7 +18,7 @@ def builder(opset: int = 17) -> Builder:
 
 def test_names_that_nobody_has() -> None:
     b = builder()
-    assert [b.name("y"), b.name("y"), b.name("new")] == ["y_1", "y_2", "new"]
+    assert [b.names.fresh("y"), b.names.fresh("y"), b.names.fresh("new")] == ["y_1", "y_2", "new"]
 
 
 def test_constants_are_known_at_once() -> None:

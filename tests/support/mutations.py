@@ -6,7 +6,7 @@ does not load or run any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -228,3 +228,16 @@ def mutated(model: Model, kind: str, rng: np.random.Generator, tries: int = 20) 
 
 
 __all__ = ["KINDS", "MUTATIONS", "copy_of", "effective", "first_line", "mutated", "outputs"]
+
+
+def mutants(
+    model: Model, kind: str, seed: int, feed: Mapping[str, Array], count: int, unseen: bool = False
+) -> Iterator[tuple[Model, str]]:
+    """Some mutations of a kind, and what each is: those that are effective, or with `unseen` all."""
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    before = outputs(model, feed)
+    assert not isinstance(before, str)
+    for _ in range(count):
+        made = mutated(model, kind, rng)
+        if made is not None and (unseen or effective(before, outputs(made[0], feed))):
+            yield made
