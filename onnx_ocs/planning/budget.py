@@ -113,7 +113,7 @@ class Spending:
     def _affordable(self, problem: Problem, trial: Trial, most: float) -> Trial:
         """A plan within a share of extra MACs, measured.
 
-        Copies that travel on through a depthwise layer, or meet in a Concat, cost more than each region's readers
+        Copies that travel on through a grouped layer, or meet in a Concat, cost more than each region's readers
         tell.  So the plan's cost is taken from a widened model, and the budget lowered until it is met.
         """
         allowed, rest = most, problem.without(trial.dropped)

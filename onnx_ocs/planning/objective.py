@@ -108,6 +108,7 @@ class Judge:
         """
         self.board, self.feeds = board, feeds
         self._known: dict[tuple[bytes, int], _Error] = {}
+        self._before: dict[tuple[int | None, ...], Array] = {}
         outputs = _in_order(board, float_model) if outputs is None else [o for o in outputs if o.name in board.outputs]
         references = []
         for f in feeds:
@@ -138,10 +139,17 @@ class Judge:
         """The objective (smaller is better) and the SQNR in dB, on all feeds or a part of them."""
         noise, errors = self._errors(settings, part)
         alone = len(errors) == 1
-        value = self.yardstick.loss(errors, errors if alone else self._errors(self._start, part)[1], part)
+        value = self.yardstick.loss(errors, errors if alone else self._started(part), part)
         if self.metric is not None:
             value *= self.metric.factor(self.measured(settings, part), self.measured(self._start, part))
         return value, self.yardstick.decibels(noise, part)
+
+    def _started(self, part: slice) -> Array:
+        """The errors of the model as it is: every plan is compared with these."""
+        key = part.start, part.stop, part.step
+        if key not in self._before:
+            self._before[key] = self._errors(self._start, part)[1]
+        return self._before[key]
 
     def measured(self, settings: Mapping[int, Setting], part: slice = EVERYTHING) -> float:
         """The user's metric of a plan."""

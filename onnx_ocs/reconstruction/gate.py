@@ -55,12 +55,13 @@ class Judge:
             mask: gives which rows count.
             judging: what outputs count, and the user's metric.
         """
-        self.feeds, self.mask, self.metric = feeds, mask, judging.metric
+        self.feeds, self.metric = feeds, judging.metric
         self.outputs = outputs_of(reference, model, judging)
         self.references = self._run(reference, {o.name: o.truth for o in self.outputs})
-        masks = [self.mask(f) for f in feeds()]
-        self.yardstick = Yardstick(self.outputs, _masked(self.references, masks))
-        self._masks = masks
+        given = feeds()
+        self._masks = [mask(f) for f in given]
+        self._labels = [] if self.metric is None else [labels_of(f) for f in given]
+        self.yardstick = Yardstick(self.outputs, _masked(self.references, self._masks))
 
     def _run(self, model: onnx.ModelProto, names: Mapping[str, str]) -> list[dict[str, Array]]:
         """For every feed, the outputs by our names."""
@@ -87,7 +88,7 @@ class Judge:
     def _measured(self, found: Sequence[Mapping[str, Array]]) -> float:
         if self.metric is None:
             return 0.0
-        return evaluate(self.metric, found, self.references, [labels_of(f) for f in self.feeds()])
+        return evaluate(self.metric, found, self.references, self._labels)
 
 
 def _masked(found: Sequence[Mapping[str, Array]], masks: Sequence[Array | None]) -> list[dict[str, Array]]:

@@ -22,6 +22,8 @@ from typing import Any
 
 import onnx
 
+from onnx_ocs.model.text import from_json
+
 __all__ = ["GRIDS", "Edit", "LeftOut", "Part", "Split", "ZeroPoint", "read_edits", "record_edits"]
 
 GRIDS = "onnx_ocs.grids"
@@ -101,7 +103,7 @@ def record_edits(model: onnx.ModelProto, edits: Sequence[Edit]) -> None:
     new = [{"edit": words[type(e)], **asdict(e)} for e in edits]
     for p in model.metadata_props:
         if p.key == GRIDS:
-            p.value = json.dumps([*json.loads(p.value), *new])
+            p.value = json.dumps([*from_json(p.value), *new])
             return
     model.metadata_props.add(key=GRIDS, value=json.dumps(new))
 
@@ -116,7 +118,7 @@ def read_edits(model: onnx.ModelProto) -> list[Edit]:
     if len(found) > 1:
         raise ValueError("the model declares its new grids twice")
     try:
-        return [_edit(e) for text in found for e in json.loads(text)]
+        return [_edit(e) for text in found for e in from_json(text)]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"the new grids cannot be read ({type(e).__name__}: {e})") from None
 

@@ -28,6 +28,7 @@ class Twins:
         self.graph = Graph(floats)
         layers = (read_layer(self.graph, n) for n in self.graph.nodes if is_layer(n))
         self._known = [(x.node, (x.kind, x.weight.shape)) for x in layers if x is not None]
+        self._rows: dict[int, Array | None] = {}  # of the layers that were compared: many have the same shape
 
     def of(self, graph: Graph, layer: NodeProto) -> list[NodeProto]:
         """The float layers that have a layer's weight: none where it is not found, several where they are alike.
@@ -40,9 +41,14 @@ class Twins:
         if found is None or rows is None:
             return []
         same = [n for n, form in self._known if form == (found.kind, found.weight.shape)]
-        scores = [_cosine(rows, _rows(self.graph, n)) for n in same]
+        scores = [_cosine(rows, self._row(n)) for n in same]
         best = max(scores, default=0.0)
         return [n for s, n in zip(scores, same, strict=True) if s > best - APART] if best > ALIKE else []
+
+    def _row(self, node: NodeProto) -> Array | None:
+        if id(node) not in self._rows:
+            self._rows[id(node)] = _rows(self.graph, node)
+        return self._rows[id(node)]
 
     def behind(self, layer: NodeProto) -> NodeProto | None:
         """The only node that reads a layer's output, behind BatchNormalization and other constants; None: several."""

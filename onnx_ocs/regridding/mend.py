@@ -24,6 +24,7 @@ from onnx_ocs.records.history import stamp
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Key, Quantized, Region
+from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.edits import check_grid, check_left_out, leave_out, regrid, split
 from onnx_ocs.regridding.grids import Extremes, Grid, living_grid
 
@@ -43,11 +44,13 @@ class Mended:
         model: the model.
         done: what became of each quantizer, by its region's key: the way, or why nothing.
         grids: those that got a new grid.
+        bounded: which tensors the float model bounds at 6.
     """
 
     model: onnx.ModelProto
     done: dict[Key, Way | Refusal] = field(default_factory=dict)
     grids: dict[Key, Grid] = field(default_factory=dict)
+    bounded: Bounded = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -68,7 +71,8 @@ def parts_of(graph: Graph, tensor: str) -> dict[int, str]:
 
 
 def mend(
-    model: onnx.ModelProto, wanted: Sequence[Key], ways: Sequence[Way], seen: Mapping[str, Extremes], by: Pass
+    model: onnx.ModelProto, wanted: Sequence[Key], ways: Sequence[Way], seen: Mapping[str, Extremes], by: Pass,
+    bounded: Bounded,
 ) -> Mended:
     """Mend quantizers on a copy of the model.
 
@@ -78,13 +82,14 @@ def mend(
         ways: what is tried for each, in this order.
         seen: extremes of the regions' tensors, and of the parts of Concats in front of them.
         by: the pass; its name and version are written on all that is edited.
+        bounded: which tensors the float model bounds at 6.
 
     Returns:
         The copy, and what was done.
     """
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    made = Mended(new)
+    made = Mended(new, bounded=bounded)
     edits = _remove(made, wanted, ways, seen, by)
     edits += _renew(made, by)
     if edits:
@@ -92,17 +97,18 @@ def mend(
     return made
 
 
-def renewed(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass) -> Mended:
+def renewed(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass, bounded: Bounded) -> Mended:
     """Give quantizers other grids, on a copy of the model.
 
     Args:
         model: the model; not changed.
         grids: by the regions' keys.
         by: the pass; its name and version are written on all that is edited.
+        bounded: which tensors the float model bounds at 6.
     """
     new = onnx.ModelProto()
     new.CopyFrom(model)
-    made = Mended(new, dict.fromkeys(grids, "new grid"), dict(grids))
+    made = Mended(new, dict.fromkeys(grids, "new grid"), dict(grids), bounded)
     edits = _renew(made, by)
     if edits:
         record_edits(new, edits)
@@ -114,7 +120,7 @@ def _remove(
 ) -> list[Edit]:
     """Split and leave out; what is to get a new grid is noted."""
     graph = EditableGraph(made.model)
-    regions = {r.key: r for r in find_regions(graph, infer_shapes(made.model))}
+    regions = {r.key: r for r in find_regions(graph, infer_shapes(made.model), bounded=made.bounded)}
     bounds = value_bounds(graph, [t for r in regions.values() for t in (r.tensor, *parts_of(graph, r.tensor).values())])
     chosen: dict[Key, tuple[Way, dict[int, Grid]]] = {}
     for key in wanted:
@@ -186,7 +192,8 @@ def _renew(made: Mended, by: Pass) -> list[Edit]:
     if not made.grids:
         return []
     graph = EditableGraph(made.model)
-    regions = {r.outputs: r for r in find_regions(graph, infer_shapes(made.model))}  # their tensors may be others now
+    found = find_regions(graph, infer_shapes(made.model), bounded=made.bounded)
+    regions = {r.outputs: r for r in found}  # their tensors may be others now
     edits: list[Edit] = []
     taken: set[int] = set()  # quantizers that have followed another one
     for key, grid in [*made.grids.items()]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.measurement.quality import EXACT_DB, Quality, compare, losing
 from onnx_ocs.model.graph import Graph
@@ -21,6 +22,7 @@ from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Key, Quantized, Region
+from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
 from onnx_ocs.regridding.entries import killer_entry
 from onnx_ocs.regridding.grids import Grid
@@ -62,8 +64,8 @@ def regrid(
     halved = halves(context.samples, context.limit)
     truth = context.floats
     if truth is None:
-        truth = reference(model, find_regions(Graph(model), infer_shapes(model)))
-    work = _Work(truth, halved, by)
+        truth = reference(model, find_regions(Graph(model), infer_shapes(model), bounded=context.bounded))
+    work = _Work(truth, halved, by, context.bounded, context.judging)
     mended = work.alive(model, floats)
     moved = work.moved(model) if moves else PassResult(False)
     return PassResult(mended.changed or moved.changed, grids=mended.grids + moved.grids, notes=mended.notes)
@@ -77,27 +79,31 @@ class _Work:
         truth: the reference.
         samples: all, those to learn from, those to judge on.
         by: the pass.
+        bounded: which tensors the float model bounds at 6.
+        judging: which outputs count, and the user's metric.
     """
 
     truth: onnx.ModelProto
     samples: tuple[Samples, Samples, Samples]
     by: Pass
+    bounded: Bounded
+    judging: Judging
 
     def alive(self, model: onnx.ModelProto, floats: bool) -> PassResult:
         """Mend what kills channels, in place."""
-        samples, learn, unseen = self.samples
+        samples, learn, _ = self.samples
         dead = dead_channels(compare(self.truth, [model], samples)[0])
         if not dead:
             return PassResult(False)
         graph = Graph(model)
-        regions = find_regions(graph, infer_shapes(model))
+        regions = find_regions(graph, infer_shapes(model), bounded=self.bounded)
         killers = find_killers(model, regions, self.truth, dead, samples)
         tensors = [regions[k.index].tensor for k in killers]
         plain = reference(model, regions)
         seen = extremes(plain, [t for k in tensors for t in (k, *parts_of(graph, k).values())], learn)
         wanted = [regions[k.index].key for k in killers]
-        tried = [mend(model, wanted, ways, seen, self.by) for ways in (WAYS if floats else QUANTIZED)]
-        best = _best(model, tried, self.truth, unseen)
+        tried = [mend(model, wanted, ways, seen, self.by, self.bounded) for ways in (WAYS if floats else QUANTIZED)]
+        best = self._best(model, tried)
         told = best or Mended(model, _refused(tried, regions, killers))
         entries = [killer_entry(self.by.name, regions[k.index], k.dead, told, seen) for k in killers]
         if best is not None:
@@ -106,18 +112,18 @@ class _Work:
 
     def moved(self, model: onnx.ModelProto) -> PassResult:
         """Move zero-points where that pays, in place: all at once, else those that gain by themselves."""
-        _, learn, unseen = self.samples
+        _, learn, _ = self.samples
         graph = Graph(model)
-        regions = find_regions(graph, infer_shapes(model))
+        regions = find_regions(graph, infer_shapes(model), bounded=self.bounded)
         may = [r.tensor for r in regions if isinstance(r, Region) and movable(r)]
         plain = reference(model, regions)
         seen = extremes(plain, may, learn) if may else {}
-        some = [r.tensor for r in regions if isinstance(r, Region) and movable(r) and may_move(graph, r, seen)]
+        some = [r.tensor for r in regions if isinstance(r, Region) and may_move(graph, r, seen)]
         found = better_grids(graph, regions, seen, some_values(plain, some, learn)) if some else {}
         if not found:
             return PassResult(False)
         wanted = {regions[k].key: g for k, g in found.items()}
-        best = _gaining(model, wanted, self.truth, unseen, self.by)
+        best = self._gaining(model, wanted)
         if best is None:
             return PassResult(False)
         kept = [k for k in found if regions[k].key in best.grids]
@@ -125,24 +131,37 @@ class _Work:
         model.CopyFrom(best.model)
         return PassResult(True, grids=entries)
 
+    def _compared(self, *models: onnx.ModelProto) -> list[Quality]:
+        """Models beside the reference, on samples that they were not made from."""
+        return compare(self.truth, models, self.samples[2], judging=self.judging)
 
-def _gaining(
-    model: onnx.ModelProto, wanted: Mapping[Key, Grid], truth: onnx.ModelProto, unseen: Samples, by: Pass
-) -> Mended | None:
-    """The model with the grids that gain together, where no output is worse; else with those that gain one by one."""
-    before, after = compare(truth, [model, (whole := renewed(model, wanted, by)).model], unseen)
-    if whole.changed and losing(before, after) is None and _gain(before, after) > CLEARLY:
-        return whole
-    best: Mended | None = None
-    kept: dict[Key, Grid] = {}
-    for key in [*wanted][:ONE_BY_ONE]:
-        tried = renewed(model, {**kept, key: wanted[key]}, by)
-        after = compare(truth, [tried.model], unseen)[0]
-        if not isinstance(tried.done[key], Refusal) and losing(before, after) is None and (
-            _gain(before, after) > CLEARLY
-        ):
-            best, before, kept = tried, after, {**kept, key: wanted[key]}
-    return best
+    def _gaining(self, model: onnx.ModelProto, wanted: Mapping[Key, Grid]) -> Mended | None:
+        """The model with the grids that gain together, where no output is worse; else with those that gain alone."""
+        whole = renewed(model, wanted, self.by, self.bounded)
+        before, after = self._compared(model, whole.model)
+        if whole.changed and losing(before, after) is None and _gain(before, after) > CLEARLY:
+            return whole
+        best: Mended | None = None
+        kept: dict[Key, Grid] = {}
+        for key in [*wanted][:ONE_BY_ONE]:
+            tried = renewed(model, {**kept, key: wanted[key]}, self.by, self.bounded)
+            (after,) = self._compared(tried.model)
+            better = losing(before, after) is None and _gain(before, after) > CLEARLY
+            if better and not isinstance(tried.done[key], Refusal):
+                best, before, kept = tried, after, {**kept, key: wanted[key]}
+        return best
+
+    def _best(self, model: onnx.ModelProto, tried: Sequence[Mended]) -> Mended | None:
+        """The model with the fewest dead channels, of those where no output is worse; then the better one."""
+        able = [m for m in tried if m.changed and not isinstance(attempt(m.model, "disable_all"), str)]
+        before, *found = self._compared(model, *(m.model for m in able))
+        best, dead, gain = None, _count(before), 0.0
+        for m, after in zip(able, found, strict=True):
+            now, won = _count(after), _gain(before, after)
+            better = now < dead or (best is not None and now == dead and won > gain + CLEARLY)
+            if better and losing(before, after) is None:
+                best, dead, gain = m, now, won
+        return best
 
 
 def found_killers(
@@ -164,21 +183,6 @@ def found_killers(
     killers = find_killers(model, regions, truth, dead, samples)
     seen = extremes(reference(model, regions), [regions[k.index].tensor for k in killers], samples)
     return [killer_entry(BY, regions[k.index], k.dead, None, seen) for k in killers]
-
-
-def _best(
-    model: onnx.ModelProto, tried: Sequence[Mended], truth: onnx.ModelProto, unseen: Samples
-) -> Mended | None:
-    """The model with the fewest dead channels, of those where no output is worse; then the better one."""
-    able = [m for m in tried if m.changed and not isinstance(attempt(m.model, "disable_all"), str)]
-    before, *found = compare(truth, [model, *(m.model for m in able)], unseen)
-    best, dead, gain = None, _count(before), 0.0
-    for m, after in zip(able, found, strict=True):
-        now, won = _count(after), _gain(before, after)
-        better = now < dead or (best is not None and now == dead and won > gain + CLEARLY)
-        if better and losing(before, after) is None:
-            best, dead, gain = m, now, won
-    return best
 
 
 def _count(quality: Quality) -> int:

@@ -31,7 +31,7 @@ def halves(samples: Samples, limit: int | None) -> tuple[Samples, Samples, Sampl
 
 def _of(feeds: Sequence[dict[str, Array]]) -> Samples:
     def read(_size: int, _limit: int) -> Iterator[tuple[int, dict[str, Array]]]:
-        yield from ((samples_in(f), dict(f)) for f in feeds)
+        yield from ((samples_in(f), f) for f in feeds)
 
     return Samples("calibration samples", read)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onnx_ocs.report.costs import COSTS, MORE_IS_BETTER, told_change
 from onnx_ocs.report.format import counted, number, percent
 from onnx_ocs.report.outputs import every_row
 
@@ -19,9 +20,6 @@ Entry = Mapping[str, Any]
 Tone = Literal["", "good", "bad"]
 NOTABLE = 0.05  # dB: less is no change
 NAMED = 5  # names in a note
-COSTS = {
-    "macs": "MACs", "params": "parameters", "bytes": "bytes", "nodes": "nodes", "integer_kernels": "integer kernels",
-}  # fmt: skip
 VERSIONS = ("onnx_ocs", "onnxruntime", "onnx", "numpy", "python", "machine", "cpu_flags", "seed")
 
 
@@ -156,9 +154,9 @@ def _cost(a: Entry, b: Entry) -> Section:
         x, y = told[0][1], told[1][1]
         if x is None or y is None:
             continue
-        change = f"{100 * (y - x) / x:+.1f} %" if x and key != "integer_kernels" else f"{y - x:+d}"
-        tone = _tone((y - x) * (1 if key == "integer_kernels" else -1), 0.5)
-        rows.append((Cell(name), *(Cell(_counts(t)) for t in told), Cell(change if x != y else "", tone)))
+        tone = _tone((y - x) * (1 if key in MORE_IS_BETTER else -1), 0.5)
+        change = Cell(told_change(key, x, y) if x != y else "", tone)
+        rows.append((Cell(name), *(Cell(_counts(t)) for t in told), change))
     times = [[r["latency"][f"{when}_ms"] for when in ("before", "after")] for r in (a, b)]
     x, y = times[0][1], times[1][1]
     if x and y:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.answer import answer
 from onnx_ocs.report.comparison import Comparison
+from onnx_ocs.report.costs import COSTS, told_change
 from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from_to, readable
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import every_row
@@ -28,7 +29,6 @@ Entry = Mapping[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
 READERS = 3  # names of what reads a tensor
 WORST = 20  # tensors whose loss is shown
-COUNTED = ("integer_kernels", "integer_operators", "transposes")  # whose change is told as a number
 TENSORS = 200  # names in one list
 VERBS = {"inspect": "What could be rewritten", "plan": "Plan", "rewrite": "Rewrite", "verify": "Verification"}
 
@@ -170,26 +170,16 @@ def _refusals(regions: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
 
 def _cost(cost: Mapping[str, int | None], latency: Mapping[str, float | None]) -> list[tuple[str, str, str, str]]:
     """Rows of the table of cost: name, before, after, change."""
-    names = {
-        "macs": "multiply-accumulates",
-        "params": "parameters",
-        "bytes": "bytes",
-        "nodes": "nodes",
-        "integer_kernels": "integer kernels",
-        "integer_operators": "integer operators",
-        "transposes": "Transposes",
-    }
     rows = []
     if latency["ratio"] is not None:
         rows.append((
             "latency, one thread", f"{latency['before_ms']:.3g} ms", f"{latency['after_ms']:.3g} ms",
             f"× {latency['ratio']:.2f}",
         ))  # fmt: skip
-    for key, name in names.items():
+    for key, name in {**COSTS, "macs": "multiply-accumulates"}.items():
         a, b = cost.get(f"{key}_before"), cost.get(f"{key}_after")
         if a is not None and b is not None:
-            change = f"{100 * (b - a) / a:+.1f} %" if a and key not in COUNTED else f"{b - a:+d}"
-            rows.append((name, f"{a:,}", f"{b:,}", change if b != a else "–"))
+            rows.append((name, f"{a:,}", f"{b:,}", told_change(key, a, b) if b != a else "–"))
     return rows
 
 

@@ -6,13 +6,13 @@ what was added since: that is null or empty here.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.text import from_json
 from onnx_ocs.report.entries import RegionEntry
 from onnx_ocs.report.schema import SCHEMA, Report, json_schema
 
@@ -48,10 +48,10 @@ def read_report(path: Path) -> Report:
         UserError: it cannot be read, or is no such report.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_bytes())
     except OSError as e:
         raise UserError(f"{path}: cannot be read: {e.strerror}") from None
-    except (ValueError, RecursionError):  # also what is no UTF-8
+    except ValueError:  # also what is no UTF-8
         raise UserError(f"{path}: this is no JSON file; give a report that --report has written") from None
     said = found.get("schema") if isinstance(found, dict) else None
     if isinstance(said, str) and said.startswith(PLAN):
@@ -70,7 +70,7 @@ def read_report(path: Path) -> Report:
 
 def was_changed(report: Mapping[str, Any]) -> bool:
     """Whether the run that the report is of has changed anything."""
-    entries = (*report["regions"], *report["compensations"], *report["reconstructions"])
+    entries = (*report["regions"], *report["compensations"], *report["reconstructions"], *report.get("grids", ()))
     return report["verification"] is not None or any(e["status"] == "applied" for e in entries)
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_ocs.errors import printable
+from onnx_ocs.report.costs import COSTS, told_change
 from onnx_ocs.report.format import changed, changed_share, decibels, declared, number, percent, readable, shortened
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
@@ -26,7 +27,6 @@ Report = Mapping[str, Any]
 NOTABLE = 0.01  # share of the loss from which a tensor is listed
 NAME = 24  # fewest characters of a tensor's name
 FITTED = 15  # layers in the table, those that gained most
-COUNTED = ("integer_kernels", "integer_operators", "transposes")  # whose change is told as a number
 SHOWN = 40  # regions in the table; --report and --html have all
 GAIN, LOSS = "green", "red"
 
@@ -281,21 +281,11 @@ def _totals(console: Console, report: Report) -> None:
     if time["ratio"] is not None:
         a, b = time["before_ms"], time["after_ms"]
         table.add_row("latency, one thread", f"{a:.3g} ms", f"{b:.3g} ms", f"x {time['ratio']:.2f}")
-    names = {
-        "macs": "MACs",
-        "params": "parameters",
-        "bytes": "bytes",
-        "nodes": "nodes",
-        "integer_kernels": "integer kernels",
-        "integer_operators": "integer operators",
-        "transposes": "Transposes",
-    }
-    for key, name in names.items():
+    for key, name in COSTS.items():
         a, b = c.get(f"{key}_before"), c.get(f"{key}_after")
         if a is None or b is None:
             continue
-        change = f"{100 * (b - a) / a:+.1f} %" if a and key not in COUNTED else f"{b - a:+d}"
-        table.add_row(name, f"{a:,}", f"{b:,}", change)
+        table.add_row(name, f"{a:,}", f"{b:,}", told_change(key, a, b))
     if q["sqnr_before_db"] is not None and q["sqnr_after_db"] is not None:
         a, b = q["sqnr_before_db"], q["sqnr_after_db"]
         table.add_row("output SQNR", f"{a:.2f} dB", f"{b:.2f} dB", f"{b - a:+.2f} dB")

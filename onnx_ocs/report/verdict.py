@@ -92,6 +92,7 @@ def _done(report: Report) -> str:
     copied = [r for r in regions if sum(r["copies"]) + sum(r["copies_low"])]
     steps = [r for r in regions if r["mode"] in ("rescale", "carried") or r["scale"] != r["scale_before"]]
     counts = (
+        (len(_applied(report.get("grids", ()))), "new grid", "new grids"),
         (len(copied), "tensor with copies", "tensors with copies"),
         (len(steps), "other step", "other steps"),
         (len(_applied(report.get("reconstructions", ()))), "layer fitted again", "layers fitted again"),
@@ -198,7 +199,9 @@ def _next(report: Report, budget: float | None, worst: Sequence[WorstEntry]) -> 
     after, many = quality["sqnr_after_db"], (quality["samples"] or 0) >= FEW // 2
     tried = report["verb"] == "inspect" or report["compensations"]
     if not tried and many and after is not None and after < MENDED_DB:
-        found.append("--passes translate,reconstruct,compensate: branches were not tried, and float time buys more")
+        found.append(
+            "--passes regrid,translate,reconstruct,compensate: branches were not tried, and float time buys more"
+        )
     return found
 
 

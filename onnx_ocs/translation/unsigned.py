@@ -37,7 +37,17 @@ def can_be_unsigned(graph: Graph, region: Region) -> bool:
         return False
     if any(is_op(n, "QuantizeLinear") and attribute(n, "output_dtype", 0) for n in nodes):  # it names the type
         return False
+    if any(_typed(graph, str(d.input[0])) for d in walk.dequantizers):
+        return False
     return not any(is_op(r, "Clip") for n in (*region.nodes, *walk.carried) for r in graph.readers(n.output[0]))
+
+
+def _typed(graph: Graph, integers: str) -> bool:
+    """Whether a Cast, which names the type, stands between a quantizer and these integers."""
+    n = graph.producer.get(integers)
+    while n is not None and not is_op(n, "QuantizeLinear", "Cast"):
+        n = graph.producer.get(n.input[0])
+    return is_op(n, "Cast")
 
 
 def unsigned(graph: EditableGraph, region: Region) -> Region:

@@ -102,8 +102,9 @@ def open_model(
     if convert_qoperator and integer_operators(read):
         check_graph(read)
         check_runs(read)
-        samples = None if calib is None else open_samples(calib, read, limit)
-        proto, notes = converted(read, proof_samples(read, samples, seed))
+        # once: a reader that can be read only once is kept, and the inputs stay what they are
+        calib = None if calib is None else open_samples(calib, read, limit, judging.metric is not None)
+        proto, notes = converted(read, proof_samples(read, calib, seed))
     notes += check_qdq(proto)
     check_graph(proto)
     judging.check(tensor_outputs(proto))

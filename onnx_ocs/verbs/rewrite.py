@@ -58,7 +58,7 @@ from onnx_ocs.verbs.limits import kernel_notes, time_notes
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import by_plan, measured
-from onnx_ocs.verbs.targeted import check_kept, check_passes, runtime_of
+from onnx_ocs.verbs.targeted import check_kept, check_passes, fitting, runtime_of
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
 
@@ -180,6 +180,7 @@ def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -
     """Plan where that is asked for, and run the passes."""
     original, context = ready.original, ready.context
     runtime = runtime_of(passes, options)
+    passes = fitting(passes, runtime)
     check_passes(passes, runtime)
     planned: dict[str, Any] = {}
     made: Plan | None = None

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 
 from onnx_ocs.errors import PassError, UserError
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.passes.reconstruct import Reconstruct
+from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.targets.choice import Runtime
 from onnx_ocs.targets.registry import added, rules_of
 
-__all__ = ["check_kept", "check_passes", "runtime_of"]
+__all__ = ["check_kept", "check_passes", "fitting", "runtime_of"]
 
 
 def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
@@ -23,6 +25,13 @@ def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
     if options is not None:
         return options.runtime
     return next((p.runtime for p in passes if isinstance(p, Translate)), "ort")
+
+
+def fitting(passes: Sequence[Pass], runtime: Runtime) -> list[Pass]:
+    """The passes without what the target does not have: a quantizer that is left out leaves floats."""
+    if rules_of(runtime).floats:
+        return list(passes)
+    return [replace(p, leave_out=False) if isinstance(p, Regrid) else p for p in passes]
 
 
 def check_passes(passes: Sequence[Pass], runtime: Runtime) -> None:
@@ -33,7 +42,7 @@ def check_passes(passes: Sequence[Pass], runtime: Runtime) -> None:
     """
     if not rules_of(runtime).floats:
         for p in passes:
-            if not isinstance(p, (Translate, Reconstruct)):
+            if not isinstance(p, (Regrid, Translate, Reconstruct)):
                 raise UserError(
                     f"the pass '{p.name}' adds float operators, which the target {runtime} does not have: leave it out"
                 )

@@ -32,7 +32,7 @@ KILLERS = ("sigmoid2", "concat1", "transpose1")
 def mended(model: onnx.ModelProto, ways: Sequence[Way], tensors: Sequence[str] = KILLERS) -> Mended:
     """A detector whose quantizers of some tensors are mended."""
     keys = [r.key for r in find_regions(Graph(model), infer_shapes(model)) if r.tensor in tensors]
-    return mend(model, keys, ways, SEEN, Regrid())
+    return mend(model, keys, ways, SEEN, Regrid(), {})
 
 
 def regridded(name: str, ways: Sequence[Way]) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import zoo
+from feeds import inputs
 
 import onnx_ocs
 from onnx_ocs.errors import PassError, UserError
 from onnx_ocs.passes.compensate import Compensate
 from onnx_ocs.passes.reconstruct import Reconstruct
+from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.options import PlanOptions
-from onnx_ocs.verbs.targeted import check_kept, check_passes, runtime_of
+from onnx_ocs.verbs.targeted import check_kept, check_passes, fitting, runtime_of
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -30,6 +33,16 @@ def test_branches_need_float_operators() -> None:
     check_passes([Translate(), Compensate()], "tensorrt")
     with pytest.raises(UserError, match="'compensate' adds float operators, which the target qnn does not have"):
         check_passes([Translate(), Compensate()], "qnn")
+
+
+@pytest.mark.parametrize("runtime", ["qnn", "generic-int8", "tensorrt"])
+def test_the_default_passes_run_for_every_target(runtime: Any) -> None:
+    """Where a target has no floats, no quantizer is left out."""
+    model, _ = zoo.build("residual")
+    found = onnx_ocs.rewrite(model, calib=inputs(model, 16), options=PlanOptions(runtime=runtime), verify=False)
+    assert found.report["regions"]
+    assert fitting([Regrid(), Translate()], "generic-int8") == [Regrid(leave_out=False), Translate()]
+    assert fitting([Regrid()], "tensorrt") == [Regrid()]
 
 
 def test_a_rewrite_that_breaks_a_rule_is_not_written() -> None:

@@ -61,3 +61,11 @@ def test_a_cast_that_the_rewriter_changes_is_found(plain: onnx.ModelProto) -> No
     new = done(model, None).model
     next(n for n in new.graph.node if is_op(n, "Cast")).attribute[0].i = onnx.TensorProto.INT8
     assert onnx_ocs.verify(model, new)["verification"]["verdict"] == "FAILED"
+
+
+def test_a_cast_to_a_signed_type_keeps_the_sign_of_late_copies() -> None:
+    """Such copies would lose their sign to suit some runtimes; a Cast names the type, so there they keep it."""
+    model = with_idle_nodes(zoo.build("int8")[0], "cast")
+    assert any(is_op(n, "Cast") for n in model.graph.node)
+    found = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "late")])
+    assert found.changed and found.verification is not None and found.verification.verdict == "PASSED"
