@@ -68,9 +68,7 @@ class Editor:
                 name = n.outputs[0].name
                 if is_op(proto, "DequantizeLinear"):
                     dq = read_quantizer(self.facts, proto)
-                    if not (isinstance(dq, Quantizer) and np.array_equal(dq.scale, q.scale)):
-                        continue
-                    if not np.array_equal(dq.zero_point, q.zero_point):
+                    if not (isinstance(dq, Quantizer) and dq.same_parameters(q)):
                         continue
                     out = n.outputs[0]
                     n.outputs.clear()

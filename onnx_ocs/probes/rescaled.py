@@ -137,7 +137,7 @@ class Steps:
             self.floats[n.output[0]] = (Source(q, q),)
             return
         b = source.before
-        own = np.array_equal(q.scale, b.scale) and np.array_equal(q.zero_point, b.zero_point)
+        own = q.same_parameters(b)
         if source.changed:
             if own:
                 self._parameter(n, source.now.scale)

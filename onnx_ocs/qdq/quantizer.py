@@ -70,9 +70,19 @@ class Quantizer:
         return other is self or (
             other is not None
             and (self.dtype, self.qmin, self.qmax) == (other.dtype, other.qmin, other.qmax)
-            and np.array_equal(self.scale, other.scale)
-            and np.array_equal(self.zero_point, other.zero_point)
+            and self.same_parameters(other)
         )
+
+    def same_parameters(self, other: Quantizer) -> bool:
+        """Whether scale and zero-point are the same by value, whatever the range of the integers."""
+        return other is self or (
+            np.array_equal(self.scale, other.scale) and np.array_equal(self.zero_point, other.zero_point)
+        )
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether zero_point is 0 and the integers have a sign, as some runtimes ask for."""
+        return self.dtype.name.startswith("int") and not np.any(self.zero_point)
 
 
 def _parameters(graph: Graph, node: NodeProto) -> Quantizer | Refusal:

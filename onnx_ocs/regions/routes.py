@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
@@ -70,12 +69,10 @@ def route(graph: Graph, node: NodeProto, index: int, wide: Wide, shapes: Mapping
         return fold("it quantizes on another grid")
     if is_op(node, "DequantizeLinear"):
         q = read_quantizer(graph, node)
-        if index == 0 and wide.integer and wide.grid is not None and isinstance(q, Quantizer):
-            alike = q is wide.grid or (
-                np.array_equal(q.scale, wide.grid.scale) and np.array_equal(q.zero_point, wide.grid.zero_point)
-            )
-            if alike and fits(q, wide, rank):
-                return Route("carry", replace(wide, integer=False))
+        if index or not wide.integer or wide.grid is None or not isinstance(q, Quantizer):
+            return fold("it dequantizes with other parameters")
+        if q.same_parameters(wide.grid) and fits(q, wide, rank):
+            return Route("carry", replace(wide, integer=False))
         return fold("it dequantizes with other parameters")
     if wide.integer and is_op(node, "Clip"):
         alike = wide.grid is not None and integer_clip(graph, node, wide.grid) == (wide.grid.qmin, wide.grid.qmax)

@@ -50,12 +50,7 @@ def _pairs(graph: Graph, region: Quantized) -> list[tuple[NodeProto, NodeProto]]
 
 
 def _same_parameters(a: Quantizer, b: Quantizer | None) -> bool:
-    return (
-        b is not None
-        and a.axis == b.axis
-        and np.array_equal(a.scale, b.scale)
-        and np.array_equal(a.zero_point, b.zero_point)
-    )
+    return b is not None and a.axis == b.axis and a.same_parameters(b)
 
 
 def check_left_out(graph: Graph, region: Quantized) -> Refusal | None:

@@ -63,7 +63,7 @@ def grid_over(q: Quantizer, interval: Interval) -> Grid:
         interval: finite, and not only 0.
     """
     low, high = min(interval[0], 0.0), max(interval[1], 0.0)
-    if q.dtype.name.startswith("int") and not np.any(q.zero_point):
+    if q.symmetric:
         zero, scale = 0, max(-low / -q.qmin if q.qmin else 0.0, high / q.qmax)
     else:
         scale = (high - low) / (q.qmax - q.qmin)

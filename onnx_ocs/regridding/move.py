@@ -122,7 +122,7 @@ def may_move(graph: Graph, region: Region, seen: Mapping[str, Extremes]) -> bool
 def movable(region: Region) -> bool:
     """Whether a quantizer has one step, and is not symmetric by its type, which runtimes ask for."""
     q = region.quantizer
-    return q.scale.size == 1 and not (q.dtype.name.startswith("int") and not np.any(q.zero_point))
+    return q.scale.size == 1 and not q.symmetric
 
 
 def _best(q: Quantizer, values: Array, f: Function | None) -> Grid | None:

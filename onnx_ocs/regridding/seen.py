@@ -10,6 +10,7 @@ import onnx
 from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.measurement.channels import channel_axes
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.regridding.grids import Extremes
 from onnx_ocs.runtime.instrument import expose
@@ -81,6 +82,6 @@ def _tensors(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -
 
 def _along(value: Array) -> tuple[Array, Array]:
     """Extremes of the channels of one feed."""
-    axis = min({1, value.ndim - 1} if value.ndim > 1 else {0}, key=lambda a: (value.shape[a], a))
+    axis = next(iter(channel_axes(value.shape)), 0)
     others = tuple(k for k in range(value.ndim) if k != axis)
     return np.asarray(value.min(others)), np.asarray(value.max(others))

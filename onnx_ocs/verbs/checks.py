@@ -22,10 +22,10 @@ from onnx_ocs.model.external import attach
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.sizes import without_side_files
-from onnx_ocs.runtime.session import RUN_ERRORS, Session, attempt, attempt_run
+from onnx_ocs.runtime.session import RUN_ERRORS, Session, attempt_run
 from onnx_ocs.verbs.qoperator import check_operators
 
-__all__ = ["answers_for_the_model", "check_fed", "check_graph", "check_qdq", "check_runs", "load"]
+__all__ = ["answers_for_the_model", "check_graph", "check_qdq", "check_runs", "load"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,31 +77,27 @@ def check_graph(model: onnx.ModelProto) -> None:
                 )
 
 
-def check_runs(model: onnx.ModelProto) -> None:
-    """Complain about a model that onnxruntime does not load."""
-    why = _unloadable(model)
-    if why:
-        raise UserError(
-            f"onnxruntime does not load this model ({why}), so a rewrite could not be "
-            f"verified: mend the model, or rewrite it unverified with --no-verify"
-        )
-
-
-def check_fed(model: onnx.ModelProto, feed: Mapping[str, Array]) -> None:
-    """Complain about a sample that the model does not run on, such as a picture that is too small for its strides.
+def check_runs(model: onnx.ModelProto, feed: Mapping[str, Array] | None = None, must_load: bool = True) -> None:
+    """Complain about a model that onnxruntime does not load, or a sample that it does not run on.
 
     Args:
-        model: one that onnxruntime loads; of others it is not said here.
-        feed: the first sample.
+        model: the model.
+        feed: the first sample, which may be a picture that is too small for the model's strides.
+        must_load: whether to complain about a model that is not loaded; else nothing is said of it.
 
     Raises:
-        UserError: the model does not run on it.
+        UserError: there is something to complain about.
     """
-    loaded = attempt(model, "disable_all")
-    if isinstance(loaded, str):
-        return
-    why = attempt_run(loaded, feed)
-    if isinstance(why, str):
+    session = _loaded(model)
+    if isinstance(session, str):
+        if not must_load:
+            return
+        raise UserError(
+            f"onnxruntime does not load this model ({session}), so a rewrite could not be "
+            f"verified: mend the model, or rewrite it unverified with --no-verify"
+        )
+    why = None if feed is None else attempt_run(session, feed)
+    if feed is not None and isinstance(why, str):
         shapes = ", ".join(f"{k} {v.shape}" for k, v in feed.items())
         raise UserError(
             f"the model does not run on the first calibration sample ({shapes}): {why[:300]}: give samples of a size "
@@ -109,17 +105,20 @@ def check_fed(model: onnx.ModelProto, feed: Mapping[str, Array]) -> None:
         )
 
 
-def _unloadable(model: onnx.ModelProto) -> str:
+def _loaded(model: onnx.ModelProto) -> Session | str:
+    """A session, or why there is none."""
     try:
-        Session(model, "disable_all")
+        return Session(model, "disable_all")
     except RUN_ERRORS as e:
         return first_line(e, 200)
-    return ""
 
 
 def _complaint(model: onnx.ModelProto) -> str:
     """What onnx.checker, else onnxruntime, has against a model."""
-    return complaint(without_side_files(model), full=True, most=200) or _unloadable(model)
+    if why := complaint(without_side_files(model), full=True, most=200):
+        return why
+    loaded = _loaded(model)
+    return loaded if isinstance(loaded, str) else ""
 
 
 def answers_for_the_model(verb: Callable[P, R]) -> Callable[P, R]:

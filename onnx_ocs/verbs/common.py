@@ -24,7 +24,7 @@ from onnx_ocs.qoperator.recognise import integer_operators
 from onnx_ocs.regions.find import find_regions, guessed_bounds
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.report.format import counted
-from onnx_ocs.verbs.checks import check_fed, check_graph, check_qdq, check_runs, load
+from onnx_ocs.verbs.checks import check_graph, check_qdq, check_runs, load
 from onnx_ocs.verbs.qoperator import converted
 
 __all__ = [
@@ -83,6 +83,7 @@ def open_model(
     seed: int,
     convert_qoperator: bool,
     judging: Judging = EVERYTHING,
+    must_load: bool = False,
 ) -> Opened:
     """Read and check a model and its samples.
 
@@ -93,6 +94,7 @@ def open_model(
         seed: of random samples, on which a conversion is proven where there are no others.
         convert_qoperator: whether integer operators are converted to QDQ first.
         judging: which outputs count; with a metric, samples carry their labels.
+        must_load: whether onnxruntime must load the model.
 
     Raises:
         UserError: the model or the samples cannot be used.
@@ -109,8 +111,8 @@ def open_model(
     check_graph(proto)
     judging.check(tensor_outputs(proto))
     samples = None if calib is None else open_samples(calib, proto, limit, judging.metric is not None)
-    if samples is not None:
-        check_fed(proto, next(samples.batches(1, 1)))
+    if samples is not None or must_load:
+        check_runs(proto, None if samples is None else next(samples.batches(1, 1)), must_load)
     return Opened(proto, samples, proto is not read, tuple(notes))
 
 
@@ -119,13 +121,13 @@ def first_sample(model: onnx.ModelProto, samples: Samples) -> dict[str, Array]:
     return one_sample(model, next(samples.batches(1, 1)))
 
 
-def sample_shapes(model: onnx.ModelProto, samples: Samples | None) -> dict[str, list[int]] | None:
-    """Shapes of one sample's inputs; without samples those at which the model runs, None where that is not known."""
+def sample_shapes(model: onnx.ModelProto, fed: Callable[[], Samples]) -> dict[str, list[int]] | None:
+    """Shapes of one sample's inputs; None where no size is known at which the model runs."""
     try:
-        fed = proof_samples(model, samples, 0)
+        samples = fed()
     except UserError:
         return None
-    return {k: list(v.shape) for k, v in first_sample(model, fed).items()}
+    return {k: list(v.shape) for k, v in first_sample(model, samples).items()}
 
 
 def reference_model(model: onnx.ModelProto, float_model: Model | None) -> tuple[onnx.ModelProto, str]:

@@ -40,6 +40,7 @@ from onnx_ocs.verbs.common import (
     Progress,
     guess_notes,
     open_model,
+    proof_samples,
     quiet,
     ranked_by,
     reference_model,
@@ -101,7 +102,7 @@ def _inspected(
     graph, shapes = Graph(proto), infer_shapes(proto)
     regions = find_regions(graph, shapes, bounded=context.bounded)
     entries = _entries(proto, graph, regions, translate, context)
-    price = cost(proto, sample_shapes(proto, samples))
+    price = cost(proto, sample_shapes(proto, lambda: proof_samples(proto, samples, context.seed)))
     notes = [*opening, *_earlier(proto), *guess_notes(proto, context.bounded), *flaws(proto, floats)]
     notes += complaints(graph, translate.runtime)
     qualities, against, loss, grids = None, None, None, list[dict[str, Any]]()

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.passmanager import PLACES
 from onnx_ocs.planning.plan import Plan
+from onnx_ocs.verbs.common import proof_samples, reference_model
 from onnx_ocs.verification.verdict import Verification
 
-__all__ = ["Outcome", "Prepared", "in_part", "taken_back"]
+__all__ = ["Outcome", "Prepared", "in_part", "not_applied", "taken_back"]
 
 Entries = tuple[Mapping[str, Any], ...]
+KINDS = ("regions", "compensations", "reconstructions", "grids")  # of entries
+LOSES = "loses"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ class Prepared:
     context: Context
     notes: tuple[str, ...]
     converted: bool = False
+
+    @cached_property
+    def reference(self) -> tuple[onnx.ModelProto, str]:
+        """What models are measured against, and what that is called."""
+        return reference_model(self.original, self.context.floats)
+
+    @cached_property
+    def fed(self) -> Samples:
+        """What models are verified and timed on."""
+        return proof_samples(self.original, self.context.samples, self.context.seed)
 
 
 @dataclass(frozen=True)
@@ -88,9 +103,22 @@ def taken_back(ready: Prepared, outcome: Outcome, lost: str) -> Outcome:
         lost: where it loses, and how much (`losing`).
     """
     why = f"the rewrite lost on the calibration data ({lost}), so it was not applied"
+    return not_applied(ready, outcome, why, LOSES)
+
+
+def not_applied(ready: Prepared, outcome: Outcome, why: str, code: str) -> Outcome:
+    """The outcome of a rewrite of which nothing is applied.
+
+    Args:
+        ready: what it started from.
+        outcome: with the qualities of both models.
+        why: the reason, a sentence.
+        code: its code in the catalogue of refusals.
+    """
     before = None if outcome.qualities is None else outcome.qualities[0]
     return replace(
-        _dropped(outcome, why),
+        outcome,
+        **_dropped(outcome, why, code),
         model=ready.original,
         changed=False,
         qualities=None if before is None else (before, before),
@@ -107,33 +135,17 @@ def in_part(whole: Outcome, part: Outcome, dropped: str, lost: str) -> Outcome:
         lost: where the whole loses, and how much (`losing`).
     """
     why = f"with {dropped} the rewrite lost on the calibration data ({lost}), so that was left out"
-    left = _dropped(whole, why)
-    return replace(
-        part,
-        regions=part.regions or left.regions,
-        compensations=part.compensations or left.compensations,
-        reconstructions=part.reconstructions or left.reconstructions,
-        grids=part.grids or left.grids,
-        planned=part.planned or whole.planned,
-    ).noting(why)
+    kept = {kind: getattr(part, kind) or left for kind, left in _dropped(whole, why, LOSES).items()}
+    return replace(part, **kept, planned=part.planned or whole.planned).noting(why)
 
 
-def _dropped(outcome: Outcome, why: str) -> Outcome:
-    """The outcome in whose entries nothing is applied any more."""
-    return replace(
-        outcome,
-        regions=_refused(outcome.regions, why),
-        compensations=_refused(outcome.compensations, why),
-        reconstructions=_refused(outcome.reconstructions, why),
-        grids=_refused(outcome.grids, why),
-    )
+def _dropped(outcome: Outcome, why: str, code: str) -> dict[str, Any]:
+    """All entries, by kind, none applied any more."""
 
-
-def _refused(entries: Entries, why: str) -> Entries:
-    """Entries in which nothing is applied any more."""
-
-    def taken_back(e: Mapping[str, Any]) -> Mapping[str, Any]:
+    def refused(e: Mapping[str, Any]) -> Mapping[str, Any]:
+        if e["status"] != "applied":
+            return e
         node = next(e[k] for k in PLACES if k in e)
-        return {**e, "status": "refused", "reason": {"code": "loses", "message": why, "node": node}}
+        return {**e, "status": "refused", "reason": {"code": code, "message": why, "node": node}}
 
-    return tuple(taken_back(e) if e["status"] == "applied" else e for e in entries)
+    return {kind: tuple(map(refused, getattr(outcome, kind))) for kind in KINDS}

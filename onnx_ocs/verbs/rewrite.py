@@ -37,7 +37,7 @@ from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
 from onnx_ocs.report.verdict import advise
 from onnx_ocs.targets.registry import complaints
-from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
+from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
@@ -45,10 +45,8 @@ from onnx_ocs.verbs.common import (
     first_sample,
     guess_notes,
     open_model,
-    proof_samples,
     quiet,
     ranked_by,
-    reference_model,
     sample_shapes,
     with_errors,
 )
@@ -165,10 +163,8 @@ def _prepare(
     context: Context,
 ) -> Prepared:
     """Read and check all that is given."""
-    opened = open_model(model, calib, context.limit, context.seed, convert_qoperator, context.judging)
+    opened = open_model(model, calib, context.limit, context.seed, convert_qoperator, context.judging, verify)
     original = opened.model
-    if verify:
-        check_runs(original)
     floats = None if float_model is None else load(float_model)
     path = None if isinstance(model, onnx.ModelProto) else Path(model)
     context = replace(context, samples=opened.samples, floats=floats, bounded=folded_bounds(original, floats))
@@ -251,7 +247,7 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
         if context.floats is None:
             return outcome
         return outcome.noting("--float is used with --calib only: there are no samples to compare the models on")
-    reference, against = reference_model(original, context.floats)
+    reference, against = ready.reference
     models = [original, outcome.model] if outcome.changed else [original]
     total = context.total()
     context.progress("comparing", 0, total)
@@ -296,17 +292,16 @@ def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
     """Verify the rewritten model, and time both."""
     original, context = ready.original, ready.context
     context.progress("verifying", 0, None)
-    samples = proof_samples(original, context.samples, context.seed)
-    checked = verify_models(original, outcome.model, samples, VERIFIED_SAMPLES, context.seed)
+    checked = verify_models(original, outcome.model, ready.fed, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)
-    latency = compared(original, outcome.model, first_sample(original, samples))
+    latency = compared(original, outcome.model, first_sample(original, ready.fed))
     return replace(outcome, verification=checked, latency=latency)
 
 
 def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> Report:
     """The report; it says all that is known, also of a rewrite that is not written."""
     samples, planned = ready.context.samples, outcome.planned
-    shapes = sample_shapes(ready.original, samples)
+    shapes = sample_shapes(ready.original, lambda: ready.fed)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
     notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]

@@ -9,7 +9,7 @@ from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.report.report import assemble
-from onnx_ocs.verbs.checks import answers_for_the_model, check_runs, load
+from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
@@ -51,9 +51,8 @@ def verify(
     Raises:
         UserError: a model or the samples cannot be used.
     """
-    opened = open_model(original, calib, limit, seed, convert_qoperator)
+    opened = open_model(original, calib, limit, seed, convert_qoperator, must_load=True)
     before, after, samples = opened.model, load(rewritten), opened.samples
-    check_runs(before)
     fed = proof_samples(before, samples, seed)
     checked = verify_models(before, after, fed, VERIFIED_SAMPLES, seed)
     qualities, against = None, None
@@ -61,7 +60,7 @@ def verify(
         ref, against = reference_model(before, float_model)
         first, second = compare(ref, [before, after], samples, limit)
         qualities = (first, second)
-    shapes_in = sample_shapes(before, samples)
+    shapes_in = sample_shapes(before, lambda: fed)
     costs = cost(before, shapes_in), cost(after, shapes_in)
     latency = compared(before, after, first_sample(before, fed)) if checked.verdict == "PASSED" else None
     report = assemble(

@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.model.shapes import Shape
+from onnx_ocs.qdq.quantizer import is_idle
 from onnx_ocs.verification.constants import Constants
 from onnx_ocs.verification.values import Differs, Wide
 
@@ -54,10 +55,6 @@ def join(parts: list[Wide | int], axis: int) -> Wide:
     )
 
 
-def _casts_to(node: NodeProto) -> np.dtype[Any]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(attribute(node, "to", 0)))
-
-
 class Carrying:
     """The rules, for one original."""
 
@@ -71,7 +68,7 @@ class Carrying:
             Differs: it does not keep the channels, or a constant of it is not what it should be.
         """
         op = old.op_type
-        if wide.integer and wide.grid is not None and op == "Cast" and _casts_to(old) == wide.grid.dtype:
+        if wide.integer and wide.grid is not None and op == "Cast" and is_idle(old, wide.grid.dtype):
             return wide  # to the type that the integers have
         if op not in CARRYING or old.domain not in ("", "ai.onnx") or (wide.integer and op not in ON_INTEGERS):
             raise Differs(f"{op} cannot read channels and their copies")

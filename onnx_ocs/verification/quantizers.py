@@ -247,8 +247,7 @@ class Quantizers:
         if not isinstance(form, Wide) or not form.integer or form.sums is not None or source is None:
             raise Differs("it dequantizes something else than the integers of a quantizer with copies")
         q = read_quantizer(self.constants.before, old)
-        own = isinstance(q, Quantizer) and np.array_equal(q.scale, source.before.scale)
-        if not own or not isinstance(q, Quantizer) or not np.array_equal(q.zero_point, source.before.zero_point):
+        if not isinstance(q, Quantizer) or not q.same_parameters(source.before):
             raise Differs("it dequantizes copies with other parameters than theirs")
         if q.axis is not None and (
             q.scale.size != form.narrow or self._axis(old, q.axis) != self._axis(old, form.axis)

@@ -148,7 +148,7 @@ class _Yardstick:
         if n is None or not is_op(n, "QuantizeLinear") or self.graph.is_constant(n.input[0]):
             raise Differs(f"'{dq.output[0]}' is left out, and no quantizer stands in front of it")
         q, d = self._grid(n), self._grid(dq)
-        same = np.array_equal(q.scale, d.scale) and np.array_equal(q.zero_point, d.zero_point) and q.axis == d.axis
+        same = q.same_parameters(d) and q.axis == d.axis
         if not same or (clip is not None and integer_clip(self.graph, clip, q) != (q.qmin, q.qmax)):
             raise Differs(f"'{dq.output[0]}' is left out, and has another grid than the quantizer in front of it")
         source = str(n.input[0])
@@ -209,7 +209,7 @@ class _Yardstick:
             for r in self.graph.value_readers(t):
                 if is_op(r, "DequantizeLinear"):
                     d = self._grid(r)
-                    if not (np.array_equal(d.scale, q.scale) and np.array_equal(d.zero_point, q.zero_point)):
+                    if not d.same_parameters(q):
                         raise Differs(f"'{r.output[0]}' is dequantized with parameters of its own")
                     nodes.append(r)
                 elif r.op_type in MOVING and is_op(r, r.op_type) and r.input[0] == t:

@@ -47,7 +47,7 @@ def test_references() -> None:
 
 
 def test_shapes_of_one_sample() -> None:
-    assert sample_shapes(MODEL, SAMPLES) == {"x": [1, 4, 6, 6]}
+    assert sample_shapes(MODEL, lambda: SAMPLES) == {"x": [1, 4, 6, 6]}
 
 
 def test_where_the_ranking_comes_from() -> None:
