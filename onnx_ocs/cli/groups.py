@@ -245,12 +245,12 @@ def begin(given: Given) -> tuple[Data, Output]:
     return data, out
 
 
-def judged(given: Given, calib: str | None) -> Judging:
+def judged(given: Given, calib: object) -> Judging:
     """What is good.
 
     Args:
         given: the options.
-        calib: the calibration samples.
+        calib: the calibration samples; None without.
 
     Raises:
         UserError: there are no samples to judge on.
@@ -273,9 +273,6 @@ def is_planned(given: Given, calib: str | None) -> bool:
     """
     if given.value("--ratio") is not None and given.value("--budget") is not None:
         raise UserError("--ratio and --budget both say how much to spend: give one of them")
-    target = given.make(Targets).target
-    if target is not None and target.kind == "metric" and given.value("--metric") is None:
-        raise UserError("--target-metric needs a metric: give --metric package.module:function")
     select = given.make(Selecting).select or ("mass" if calib is None else "error")
     if select == "error":
         if calib is None:
@@ -295,8 +292,13 @@ def plan_options(given: Given) -> PlanOptions:
     """What the planner is asked for.
 
     A budget is one way to limit the cost: a ratio, a target or the time alone takes its place.
+
+    Raises:
+        UserError: the target needs a metric, and there is none.
     """
     target, timed = given.make(Targets).target, given.make(Time)
+    if target is not None and target.kind == "metric" and given.value("--metric") is None:
+        raise UserError("--target-metric needs a metric: give --metric package.module:function")
     if given.value("--budget") is not None:
         return given.make(PlanOptions, target=target, max_latency=timed.limit(None))
     if given.value("--ratio") is not None:

@@ -23,7 +23,7 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
 from onnx_ocs import api
-from onnx_ocs.cli.groups import Targets, plan_options
+from onnx_ocs.cli.groups import Judged, Targets, Time, judged, plan_options
 from onnx_ocs.cli.options import Flag, Given, flags_of
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Translate
@@ -35,7 +35,7 @@ __all__ = ["REPORT", "OnnxOcs", "package_config"]
 
 REPORT = "onnx_ocs_report.json"  # beside the model
 ENTRY = Path(__file__).with_name("olive_package.json")
-KINDS = (PlanOptions, Targets, *(p for p in PASSES.values() if p.name != "split"))
+KINDS = (PlanOptions, Time, Targets, Judged, *(p for p in PASSES.values() if p.name != "split"))
 FLAGS = {f.parameter: f for kind in reversed(KINDS) for f in flags_of(kind) if f.kind is not Path}
 
 
@@ -103,6 +103,7 @@ class OnnxOcs(Pass):
             options=options,
             seed=config.seed,
             limit=config.samples,
+            judging=judged(given, calib),
         )
         (out.parent / REPORT).write_text(to_json({**result.report, "title": out.name}), encoding="utf-8")
         files = [*(model.model_attributes or {}).get("additional_files", []), str(out.parent / REPORT)]

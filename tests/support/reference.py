@@ -22,14 +22,21 @@ def initializer(model: onnx.ModelProto, name: str) -> Array:
     return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
 
 
-def wide_model(model: onnx.ModelProto, regions: Sequence[Mapping[str, Any]], ranks: Mapping[str, int]) -> Any:
+def wide_model(
+    model: onnx.ModelProto,
+    regions: Sequence[Mapping[str, Any]],
+    ranks: Mapping[str, int],
+    grids: Sequence[Mapping[str, Any]] = (),
+) -> Any:
     """The original with wide float quantizers (of the pass `split`: with steps of twice the size).
 
     Args:
         model: the original.
         regions: the report's entries; those with status "applied" are widened.
         ranks: rank of each region's tensor.
+        grids: the report's new grids; a region's step before is what `regrid` gave it.
     """
+    first = {g["tensor"]: g["scale_before"] for g in grids if g["status"] == "applied"}
     new = onnx.ModelProto()
     new.CopyFrom(model)
     g = new.graph
@@ -66,11 +73,12 @@ def wide_model(model: onnx.ModelProto, regions: Sequence[Mapping[str, Any]], ran
         if e["status"] != "applied":
             continue
         found = 0
+        before = np.asarray(first.get(e["tensor"], e["scale_before"]))
         for n in model.graph.node:
             if n.op_type != "QuantizeLinear" or n.input[0] != e["tensor"]:
                 continue
             scale = initializer(model, n.input[1])
-            if not np.array_equal(scale.astype(np.float64), np.asarray(e["scale_before"])):
+            if not np.array_equal(scale.astype(np.float64), before):
                 continue
             found += 1
             shape = [1] * ranks[e["tensor"]]

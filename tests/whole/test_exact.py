@@ -80,7 +80,7 @@ def test_rewrite(name: str, mode: str, ratio: float, copies: int) -> None:
             assert 0 < mean <= (np.ceil(ratio) if whole else ratio) and max(e["copies"] + e["copies_low"]) <= copies
     for level in ("disable_all", "enable_all"):
         check_outputs(case, model, result, feed, level, 0.01)
-    check_structure(model, result.model)
+    check_structure(model, result.model, "translate 1")
     check_weights(model, result.model)
     again = rewrite(result.model, passes=passes, verify=False)
     assert not again.changed and again.model is result.model
@@ -94,7 +94,7 @@ def test_measured_outliers_widen_the_graph_input_too(name: str, tmp_path: Path) 
     result = rewrite(model, calib=str(tmp_path / "calib.npz"))
     assert applied(result) == {"x": "late", **case.wide}
     check_outputs(case, model, result, feed, "disable_all", 0.01)
-    check_structure(model, result.model)
+    check_structure(model, result.model, "regrid 1", "translate 1", "reconstruct 1")
     quality = result.report["quality"]
     assert quality["sqnr_after_db"] > quality["sqnr_before_db"] + 0.5
 
@@ -117,7 +117,7 @@ def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
     if result.changed:
         for level in ("disable_all", "enable_all"):
             check_outputs(zoo.CASES[name], model, result, feed, level, 0.0)
-        check_structure(model, result.model)
+        check_structure(model, result.model, "translate 1")
 
 
 @pytest.mark.parametrize("copies", [0, 1])
