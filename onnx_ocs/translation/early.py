@@ -1,6 +1,7 @@
 """Early: the producer makes the copies.
 
     W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_clip       translation (OCS+, eq. 8 and 9)
+    W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_range      of a whole range (`onnx_ocs.regions.full`)
     W'[j] = W[origin[j]] / 2,   b'[j] = b[origin[j]] / 2                       halving (OCS)
 
 Nothing is added to the graph: the activation, the one existing Q/DQ and the integer kernels stay as they are.
@@ -17,13 +18,14 @@ from onnx import NodeProto
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
-from onnx_ocs.qdq.bias import Bias, read_bias, write_bias
+from onnx_ocs.qdq.bias import Bias, add_bias, read_bias, write_bias
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import read_weight, scale_channels, scales_apart, take
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
+from onnx_ocs.translation.constant import MOST, check_constants
 
 __all__ = ["apply", "check"]
 
@@ -34,7 +36,9 @@ def _shift(region: Region, wide: Wide) -> Array:
     """What is subtracted from every wide channel, float64, in the tensor's units."""
     if wide.halved:
         return np.zeros(wide.origin.size)
-    return np.asarray(wide.level * np.broadcast_to(region.quantizer.x_clip, (wide.narrow,))[wide.origin])
+    q = region.quantizer
+    size = q.x_clip + q.x_low if wide.full else q.x_clip
+    return np.asarray(wide.level * np.broadcast_to(size, (wide.narrow,))[wide.origin])
 
 
 def _layer_bias(graph: Graph, region: Region, wide: Wide) -> tuple[Bias, Array | str]:
@@ -84,7 +88,11 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     """
     early = region.early
     assert isinstance(early, Early)
-    if np.any(wide.level < 0):
+    if wide.full:
+        why = check_constants(graph, region, wide)
+        if why is not None:
+            return why
+    elif np.any(wide.level < 0):
         return Refusal.of("early_low", label(early.layer))
     if region.quantizer.float_dtype != np.float32:
         kind = region.quantizer.float_dtype.name
@@ -94,6 +102,8 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     bias, value = _layer_bias(graph, region, wide)
     if isinstance(value, str):
         return Refusal("early_bias_range", value, label(early.layer))
+    if value.dtype == np.int32 and np.abs(value.astype(np.int64)).max(initial=0) > np.iinfo(np.int32).max - MOST:
+        return Refusal("early_bias_range", "the shifted bias leaves no room for constants", label(early.layer))
     if not np.all(np.isfinite(value.astype(np.float64))):
         return Refusal("early_bias_range", f"the shifted bias overflows {value.dtype.name}", label(early.layer))
     if bias.kind == "integer" and not early.affine and bias.scale is not None:
@@ -136,7 +146,7 @@ def apply(graph: EditableGraph, region: Region, wide: Wide) -> str:
     if wide.halved:
         scale_channels(graph, layer, 1, early.weight_axis, factor)
     if bias.kind == "integer" and bias.dequantize is None:
-        _add_bias(graph, layer, bias, value, wide)
+        add_bias(graph, layer, bias, value, wide.origin, graph.producer[layer.input[0]].domain)
     elif bias.kind != "none" or not (early.affine or wide.halved):
         if bias.kind == "none":
             value = value.astype(region.quantizer.float_dtype)
@@ -194,16 +204,3 @@ def _replace(
     if shift is not None:
         new = (new.astype(np.float64) - shift.reshape(shape)).astype(value.dtype)
     graph.set_input(node, index, graph.add_initializer(node.input[index] + "_wide", new))
-
-
-def _add_bias(graph: EditableGraph, layer: NodeProto, bias: Bias, value: Array, wide: Wide) -> None:
-    assert bias.scale is not None
-    name = label(layer) + "_bias"
-    scale = bias.scale.astype(np.float32)
-    attributes: dict[str, int] = {}
-    if scale.size > 1:
-        scale, attributes = scale[wide.origin], {"axis": 0}
-    x = graph.producer[layer.input[0]]
-    inputs = [graph.add_initializer(name + "_quantized", value), graph.add_initializer(name + "_scale", scale)]
-    out = graph.add_node("DequantizeLinear", inputs, graph.fresh(name), domain=x.domain, **attributes)
-    graph.set_input(layer, 2, out)

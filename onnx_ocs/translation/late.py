@@ -22,7 +22,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation.foldback import pick
+from onnx_ocs.translation.foldback import along, pick
 
 __all__ = ["Part", "floats", "halves", "integers", "joins", "parameters", "parts"]
 
@@ -66,7 +66,7 @@ def parts(graph: EditableGraph, region: Region, wide: Wide, behind: int) -> list
         if not np.array_equal(channels, np.arange(wide.narrow)):
             part = pick(graph, tensor, channels, wide.axis, graph.fresh(name + "_outliers"))
         shift = wide.level[chosen] * np.broadcast_to(size, (wide.narrow,))[channels]
-        constant = graph.add_initializer(name + "_shift", _along(shift.astype(q.float_dtype), behind))
+        constant = graph.add_initializer(name + "_shift", along(shift.astype(q.float_dtype), behind))
         part = graph.add_node("Sub", [part, constant], graph.fresh(name + "_shifted"))
         if sign > 0 and not q.rectifies:  # other quantizers are a ReLU themselves
             part = graph.add_node("Relu", [part], graph.fresh(name + "_copies"))
@@ -126,7 +126,7 @@ def halves(graph: EditableGraph, region: Region, wide: Wide, behind: int) -> str
     """Halve channels: Gather, Mul; returns the wide tensor."""
     tensor, q = region.tensor, region.quantizer
     part = pick(graph, tensor, wide.origin, wide.axis, graph.fresh(tensor + "_twice"))
-    factor = _along((1 / wide.units()[wide.origin]).astype(q.float_dtype), behind)
+    factor = along((1 / wide.units()[wide.origin]).astype(q.float_dtype), behind)
     factors = graph.add_initializer(tensor + "_factor", factor)
     return graph.add_node("Mul", [part, factors], graph.fresh(tensor + "_halved"))
 
@@ -137,10 +137,3 @@ def parameters(graph: EditableGraph, node: NodeProto, origin: Array) -> None:
         value = graph.constant(node.input[p]) if len(node.input) > p and node.input[p] else None
         if value is not None and value.size > 1:
             graph.set_input(node, p, graph.add_initializer(node.input[p] + "_wide", value[origin]))
-
-
-def _along(values: Array, behind: int) -> Array:
-    """Per-channel values in a shape that broadcasts in front of so many axes; a scalar where they are all equal."""
-    if values.size and np.all(values == values[0]):
-        return np.asarray(values[0])
-    return values.reshape(-1, *[1] * behind)

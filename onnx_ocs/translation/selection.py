@@ -103,8 +103,10 @@ class Selection:
             upper, lower = upper + lower, lower[:, :0]
         if self.mode != "late":
             if isinstance(region.early, Early):
-                first = upper[:, : min(self.copies, region.early.copies)]
-                chosen = self._select(region, first, first[:, :0])
+                first = upper[:, : min(self.copies, region.early.copies)], lower[:, :0]
+                if region.full and not self.halved:
+                    first = _of_whole_ranges(region, outliers)
+                chosen = self._select(region, *first)
                 if isinstance(chosen, Refusal):
                     return chosen
                 decision = Decision(region, "early", *chosen, self.halved)
@@ -158,6 +160,13 @@ class Selection:
         taken = taken.reshape(channels, slots)
         n = upper.shape[1]
         return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)
+
+
+def _of_whole_ranges(region: Region, outliers: Outliers) -> tuple[Array, Array]:
+    """Mass that copies of a whole range save, which hold about what two others do."""
+    pairs = (np.add.reduceat(m, np.arange(0, m.shape[1], 2), axis=1) for m in (outliers.upper, outliers.lower))
+    upper, lower = (m[:, : int(n.max())] for m, n in zip(pairs, region.alive(full=True), strict=True))
+    return upper, lower
 
 
 def find_outliers(
