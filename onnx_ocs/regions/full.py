@@ -6,9 +6,9 @@ A linear layer's output y, quantized with qmin < zero_point < qmax.  With R = qm
     copy i      clip(k - i R, -L, U)            stands at -L until k exceeds U + (i - 1) R
     copy -i     clip(k + i R, -L, U)            stands at U until k falls below -L - (i - 1) R
 
-All of them add up to clip(k, -L - m R, U + n R), and a constant: n * (-L) + m * U.  The integers saturate by themselves,
-so nothing but rows is added, and layers keep their integer kernels.  The constant is taken out of the readers' biases.
-That is exact for readers without padding: in padding a copy is 0, and does not stand where it should.
+All of them add up to clip(k, -L - m R, U + n R), and a constant: n * (-L) + m * U.  The integers saturate by
+themselves, so nothing but rows is added, and layers keep their integer kernels.  The constant is taken out of the
+readers' biases.  That is exact for readers without padding: in padding a copy is 0, and not where it stands.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The constant that copies of a whole range stand at (`onnx_ocs.regions.full`), taken out of what reads them.
 
-    layer       b' = b - s_w * s_x * sum over copies j of rest[j] * (sum of W[:, origin[j]] over the kernel), in integers
+    layer       b' = b - s_w * s_x * sum over copies j of rest[j] * (sum of W[:, origin[j]] over the kernel)
     others      read the sum of the copies, each less its constant
 
 Integer kernels count both in steps s_w * s_x, so the constant is a whole number of them.

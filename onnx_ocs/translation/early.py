@@ -1,7 +1,7 @@
 """Early: the producer makes the copies.
 
     W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_clip       translation (OCS+, eq. 8 and 9)
-    W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_range      of a whole range (`onnx_ocs.regions.full`)
+    W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_range      whole ranges (`onnx_ocs.regions.full`)
     W'[j] = W[origin[j]] / 2,   b'[j] = b[origin[j]] / 2                       halving (OCS)
 
 Nothing is added to the graph: the activation, the one existing Q/DQ and the integer kernels stay as they are.

@@ -143,7 +143,7 @@ def _concat(
 
 
 def _less(form: Wide, constant: Array, behind: int) -> Wide:
-    """Copies of a whole range, less the constant at which they stand; whether it is that shows where they are summed."""
+    """Copies of a whole range, less a constant: whether it is the one at which they stand shows in their sum."""
     if not form.full or form.integer:
         raise Differs(UNDECLARED)
     rows = form.rows()

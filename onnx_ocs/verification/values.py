@@ -80,9 +80,9 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Rows that are sums of channels: row j adds up channels[starts[j]:starts[j + 1]], in ascending order, less[j] less.
+    """Rows that are sums of channels, less constants, float64, in the tensor's units.
 
-    `less` is float64, in the tensor's units.
+    Row j adds up channels[starts[j]:starts[j + 1]], in ascending order, and is less[j] less.
     """
 
     starts: Array
