@@ -6,7 +6,8 @@
     halves      Q(a / 2) twice
 
 Both give the same values.  Of int8 behind a Concat of floats OpenVINO makes wrong ones: these are stored without a sign
-(`onnx_ocs.translation.unsigned`), or where somebody else reads them, joined.
+(`onnx_ocs.translation.unsigned`), or where somebody else reads them, joined.  A quantizer with a step for each channel
+behind a Concat it does not load: such integers are joined, too.
 """
 
 from __future__ import annotations
@@ -78,12 +79,14 @@ def parts(graph: EditableGraph, region: Region, wide: Wide, behind: int) -> list
 
 
 def joins(graph: Graph, region: Region, node: NodeProto) -> bool:
-    """Whether the integers of bases and copies are to be joined, and can be: int8, no Clip behind.
+    """Whether the integers of bases and copies are to be joined, and can be: int8 or a step for each channel, no Clip.
 
-    It costs their readers onnxruntime's integer kernels on x86, which takes int8 from a quantizer alone.
+    Of int8 it costs their readers onnxruntime's integer kernels on x86, which takes int8 from a quantizer alone; with a
+    step for each channel there are none.
     """
     clipped = any(is_op(r, "Clip") for r in graph.readers(node.output[0]))
-    return region.quantizer.dtype == np.int8 and not clipped and graph.opset >= ANY_CONCAT
+    q = region.quantizer
+    return (q.dtype == np.int8 or q.scale.size > 1) and not clipped and graph.opset >= ANY_CONCAT
 
 
 def integers(graph: EditableGraph, node: NodeProto, found: Sequence[Part], wide: Wide) -> str:
