@@ -22,9 +22,7 @@ from onnx_ocs.regions.full import sums_of_weights
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["MOST", "check_constants", "take_out"]
-
-MOST = 1 << 28  # largest constant, in steps of a bias: as much is left free where biases are shifted
+__all__ = ["check_constants", "constant_of", "take_out"]
 
 
 def check_constants(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
@@ -42,16 +40,16 @@ def check_constants(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
         layer = read_layer(graph, node)
         if layer is None or layer.groups != 1:
             continue  # a depthwise layer reads the sum
-        bias, constant = layer.bias(graph), _constant(graph, layer, wide, region.quantizer)
-        value = 0 if bias is None or bias.kind != "integer" else int(np.abs(bias.value.astype(np.int64)).max(initial=0))
-        most = int(np.abs(constant).max(initial=0))
-        if most > MOST or value + most > np.iinfo(np.int32).max - MOST:
-            told = f"the copies' constant, {most} steps, does not fit the bias of '{label(node)}'"
+        bias, constant = layer.bias(graph), constant_of(graph, layer, wide, region.quantizer)
+        value = bias.value.astype(np.int64) if bias is not None and bias.kind == "integer" else 0
+        most = int(np.abs(value - constant).max(initial=0))
+        if most > np.iinfo(np.int32).max:
+            told = f"the bias of '{label(node)}', less the copies' constant, is {most} and does not fit int32"
             return Refusal("early_reader", told, label(node))
     return None
 
 
-def _constant(graph: Graph, layer: Layer, wide: Wide, q: Quantizer) -> Array:
+def constant_of(graph: Graph, layer: Layer, wide: Wide, q: Quantizer) -> Array:
     """What the copies add to a layer's outputs while they rest, in steps s_w * s_x, int64 (outputs,)."""
     rests = np.bincount(wide.origin, wide.rests(q), wide.narrow).astype(np.int64)
     return np.asarray(sums_of_weights(graph, layer) @ rests, np.int64)
@@ -69,7 +67,7 @@ def take_out(graph: EditableGraph, node: NodeProto, wide: Wide) -> None:
     assert layer is not None and q is not None
     bias, w = layer.bias(graph), layer.weight.quantizer(graph)
     assert bias is not None and w is not None
-    constant, everything = _constant(graph, layer, wide, q), np.arange(layer.outputs)
+    constant, everything = constant_of(graph, layer, wide, q), np.arange(layer.outputs)
     if bias.kind == "float":
         value = bias.value.astype(np.float64) - constant * (w.scale * q.scale)
         write_bias(graph, node, 2, bias, value.astype(bias.value.dtype), everything)

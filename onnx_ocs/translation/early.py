@@ -25,14 +25,14 @@ from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation.constant import MOST, check_constants
+from onnx_ocs.translation.constant import check_constants
 
-__all__ = ["apply", "check"]
+__all__ = ["apply", "check", "shift_of"]
 
 COARSEST = 0.02  # quantization steps by which an integer bias may miss the shift
 
 
-def _shift(region: Region, wide: Wide) -> Array:
+def shift_of(region: Region, wide: Wide) -> Array:
     """What is subtracted from every wide channel, float64, in the tensor's units."""
     if wide.halved:
         return np.zeros(wide.origin.size)
@@ -47,7 +47,7 @@ def _layer_bias(graph: Graph, region: Region, wide: Wide) -> tuple[Bias, Array |
     assert isinstance(early, Early)
     bias = read_bias(graph, early.layer, 2, wide.narrow)
     assert bias is not None
-    shift = np.zeros(wide.origin.size) if early.affine else _shift(region, wide)
+    shift = np.zeros(wide.origin.size) if early.affine else shift_of(region, wide)
     if is_op(early.layer, "Gemm"):
         shift = shift / float(attribute(early.layer, "beta", 1.0))
     if bias.kind == "none" and not early.affine and not wide.halved:
@@ -102,15 +102,13 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     bias, value = _layer_bias(graph, region, wide)
     if isinstance(value, str):
         return Refusal("early_bias_range", value, label(early.layer))
-    if value.dtype == np.int32 and np.abs(value.astype(np.int64)).max(initial=0) > np.iinfo(np.int32).max - MOST:
-        return Refusal("early_bias_range", "the shifted bias leaves no room for constants", label(early.layer))
     if not np.all(np.isfinite(value.astype(np.float64))):
         return Refusal("early_bias_range", f"the shifted bias overflows {value.dtype.name}", label(early.layer))
     if bias.kind == "integer" and not early.affine and bias.scale is not None:
         step = np.broadcast_to(bias.scale, bias.value.shape)[wide.origin]
         if is_op(early.layer, "Gemm"):
             step = step * float(attribute(early.layer, "beta", 1.0))
-        shift = _shift(region, wide)
+        shift = shift_of(region, wide)
         error = (
             np.abs(np.rint(shift / step) * step - shift)
             / np.broadcast_to(region.quantizer.scale, wide.narrow)[wide.origin]
@@ -138,7 +136,7 @@ def apply(graph: EditableGraph, region: Region, wide: Wide) -> str:
     """Widen the producer; returns the name of the widened float tensor (which is the old one)."""
     early = region.early
     assert isinstance(early, Early)
-    layer, shift = early.layer, _shift(region, wide)
+    layer, shift = early.layer, shift_of(region, wide)
     factor = 1 / wide.units()[wide.origin]
     bias, value = _layer_bias(graph, region, wide)
     assert not isinstance(value, str)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ from onnx_ocs.regions.region import HALF_COPIES, Quantized, Region, Unreadable
 from onnx_ocs.translation import early
 from onnx_ocs.translation.decision import Decision, Mode
 from onnx_ocs.translation.kernels import behind_kernels, losing
+from onnx_ocs.translation.together import agreed
 
 __all__ = ["Selection", "aligned", "find_outliers"]
 
@@ -74,12 +76,13 @@ class Selection:
             For each region a decision, or why it is left alone.
         """
         held = behind_kernels(graph, regions) if self.mode == "integer" else set()
-        decisions = [
+        decisions: list[Any] = [
             r.refusal
             if isinstance(r, Unreadable)
             else r.refusal or self._decide(graph, r, outliers[k], r.tensor in held)
             for k, r in enumerate(regions)
         ]
+        decisions = agreed(graph, decisions)
         if self.mode == "integer":
             lost = {id(d) for d in losing(graph.model, [d for d in decisions if isinstance(d, Decision)])}
             for k, d in enumerate(decisions):
