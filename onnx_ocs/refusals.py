@@ -134,6 +134,7 @@ CATALOGUE: dict[str, Meaning] = {
     "early_bias_step": Meaning("early", "the bias has too coarse a step to be shifted by X_clip"),
     "early_range": Meaning("early", "a channel's X_clip is not positive"),
     "early_low": Meaning("early", "copies on the lower side need late mode"),
+    "early_reader": Meaning("early", "a reader cannot take the constant that copies of a whole range stand at"),
     # ---- a branch ----
     "no_samples": Meaning("branch", "branches are fitted on calibration samples", "give `--calib`"),
     "few_samples": Meaning(

@@ -57,10 +57,9 @@ class _Grid:
 
     @staticmethod
     def of(q: Quantizer, wide: Wide | None = None) -> _Grid:
-        copies, copies_low = (0, 0) if wide is None else wide.copies()
-        scale, low, high = q.scale, (copies_low + 1) * (q.qmin - q.zero_point), (copies + 1) * (q.qmax - q.zero_point)
-        if wide is not None and wide.halved:
-            scale, low, high = scale * wide.units(), q.qmin - q.zero_point, q.qmax - q.zero_point
+        scale, low, high = q.scale, q.qmin - q.zero_point, q.qmax - q.zero_point
+        if wide is not None:
+            scale, (low, high) = scale * wide.units() if wide.halved else scale, wide.reach(q)
         scale, low, high = (np.asarray(v, np.float32).reshape(-1, 1) for v in (scale, low, high))
         return _Grid(scale, low, high)
 
@@ -158,7 +157,7 @@ def _steps(cut: Cut, integers: Array, axis: int | None, narrow: int, samples: in
     rows = _columns(integers, axis, narrow, samples)
     if wide is None:
         return rows - z.reshape(-1, 1)
-    rows -= np.broadcast_to(z, (wide.narrow,))[wide.origin][:, None]
+    rows -= (np.broadcast_to(z, (wide.narrow,))[wide.origin] + wide.rests(cut.quantizer))[:, None]
     total = np.zeros((wide.narrow, rows.shape[1]), np.float32)
     for level in np.unique(wide.level):
         at = wide.level == level

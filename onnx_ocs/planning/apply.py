@@ -25,6 +25,7 @@ from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entries
 from onnx_ocs.translation.rescale import rescale
+from onnx_ocs.translation.together import agreed
 from onnx_ocs.translation.widen import widen
 
 __all__ = ["apply_plan"]
@@ -105,12 +106,15 @@ def _decide(
             found = refused.get(k) or r.refusal or Refusal.of(code, label(r.nodes[0]))
         elif p.copies.any() or p.copies_low.any():
             found = early_or_late(graph, now[r.key], p.alive(now[r.key]))
-            if isinstance(found, Refusal):
-                if isinstance(r, Region) and _new_step(r, p):
-                    found = None  # its step alone
-                else:
-                    refused[k] = found
         decisions.append(found)
+    decisions = agreed(graph, decisions)
+    for k, p in planned.items():
+        r, d = regions[k], decisions[k]
+        if isinstance(d, Refusal) and k not in refused:
+            if isinstance(r, Region) and _new_step(r, p):
+                decisions[k] = None  # its step alone
+            else:
+                refused[k] = d
     return decisions
 
 

@@ -26,6 +26,7 @@ from onnx_ocs.planning.search import Trial, best_plan, freed, improve
 from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.targets.ort import operators
 from onnx_ocs.translation.decision import Decision
+from onnx_ocs.translation.together import agreed
 from onnx_ocs.translation.widen import widened
 
 __all__ = ["Judged", "Spending"]
@@ -98,7 +99,7 @@ class Spending:
 
         def decide(graph: Graph, of: Mapping[Key, Region]) -> list[Decision]:
             found = [early_or_late(graph, of[p.key], p) for p in copied]
-            return [d for d in found if isinstance(d, Decision)]
+            return [d for d in agreed(graph, found) if isinstance(d, Decision)]
 
         return widened(self.model, decide)
 

@@ -51,9 +51,10 @@ def _copied(problem: Problem, c: Candidate, mass: Array, share: float) -> Array:
 
 
 def _mass(problem: Problem, c: Candidate) -> Array:
-    """Sum of the values in (X, 2 X] of every channel."""
+    """Sum of the values in (X, 2 X] of every channel, or what a copy of a whole range holds."""
     h, q = problem.tables[c.index].histogram, c.region.quantizer
     middle = h.edges + (h.edges[1] - h.edges[0]) / 2
     top = np.broadcast_to(q.x_clip, (len(h.counts),))[:, None]
-    inside = (middle > top) & (middle <= 2 * top)
+    each = np.broadcast_to(q.x_clip + q.x_low, (len(h.counts),))[:, None] if c.full else top
+    inside = (middle > top) & (middle <= top + each)
     return np.asarray((h.counts * np.where(inside, middle, 0.0)).sum(1))

@@ -61,6 +61,11 @@ class Candidate:
     damage: float = 0.0
 
     @property
+    def full(self) -> bool:
+        """Whether each copy holds a whole range."""
+        return self.mode == "early" and self.region.full
+
+    @property
     def own(self) -> int:
         """Which of the steps is the file's."""
         return int(np.flatnonzero(self.steps == 1)[0])
@@ -141,6 +146,8 @@ def _share(graph: Graph, r: Region, node: NodeProto) -> float:
     """Which share of a reader's input one copy of a region's channel adds."""
     k = next(i for i, n in enumerate(r.walk.weights) if n is node)
     layer = read_layer(graph, node)
+    if layer is not None and 1 < layer.groups == layer.inputs:
+        return 0.0  # it reads the copies added up
     inner = r.walk.columns[k].size / r.walk.channels
     return inner / (r.walk.columns[k].size if layer is None else layer.inputs)
 
@@ -179,6 +186,7 @@ def room(c: Candidate, step: int, copies: int) -> tuple[int, int]:
     up = most if top > 0 else 0
     if c.limit < np.inf:
         up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0
-    low = most if c.mode == "late" and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
-    alive = [int(n.max()) for n in c.region.alive(q.scale * c.steps[step])]
+    both = c.mode == "late" or c.full
+    low = most if both and bool(np.any(q.x_low > 0)) and c.region.bounds[0] < 0 else 0
+    alive = [int(n.max()) for n in c.region.alive(q.scale * c.steps[step], c.full)]
     return min(up, alive[0]), min(low, alive[1])

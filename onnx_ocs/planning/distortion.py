@@ -122,6 +122,7 @@ def tabulate(
     high: int,
     rooms: Sequence[tuple[int, int]],
     most: int,
+    full: bool = False,
 ) -> list[Table]:
     """Errors of quantizing with each of several steps, for 0..most copies on each side.
 
@@ -135,6 +136,7 @@ def tabulate(
         high: integers above zero (qmax - zero_point).
         rooms: most copies on the upper and the lower side, for every step.
         most: copies up to which the tables go.
+        full: whether each copy holds all integers of the quantizer, not those of its side.
     """
     edges = h.edges
     width = edges[1] - edges[0]
@@ -150,8 +152,9 @@ def tabulate(
         x = np.abs(v[:, mine])
         errors = []
         for scale, room in zip(scales, rooms, strict=True):
-            enough = np.ceil(np.rint(x.max() / scale) / levels) if levels else 1
-            errors.append(_bins(x, scale, width, levels * np.arange(1, 1 + max(1, min(room[side] + 1, int(enough))))))
+            each = low + high if full else levels
+            enough = 1 + np.ceil((np.rint(x.max() / scale) - levels) / each) if each else 1
+            errors.append(_bins(x, scale, width, levels + each * np.arange(max(1, min(room[side] + 1, int(enough))))))
         # one product for all steps: the counts are read once
         ends = np.cumsum([e.shape[2] for e in errors])[:-1]
         found = counts[:, mine] @ np.concatenate(errors, 2) / total[:, None]

@@ -60,7 +60,7 @@ class PlannedRegion:
         Args:
             region: with its new step.
         """
-        up, low = region.alive()
+        up, low = region.alive(full=self.mode != "late" and region.full)
         return replace(self, copies=np.minimum(self.copies, up), copies_low=np.minimum(self.copies_low, low))
 
     def as_dict(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def early_or_late(graph: Graph, region: Region, planned: PlannedRegion) -> Decis
     if planned.mode == "late":
         return late
     why = region.early if isinstance(region.early, Refusal) else None
-    if isinstance(region.early, Early) and not planned.copies_low.any():
+    if isinstance(region.early, Early) and (region.full or not planned.copies_low.any()):
         decision = Decision(region, "early", planned.copies, planned.copies_low)
         if planned.copies.max(initial=0) <= region.early.copies:
             why = early.check(graph, region, decision.wide)

@@ -107,7 +107,8 @@ class Problem:
         rooms = tuple(room(c, step, most) for step in range(len(c.steps)))
         low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
         scales = (float(q.scale.mean()) * c.steps).tolist()
-        return Tables(tuple(tabulate(h, smoothed(h, samples), scales, low, high, rooms, most)), rooms, h)
+        made = tabulate(h, smoothed(h, samples), scales, low, high, rooms, most, c.full)
+        return Tables(tuple(made), rooms, h)
 
     def without(self, dropped: Collection[int]) -> Problem:
         """The same where some regions stay as they are."""
@@ -168,6 +169,7 @@ class Problem:
     def settings(self, choices: Choices) -> dict[int, Setting]:
         """Switchboard settings of a plan: all quantizers on."""
         out = {}
+        full = {c.index for c in self.candidates if c.full}
         for k, r in enumerate(self.regions):
             if r.quantizer is None:
                 continue
@@ -175,7 +177,8 @@ class Problem:
             if k in choices:
                 q, c = r.quantizer, choices[k]
                 low, high = q.zero_point - q.qmin, q.qmax - q.zero_point
-                out[k] = Setting(c.scale, -(c.copies_low + 1.0) * low, (c.copies + 1.0) * high)
+                each = (low + high, low + high) if k in full else (low, high)
+                out[k] = Setting(c.scale, -(low + 1.0 * c.copies_low * each[0]), high + 1.0 * c.copies * each[1])
         return out
 
     def planned(self, choices: Choices) -> tuple[PlannedRegion, ...]:

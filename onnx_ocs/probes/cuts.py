@@ -41,7 +41,7 @@ class Cut:
     def noise(self) -> float:
         """Rounding unit of the float tensor's dtype at the quantizer's largest value, in steps."""
         q = self.quantizer
-        most = 1 if self.wide is None else 1 + int(np.abs(self.wide.level).max())
+        most = 1 if self.wide is None else 1 + int(np.abs(self.wide.level).max()) * (1 + self.wide.full)
         return (q.qmax - q.qmin) * most * float(np.finfo(q.float_dtype.name).eps) / 2
 
     def split(self, k: Array) -> Array:
@@ -57,6 +57,8 @@ class Cut:
             return np.asarray(values + z).astype(self.stored)
         level = w.level.reshape(shape)
         up, low = q.qmax - z, z - q.qmin
+        if w.full:
+            return np.asarray(np.clip(values - level * (q.qmax - q.qmin), -low, up) + z).astype(self.stored)
         copy_up = np.clip(values - level * up, 0, up)
         copy_low = np.clip(values - level * low, -low, 0)
         base = np.clip(values, -low, up)
@@ -69,7 +71,7 @@ class Cut:
             return integers.astype(np.int64)
         shape = [1] * integers.ndim
         shape[w.axis] = -1
-        z = np.broadcast_to(q.zero_point, (w.narrow,))[w.origin].reshape(shape)
+        z = (np.broadcast_to(q.zero_point, (w.narrow,))[w.origin] + w.rests(q)).reshape(shape)
         steps = np.moveaxis(integers.astype(np.int64) - z, w.axis, 0)
         out = np.zeros((w.narrow, *steps.shape[1:]), np.int64)
         np.add.at(out, w.origin, steps)

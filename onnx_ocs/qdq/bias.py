@@ -13,7 +13,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 
-__all__ = ["Bias", "read_bias", "write_bias"]
+__all__ = ["Bias", "add_bias", "read_bias", "write_bias"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,15 @@ def write_bias(graph: EditableGraph, node: NodeProto, index: int, bias: Bias, va
                 if a.name == "axis":
                     a.i = 0  # the widened bias is one-dimensional
     graph.set_input(node, index, dq.output[0])
+
+
+def add_bias(graph: EditableGraph, node: NodeProto, bias: Bias, value: Array, positions: Array, domain: str) -> None:
+    """Give a layer that has none an integer bias with a scale of its own, taken at `positions`."""
+    assert bias.scale is not None
+    name = label(node) + "_bias"
+    scale = bias.scale.astype(np.float32)
+    attributes: dict[str, int] = {}
+    if scale.size > 1:
+        scale, attributes = scale[positions], {"axis": 0}
+    inputs = [graph.add_initializer(name + "_quantized", value), graph.add_initializer(name + "_scale", scale)]
+    graph.set_input(node, 2, graph.add_node("DequantizeLinear", inputs, graph.fresh(name), domain=domain, **attributes))

@@ -47,11 +47,12 @@ def reach(graph: Graph, layer: LinearMap) -> Reach | None:
                 if not isinstance(q, Quantizer) or q.scale.size not in (1, channels):
                     return None
                 layout = wide.get(str(n.output[0]))
-                up, down = (0, 0) if layout is None or layout.halved else layout.copies()
-                if np.size(up) not in (1, channels):
-                    return None
-                low = np.maximum(low, -q.x_low * (1 + down))
-                high = np.minimum(high, q.x_clip * (1 + up))
+                bottom, top = -q.x_low, q.x_clip
+                if layout is not None and not layout.halved:
+                    if layout.narrow != channels:
+                        return None
+                    bottom, top = (steps * q.scale for steps in layout.reach(q))
+                low, high = np.maximum(low, bottom), np.minimum(high, top)
                 levels = min(levels, q.qmax - q.qmin + 1)
             break
         if len(readers) != 1:

@@ -1,6 +1,6 @@
 """Where a translated file has copies: whose rows follow others', and what is added up behind a depthwise layer.
 
-    producer (early)      row j is row origin[j], its bias less level[j] * X_clip
+    producer (early)      row j is row origin[j], its bias less level[j] * X_clip (or the whole range)
     depthwise reader      channel c of the sum behind it belongs to all rows j with origin[j] = c
 
 Layouts are read from the file (`onnx_ocs.widen.read_layouts`) and followed as far as layers read them.
@@ -94,7 +94,8 @@ def ties(graph: Graph) -> dict[int, Tie]:
             continue
         base = np.zeros(wide.narrow, np.int64)
         base[wide.origin[wide.level == 0]] = np.flatnonzero(wide.level == 0)
-        step = np.broadcast_to(grid.x_clip, wide.origin.shape if grid.x_clip.size > 1 else (1,))
+        size = grid.x_clip + grid.x_low if wide.full else grid.x_clip
+        step = np.broadcast_to(size, wide.origin.shape if size.size > 1 else (1,))
         found[id(layer)] = Tie(wide.origin, base, wide.level * step, wide.halved)
     return found
 

@@ -17,6 +17,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.records.layouts import quantizers, read_layouts
 from onnx_ocs.regions.find import find_regions
@@ -67,6 +68,12 @@ def _without_copies(model: onnx.ModelProto) -> onnx.ModelProto | None:
         graph.initializer.append(numpy_helper.from_array(mask, masked + "_mask"))
         nodes.insert(-1, helper.make_node("Mul", [quantize.input[0], masked + "_mask"], [masked], name=masked))
         quantize.input[0] = masked
+        if wide.full and isinstance(grid := read_quantizer(was, quantizers(was, name)[0]), Quantizer):
+            rested = f"{name}_rested"  # their constant is taken out of what reads them
+            rest = np.asarray(wide.rests(grid) * grid.scale, scale.dtype).reshape(channels)
+            graph.initializer.append(numpy_helper.from_array(rest, rested + "_rests"))
+            nodes.insert(-1, helper.make_node("Add", [masked, rested + "_rests"], [rested], name=rested))
+            quantize.input[0] = rested
         for p, t in enumerate(quantize.input):  # of a quantizer of the bases, which are repeated
             value = was.constant(t) if p and t else None
             if value is not None and 1 < value.size < wide.origin.size:

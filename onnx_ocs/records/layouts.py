@@ -69,6 +69,8 @@ def record_layout(node: NodeProto, original: str, wide: Wide) -> None:
     entry |= {"origin": pack(wide.origin), "level": pack(wide.level)}
     if wide.halved:
         entry["halved"] = True
+    if wide.full:
+        entry["full"] = True
     node.metadata_props.add(key=LAYOUT, value=json.dumps(entry))
 
 
@@ -92,7 +94,10 @@ def _read(text: str, node: NodeProto) -> tuple[str, Wide]:
     try:
         e = from_json(text)
         origin, level = unpack(e["origin"]), unpack(e["level"])
-        wide = Wide(int(e["axis"]), origin, level, int(e["narrow"]), None, True, bool(e.get("halved", False)))
+        wide = Wide(
+            int(e["axis"]), origin, level, int(e["narrow"]), None, True, bool(e.get("halved", False)),
+            full=bool(e.get("full", False)),
+        )  # fmt: skip
         bases = np.sort(origin[level == 0])
         sound = wide.narrow == bases.size and np.array_equal(bases, np.arange(bases.size))
         sound = sound and bool(np.isin(origin, bases).all())

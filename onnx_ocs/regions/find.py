@@ -17,6 +17,7 @@ from onnx_ocs.qdq.activation import LEAST, recognise
 from onnx_ocs.qdq.intervals import Interval, value_bounds
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.refusals import Refusal
+from onnx_ocs.regions.full import find_full
 from onnx_ocs.regions.producer import find_early
 from onnx_ocs.regions.region import COARSEST, Quantized, Region, Unreadable, Walk
 from onnx_ocs.regions.relu6 import RELU6, Bounded, relu6_in
@@ -155,6 +156,9 @@ def _region(
         return replace(_unreadable(graph, tensor, q, nodes, walk), bounds=interval, folded=folded, guessed=guessed)
     shape = shapes.get(tensor)
     rank = None if shape is None else len(shape)
+    early = find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank)
+    if isinstance(early, Refusal) and early.code == "early_activation":
+        early = find_full(graph, tensor, nodes, q, walk, rank) or early
     return Region(
         tensor=tensor,
         nodes=tuple(nodes),
@@ -162,7 +166,7 @@ def _region(
         activation=activation,
         quantizer=q,
         walk=walk,
-        early=find_early(graph, tensor, nodes, q, walk.axis, walk.channels, rank),
+        early=early,
         refusal=_nothing_to_save(nodes[0], q, interval, walk, relu6, guessed),
         bounds=interval,
         firm=firm,

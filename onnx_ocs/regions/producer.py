@@ -6,7 +6,7 @@ Early is exact only where Q(f(y - i * X_clip)) == Q(relu(f(y) - i * X_clip)) for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto
@@ -33,6 +33,7 @@ class Early:
         affine: nodes behind it with per-channel constants (BatchNormalization, Add), in order.
         slope: a PRelu whose slope is per channel.
         copies: most copies a channel for which it stays exact.
+        full: whether the copies are shifted by the whole range (`onnx_ocs.regions.full`).
     """
 
     layer: NodeProto
@@ -40,10 +41,18 @@ class Early:
     affine: tuple[NodeProto, ...]
     slope: NodeProto | None
     copies: int
+    full: bool = False
 
 
 def find_early(
-    graph: Graph, tensor: str, nodes: Sequence[NodeProto], q: Quantizer, axis: int, channels: int, rank: int | None
+    graph: Graph,
+    tensor: str,
+    nodes: Sequence[NodeProto],
+    q: Quantizer,
+    axis: int,
+    channels: int,
+    rank: int | None,
+    full: bool = False,
 ) -> Early | Refusal:
     """Whether the copies can be made by the producer, exactly.
 
@@ -55,6 +64,7 @@ def find_early(
         axis: channel axis.
         channels: number of channels.
         rank: rank of the tensor; None if unknown.
+        full: whether the copies are to be shifted by the whole range; then the quantizer must be all that acts.
 
     Returns:
         How the producer's rows are to be repeated, or why that is not exact.
@@ -67,13 +77,14 @@ def find_early(
         return Refusal("early_shared", "a subgraph reads the float tensor, so its producer must stay as it is", at)
     if np.any(q.x_clip <= 0):
         return Refusal.of("early_range", at)
-    function = _function(graph, tensor, q, at)
+    function = _Function(tensor) if full else _function(graph, tensor, q, at)
     if isinstance(function, Refusal):
         return function
     affine = _affine(graph, tensor, function.before, at)
     if isinstance(affine, Refusal):
         return affine
-    return _layer(graph, *affine, function.slope, function.copies, channels, axis, rank)
+    found = _layer(graph, *affine, function.slope, function.copies, channels, axis, rank)
+    return replace(found, full=True) if full and isinstance(found, Early) else found
 
 
 @dataclass(frozen=True)

@@ -141,21 +141,28 @@ class Region(_Found):
         """Whether anything about it can be changed: copies for layers that repeat a weight, or its step alone."""
         return bool(self.walk.weights) or (self.quantizer.scale.size == 1 and bool(self.walk.dequantizers))
 
-    def alive(self, scale: Array | None = None) -> tuple[Array, Array]:
+    @property
+    def full(self) -> bool:
+        """Whether early copies are shifted by the whole range (`onnx_ocs.regions.full`)."""
+        return isinstance(self.early, Early) and self.early.full
+
+    def alive(self, scale: Array | None = None, full: bool = False) -> tuple[Array, Array]:
         """How many copies on the upper and on the lower side can hold anything, int64, shape () or (C,).
 
         Copy i holds what lies beyond i * X_clip, and behind a bound there may be nothing.
 
         Args:
             scale: the step; default: the quantizer's.
+            full: whether each copy holds a whole range.
         """
         q = self.quantizer
         step = q.scale if scale is None else scale
         found = []
         for end, steps in ((self.firm[1], q.qmax - q.zero_point), (-self.firm[0], q.zero_point - q.qmin)):
-            reach = steps * step
+            base = steps * step
+            reach = (q.qmax - q.qmin) * step if full else base
             with np.errstate(divide="ignore", invalid="ignore"):  # half a step beyond is rounded to nothing
-                most = np.ceil((end - step / 2) / reach - BARELY_ALIVE) - 1
+                most = np.ceil((end - step / 2 - base) / reach - BARELY_ALIVE)
             most = np.where((reach > 0) & np.isfinite(end), np.clip(most, 0, MANY), MANY)
             found.append(np.asarray(most).astype(np.int64))
         return found[0], found[1]

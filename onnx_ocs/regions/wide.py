@@ -29,6 +29,8 @@ class Wide:
         halved: whether a channel that has a copy shares its value with it, half and half, instead of leaving it what
             lies above X_clip.
         factor: what the tensor's quantizer's values have been multiplied by on the way.
+        full: whether every copy holds a range of its own, qmin to qmax, and stands at an end of it, not at 0, while
+            its channel needs it not (copies made early in front of a quantizer that does not rectify).
     """
 
     axis: int
@@ -39,6 +41,7 @@ class Wide:
     integer: bool = False
     halved: bool = False
     factor: float = 1.0
+    full: bool = False
 
     def spread(self, inner: int) -> tuple[Array, Array]:
         """Origin and level when every channel becomes `inner` consecutive ones."""
@@ -54,6 +57,22 @@ class Wide:
         up = np.bincount(self.origin[self.level > 0], minlength=self.narrow)
         low = np.bincount(self.origin[self.level < 0], minlength=self.narrow)
         return up, low
+
+    def rests(self, q: Quantizer) -> Array:
+        """Steps at which each wide channel stands while its base can express the value, int64 (W,)."""
+        z = np.broadcast_to(q.zero_point, (self.narrow,))[self.origin]
+        ends = np.where(self.level > 0, q.qmin - z, np.where(self.level < 0, q.qmax - z, 0))
+        return np.asarray(ends * int(self.full), np.int64)
+
+    def reach(self, q: Quantizer) -> tuple[Array, Array]:
+        """Smallest and largest number of steps that every narrow channel expresses, int64 (narrow,)."""
+        up, low = self.copies()
+        bottom, top = q.qmin - q.zero_point, q.qmax - q.zero_point
+        if self.halved:  # of steps that are larger
+            return np.broadcast_to(bottom, up.shape), np.broadcast_to(top, up.shape)
+        if self.full:
+            return bottom - low * (q.qmax - q.qmin), top + up * (q.qmax - q.qmin)
+        return (low + 1) * bottom, (up + 1) * top
 
     def grouped(self, groups: int) -> bool:
         """Whether the wide channels lie in `groups` equal blocks, each holding one block of the narrow channels."""

@@ -90,6 +90,8 @@ class RegionEntry(_Passed):
         copies_low: of every channel, on the lower side.
         mode: how the copies are made: "early", "late", "rescale" (another step alone), "carried" (follows another
             tensor).
+        full: whether every copy holds a range of its own, qmin to qmax, as early copies do in front of a quantizer
+            that does not saturate at 0.
         consumers: the nodes that read the wide value.
         reason: why nothing was done.
         share_clipped: share of the mass that lies above x_clip.
@@ -118,6 +120,7 @@ class RegionEntry(_Passed):
     copies: list[int]
     copies_low: list[int]
     mode: str | None
+    full: bool
     consumers: list[str]
     reason: Reason | None
     share_clipped: NotRequired[float | None]

@@ -130,6 +130,8 @@ def _x_clip_after(e: Mapping[str, Any]) -> float | list[float] | None:
     if e.get("scale") is None or e.get("qmax") is None:
         return None
     most = 1 + max(e["copies"], default=0)
+    if e.get("full"):
+        return float(((most - 1) * (e["qmax"] - e["qmin"]) + e["qmax"] - e["zero_point"]) * e["scale"])
     if not isinstance(e["scale"], list):
         return float(most * (e["qmax"] - e["zero_point"]) * e["scale"])
     return [most * (e["qmax"] - z) * s for s, z in zip(e["scale"], e["zero_point"], strict=True)]

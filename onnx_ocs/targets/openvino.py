@@ -9,7 +9,7 @@ openvino 2026.4.1 (`tests/targets/test_openvino.py` runs it where it is installe
   ones are right, and so is a Concat of integers.  So late copies of signed activations are stored without a sign, or
   joined behind their quantizers; where a Clip holds the bounds there are none.
 - A Concat in front of a quantizer with a step for each channel does not load: it moves the quantizer in front of the
-  Concat, with all its steps for each part.  So no copies of these are made in float.
+  Concat, with all its steps for each part.  So these are joined behind their quantizers, too.
 - Channels that are no multiple of 8 take up to 1.9 times as long as their multiply-accumulates say.
 """
 

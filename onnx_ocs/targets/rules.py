@@ -36,7 +36,8 @@ class Rules:
         per_channel: whether an activation may have a step for each channel.
         floats: whether operators may run in float between quantizers, where copies may be made or folded back.
         signed_late: whether copies of signed activations may be joined in float.
-        channel_late: whether copies of activations with a step for each channel may be made in float.
+        channel_late: whether copies of activations with a step for each channel may be made in front of one quantizer,
+            as they are where a Clip holds its bounds.
         align: what its kernels want the number of channels to be a multiple of.
     """
 

@@ -39,7 +39,8 @@ class Decision:
         """The channel layout behind the QuantizeLinear."""
         walk = self.region.walk
         origin, level = arrange(self.copies, self.copies_low, walk.groups)
-        return Wide(walk.axis, origin, level, walk.channels, self.region.quantizer, True, self.halved)
+        full = self.mode == "early" and self.region.full and not self.halved
+        return Wide(walk.axis, origin, level, walk.channels, self.region.quantizer, True, self.halved, full=full)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Early: the producer makes the copies.
 
     W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_clip       translation (OCS+, eq. 8 and 9)
+    W'[j] = W[origin[j]],       b'[j] = b[origin[j]] - level[j] * X_range      whole ranges (`onnx_ocs.regions.full`)
     W'[j] = W[origin[j]] / 2,   b'[j] = b[origin[j]] / 2                       halving (OCS)
 
 Nothing is added to the graph: the activation, the one existing Q/DQ and the integer kernels stay as they are.
@@ -17,24 +18,27 @@ from onnx import NodeProto
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
-from onnx_ocs.qdq.bias import Bias, read_bias, write_bias
+from onnx_ocs.qdq.bias import Bias, add_bias, read_bias, write_bias
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import read_weight, scale_channels, scales_apart, take
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
+from onnx_ocs.translation.constant import check_constants
 
-__all__ = ["apply", "check"]
+__all__ = ["apply", "check", "shift_of"]
 
 COARSEST = 0.02  # quantization steps by which an integer bias may miss the shift
 
 
-def _shift(region: Region, wide: Wide) -> Array:
+def shift_of(region: Region, wide: Wide) -> Array:
     """What is subtracted from every wide channel, float64, in the tensor's units."""
     if wide.halved:
         return np.zeros(wide.origin.size)
-    return np.asarray(wide.level * np.broadcast_to(region.quantizer.x_clip, (wide.narrow,))[wide.origin])
+    q = region.quantizer
+    size = q.x_clip + q.x_low if wide.full else q.x_clip
+    return np.asarray(wide.level * np.broadcast_to(size, (wide.narrow,))[wide.origin])
 
 
 def _layer_bias(graph: Graph, region: Region, wide: Wide) -> tuple[Bias, Array | str]:
@@ -43,7 +47,7 @@ def _layer_bias(graph: Graph, region: Region, wide: Wide) -> tuple[Bias, Array |
     assert isinstance(early, Early)
     bias = read_bias(graph, early.layer, 2, wide.narrow)
     assert bias is not None
-    shift = np.zeros(wide.origin.size) if early.affine else _shift(region, wide)
+    shift = np.zeros(wide.origin.size) if early.affine else shift_of(region, wide)
     if is_op(early.layer, "Gemm"):
         shift = shift / float(attribute(early.layer, "beta", 1.0))
     if bias.kind == "none" and not early.affine and not wide.halved:
@@ -84,7 +88,11 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
     """
     early = region.early
     assert isinstance(early, Early)
-    if np.any(wide.level < 0):
+    if wide.full:
+        why = check_constants(graph, region, wide)
+        if why is not None:
+            return why
+    elif np.any(wide.level < 0):
         return Refusal.of("early_low", label(early.layer))
     if region.quantizer.float_dtype != np.float32:
         kind = region.quantizer.float_dtype.name
@@ -100,7 +108,7 @@ def check(graph: Graph, region: Region, wide: Wide) -> Refusal | None:
         step = np.broadcast_to(bias.scale, bias.value.shape)[wide.origin]
         if is_op(early.layer, "Gemm"):
             step = step * float(attribute(early.layer, "beta", 1.0))
-        shift = _shift(region, wide)
+        shift = shift_of(region, wide)
         error = (
             np.abs(np.rint(shift / step) * step - shift)
             / np.broadcast_to(region.quantizer.scale, wide.narrow)[wide.origin]
@@ -128,7 +136,7 @@ def apply(graph: EditableGraph, region: Region, wide: Wide) -> str:
     """Widen the producer; returns the name of the widened float tensor (which is the old one)."""
     early = region.early
     assert isinstance(early, Early)
-    layer, shift = early.layer, _shift(region, wide)
+    layer, shift = early.layer, shift_of(region, wide)
     factor = 1 / wide.units()[wide.origin]
     bias, value = _layer_bias(graph, region, wide)
     assert not isinstance(value, str)
@@ -136,7 +144,7 @@ def apply(graph: EditableGraph, region: Region, wide: Wide) -> str:
     if wide.halved:
         scale_channels(graph, layer, 1, early.weight_axis, factor)
     if bias.kind == "integer" and bias.dequantize is None:
-        _add_bias(graph, layer, bias, value, wide)
+        add_bias(graph, layer, bias, value, wide.origin, graph.producer[layer.input[0]].domain)
     elif bias.kind != "none" or not (early.affine or wide.halved):
         if bias.kind == "none":
             value = value.astype(region.quantizer.float_dtype)
@@ -194,16 +202,3 @@ def _replace(
     if shift is not None:
         new = (new.astype(np.float64) - shift.reshape(shape)).astype(value.dtype)
     graph.set_input(node, index, graph.add_initializer(node.input[index] + "_wide", new))
-
-
-def _add_bias(graph: EditableGraph, layer: NodeProto, bias: Bias, value: Array, wide: Wide) -> None:
-    assert bias.scale is not None
-    name = label(layer) + "_bias"
-    scale = bias.scale.astype(np.float32)
-    attributes: dict[str, int] = {}
-    if scale.size > 1:
-        scale, attributes = scale[wide.origin], {"axis": 0}
-    x = graph.producer[layer.input[0]]
-    inputs = [graph.add_initializer(name + "_quantized", value), graph.add_initializer(name + "_scale", scale)]
-    out = graph.add_node("DequantizeLinear", inputs, graph.fresh(name), domain=x.domain, **attributes)
-    graph.set_input(layer, 2, out)

@@ -48,6 +48,7 @@ def entry(
         "copies": [],
         "copies_low": [],
         "mode": None,
+        "full": False,
         "consumers": [] if walk is None else [label(n) for n in walk.weights],
         "reason": None,
     }
@@ -57,6 +58,7 @@ def entry(
             "copies": decision.copies.tolist(),
             "copies_low": decision.copies_low.tolist(),
             "mode": decision.mode,
+            "full": decision.wide.full,
             "consumers": widened.consumers,
         }
     elif widened is not None:

@@ -8,7 +8,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["fold", "pick"]
+__all__ = ["along", "fold", "pick"]
 
 
 def fold(graph: EditableGraph, source: str, target: str, wide: Wide, behind: int) -> None:
@@ -30,6 +30,7 @@ def fold(graph: EditableGraph, source: str, target: str, wide: Wide, behind: int
     if wide.integer or not extra.size:
         pick(graph, source, base, axis, target)
         return
+    rests = wide.rests(wide.grid) if wide.full and wide.grid is not None else np.zeros(0)
     order = extra[np.argsort(wide.origin[extra], kind="stable")]
     owner_of = wide.origin[order]
     starts = np.searchsorted(owner_of, owner_of, side="left")
@@ -48,6 +49,10 @@ def fold(graph: EditableGraph, source: str, target: str, wide: Wide, behind: int
         if not np.array_equal(place[channels], np.arange(width)):
             total = pick(graph, total, place[channels], axis, graph.fresh(target + "_base"))
         part = pick(graph, source, order[copies], axis, graph.fresh(target + "_copy"))
+        if wide.full and wide.grid is not None:  # exactly 0 while it rests
+            at_rest = along((rests[order[copies]] * wide.grid.scale).astype(wide.grid.float_dtype), behind)
+            constant = graph.add_initializer(target + "_rest", at_rest)
+            part = graph.add_node("Sub", [part, constant], graph.fresh(target + "_moved"))
         ending = channels.size - np.count_nonzero(turn == t + 1)
         everything = ending == wide.narrow
         total = graph.add_node("Add", [total, part], target if everything else graph.fresh(target + "_sum"))
@@ -70,3 +75,10 @@ def pick(graph: EditableGraph, source: str, where: Array, axis: int, target: str
     """
     index = graph.add_initializer(target + "_channels", where.astype(np.int64))
     return graph.add_node("Gather", [source, index], target, axis=axis)
+
+
+def along(values: Array, behind: int) -> Array:
+    """Per-channel values in a shape that broadcasts in front of so many axes; a scalar where they are all equal."""
+    if values.size and np.all(values == values[0]):
+        return np.asarray(values[0])
+    return values.reshape(-1, *[1] * behind)

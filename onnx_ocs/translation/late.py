@@ -6,7 +6,8 @@
     halves      Q(a / 2) twice
 
 Both give the same values.  Of int8 behind a Concat of floats OpenVINO makes wrong ones: these are stored without a sign
-(`onnx_ocs.translation.unsigned`), or where somebody else reads them, joined.
+(`onnx_ocs.translation.unsigned`), or where somebody else reads them, joined.  A quantizer with a step for each channel
+behind a Concat it does not load: such integers are joined, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation.foldback import pick
+from onnx_ocs.translation.foldback import along, pick
 
 __all__ = ["Part", "floats", "halves", "integers", "joins", "parameters", "parts"]
 
@@ -66,7 +67,7 @@ def parts(graph: EditableGraph, region: Region, wide: Wide, behind: int) -> list
         if not np.array_equal(channels, np.arange(wide.narrow)):
             part = pick(graph, tensor, channels, wide.axis, graph.fresh(name + "_outliers"))
         shift = wide.level[chosen] * np.broadcast_to(size, (wide.narrow,))[channels]
-        constant = graph.add_initializer(name + "_shift", _along(shift.astype(q.float_dtype), behind))
+        constant = graph.add_initializer(name + "_shift", along(shift.astype(q.float_dtype), behind))
         part = graph.add_node("Sub", [part, constant], graph.fresh(name + "_shifted"))
         if sign > 0 and not q.rectifies:  # other quantizers are a ReLU themselves
             part = graph.add_node("Relu", [part], graph.fresh(name + "_copies"))
@@ -78,12 +79,14 @@ def parts(graph: EditableGraph, region: Region, wide: Wide, behind: int) -> list
 
 
 def joins(graph: Graph, region: Region, node: NodeProto) -> bool:
-    """Whether the integers of bases and copies are to be joined, and can be: int8, no Clip behind.
+    """Whether the integers of bases and copies are to be joined, and can be: int8 or a step for each channel, no Clip.
 
-    It costs their readers onnxruntime's integer kernels on x86, which takes int8 from a quantizer alone.
+    Of int8 it costs their readers onnxruntime's integer kernels on x86, which takes int8 from a quantizer alone; with a
+    step for each channel there are none.
     """
     clipped = any(is_op(r, "Clip") for r in graph.readers(node.output[0]))
-    return region.quantizer.dtype == np.int8 and not clipped and graph.opset >= ANY_CONCAT
+    q = region.quantizer
+    return (q.dtype == np.int8 or q.scale.size > 1) and not clipped and graph.opset >= ANY_CONCAT
 
 
 def integers(graph: EditableGraph, node: NodeProto, found: Sequence[Part], wide: Wide) -> str:
@@ -126,7 +129,7 @@ def halves(graph: EditableGraph, region: Region, wide: Wide, behind: int) -> str
     """Halve channels: Gather, Mul; returns the wide tensor."""
     tensor, q = region.tensor, region.quantizer
     part = pick(graph, tensor, wide.origin, wide.axis, graph.fresh(tensor + "_twice"))
-    factor = _along((1 / wide.units()[wide.origin]).astype(q.float_dtype), behind)
+    factor = along((1 / wide.units()[wide.origin]).astype(q.float_dtype), behind)
     factors = graph.add_initializer(tensor + "_factor", factor)
     return graph.add_node("Mul", [part, factors], graph.fresh(tensor + "_halved"))
 
@@ -137,10 +140,3 @@ def parameters(graph: EditableGraph, node: NodeProto, origin: Array) -> None:
         value = graph.constant(node.input[p]) if len(node.input) > p and node.input[p] else None
         if value is not None and value.size > 1:
             graph.set_input(node, p, graph.add_initializer(node.input[p] + "_wide", value[origin]))
-
-
-def _along(values: Array, behind: int) -> Array:
-    """Per-channel values in a shape that broadcasts in front of so many axes; a scalar where they are all equal."""
-    if values.size and np.all(values == values[0]):
-        return np.asarray(values[0])
-    return values.reshape(-1, *[1] * behind)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from onnx_ocs.calibration.outliers import Outliers
 from onnx_ocs.errors import UserError
+from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import label
 from onnx_ocs.refusals import Refusal
@@ -39,7 +40,8 @@ def beyond(region: Region, mode: str, rules: Rules) -> Refusal | None:
     bounded = q.dtype.kind == "i" and (q.qmin, q.qmax) != (-128, 127)  # others lose their sign, or are joined behind
     if mode == "late" and bounded and not rules.signed_late:
         return Refusal("target", f"{rules.name} computes copies of signed values made in float otherwise", at)
-    if mode == "late" and q.scale.size > 1 and not rules.channel_late:
+    clipped = (q.qmin, q.qmax) != integer_range(q.dtype)  # others are joined behind their quantizers
+    if mode == "late" and q.scale.size > 1 and clipped and not rules.channel_late:
         return Refusal("target", f"{rules.name} does not load copies of an activation with a step for each channel", at)
     if rules.floats:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ from onnx_ocs.regions.region import HALF_COPIES, Quantized, Region, Unreadable
 from onnx_ocs.translation import early
 from onnx_ocs.translation.decision import Decision, Mode
 from onnx_ocs.translation.kernels import behind_kernels, losing
+from onnx_ocs.translation.together import agreed
 
 __all__ = ["Selection", "aligned", "find_outliers"]
 
@@ -74,12 +76,13 @@ class Selection:
             For each region a decision, or why it is left alone.
         """
         held = behind_kernels(graph, regions) if self.mode == "integer" else set()
-        decisions = [
+        decisions: list[Any] = [
             r.refusal
             if isinstance(r, Unreadable)
             else r.refusal or self._decide(graph, r, outliers[k], r.tensor in held)
             for k, r in enumerate(regions)
         ]
+        decisions = agreed(graph, decisions)
         if self.mode == "integer":
             lost = {id(d) for d in losing(graph.model, [d for d in decisions if isinstance(d, Decision)])}
             for k, d in enumerate(decisions):
@@ -103,8 +106,10 @@ class Selection:
             upper, lower = upper + lower, lower[:, :0]
         if self.mode != "late":
             if isinstance(region.early, Early):
-                first = upper[:, : min(self.copies, region.early.copies)]
-                chosen = self._select(region, first, first[:, :0])
+                first = upper[:, : min(self.copies, region.early.copies)], lower[:, :0]
+                if region.full and not self.halved:
+                    first = _of_whole_ranges(region, outliers)
+                chosen = self._select(region, *first)
                 if isinstance(chosen, Refusal):
                     return chosen
                 decision = Decision(region, "early", *chosen, self.halved)
@@ -158,6 +163,13 @@ class Selection:
         taken = taken.reshape(channels, slots)
         n = upper.shape[1]
         return taken[:, :n].sum(1).astype(np.int64), taken[:, n:].sum(1).astype(np.int64)
+
+
+def _of_whole_ranges(region: Region, outliers: Outliers) -> tuple[Array, Array]:
+    """Mass that copies of a whole range save, which hold about what two others do."""
+    pairs = (np.add.reduceat(m, np.arange(0, m.shape[1], 2), axis=1) for m in (outliers.upper, outliers.lower))
+    upper, lower = (m[:, : int(n.max())] for m, n in zip(pairs, region.alive(full=True), strict=True))
+    return upper, lower
 
 
 def find_outliers(

@@ -30,6 +30,7 @@ from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.regions.routes import route
 from onnx_ocs.regions.wide import Wide, join
 from onnx_ocs.translation import early, late
+from onnx_ocs.translation.constant import take_out
 from onnx_ocs.translation.decision import Decision, Widened
 from onnx_ocs.translation.foldback import fold
 from onnx_ocs.translation.unsigned import can_be_unsigned, unsigned
@@ -158,6 +159,8 @@ class _Widening:
             return
         r, wide = next(iter(plan.values()))
         if r.kind == "weight":
+            if wide.full:
+                take_out(graph, node, wide)
             take(graph, node, 1, r.axis, wide.origin)
         elif r.kind == "grouped":
             self.grouped(node, r, wide)

@@ -39,7 +39,7 @@ def join(parts: list[Wide | int], axis: int) -> Wide:
     """Channels of several tensors behind each other; an int stands for so many channels without copies."""
     wide = [p for p in parts if isinstance(p, Wide)]
     first = wide[0]
-    if any((p.integer, p.halved) != (first.integer, first.halved) for p in wide):
+    if any(p.full for p in wide) or any((p.integer, p.halved) != (first.integer, first.halved) for p in wide):
         raise Differs("it joins channels of different kinds")
     origin, level, offset = [], [], 0
     for p in parts:
@@ -68,6 +68,8 @@ class Carrying:
             Differs: it does not keep the channels, or a constant of it is not what it should be.
         """
         op = old.op_type
+        if wide.full:
+            raise Differs(f"{op} does not know of the constant that copies of a whole range stand at")
         if wide.integer and wide.grid is not None and op == "Cast" and is_idle(old, wide.grid.dtype):
             return wide  # to the type that the integers have
         if op not in CARRYING or old.domain not in ("", "ai.onnx") or (wide.integer and op not in ON_INTEGERS):

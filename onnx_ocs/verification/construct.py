@@ -57,6 +57,8 @@ def construct(
         form = _concat(new, values, behind, quantized)
     elif new.op_type == "Add":
         form = _add(values)
+    elif new.op_type == "Sub" and isinstance(first.form, Wide) and len(values) == 2 and len(arguments) == 1:
+        form = _less(first.form, arguments[0], behind(first.of, first.form.axis))
     else:
         if any(v is not None for v in values[1:]) or len(arguments) != (0 if new.op_type == "Relu" else 1):
             raise Differs(UNDECLARED)
@@ -138,6 +140,16 @@ def _concat(
     if wide or rows is None:
         raise Differs("it joins channels of different kinds")
     return rows
+
+
+def _less(form: Wide, constant: Array, behind: int) -> Wide:
+    """Copies of a whole range, less a constant: whether it is the one at which they stand shows in their sum."""
+    if not form.full or form.integer:
+        raise Differs(UNDECLARED)
+    rows = form.rows()
+    count = rows.less.size
+    less = Shifted.of(form.axis, behind, np.arange(count)).per_row(constant)
+    return replace(form, sums=replace(rows, less=rows.less + less))
 
 
 def _add(values: Sequence[Value | None]) -> Wide:

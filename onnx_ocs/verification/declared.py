@@ -31,7 +31,8 @@ def _layout(text: str) -> tuple[str, Layout]:
     try:
         e = from_json(text)
         origin, level = unpack(e["origin"]), unpack(e["level"])
-        found = Layout(int(e["axis"]), origin, level, int(e["narrow"]), bool(e.get("halved", False)))
+        halved, full = (bool(e.get(k, False)) for k in ("halved", "full"))
+        found = Layout(int(e["axis"]), origin, level, int(e["narrow"]), halved, full)
         return str(e["original"]), found
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as e:
         raise Differs(f"a layout cannot be read ({type(e).__name__}: {e})") from None

@@ -6,6 +6,7 @@ Q(f(y - i X_clip)) = Q(relu(f(y) - i X_clip)):
 
     ReLU                       for every quantizer
     Clip(0, B)                 where B is not below what the copies hold together
+    none                       where each copy holds a whole range, shifted by i * (X_clip + X_low)
     none, LeakyReLU, PReLU, ELU, Clip(lo < 0, B)      where zero_point = qmin
 """
 
@@ -48,8 +49,9 @@ def demands(before: Graph, after: Graph, layouts: Mapping[str, tuple[str, Layout
         if source is None or after.producer[now].input[0] != old.input[0]:
             continue  # copies made by nodes that were added
         chain = _chain(before, old.input[0])
-        x_clip = np.broadcast_to(source.now.x_clip, (layout.narrow,))[layout.origin]
-        amount = np.zeros(layout.origin.size) if layout.halved else layout.level * x_clip
+        size = source.now.x_clip + source.now.x_low if layout.full else source.now.x_clip
+        size = np.broadcast_to(size, (layout.narrow,))[layout.origin]
+        amount = np.zeros(layout.origin.size) if layout.halved else layout.level * size
         for k, n in enumerate(chain):
             found.setdefault(n.output[0], Demand(layout, amount, k == 0))
     return found

@@ -110,10 +110,11 @@ class _Comparison:
                 return False
             for c in self.cuts:
                 if c.wide is not None:
-                    values = fed[c.rewritten].astype(np.int64)
-                    copies = np.take(values, np.flatnonzero(c.wide.level != 0), axis=c.wide.axis)
-                    z = int(c.quantizer.zero_point.flat[0])
-                    active, total = active + int(np.sum(copies != z)), total + copies.size
+                    values = np.moveaxis(fed[c.rewritten].astype(np.int64), c.wide.axis, -1)
+                    copies = np.flatnonzero(c.wide.level != 0)
+                    rest = int(c.quantizer.zero_point.flat[0]) + c.wide.rests(c.quantizer)[copies]
+                    active += int(np.sum(values[..., copies] != rest))
+                    total += values[..., copies].size
             self._compare(computed, got, fed, True)
         self.result.active = active / total if total else 0.0
         return True

@@ -22,6 +22,7 @@ from onnx_ocs.qdq.bias import Bias, read_bias
 from onnx_ocs.qdq.weights import Weight, read_weight
 from onnx_ocs.verification.bytewise import attributes
 from onnx_ocs.verification.constants import Constants, Edit
+from onnx_ocs.verification.resting import taken_out
 from onnx_ocs.verification.values import Differs, Layout, Shifted, Wide
 
 __all__ = ["LAYERS", "Demand", "Layers", "output_axis"]
@@ -123,7 +124,7 @@ class Layers:
                 raise Differs("its rows cannot be repeated")
             edit = self._outputs(old, weight, edit, demand)
             form = demand.rows(output_axis(old), len(weight.shape) - 2 if is_op(old, "Conv", "ConvTranspose") else 0)
-        self._parameters(new, old, edit, rows, demand)
+        self._parameters(new, old, edit, rows, demand, wide if wide is not None and wide.full else None)
         return form
 
     # ---- weights ----------------------------------------------------------------------------------------------------
@@ -171,9 +172,15 @@ class Layers:
     # ---- biases -----------------------------------------------------------------------------------------------------
 
     def _parameters(
-        self, new: NodeProto, old: NodeProto, edit: Edit, rows: tuple[Array, Array] | None, demand: Demand | None
+        self,
+        new: NodeProto,
+        old: NodeProto,
+        edit: Edit,
+        rows: tuple[Array, Array] | None,
+        demand: Demand | None,
+        full: Wide | None,
     ) -> None:
-        """Weight and bias; where the step of the input has changed, the bias follows."""
+        """Weight and bias; where the step of the input has changed, or copies stand elsewhere, the bias follows."""
         followed = self.steps.followed(old)
         changed = [(replace(edit, coarser=f.factors) if np.any(f.factors > 1) else edit, f) for f in followed]
         ways: list[tuple[Edit, Followed | None]] = [*changed]
@@ -183,7 +190,7 @@ class Layers:
         for e, f in ways:
             try:
                 self.constants.weight(new, old, e)
-                self._bias(new, old, f, rows, demand)
+                self._bias(new, old, f, rows, demand, full)
             except Differs as d:
                 problem = problem or d
                 continue
@@ -200,18 +207,21 @@ class Layers:
         followed: Followed | None,
         rows: tuple[Array, Array] | None,
         demand: Demand | None,
+        full: Wide | None,
     ) -> None:
         name = new.input[2] if len(new.input) > 2 else ""
         before = old.input[2] if len(old.input) > 2 else ""
         if len(new.input) > 3:
             raise Differs("it has more inputs than a layer has")
-        if followed is None and rows is None and demand is None:
+        if followed is None and rows is None and demand is None and full is None:
             if before:
                 self.constants.same(name, before)
             else:
                 self.constants.bias(name, Bias("none", np.zeros(0)))
             return
         if old.op_type == "MatMul":  # its bias, if it has one, is added behind it
+            if full is not None:
+                raise Differs("a MatMul has no bias that could take the constant of copies")
             if name or (demand is not None and demand.here):
                 raise Differs("a MatMul has no bias")
             return
@@ -222,6 +232,8 @@ class Layers:
         base = read_bias(self.constants.before, old, 2, channels) if followed is None else followed.bias
         if base is None:
             raise Differs("its bias is no constant")
+        if full is not None:
+            base = self._without_rests(old, weight, base, full, followed)
         if demand is not None:
             expected = self._shifted(old, base, demand, weight)
         elif rows is not None:
@@ -236,6 +248,14 @@ class Layers:
             except Differs as d:
                 problems.append(d)
         raise problems[0]
+
+    def _without_rests(self, old: NodeProto, weight: Weight, base: Bias, full: Wide, followed: Followed | None) -> Bias:
+        """The bias of a layer that reads copies of a whole range; where it has none, one of integers is added."""
+        if base.kind == "none":
+            base = self._zero(old, base.value.size, weight) or base
+        factors = np.ones(()) if followed is None else followed.factors
+        values = self.constants.value(self.constants.before, old.input[1])
+        return taken_out(old, values, weight.quantizer(self.constants.before), base, full, factors)
 
     def _shifted(self, old: NodeProto, base: Bias, demand: Demand, weight: Weight) -> list[Bias]:
         """The bias of a layer that makes copies; where the original has none, in integers or in float."""

@@ -4,7 +4,8 @@ The oracle has wide fake-quantizers in place of the translated Q/DQ: in float,
 
     k = clip(round(a / s), -(n_low + 1) * (z - qmin), (n + 1) * (qmax - z)),      a_hat = k * s
 
-with n and n_low per channel; for halved channels (OCS) the same with 2 s for s and n = n_low = 0.  The reference has no
+with n and n_low per channel; where a copy holds a whole range (full), n and n_low times (qmax - qmin) are added to the
+narrow limits instead; for halved channels (OCS) the same with 2 s for s and n = n_low = 0.  The reference has no
 activation quantizer at all (only the saturation that acts as a ReLU is kept): what the float model was, as far as the
 QDQ file tells.
 """
@@ -36,6 +37,7 @@ class WideQuantizer:
         copies_low: lower copies of every channel, (C,).
         rank: rank of the tensor, None if unknown.
         halved: whether a copy doubles its channel's step instead of its levels.
+        full: whether a copy adds as many levels as the quantizer has, less one, instead of those of its side.
     """
 
     quantizer: Quantizer
@@ -44,6 +46,7 @@ class WideQuantizer:
     copies_low: Array
     rank: int | None
     halved: bool = False
+    full: bool = False
 
     def column(self, values: Array) -> Array:
         """Per-channel values in a shape that broadcasts along the channel axis."""
@@ -68,6 +71,9 @@ class WideQuantizer:
         if self.halved:
             low, top = q.qmin - q.zero_point, q.qmax - q.zero_point
             return np.broadcast_to(low, self.copies.shape), np.broadcast_to(top, self.copies.shape)
+        if self.full:
+            levels = q.qmax - q.qmin
+            return q.qmin - q.zero_point - self.copies_low * levels, q.qmax - q.zero_point + self.copies * levels
         top = (self.copies + 1) * (q.qmax - q.zero_point)
         low = (self.copies_low + 1) * (q.zero_point - q.qmin)
         return -np.broadcast_to(low, self.copies.shape), np.broadcast_to(top, self.copies.shape)

@@ -116,7 +116,7 @@ class Quantizers:
             self._carries(form, layout, q)
         else:
             self._rows(form, layout, q)
-        return Wide(layout.axis, layout.origin, layout.level, layout.narrow, layout.halved, True, q)
+        return Wide(layout.axis, layout.origin, layout.level, layout.narrow, layout.halved, layout.full, True, q)
 
     # ---- parts ------------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Quantizers:
     def _carries(self, form: Wide, layout: Layout, q: Quantizer) -> None:
         """Copies that lie on this grid already stay what they are."""
         g = form.grid
-        if form.integer or form.sums is not None or not form.same(layout):
+        if form.integer or form.sums is not None or form.full or not form.same(layout):
             raise Differs("it reads other channels than it declares")
         if g is None or (g.dtype, g.qmin, g.qmax) != (q.dtype, q.qmin, q.qmax) or g.scale.shape != q.scale.shape:
             raise Differs("it reads copies that lie on no grid like its own")
@@ -211,10 +211,16 @@ class Quantizers:
         else:
             x_clip, x_low = (np.broadcast_to(v, (layout.narrow,))[origin] for v in (q.x_clip, q.x_low))
             shift, factor = np.where(level > 0, level * x_clip, level * x_low), np.ones(origin.size)
+            if layout.full:
+                shift = level * (x_clip + x_low)
         if not np.array_equal(form.shift.astype(q.float_dtype), shift.astype(q.float_dtype)):
             raise Differs("its copies are shifted by something else than multiples of X_clip")
         if not np.array_equal(form.factor, factor):
             raise Differs("its channels are not divided as it declares")
+        if layout.full:
+            if form.side.any() or form.rectify or not np.isinf(form.ceiling):
+                raise Differs("its copies hold whole ranges, and something else acts in front of them")
+            return
         up = (level > 0) & (not layout.halved)
         down = (level < 0) & (not layout.halved)
         if np.any(down & (form.side != -1)) or np.any(~down & (form.side == -1)):

@@ -22,6 +22,8 @@ from onnx_ocs.qdq.quantizer import Quantizer
 
 __all__ = ["Differs", "Layout", "Shifted", "Sums", "Value", "Wide", "concat"]
 
+FLOAT = 1e-6  # rounding of float32 constants
+
 
 class Differs(Exception):
     """The rewritten model is not what the original and the declarations say; the message is the finding."""
@@ -37,6 +39,7 @@ class Layout:
         level: 0 for a base, i for its i-th copy on the upper side, -i on the lower side, int64 (W,).
         narrow: number of the original's channels.
         halved: whether a base and its copy hold half of the value each.
+        full: whether every copy holds a whole range, and stands at an end of it while its channel needs it not.
     """
 
     axis: int
@@ -44,6 +47,7 @@ class Layout:
     level: Array
     narrow: int
     halved: bool = False
+    full: bool = False
 
     def check(self) -> None:
         """Every channel has one base, and copies 1, 2, ... of each side once.
@@ -60,13 +64,15 @@ class Layout:
         inside = o[1:] == o[:-1]
         bases = np.bincount(self.origin[self.level == 0], minlength=self.narrow)
         ordered = np.all(lv[1:][inside] == lv[:-1][inside] + 1)
+        if self.full and self.halved:
+            raise Differs("its copies cannot hold half of the value and a whole range")
         if not (np.all(bases == 1) and ordered) or (self.halved and not np.all((self.level == 0) | (self.level == 1))):
             raise Differs("its layout does not have one base for every channel, and its copies in turn")
 
     def same(self, other: Layout) -> bool:
         """Whether two layouts hold the same channels in the same order."""
         return (
-            (self.narrow, self.halved) == (other.narrow, other.halved)
+            (self.narrow, self.halved, self.full) == (other.narrow, other.halved, other.full)
             and np.array_equal(self.origin, other.origin)
             and np.array_equal(self.level, other.level)
         )
@@ -74,27 +80,32 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Rows that are sums of channels: row j adds up channels[starts[j]:starts[j + 1]], in ascending order."""
+    """Rows that are sums of channels, less constants, float64, in the tensor's units.
+
+    Row j adds up channels[starts[j]:starts[j + 1]], in ascending order, and is less[j] less.
+    """
 
     starts: Array
     channels: Array
+    less: Array
 
     @staticmethod
     def each(count: int) -> Sums:
         """Rows of one channel each."""
-        return Sums(np.arange(count + 1), np.arange(count))
+        return Sums(np.arange(count + 1), np.arange(count), np.zeros(count))
 
     def take(self, rows: Array) -> Sums:
         """Some of the rows."""
         sizes = np.diff(self.starts)[rows]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         where = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], sizes)
-        return Sums(starts, self.channels[where])
+        return Sums(starts, self.channels[where], self.less[rows])
 
     def join(self, other: Sums) -> Sums:
         """The other's rows behind these."""
         starts = np.concatenate([self.starts, other.starts[1:] + self.starts[-1]])
-        return Sums(starts, np.concatenate([self.channels, other.channels]))
+        less = np.concatenate([self.less, other.less])
+        return Sums(starts, np.concatenate([self.channels, other.channels]), less)
 
     def add(self, other: Sums) -> Sums:
         """Row by row; both have as many."""
@@ -105,10 +116,10 @@ class Sums:
         row = np.concatenate([np.repeat(np.arange(count), s) for s in sizes])
         channels = np.concatenate([self.channels, other.channels])
         order = np.lexsort((channels, row))
-        return Sums(self.starts + other.starts, channels[order])
+        return Sums(self.starts + other.starts, channels[order], self.less + other.less)
 
     def same(self, other: Sums) -> bool:
-        """Whether they are equal, row by row."""
+        """Whether they add up the same, row by row."""
         return np.array_equal(self.starts, other.starts) and np.array_equal(self.channels, other.channels)
 
 
@@ -141,7 +152,19 @@ class Wide(Layout):
             kept = self.origin[rows.channels], self.level[rows.channels]
             return np.array_equal(kept[0], np.arange(self.narrow)) and not kept[1].any()
         counts = np.bincount(self.origin, minlength=self.narrow)
-        return rows.same(Sums(np.concatenate([[0], np.cumsum(counts)]), np.argsort(self.origin, kind="stable")))
+        order, rests = np.argsort(self.origin, kind="stable"), self.rests()
+        constants, size = (np.bincount(self.origin, v, self.narrow) for v in (rests, np.abs(rests)))
+        if np.any(np.abs(rows.less - constants) > FLOAT * size):
+            return False
+        return rows.same(Sums(np.concatenate([[0], np.cumsum(counts)]), order, constants))
+
+    def rests(self) -> Array:
+        """Where each channel stands while its base can express the value, float64 (W,), in the tensor's units."""
+        g = self.grid
+        if not self.full or g is None:
+            return np.zeros(self.origin.size)
+        low, top = (np.broadcast_to(v, (self.narrow,))[self.origin] for v in (-g.x_low, g.x_clip))
+        return np.where(self.level > 0, low, np.where(self.level < 0, top, 0.0))
 
 
 @dataclass(frozen=True, eq=False)

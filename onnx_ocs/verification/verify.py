@@ -209,7 +209,7 @@ def _translation(
         rewritten = substituted(rewritten, structure.expected)
     before, after = Graph(original), Graph(rewritten)
     layouts = {
-        name: (now, Wide(w.axis, w.origin, w.level, w.narrow, None, True, w.halved))
+        name: (now, Wide(w.axis, w.origin, w.level, w.narrow, None, True, w.halved, full=w.full))
         for name, (now, w) in declared.layouts.items()
     }
     shapes = infer_shapes(original)
@@ -221,7 +221,7 @@ def _translation(
             return
         tensor = before.producer[name].input[0]
         rank = len(shapes[tensor]) if tensor in shapes else None
-        wide[name] = WideQuantizer(q, w.axis, *w.copies(), rank, w.halved)
+        wide[name] = WideQuantizer(q, w.axis, *w.copies(), rank, w.halved, w.full)
     result.translated = len(wide)
     plain = attempt(original, "disable_all")
     if isinstance(plain, str):

@@ -1,7 +1,7 @@
 """What a rewritten model must compute, built from the original and the report alone.
 
 Nothing of the product is used here: each translated Q..DQ becomes Div, Round, Max, Min and Mul in float, with a bound
-of (copies + 1) times the quantizer's for each channel.
+of (copies + 1) times the quantizer's for each channel (of as many whole ranges more, where copies hold these).
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ def wide_model(
             z = np.asarray(e["zero_point"])
             top = ((copies + 1) * (e["qmax"] - z)).reshape(shape)
             bottom = ((low + 1) * (e["qmin"] - z)).reshape(shape)
+            if e.get("full"):  # each copy has all the levels there are
+                levels = e["qmax"] - e["qmin"]
+                top = (e["qmax"] - z + copies * levels).reshape(shape)
+                bottom = (e["qmin"] - z - low * levels).reshape(shape)
             now = np.asarray(e["scale"]).astype(scale.dtype)
             now = now.reshape(shape) if now.size > 1 else now
             if e["pass"] == "split":

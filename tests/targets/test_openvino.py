@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import onnx_ocs
 from onnx_ocs.passes.compensate import Compensate
@@ -33,8 +33,39 @@ FORMS: dict[str, list[Any]] = {
 FILES = ["ort_cnn_l13_u8s8pc", "nncf_mbv2_l17_pt", "nncf_hswish_l17_default", "aimet_leaky_l17_w8a8signed"]
 CALIBRATED = ("fitted", "branches")  # long work, on the first file
 CASES = [(n, f) for n in FILES for f in FORMS if f not in CALIBRATED or n == FILES[0]]
+CLOSE = 40.0  # dB between two runtimes that both compute what the file says, rounding ties aside
 WORSE, EXACT = 1.0, 60.0  # dB below the original's; what float arithmetic leaves
-SATURATED = 20.0  # dB of an original: less is what saturation in its kernels leaves, and no figure to hold others to
+
+# Without VNNI, OpenVINO adds pairs of uint8 x int8 products in 16 bits.  255 * 127 * 2 does not fit: the originals are
+# 12 to 30 dB from onnxruntime.  255 * 63 * 2 does: with weights of seven bits the same files are 45 to 61 dB from it,
+# as `test_what_saturates` shows.  So on such CPUs the files get these before they are rewritten.
+SEVEN_BITS = 63
+
+
+def seven_bits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with int8 weights on steps twice as large, so that no pair of products leaves 16 bits."""
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    constants = {t.name: t for t in new.graph.initializer}
+    producer = {o: n for n in new.graph.node for o in n.output}
+    for n in new.graph.node:
+        q = producer.get(n.input[0]) if n.input else None
+        root = q.input[0] if q is not None and q.op_type == "QuantizeLinear" else n.input[0] if n.input else ""
+        if n.op_type != "DequantizeLinear" or root not in constants or len(constants[root].dims) < 2:
+            continue
+        weight, scale = (numpy_helper.to_array(constants[t]) for t in (root, n.input[1]))
+        unit = np.ones(1)
+        if weight.dtype != np.int8:  # a float weight is put on the new grid, off the ties between two of its values
+            shape = [1] * weight.ndim
+            shape[next((a.i for a in n.attribute if a.name == "axis"), 1) if scale.size > 1 else 0] = -1
+            unit = scale.astype(np.float64).reshape(shape)
+        halves = np.clip(np.rint(weight / unit / 2), -SEVEN_BITS, SEVEN_BITS)
+        found = halves if weight.dtype == np.int8 else halves * 2 * unit
+        constants[root].CopyFrom(numpy_helper.from_array(found.astype(weight.dtype), root))
+        for name in {n.input[1]} | ({q.input[1]} if q is not None and root == q.input[0] else set()):
+            scale = numpy_helper.to_array(constants[name])
+            constants[name].CopyFrom(numpy_helper.from_array(2 * scale, name))
+    return new
 
 
 def samples(model: onnx.ModelProto, count: int) -> dict[str, np.ndarray]:
@@ -66,17 +97,37 @@ def agreement_db(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> float:
 def test_vendored_files(name: str, form: str) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '.[runtimes]'")
     model = onnx.load(DATA / f"{name}.onnx")
+    model = seven_bits(model) if may_saturate() else model
     feeds = samples(model, 32)
     calib = samples(model, 16) if form in CALIBRATED else None
     new = onnx_ocs.rewrite(model, passes=FORMS[form], calib=calib, verify=False)
     if not new.changed:
         pytest.skip("nothing is rewritten")
-    if may_saturate() and form == "fitted":
-        pytest.skip("integer kernels saturate on this CPU, other weights at other places")
     before, after = agreement_db(model, feeds), agreement_db(new.model, feeds)
-    if may_saturate() and before < SATURATED:
-        pytest.skip(f"integer kernels saturate on this CPU: the original is {before:.1f} dB from onnxruntime")
     assert after >= min(before - WORSE, EXACT), (before, after)
+
+
+def test_a_step_for_each_channel_in_the_default_form() -> None:
+    """One quantizer of bases and copies would not load: OpenVINO moves all of its steps in front of a Concat."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '.[runtimes]'")
+    model = seven_bits(onnx.load(DATA / "nncf_hswish_l17_default.onnx"))
+    new = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "late")], verify=False)
+    found = [e for e in new.report["regions"] if isinstance(e["scale"], list)]
+    assert found and all(e["mode"] == "late" for e in found)
+    feeds = samples(model, 8)
+    assert agreement_db(new.model, feeds) >= min(agreement_db(model, feeds) - WORSE, EXACT)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_saturates(name: str) -> None:
+    """It is saturation, and nothing else, that sets OpenVINO apart from onnxruntime where there is no VNNI."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '.[runtimes]'")
+    model = onnx.load(DATA / f"{name}.onnx")
+    feeds = samples(model, 8)
+    narrow = agreement_db(seven_bits(model), feeds)
+    assert narrow > CLOSE
+    if may_saturate():
+        assert agreement_db(model, feeds) < narrow - 10
 
 
 def test_the_example() -> None:

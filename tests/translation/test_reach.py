@@ -73,6 +73,15 @@ def test_signed_copies_in_float_are_wrong_in_openvino() -> None:
     assert beyond(at, "late", rules_of("tensorrt")) is None
 
 
+def test_a_step_for_each_channel_is_joined_behind_its_quantizers_unless_a_clip_follows() -> None:
+    model, _ = zoo.build("depthwise_per_channel")
+    at = next(r for r in regions(model).values() if r.quantizer.scale.size > 1)
+    assert beyond(at, "late", rules_of("openvino")) is None
+    at = replace(at, quantizer=replace(at.quantizer, qmax=15))
+    why = beyond(at, "late", rules_of("openvino"))
+    assert why is not None and "does not load" in why.message and beyond(at, "late", rules_of("ort")) is None
+
+
 def test_the_mode_of_a_target() -> None:
     assert mode_for("auto", rules_of("qnn")) == mode_for("integer", rules_of("generic-int8")) == "early"
     assert mode_for("late", rules_of("tensorrt")) == "late"
