@@ -18,7 +18,7 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.feed import Feed, one_sample
 from onnx_ocs.calibration.origin import Origin, Range
-from onnx_ocs.calibration.shards import Place, place_of, shards, shipped
+from onnx_ocs.calibration.shards import Place, Shard, place_of, shards
 from onnx_ocs.calibration.statistics import SAMPLED, Statistics
 from onnx_ocs.calibration.stream import BATCH, Activations, stream
 from onnx_ocs.errors import UserError
@@ -34,6 +34,7 @@ from onnx_ocs.regions.region import Quantized, Region
 __all__ = ["ALL", "calibrate", "counted_before"]
 
 _LOG = logging.getLogger("onnx_ocs.calibration")
+SHARD = 4  # feeds of a task: large enough to outweigh the way of its result, small enough for many workers
 ALL, SCREENED = "all", "screened"  # which tensors are counted whose step alone can change
 
 
@@ -111,27 +112,23 @@ def _by_workers(
     """The same by workers, each a few feeds at a time."""
     samples = context.samples
     assert samples is not None
-    place = place_of(samples, context.limit)
+    place = place_of(samples, context.limit, BATCH)
     stored = engine.store(model, origin.model)
     job = _Job(stored, tuple(sorted(context.bounded.items())), tuple(empty.regions), place)
-    ranges = shards(*part)
-    tasks: Iterator[tuple[_Job, Origin, int, int, list[Feed] | None, Mapping[str, Array] | None]]
-    if place is not None:
-        tasks = ((job, origin, first, stop, None, None) for first, stop in ranges)
-    else:
-        sample = one_sample(model, next(samples.part(0, 1, BATCH, context.limit)))
-        shipping = shipped(samples, context.limit, ranges)
-        tasks = ((job, origin, first, stop, feeds, sample) for first, stop, feeds in shipping)
-    total = context.total() if part == (0, origin.feeds) else None
+    sample = None if place else one_sample(model, next(samples.part(0, 1, BATCH, context.limit)))
+    tasks = ((job, origin, s, sample) for s in shards(samples, context.limit, BATCH, *part, SHARD))
+    total = part[1] - part[0]
     context.progress("calibrating", 0, total)
-    found = empty
+    found, done = empty, 0
     for n, (_, counted) in enumerate(engine.each(_count, tasks)):
         if n:
             found.merge(counted, ("one worker's statistics", "another's"))
         else:
             found.merge(counted)
             found.origin = counted.origin
-        context.progress("calibrating", found.samples, total)
+        assert counted.origin is not None
+        done += sum(b - a for a, b in counted.origin.parts)
+        context.progress("calibrating", done, total)
         _LOG.debug("calibrated on %d samples", found.samples)
     _LOG.info("calibrated %d tensors on %d samples by workers", len(found.regions), found.samples)
     return found
@@ -188,24 +185,22 @@ class _Counter:
     def empty(self) -> Statistics:
         return Statistics(self.job.model.hash, self.regions, self.job.steps)
 
-    def feeds(self, first: int, stop: int) -> Iterator[Feed]:
-        assert self.job.place is not None
-        return self.job.place.feeds(self.model, self.job.model.hash, first, stop)
+    def feeds(self, shard: Shard) -> Iterator[Feed]:
+        return shard.read(self.job.place, self.model, self.job.model.hash)
 
     def probe(self, sample: Mapping[str, Array] | None) -> str:
         """What this worker computes from the first sample."""
         if self._probe is None:
-            self._probe = _probe(self.model, self.activations, next(self.feeds(0, 1)) if sample is None else sample)
+            (feed,) = self.feeds(Shard(0, 1)) if sample is None else (sample,)
+            self._probe = _probe(self.model, self.activations, feed)
         return self._probe
 
 
-def _count(
-    job: _Job, origin: Origin, first: int, stop: int, feeds: list[Feed] | None, sample: Mapping[str, Array] | None
-) -> Statistics:
-    """A task: the statistics of a few feeds."""
+def _count(job: _Job, origin: Origin, shard: Shard, sample: Mapping[str, Array] | None) -> Statistics:
+    """A task: the statistics of a few feeds, and what this worker computes from the first sample of all."""
     counter = kept(job, lambda: _Counter(job))
-    found = counter.empty()
-    for turn, feed in enumerate(counter.feeds(first, stop) if feeds is None else feeds, first):
+    found, probe = counter.empty(), counter.probe(sample)
+    for turn, feed in enumerate(counter.feeds(shard), shard.first):
         found.add(counter.regions, counter.activations(feed), turn)
-    found.origin = replace(origin, parts=((first, stop),), probe=counter.probe(sample))
+    found.origin = replace(origin, parts=((shard.first, shard.stop),), probe=probe)
     return found

@@ -198,7 +198,8 @@ class Declared:
         """The feeds of .npz files from a number on; files before are not read."""
         found = self.starts(files, batch_size, limit)
         if first < len(found):
-            yield from self.chunks(files[found[first].part :], batch_size, limit, found[first])
+            feeds = self.chunks(files[found[first].part :], batch_size, limit, found[first])
+            yield from itertools.islice(feeds, len(found) - first)
 
     def chunks(
         self, parts: Sequence[Path | Mapping[str, Any]], batch_size: int, limit: int, start: Start = BEGIN

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,12 +17,11 @@ import onnx
 
 from onnx_ocs.calibration.feed import Feed
 from onnx_ocs.calibration.samples import Samples, open_samples
-from onnx_ocs.calibration.stream import BATCH
 from onnx_ocs.execution.kept import kept
 
-__all__ = ["SHARD", "Place", "place_of", "shards", "shipped"]
+__all__ = ["Place", "Shard", "place_of", "shards"]
 
-SHARD = 4  # feeds of a task: large enough to outweigh the way of its result, small enough for many workers
+NEAR = 8  # feeds that are rather read in passing than skipped
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Place:
         source: as the user says it, files with their whole path.
         labels: whether samples carry their labels.
         limit: most samples.
+        batch: samples of a feed.
         folder: where modules are looked for.
     """
 
     source: str
     labels: bool
     limit: int | None
+    batch: int
     folder: str
 
     def feeds(self, model: onnx.ModelProto, model_hash: str, first: int, stop: int) -> Iterator[Feed]:
@@ -83,17 +84,20 @@ class _Reader:
         if place.folder not in sys.path:
             sys.path.insert(0, place.folder)
         self._samples = open_samples(place.source, model, place.limit, place.labels)
-        self._limit = place.limit
+        self._place = place
         self._rest: Iterator[Feed] = iter(())
         self.at = sys.maxsize
 
     def reaches(self, first: int) -> bool:
         """Whether reading on is the shortest way."""
-        return self.at <= first <= self.at + SHARD
+        return self.at <= first <= self.at + NEAR
+
+    def _part(self, first: int) -> Iterator[Feed]:
+        return self._samples.part(first, sys.maxsize, self._place.batch, self._place.limit)
 
     def feeds(self, first: int, stop: int) -> Iterator[Feed]:
         if not self.reaches(first):
-            self._rest, self.at = self._samples.part(first, sys.maxsize, BATCH, self._limit), first
+            self._rest, self.at = self._part(first), first
         for feed in self._rest:
             self.at += 1
             if self.at > first:
@@ -102,31 +106,63 @@ class _Reader:
                 return
 
 
-def place_of(samples: Samples, limit: int | None) -> Place | None:
+@dataclass(frozen=True)
+class Shard:
+    """A range of whole feeds.
+
+    Attributes:
+        first: number of the first feed.
+        stop: number behind the last.
+        feeds: the feeds, where workers cannot read them; None where they can.
+    """
+
+    first: int
+    stop: int
+    feeds: tuple[Feed, ...] | None = None
+
+    def read(self, place: Place | None, model: onnx.ModelProto, model_hash: str) -> Iterator[Feed]:
+        """The feeds, from where they are.
+
+        Args:
+            place: where the samples are; None where the shard brings them.
+            model: what they are for.
+            model_hash: its `fingerprint`.
+        """
+        if self.feeds is None:
+            assert place is not None
+            return place.feeds(model, model_hash, self.first, self.stop)
+        return iter(self.feeds)
+
+
+def place_of(samples: Samples, limit: int | None, batch: int) -> Place | None:
     """Where workers read samples for themselves; None where they cannot, and must be given them.
 
     Args:
         samples: the samples.
         limit: most of them.
+        batch: samples of a feed.
     """
     if samples.source is None:
         return None
     source, labels = samples.source
-    return Place(source, labels, limit, str(Path.cwd()))
+    return Place(source, labels, limit, batch, str(Path.cwd()))
 
 
-def shards(first: int, stop: int) -> list[tuple[int, int]]:
-    """The ranges of feeds that are one task each; they do not depend on the number of workers."""
-    ends = sorted({first, stop, *range(SHARD * (first // SHARD + 1), stop, SHARD)})
-    return list(pairwise(ends))
+def shards(samples: Samples, limit: int | None, batch: int, first: int, stop: int, size: int) -> Iterator[Shard]:
+    """What is one task each; it does not depend on the number of workers.
 
-
-def shipped(
-    samples: Samples, limit: int | None, ranges: Sequence[tuple[int, int]]
-) -> Iterator[tuple[int, int, list[Feed] | None]]:
-    """The ranges with their feeds, for workers that cannot read them."""
-    if not ranges:
+    Args:
+        samples: the samples.
+        limit: most of them.
+        batch: samples of a feed.
+        first: number of the first feed.
+        stop: number behind the last.
+        size: feeds of a task.
+    """
+    ends = sorted({first, stop, *range(size * (first // size + 1), stop, size)})
+    if samples.source is not None:
+        yield from (Shard(a, b) for a, b in pairwise(ends))
         return
-    feeds = samples.part(ranges[0][0], ranges[-1][1], BATCH, limit)
-    for first, stop in ranges:
-        yield first, stop, list(islice(feeds, stop - first))
+    feeds = samples.part(first, stop, batch, limit)
+    for a, b in pairwise(ends):
+        yield Shard(a, b, tuple(islice(feeds, b - a)))

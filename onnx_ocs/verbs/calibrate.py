@@ -81,14 +81,14 @@ def merge(paths: Sequence[str | Path], partial: bool = False) -> Statistics:
     if not paths:
         raise UserError("there is nothing to merge: give the statistics of all shards")
     total: Statistics | None = None
-    for path in paths:
+    for n, path in enumerate(paths):
         found = Statistics.read(path)
         if found.origin is None:
             raise UserError(f"{path}: does not say which samples it has seen: calibrate again")
         if total is None:
             total = found
         else:
-            total.merge(found, (f"{paths[0]}" if path == paths[1] else "the files before", f"{path}"))
+            total.merge(found, (f"{paths[0]}" if n == 1 else "the files before", f"{path}"))
     assert total is not None and total.origin is not None
     if not partial and (missing := total.origin.missing):
         said = ", ".join(f"{a}" if b == a + 1 else f"{a} to {b - 1}" for a, b in missing)

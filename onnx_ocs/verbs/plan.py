@@ -94,6 +94,6 @@ def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -
     def measure(made: Plan) -> Quality:
         new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         context.progress("measuring plans", 0, None)
-        return compare(against(), [new], samples, context.limit, judging=context.judging)[0]
+        return compare(against(), [new], samples, context.limit, judging=context.judging, engine=context.engine)[0]
 
     return measure

@@ -256,7 +256,7 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     total = context.total()
     context.progress("comparing", 0, total)
     tick = _ticker(context.progress, "comparing", total)
-    found = compare(reference, models, context.samples, context.limit, tick=tick, judging=context.judging)
+    found = compare(reference, models, context.samples, context.limit, tick, context.judging, context.engine)
     return replace(outcome, qualities=(found[0], found[-1]), against=against)
 
 
