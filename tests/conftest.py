@@ -25,6 +25,12 @@ def log() -> Iterator[logging.Logger]:
     logger.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency by few runs: most tests only ask whether it is there, and what asks for more says so."""
+    monkeypatch.setattr("onnx_ocs.measurement.latency.ROUNDS", 99)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Call the command line in this process: exit code, stdout, stderr."""

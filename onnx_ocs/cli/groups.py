@@ -272,6 +272,7 @@ def is_planned(given: Given, calib: str | None) -> bool:
     """
     if given.value("--ratio") is not None and given.value("--budget") is not None:
         raise UserError("--ratio and --budget both say how much to spend: give one of them")
+    _target(given)
     select = given.make(Selecting).select or ("mass" if calib is None else "error")
     if select == "error":
         if calib is None:
@@ -295,9 +296,7 @@ def plan_options(given: Given) -> PlanOptions:
     Raises:
         UserError: the target needs a metric, and there is none.
     """
-    target, timed = given.make(Targets).target, given.make(Time)
-    if target is not None and target.kind == "metric" and given.value("--metric") is None:
-        raise UserError("--target-metric needs a metric: give --metric package.module:function")
+    target, timed = _target(given), given.make(Time)
     if given.value("--budget") is not None:
         return given.make(PlanOptions, target=target, max_latency=timed.limit(None))
     if given.value("--ratio") is not None:
@@ -308,6 +307,13 @@ def plan_options(given: Given) -> PlanOptions:
     if timed.max_latency is not None and limit is not None:  # time alone says how much is spent
         return given.make(PlanOptions, budget=None, max_latency=limit)
     return given.make(PlanOptions, max_latency=limit)
+
+
+def _target(given: Given) -> Target | None:
+    target = given.make(Targets).target
+    if target is not None and target.kind == "metric" and given.value("--metric") is None:
+        raise UserError("--target-metric needs a metric: give --metric package.module:function")
+    return target
 
 
 def warn_of_unused(given: Given) -> None:

@@ -3,7 +3,7 @@
 Integer kernels, lost fusions and layouts decide it.  One thread, ORT_ENABLE_ALL; the models take turns, and the
 thread's CPU time is counted, which other work on the machine disturbs less than wall time.  What disturbs a run makes
 it longer, never shorter, so a ratio is that of the shortest runs.  It is taken three times, from every third round
-each: the middle one counts, and half of what they are apart is the tolerance.
+each: the middle one counts, and half of what they are apart is the tolerance.  Runs end early once that is small.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, Session, attempt_run
 
-__all__ = ["Compared", "compared", "latencies", "shortest"]
+__all__ = ["Compared", "Looks", "compared", "latencies", "shortest"]
 
 SECONDS = 1.0  # of running all models; each runs once at least
 MOST = 50  # runs of each
 ROUNDS = 3000  # of two models that are compared, for what they tell of each other
+LOOK = 96  # rounds after which their ratio is looked at, and again whenever there are twice as many
+AGREED = 0.005  # of the ratio: a tolerance that is enough, if two looks find it
 THIRDS = 3
 LEAST = 9  # rounds of two models that are compared, however long they take
 
@@ -64,13 +66,39 @@ def compared(
         feed: what both are fed, such as one sample.
         seconds: after which no more runs are begun, if there were enough.
     """
-    took = None if _large([before, after]) else _took([before, after], feed, ROUNDS, seconds, LEAST)
+    took = None if _large([before, after]) else _took([before, after], feed, ROUNDS, seconds, LEAST, Looks())
     if took is None:
         return None
-    then, now = (np.asarray(t) for t in took)
-    ratios = sorted(float(now[k::THIRDS].min() / max(then[k::THIRDS].min(), 1e-9)) for k in range(THIRDS))
-    middle = ratios[THIRDS // 2]
-    return Compared(1e3 * float(np.median(then)), 1e3 * float(np.median(now)), middle, (ratios[-1] - ratios[0]) / 2)
+    then, now = (1e3 * float(np.median(t)) for t in took)
+    return Compared(then, now, *_ratio(took))
+
+
+def _ratio(took: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Ratio of the second model's shortest runs to the first's, and how far it may be off."""
+    before, after = (np.asarray(t) for t in took)
+    ratios = sorted(float(after[k::THIRDS].min() / max(before[k::THIRDS].min(), 1e-9)) for k in range(THIRDS))
+    return ratios[THIRDS // 2], (ratios[-1] - ratios[0]) / 2
+
+
+class Looks:
+    """Whether two models have run often enough, asked after each round."""
+
+    def __init__(self) -> None:
+        self._next = LOOK
+        self._last: float | None = None  # the ratio at the look before, if that was sure of it
+
+    def enough(self, took: Sequence[Sequence[float]]) -> bool:
+        """Whether this look and the one before found the same ratio.
+
+        Args:
+            took: seconds of the runs of each model.
+        """
+        if len(took[0]) < self._next:
+            return False
+        self._next *= 2
+        ratio, tolerance = _ratio(took)
+        last, self._last = self._last, ratio if tolerance <= AGREED * ratio else None
+        return last is not None and self._last is not None and abs(last - ratio) <= AGREED * ratio
 
 
 def latencies(
@@ -116,7 +144,12 @@ def _large(models: Sequence[onnx.ModelProto]) -> bool:
 
 
 def _took(
-    models: Sequence[onnx.ModelProto], feed: Mapping[str, Array], most: int, seconds: float, least: int
+    models: Sequence[onnx.ModelProto],
+    feed: Mapping[str, Array],
+    most: int,
+    seconds: float,
+    least: int,
+    looks: Looks | None = None,
 ) -> list[list[float]] | None:
     """Seconds of the runs of each model, which take turns, and now and then swap them."""
     try:
@@ -133,4 +166,6 @@ def _took(
             now = time.thread_time()
             session.run(feed)
             found.append(time.thread_time() - now)
+        if looks is not None and looks.enough(took):
+            break
     return took

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from onnx_ocs.report.measures import EnvironmentEntry
 from onnx_ocs.runtime.cpu import cpu_flags
 
 __all__ = ["environment", "package_version"]
+
 
 def environment(seed: int) -> EnvironmentEntry:
     """Versions and hardware that results depend on."""
@@ -24,6 +26,7 @@ def environment(seed: int) -> EnvironmentEntry:
     }
 
 
+@cache
 def package_version(package: str) -> str:
     """Version of an installed package; "unknown" for one that is not (a source checkout)."""
     try:

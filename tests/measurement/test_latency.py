@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_ocs
 from onnx_ocs.measurement import latency
-from onnx_ocs.measurement.latency import Compared, compared, latencies
+from onnx_ocs.measurement.latency import LOOK, Compared, Looks, compared, latencies
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 DIGITS, CALIB = MODELS / "digits.w8a2.onnx", str(MODELS / "digits.calib.npz")
@@ -65,6 +65,25 @@ def test_a_disturbed_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(latency, "_took", lambda *_: took)
     found = compared(product(8), product(8), {})
     assert found is not None and (found.ratio, found.tolerance) == (pytest.approx(1.2), pytest.approx(0.0))
+
+
+@pytest.mark.parametrize(("late", "wanted"), [(1.0, 2 * LOOK), (1.02, 4 * LOOK)])
+def test_runs_end_when_two_looks_agree(late: float, wanted: int) -> None:
+    """Once the ratio stays where it is; not while shorter runs are still found."""
+    looks, rounds = Looks(), 0
+    before, after = [], []
+    while not looks.enough([before, after]):
+        rounds += 1
+        before.append(1.0 if rounds > LOOK else late)
+        after.append(1.2)
+        assert rounds <= 5 * LOOK
+    assert rounds == wanted
+
+
+def test_models_that_disturbances_keep_apart_run_on() -> None:
+    looks = Looks()
+    uneven = [[1.0, 1.1, 1.0] * LOOK, [1.2, 1.2, 1.3] * LOOK]
+    assert not any(looks.enough([t[:n] for t in uneven]) for n in range(1, 3 * LOOK))
 
 
 def test_in_the_report() -> None:

@@ -33,18 +33,11 @@ def scales(model: onnx.ModelProto) -> list[float]:
     return [float(values[n.input[1]]) for n in model.graph.node if n.op_type == "QuantizeLinear"]
 
 
-def build(name: str) -> onnx.ModelProto:
-    """A case of the zoo, to be changed: those of `zoo.build` are shared."""
-    model = onnx.ModelProto()
-    model.CopyFrom(zoo.build(name)[0])
-    return model
-
-
 @pytest.mark.parametrize(
     ("factor", "copies", "mode"), [(1.0, 1, "early"), (0.5, 0, "rescale"), (0.5, 1, "early"), (1.0, 0, "rescale")]
 )
 def test_steps_and_copies(factor: float, copies: int, mode: str) -> None:
-    model = build("conv_relu_conv")
+    model = zoo.build("conv_relu_conv")[0]
     before = scales(model)
     plan = Plan(fingerprint(model), (planned(model, "relu1", factor, copies),))
     result = apply_plan(model, plan, Translate(plan=plan))
@@ -61,7 +54,7 @@ def test_steps_and_copies(factor: float, copies: int, mode: str) -> None:
 @pytest.mark.parametrize(("factor", "status", "mode"), [(1.0, "refused", None), (0.5, "applied", "rescale")])
 def test_copies_that_cannot_be_made_early(factor: float, status: str, mode: str | None) -> None:
     """A region whose producer cannot make the copies gets its new step alone, or is refused."""
-    model = build("add_map")
+    model = zoo.build("add_map")[0]
     plan = Plan("", (planned(model, "relu1", factor, 1, "early only"),))
     result = apply_plan(model, plan, Translate(plan=plan))
     e = next(e for e in result.regions if e["tensor"] == "relu1")
@@ -71,11 +64,11 @@ def test_copies_that_cannot_be_made_early(factor: float, status: str, mode: str 
 
 def test_copies_that_hold_nothing_are_left_out() -> None:
     """The plan of an earlier version may ask for copies beyond a Clip."""
-    model = build("clip_free")
+    model = zoo.build("clip_free")[0]
     plan = Plan(fingerprint(model), (planned(model, "clip1", 1.0, 9, "late"),))
     entries = {e["tensor"]: e for e in apply_plan(model, plan, Translate(plan=plan)).regions}
     assert {*entries["clip1"]["copies"]} == {5}
-    model = build("clip_free")
+    model = zoo.build("clip_free")[0]
     factor = 6 / 1.0172090982086957
     plan = Plan(fingerprint(model), (planned(model, "clip1", factor, 2, "late"),))
     entry = next(e for e in apply_plan(model, plan, Translate(plan=plan)).regions if e["tensor"] == "clip1")
@@ -83,7 +76,7 @@ def test_copies_that_hold_nothing_are_left_out() -> None:
 
 
 def test_a_plan_for_another_model() -> None:
-    model = build("conv_relu_conv")
+    model = zoo.build("conv_relu_conv")[0]
     bytes_before = model.SerializeToString(deterministic=True)
     plan = Plan("0" * 64, (planned(model, "relu1", 1.0, 1),))
     with pytest.raises(UserError, match="the plan was made for another model"):
@@ -95,7 +88,7 @@ def test_a_plan_for_another_model() -> None:
 
 
 def test_nothing_planned_changes_nothing() -> None:
-    model = build("conv_relu_conv")
+    model = zoo.build("conv_relu_conv")[0]
     result = apply_plan(model, Plan("", ()), Translate(plan=Plan("", ())))
     assert not result.changed
     assert {e["status"] for e in result.regions} == {"refused"}

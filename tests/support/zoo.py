@@ -1042,9 +1042,16 @@ DIALECTS = [
 CASES = {c.name: c for c in (*TOPOLOGIES, *VARIANTS, *DIALECTS)}
 
 
-@cache
 def build(name: str) -> Built:
-    """The model of a case and inputs for it; both are shared between tests, so do not change them."""
+    """The model of a case and inputs for it: copies, which a test may damage."""
+    model, feed = _built(name)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy, {k: v.copy() for k, v in feed.items()}
+
+
+@cache
+def _built(name: str) -> Built:
     case = CASES[name]
     net, outputs = case.topology(case.style)
     return net.model(*outputs), net.feed
