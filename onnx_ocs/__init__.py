@@ -3,9 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_ocs.api import Judging, PlanOptions, RewriteResult, Target, inspect, plan, rewrite, verify
+    from onnx_ocs.api import (
+        Judging,
+        PlanOptions,
+        RewriteResult,
+        Target,
+        calibrate,
+        inspect,
+        merge,
+        plan,
+        rewrite,
+        verify,
+    )
 
-__all__ = ["Judging", "PlanOptions", "RewriteResult", "Target", "inspect", "plan", "rewrite", "verify"]
+__all__ = [
+    "Judging", "PlanOptions", "RewriteResult", "Target", "calibrate", "inspect", "merge", "plan", "rewrite", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

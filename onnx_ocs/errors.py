@@ -50,9 +50,9 @@ def shortage(e: BaseException) -> str | None:
     """What the machine has too little of, where an error says that, and what to do; None for any other error."""
     text = str(e)
     if isinstance(e, MemoryError) or any(w in text for w in ("bad_alloc", "Failed to allocate memory")):
-        return "there is too little memory: use fewer --samples or --jobs, or a machine with more"
+        return "there is too little memory: use fewer --samples or workers, or a machine with more"
     if isinstance(e, OSError) and e.errno in (errno.EMFILE, errno.ENFILE):
-        return "too many files are open: allow more (ulimit -n), or use fewer --jobs"
+        return "too many files are open: allow more (ulimit -n), or use fewer workers"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({e.filename or 'temporary files'}): make room"
     return None

@@ -1,43 +1,41 @@
-"""Calibration: the statistics of every candidate tensor, counted in one process or in several.
+"""Calibration: the statistics of every candidate tensor, counted by this process or by workers.
 
-One process reads the samples and runs nothing else when there are workers: each asks for the next batch when it is
-free, so user code (`module:function`) is called in one place, and memory does not grow with the samples.  Counts are
-integers over ranges that are powers of two, so their sum does not depend on who counted what.
+Counts are integers over ranges that are powers of two, and how a feed is counted depends on its number alone.  So the
+sum does not depend on who counted which feeds, nor on the order of adding.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import samples_in
-from onnx_ocs.calibration.statistics import Statistics
+from onnx_ocs.calibration.feed import Feed, one_sample
+from onnx_ocs.calibration.origin import Origin, Range
+from onnx_ocs.calibration.shards import Place, Shard, place_of, shards
+from onnx_ocs.calibration.statistics import SAMPLED, Statistics
 from onnx_ocs.calibration.stream import BATCH, Activations, stream
 from onnx_ocs.errors import UserError
-from onnx_ocs.model.files import load_model, save_model
+from onnx_ocs.execution.engine import Engine
+from onnx_ocs.execution.kept import kept
+from onnx_ocs.execution.stored import Stored
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.model.staging import scratch
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Quantized
-from onnx_ocs.regions.relu6 import Bounded
+from onnx_ocs.regions.region import Quantized, Region
 
-__all__ = ["calibrate"]
+__all__ = ["ALL", "calibrate", "counted_before"]
 
 _LOG = logging.getLogger("onnx_ocs.calibration")
+SHARD = 4  # feeds of a task: large enough to outweigh the way of its result, small enough for many workers
+ALL, SCREENED = "all", "screened"  # which tensors are counted whose step alone can change
 
 
 def calibrate(
@@ -45,152 +43,164 @@ def calibrate(
     regions: Sequence[Quantized],
     context: Context,
     model_hash: str,
-    jobs: int = 1,
     steps: Collection[int] = (),
+    counted: str = SCREENED,
+    part: Range | None = None,
 ) -> Statistics:
-    """One streaming pass over the samples; the result does not depend on the number of processes.
+    """One streaming pass over the samples; the result does not depend on who computes it.
 
     Args:
         model: the QDQ model.
         regions: all its regions.
-        context: the samples, and whom to tell about progress.
+        context: the samples, the engine, and whom to tell about progress.
         model_hash: what the statistics are tied to.
-        jobs: processes that count.
         steps: indices of regions that no layer with a weight reads and that are counted all the same.
+        counted: which these are, `ALL` or `SCREENED`.
+        part: the feeds to count; None: all.
 
     Raises:
-        UserError: the model does not run on the samples, or a process was killed.
+        UserError: the model does not run on the samples, or workers were lost.
     """
     statistics = Statistics(model_hash, regions, steps)
-    if context.samples is None or not statistics.regions:
+    if context.samples is None or (not statistics.regions and part is None):
         return statistics
-    jobs = min(jobs, -(-context.total() // BATCH))
-    if jobs > 1:
-        _count_in_processes(model, context, statistics, steps, jobs)
-        return statistics
+    feeds = context.samples.number(BATCH, context.limit)
+    settings = {
+        "--samples": context.limit, "--float": _ceilings(regions), "batch": BATCH, "values": SAMPLED, "steps": counted,
+    }  # fmt: skip
+    origin = Origin(model_hash, settings, feeds)
+    part = (0, feeds) if part is None else part
+    if context.engine is not None and part[0] < part[1]:
+        return _by_workers(context.engine, model, context, statistics, origin, part)
     wanted = [regions[k] for k in statistics.regions]
-    for turn, batch in enumerate(stream(model, regions, wanted, context)):
+    activations = Activations(model, regions, wanted)
+    probe = _probe(model, activations, next(context.samples.part(0, 1, BATCH, context.limit)))
+    mine = None if part == (0, feeds) else context.samples.part(*part, BATCH, context.limit)
+    for turn, batch in enumerate(stream(model, regions, wanted, context, activations, mine), part[0]):
         statistics.add(regions, batch, turn)
+    statistics.origin = replace(origin, parts=(part,) if part[0] < part[1] else (), probe=probe)
     return statistics
 
 
-def _count_in_processes(
-    model: onnx.ModelProto, context: Context, statistics: Statistics, steps: Collection[int], jobs: int
-) -> None:
-    assert context.samples is not None
-    total, done = context.total(), 0
-    with scratch() as folder:
-        path = folder / "model.onnx"
-        save_model(model, path)
-        with _workers((path, statistics.model_hash, steps, dict(context.bounded)), jobs) as busy:
-            batches = enumerate(context.samples.batches(BATCH, context.limit))
-            ahead = next(batches, None)  # read while the workers count
-            while busy:
-                for connection in wait(list(busy)):
-                    assert isinstance(connection, Connection)
-                    answer = _receive(connection, busy[connection])
-                    if isinstance(answer, Statistics):
-                        statistics.merge(answer)
-                        del busy[connection]
-                        continue
-                    done += answer
-                    _LOG.debug("calibrated on %d of %d samples", done, total)
-                    context.progress("calibrating", min(done, total), total)
-                    with _reaching(busy[connection]):
-                        connection.send(ahead)
-                    ahead = ahead and next(batches, None)
-    context.progress("calibrating", total, total)
-    _LOG.info("calibrated %d tensors on %d samples in %d processes", len(statistics.regions), done, jobs)
+def counted_before(
+    path: Path, model_hash: str, regions: Sequence[Quantized], steps: Callable[[], Collection[int]]
+) -> Statistics:
+    """Statistics from a file, as `calibrate` would make them now.
+
+    Args:
+        path: the file.
+        model_hash: what they must be tied to.
+        regions: all regions of the model.
+        steps: finds the regions that no layer with a weight reads and that are wanted all the same.
+
+    Raises:
+        UserError: no such file, of another model or float model, or of some shards only.
+    """
+    found = Statistics.load(path, model_hash, regions)
+    if found.origin is None:
+        return found
+    if missing := found.origin.missing:
+        raise UserError(f"{path}: feed {missing[0][0]} of {found.origin.feeds} is missing: merge it with all shards")
+    if found.origin.settings.get("--float") != _ceilings(regions):
+        raise UserError(f"{path}: made with another --float, which bounds other activations: calibrate again")
+    return found.only(steps(), regions) if found.origin.settings.get("steps") == ALL else found
 
 
-def _receive(connection: Connection, process: Any) -> Any:
-    """What a worker says; raises what it raised."""
-    with _reaching(process):
-        answer = connection.recv()
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+def _by_workers(
+    engine: Engine, model: onnx.ModelProto, context: Context, empty: Statistics, origin: Origin, part: Range
+) -> Statistics:
+    """The same by workers, each a few feeds at a time."""
+    samples = context.samples
+    assert samples is not None
+    place = place_of(samples, context.limit, BATCH)
+    stored = engine.store(model, origin.model)
+    job = _Job(stored, tuple(sorted(context.bounded.items())), tuple(empty.regions), place)
+    sample = None if place else one_sample(model, next(samples.part(0, 1, BATCH, context.limit)))
+    tasks = ((job, origin, s, sample) for s in shards(samples, context.limit, BATCH, *part, SHARD))
+    total = part[1] - part[0]
+    context.progress("calibrating", 0, total)
+    found, done = empty, 0
+    for n, (_, counted) in enumerate(engine.each(_count, tasks)):
+        if n:
+            found.merge(counted, ("one worker's statistics", "another's"))
+        else:
+            found.merge(counted)
+            found.origin = counted.origin
+        assert counted.origin is not None
+        done += sum(b - a for a, b in counted.origin.parts)
+        context.progress("calibrating", done, total)
+        _LOG.debug("calibrated on %d samples", found.samples)
+    _LOG.info("calibrated %d tensors on %d samples by workers", len(found.regions), found.samples)
+    return found
 
 
-@contextmanager
-def _reaching(process: Any) -> Iterator[None]:
-    """Says so where the process at the other side has gone, whether it is asked or told."""
-    try:
-        yield
-    except (EOFError, OSError):
-        process.join(5)
-        raise UserError(
-            f"a calibration process ended by itself (exit code {process.exitcode}; out of memory?): use fewer --jobs"
-        ) from None
+def _ceilings(regions: Sequence[Quantized]) -> str:
+    """A word for the bounds that were taken for part of the float model: another float model may have others."""
+    found = [f"{r.ceiling:g}" for r in regions if isinstance(r, Region)]
+    return f"{zlib.crc32(' '.join(found).encode()):08x}"
 
 
-@contextmanager
-def _workers(task: tuple[Path, str, Collection[int], Bounded], jobs: int) -> Iterator[dict[Connection, Any]]:
-    """Processes by their connections; none is left when this is over, whatever happens."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's locked thread pools
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    started: dict[Connection, Any] = {}
-    try:
-        with _no_interrupts():  # inherited: Ctrl-C is for this process alone, which ends the others
-            for _ in range(jobs):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, *task, threads), daemon=True)
-                process.start()
-                theirs.close()
-                started[ours] = process
-        yield dict(started)
-    finally:
-        for connection, process in started.items():
-            connection.close()
-            process.terminate()
-            process.join()
+def _probe(model: onnx.ModelProto, activations: Activations, feed: Mapping[str, Array]) -> str:
+    """Checksums of a sample and of its activations."""
+    sample = one_sample(model, feed)
+    got = activations(sample)
+    return f"{_checksum(sample)} {_checksum({k: v for k, v in got.items() if k not in sample})}"
 
 
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until this is over; processes started meanwhile never see it."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may
-        yield
-    elif sys.platform == "win32":
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-    else:
-        resource_tracker.ensure_running()  # starting it would end what follows
-        came: list[int] = []
-        before = signal.getsignal(signal.SIGINT)
-        if before is not None:  # another thread may still receive it, and this one would be interrupted
-            signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new processes inherit
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if before is not None:
-                signal.signal(signal.SIGINT, before)
-            if came:
-                signal.raise_signal(signal.SIGINT)
+def _checksum(arrays: Mapping[str, Array]) -> str:
+    found = 0
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        found = zlib.crc32(repr(a.tolist()).encode() if a.dtype.hasobject else a.reshape(-1).view(np.uint8), found)
+    return f"{found:08x}"
 
 
-def _work(
-    connection: Connection, path: Path, model_hash: str, steps: Collection[int], bounded: Bounded, threads: int
-) -> None:
-    """A worker: says how many samples it has counted, is given the next batch, and at last its statistics are taken."""
-    try:
-        model = load_model(path)
-        regions = find_regions(Graph(model), infer_shapes(model), bounded=bounded)
-        statistics = Statistics(model_hash, regions, steps)
-        activations = Activations(model, regions, [regions[k] for k in statistics.regions], threads)
-        connection.send(0)
-        while (task := connection.recv()) is not None:
-            turn, feed = task
-            statistics.add(regions, activations(feed), turn)
-            connection.send(samples_in(feed))
-        connection.send(statistics)
-        connection.close()
-    except (EOFError, OSError):  # the other side has gone
-        return
-    except Exception as e:  # whatever it is, it is to be raised over there
-        connection.send(e if isinstance(e, UserError) else RuntimeError(f"in a calibration process: {e!r}"))
+@dataclass(frozen=True)
+class _Job:
+    """What all tasks of a calibration have in common, by which a worker knows it again.
+
+    Attributes:
+        model: the QDQ model.
+        bounded: see `Context`, as pairs.
+        steps: see `calibrate`.
+        place: where the samples are; None: each task brings its own.
+    """
+
+    model: Stored
+    bounded: tuple[tuple[str, bool], ...]
+    steps: tuple[int, ...]
+    place: Place | None
+
+
+class _Counter:
+    """What a worker keeps for a job."""
+
+    def __init__(self, job: _Job) -> None:
+        self.model, self.job = job.model.load(), job
+        self.regions = find_regions(Graph(self.model), infer_shapes(self.model), bounded=dict(job.bounded))
+        wanted = [self.regions[k] for k in self.empty().regions]
+        self.activations = Activations(self.model, self.regions, wanted, threads=1)
+        self._probe: str | None = None
+
+    def empty(self) -> Statistics:
+        return Statistics(self.job.model.hash, self.regions, self.job.steps)
+
+    def feeds(self, shard: Shard) -> Iterator[Feed]:
+        return shard.read(self.job.place, self.model, self.job.model.hash)
+
+    def probe(self, sample: Mapping[str, Array] | None) -> str:
+        """What this worker computes from the first sample."""
+        if self._probe is None:
+            (feed,) = self.feeds(Shard(0, 1)) if sample is None else (sample,)
+            self._probe = _probe(self.model, self.activations, feed)
+        return self._probe
+
+
+def _count(job: _Job, origin: Origin, shard: Shard, sample: Mapping[str, Array] | None) -> Statistics:
+    """A task: the statistics of a few feeds, and what this worker computes from the first sample of all."""
+    counter = kept(job, lambda: _Counter(job))
+    found, probe = counter.empty(), counter.probe(sample)
+    for turn, feed in enumerate(counter.feeds(shard), shard.first):
+        found.add(counter.regions, counter.activations(feed), turn)
+    found.origin = replace(origin, parts=((shard.first, shard.stop),), probe=probe)
+    return found

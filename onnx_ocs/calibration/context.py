@@ -10,6 +10,7 @@ import onnx
 
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.execution.engine import Engine
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.regions.relu6 import Bounded
 
@@ -35,6 +36,7 @@ class Context:
         write: how a file is written: at once, or with all others of the run.
         again: whether a pass only shows that it changes nothing more: its report is not read.
         judging: which outputs count, and the user's metric.
+        engine: who computes what is a sum over samples; None: this process.
     """
 
     samples: Samples | None = None
@@ -47,6 +49,7 @@ class Context:
     write: Callable[[Path, bytes], None] = write_bytes
     again: bool = False
     judging: Judging = EVERYTHING
+    engine: Engine | None = None
 
     def total(self) -> int:
         """How many samples there are to use."""

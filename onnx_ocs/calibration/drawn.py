@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_ocs.calibration.samples import InputSpec, Samples, input_specs
+from onnx_ocs.calibration.declared import InputSpec, input_specs
+from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import RUN_ERRORS, Session

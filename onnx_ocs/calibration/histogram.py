@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["BINS", "FEW", "Histogram", "smoothed"]
+__all__ = ["BINS", "FEW", "Histogram", "compact", "smoothed"]
 
 BINS = 1024
 BLOCK = 1 << 18  # values that are counted at a time
@@ -88,16 +89,22 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Add another histogram of the same tensor."""
+        self.zeros += other.zeros
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         if other.exponent is None:
             return
         self._grow(2.0 ** (other.exponent - 1))
         assert self.exponent is not None
-        copy = Histogram(len(other.counts), other.signed)
-        copy.counts, copy.exponent = other.counts.copy(), other.exponent
-        copy._grow(2.0 ** (self.exponent - 1))
-        self.counts += copy.counts
-        self.zeros += other.zeros
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        if other.exponent < self.exponent:
+            wider = Histogram(len(other.counts), other.signed)
+            wider.counts, wider.exponent = other.counts.astype(np.int64), other.exponent
+            wider._grow(2.0 ** (self.exponent - 1))
+            other = wider
+        self.counts += other.counts
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: counts are small numbers there."""
+        return {**vars(self), "counts": compact(self.counts)}
 
     @property
     def edges(self) -> Array:
@@ -109,6 +116,12 @@ class Histogram:
     def total(self) -> Array:
         """Number of values of every channel, int64 (C,)."""
         return np.asarray(self.counts.sum(1) + self.zeros)
+
+
+def compact(counts: Array) -> Array:
+    """The same numbers, none below 0, in the smallest unsigned type that holds them."""
+    largest = int(counts.max(initial=0))
+    return counts.astype(next(t for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max))
 
 
 def smoothed(h: Histogram, samples: int) -> Array:

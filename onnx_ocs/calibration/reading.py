@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import math
 import os
 import re
 import sys
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "read_sets",
     "sample_files",
     "set_folders",
+    "told",
     "user_feeds",
     "user_function",
 ]
@@ -75,17 +77,20 @@ def memory() -> int:
         return 1 << 36
 
 
-def check_declared(path: Path, names: Collection[str] | None = None) -> None:
+def check_declared(path: Path, names: Collection[str] | None = None) -> dict[str, tuple[int, ...]]:
     """Look at what the arrays of an .npz say of their sizes, before anything of that size is allocated.
 
     Args:
         path: the file.
         names: the arrays that are to be read; None for all.
 
+    Returns:
+        Their shapes.
+
     Raises:
         UserError: an array is larger than what is stored of it, or all are larger than the machine's memory.
     """
-    total = 0
+    total, shapes = 0, {}
     with ZipFile(path) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
@@ -101,8 +106,10 @@ def check_declared(path: Path, names: Collection[str] | None = None) -> None:
                     f"'{path}' is damaged: the array '{name}' says {size:,} bytes, {member.file_size:,} are stored"
                 )
             total += size
+            shapes[name] = shape
     if total > (most := memory()):
         raise UserError(f"'{path}' needs {total:,} bytes, this machine has {most:,}: split it into several .npz")
+    return shapes
 
 
 def set_folders(path: Path) -> list[Path]:
@@ -134,9 +141,9 @@ def is_sample_of(source: str | Path, path: Path) -> bool:
     return folder.is_dir() and path.suffix == ".npz" and path.resolve().parent == folder
 
 
-def read_sets(folders: Sequence[Path], names: list[str]) -> Iterator[tuple[str, object]]:
+def read_sets(folders: Sequence[Path], names: list[str], first: int = 0) -> Iterator[tuple[str, object]]:
     """Read the inputs: a tensor goes to the input of its name, the others to the inputs left over, in order."""
-    for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
+    for folder in sorted(folders, key=lambda path: (len(path.name), path.name))[first:]:
         feed: dict[str, NDArray[Any]] = {}
         others: dict[str, NDArray[Any]] = {}
         for path in _regular(folder.glob("input_*.pb")):
@@ -162,14 +169,44 @@ def imported(source: str, module: str, attribute: str, advice: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
 
 
-def user_feeds(source: str, module: str, attribute: str) -> Iterator[tuple[str, object]]:
-    """Call the user's function, which gives feeds or a reader of feeds."""
-    advice = "in a module found from here, name a function without arguments that returns feed dicts or a reader"
-    with blame(f"{source} failed", advice):
-        result = imported(source, module, attribute, advice)()
+ADVICE = (
+    "in a module found from here, name a function without arguments, or of a `shard`, that returns feed dicts or a "
+    "reader"
+)
+
+
+def _called(source: str, module: str, attribute: str, first: int) -> tuple[Any, int]:
+    """What the user's function returns, and the number of the first feed in it.
+
+    One that takes a `shard` is told which feeds are wanted, a slice of their numbers, and gives no others.
+    """
+    function = imported(source, module, attribute, ADVICE)
+    shards = inspect.isfunction(function) and "shard" in inspect.signature(function).parameters
+    return (function(shard=slice(first, None)), first) if shards else (function(), 0)
+
+
+def user_feeds(source: str, module: str, attribute: str, first: int = 0) -> Iterator[tuple[str, object]]:
+    """Call the user's function, which gives feeds or a reader of feeds.
+
+    Args:
+        source: what the user calls it.
+        module: its module.
+        attribute: its name.
+        first: number of the first feed that is wanted.
+    """
+    with blame(f"{source} failed", ADVICE):
+        result, begin = _called(source, module, attribute, first)
         reader = getattr(result, "get_next", None)
-        for index, feed in enumerate(iter(reader, None) if reader else result):
-            yield f"feed {index} of {source}", feed
+        for index, feed in enumerate(iter(reader, None) if reader else result, begin):
+            if index >= first:
+                yield f"feed {index} of {source}", feed
+
+
+def told(source: str, module: str, attribute: str) -> int | None:
+    """How many feeds the user's function gives, where what it returns has a length; None where it has none."""
+    with blame(f"{source} failed", ADVICE):
+        result, _ = _called(source, module, attribute, 0)
+        return len(result) if isinstance(result, Sized) else None
 
 
 def checksum(feed: Mapping[str, NDArray[Any]]) -> int:

@@ -1,84 +1,64 @@
-"""Calibration samples: from files, or from the user's own code, to feeds that onnxruntime takes.
-
-How an array of an .npz becomes feeds, where the model's input has the shape (B, d1, ...):
-
-    same rank, or unknown shape, B dynamic    array[i : i + batch_size]
-    same rank, B fixed                        array[i : i + B]; what is left over is dropped with a warning
-    one rank more (a sample axis in front)    array[i], one sample at a time
-
-Files of a folder are read one at a time and joined where their rows agree; test sets and functions give ready feeds.
-"""
+"""Calibration samples: from files, or from the user's own code, to feeds that onnxruntime takes."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_ocs.calibration.feed import Feed, rows_are_samples, samples_in
-from onnx_ocs.calibration.labels import labels_in, labels_of
+from onnx_ocs.calibration.declared import Declared, Feeds, Raw
+from onnx_ocs.calibration.feed import Feed
+from onnx_ocs.calibration.labels import labels_of
 from onnx_ocs.calibration.reading import (
     blame,
-    check_declared,
-    checksum,
     first_of,
     npz_files,
     read_sets,
     set_folders,
+    told,
     user_feeds,
     user_function,
 )
 from onnx_ocs.errors import UserError
 
-__all__ = ["InputSpec", "Reader", "Samples", "Source", "input_specs", "open_samples"]
-
-_LOG = logging.getLogger("onnx_ocs.calibration")
-_Shape = tuple[int | None, ...]
-_Feed = dict[str, NDArray[Any]]
-_Feeds = Iterator[tuple[int, _Feed]]  # with the number of samples in each
-REPEAT = "give the same samples at every reading (a fixed seed, a fixed order, a new reader)"
-_Raw = Iterator[tuple[str, object]]  # unchecked, each with its place for messages
+__all__ = ["Access", "Reader", "Samples", "Source", "open_samples"]
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """An input of the model; None in ``shape`` is a dynamic dimension, None for all of it an unknown shape."""
+class Access(NamedTuple):
+    """How to get at the middle of samples, by batch size and limit.
 
-    name: str
-    dtype: np.dtype[Any]
-    shape: _Shape | None
+    Attributes:
+        after: the feeds from a number on.
+        number: how many feeds there are; None where only reading tells.
+    """
 
-
-def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
-    """Return the graph inputs that are not initializers, in order; UserError for one that is not a tensor."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    specs = []
-    for value in (value for value in model.graph.input if value.name not in constants):
-        tensor = value.type.tensor_type
-        if not tensor.elem_type:
-            raise UserError(f"input '{value.name}' of the model is not a typed tensor: give a model that takes tensors")
-        dims = (dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        specs.append(InputSpec(value.name, dtype, tuple(dims) if tensor.HasField("shape") else None))
-    return specs
+    after: Callable[[int, int, int], Feeds]
+    number: Callable[[int, int], int | None]
 
 
 class Samples:
-    """Samples that can be read again and again; ``feeds`` is called with a batch size and a limit at every reading."""
+    """Samples that can be read again and again; ``feeds`` is called with a batch size and a limit at every reading.
 
-    def __init__(self, label: str, feeds: Callable[[int, int], _Feeds], count: int | None = None) -> None:
+    Attributes:
+        source: what another process opens them from, and whether with labels; None where only this one has them.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        feeds: Callable[[int, int], Feeds],
+        count: int | None = None,
+        source: tuple[str, bool] | None = None,
+        access: Access | None = None,
+    ) -> None:
         self._label, self._feeds, self._count = label, feeds, count
+        self.source, self._access = source, access
 
     @property
     def description(self) -> str:
@@ -113,6 +93,19 @@ class Samples:
             raise UserError(f"{self._label} gives no feed: give a sample, or as many as a fixed batch needs")
         self._count = given
 
+    def number(self, batch_size: int, limit: int | None = None) -> int:
+        """How many feeds `batches` gives; what tells it by itself is not read."""
+        told = None if self._access is None else self._access.number(batch_size, limit or sys.maxsize)
+        return sum(1 for _ in self.batches(batch_size, limit)) if told is None else told
+
+    def part(self, first: int, stop: int, batch_size: int, limit: int | None = None) -> Iterator[Feed]:
+        """The feeds number `first` to `stop` - 1 of `batches`; those before are skipped unread where that can be."""
+        if self._access is None:
+            yield from itertools.islice(self.batches(batch_size, limit), first, stop)
+            return
+        for size, feed in itertools.islice(self._access.after(batch_size, limit or sys.maxsize, first), stop - first):
+            yield Feed(feed, size, labels_of(feed))
+
 
 class Reader(Protocol):
     """What onnxruntime's CalibrationDataReader can do."""
@@ -125,136 +118,7 @@ class Reader(Protocol):
 Source = str | Path | Samples | Reader | Mapping[str, NDArray[Any]] | Iterable[Mapping[str, NDArray[Any]]]
 
 
-class _Declared:
-    """What the model takes: checks, converts and cuts what is to be fed to it."""
-
-    def __init__(self, model: onnx.ModelProto, labels: bool = False) -> None:
-        self.specs, self.labels = input_specs(model), labels
-        self.names = [spec.name for spec in self.specs]
-        self._said: set[str] = set()
-        self._seen: list[int] = []  # a checksum of every feed of the first reading
-        self._whole = False  # whether that was read to its end
-        self._rows = rows_are_samples(model)  # else a ready feed is one sample
-        if not self.specs:
-            raise UserError("the model has no inputs, so no samples can be fed to it: give a model with an input")
-
-    def say(self, message: str, level: int = logging.INFO) -> None:
-        if message not in self._said:  # once for all feeds
-            self._said.add(message)
-            _LOG.log(level, "%s", message)
-
-    def take(self, feed: object, where: str) -> _Feed:
-        """Check the names, types and values of one feed (or one .npz), and cast what is safe to cast."""
-        if not isinstance(feed, Mapping):
-            raise UserError(f"{where} is a {type(feed).__name__}: give dicts of input name to numpy array")
-        result, extra = {}, [name for name in feed if name not in self.names]
-        for spec in self.specs:
-            if spec.name not in feed:
-                close = difflib.get_close_matches(spec.name, map(str, extra), n=1)
-                advice = f"rename '{close[0]}' to '{spec.name}'" if close else f"add '{spec.name}'"
-                raise UserError(f"{where} lacks input '{spec.name}', it has {list(feed)} for {self.names}: {advice}")
-            if not isinstance(value := feed[spec.name], np.ndarray | np.generic):
-                raise UserError(f"'{spec.name}' in {where} is a {type(value).__name__}: give a numpy array")
-            if isinstance(value, np.ma.MaskedArray):
-                raise UserError(f"'{spec.name}' in {where} is a masked array: fill what is masked, or leave it out")
-            result[spec.name] = self.convert(spec, np.asarray(value), where)
-        if extra and not self.labels:
-            self.say(f"ignored arrays that the model does not take: {extra}")
-        return result
-
-    def convert(self, spec: InputSpec, array: NDArray[Any], where: str) -> NDArray[Any]:
-        want, have, place = spec.dtype, array.dtype, f"input '{spec.name}' in {where}"
-        if array.ndim and not len(array):
-            raise UserError(f"{place} has no samples, its shape being {array.shape}: give at least one")
-        safe = want == have or (want.hasobject and have.kind == "U") or (have.kind == "f" and want in ("f4", "f8"))
-        if want.kind in "iu" and have.kind in "iu" and array.size:
-            safe = np.iinfo(want).min <= int(array.min()) and int(array.max()) <= np.iinfo(want).max
-        if not safe:
-            raise UserError(f"{place} is {have}, no safe cast to the model's {want}: save it as {want}")
-        if want != have:
-            self.say(f"input '{spec.name}': cast from {have} to {want}")
-            with np.errstate(over="ignore"):
-                array = array.astype(want)
-        if want.kind in "fc" and not np.isfinite(array).all():
-            sample = np.argwhere(~np.isfinite(np.atleast_1d(array)))[0, 0]
-            raise UserError(f"{place} has NaN or infinity in sample {sample}: mend or remove that sample")
-        return array
-
-    def ready(self, raw: Callable[[], _Raw], *_: int) -> _Feeds:
-        turn = 0
-        for turn, (where, feed) in enumerate(raw(), 1):
-            arrays = self.take(feed, where)
-            for spec in self.specs:
-                _check_shape(spec, arrays[spec.name], spec.shape, where)
-            self._same_as_before(turn, checksum(arrays), where)
-            size = samples_in(arrays) if self._rows else 1
-            named = labels_in(cast(Mapping[str, Any], feed), self.names) if self.labels else {}
-            yield size, Feed(arrays, size, named)
-        if turn < len(self._seen):
-            raise UserError(f"the samples ended after {turn} feeds, and there were {len(self._seen)} before: {REPEAT}")
-        self._whole = True
-
-    def _same_as_before(self, turn: int, checksum: int, where: str) -> None:
-        """Everything is measured on the same samples, or comparisons would say nothing."""
-        if turn > len(self._seen) and not self._whole:
-            self._seen.append(checksum)
-        elif turn > len(self._seen) or self._seen[turn - 1] != checksum:
-            raise UserError(f"{where} is not what it was when it was read before: {REPEAT}")
-
-    def rows(self, part: Path | Mapping[str, Any]) -> Iterator[tuple[Any, list[NDArray[Any]]]]:
-        """Yield the samples of one .npz (or its like), each with its kind: only one kind goes into one feed.
-
-        Labels stand behind the inputs, and are part of the kind.
-        """
-        where, loaded = "the calibration data", part
-        if isinstance(part, Path):
-            where = f"'{part}'"
-            sound = blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
-            with sound, np.load(part, allow_pickle=False) as archive:
-                check_declared(part, None if self.labels else self.names)
-                read = {name for name in archive if self.labels or name in self.names}
-                loaded = {name: archive[name] if name in read else None for name in archive}
-        arrays = self.take(loaded, where)
-        totals = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
-        if len(set(totals.values())) > 1:
-            raise UserError(f"{where} has different numbers of samples, {totals}: give every input as many")
-        cuts, sizes = [], set()
-        for spec, array in zip(self.specs, arrays.values(), strict=True):
-            shape = (None,) * array.ndim if spec.shape is None else spec.shape
-            extra = array.ndim > len(shape)
-            _check_shape(spec, array, (None, *shape[0 if extra else 1 :]), where)
-            sizes.add(1 if extra else shape[0] or 0)
-            cuts.append((extra, array.shape[1:]))
-        if len(sizes - {0}) > 1:
-            raise UserError(f"{where} has inputs of different batches, {sizes}: put a sample axis before every array")
-        labels = labels_in(cast(Mapping[str, Any], loaded), self.names, len(array)) if self.labels else {}
-        kind = max(sizes), cuts, [(name, value.shape[1:]) for name, value in labels.items()]
-        for index in range(len(array)):
-            yield kind, [value[index : index + 1].copy() for value in (*arrays.values(), *labels.values())]
-
-    def chunks(self, parts: Sequence[Path | Mapping[str, Any]], batch_size: int, limit: int) -> _Feeds:
-        given, rows = 0, itertools.chain.from_iterable(map(self.rows, parts))
-        for (batch, cuts, named), group in itertools.groupby(rows, key=lambda row: row[0]):
-            while part := [row for _, row in itertools.islice(group, batch or min(batch_size, limit - given))]:
-                if len(part) < (batch or 1):
-                    self.say(f"{len(part)} samples left over are dropped: a batch is fixed to {batch}", logging.WARNING)
-                    break
-                given += len(part)
-                joined = [np.concatenate(arrays) for arrays in zip(*part, strict=True)]
-                pairs = zip(self.specs, joined, cuts, strict=False)
-                feed = {spec.name: array[0, ...] if extra else array for spec, array, (extra, _) in pairs}
-                labels = {name: array for (name, _), array in zip(named, joined[len(cuts) :], strict=True)}
-                yield len(part), Feed(feed, len(part), labels)
-
-
-def _check_shape(spec: InputSpec, array: NDArray[Any], shape: _Shape | None, where: str) -> None:
-    found, wanted = array.shape, array.shape if shape is None else shape
-    if len(found) != len(wanted) or any(b not in (None, a) for a, b in zip(found, wanted, strict=True)):
-        text = str(wanted).replace("None", "any")
-        raise UserError(f"input '{spec.name}' takes {text}, but {where} has {found}: reshape it, samples on axis 0")
-
-
-def _objects(source: object, inputs: _Declared, limit: int | None) -> Samples:
+def _objects(source: object, inputs: Declared, limit: int | None) -> Samples:
     """Samples from what a program has at hand instead of a file."""
     if isinstance(source, Mapping):
         return Samples("calibration arrays", partial(inputs.chunks, [source]))
@@ -266,8 +130,8 @@ def _objects(source: object, inputs: _Declared, limit: int | None) -> Samples:
         with blame("the calibration data reader failed", "mend it, or give feed dicts"):
             feeds = first_of(feeds, limit)
 
-    def raw() -> _Raw:
-        for index, feed in enumerate(feeds):
+    def raw(first: int) -> Raw:
+        for index, feed in itertools.islice(enumerate(feeds), first, None):
             yield f"feed {index} of the calibration data", feed
 
     return Samples("calibration feeds", partial(inputs.ready, raw))
@@ -289,7 +153,7 @@ def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = Non
     """
     if isinstance(source, Samples):
         return source
-    inputs = _Declared(model, labels)
+    inputs = Declared(model, labels)
     if not isinstance(source, str | Path):
         samples = _objects(source, inputs, limit)
         next(samples.batches())
@@ -298,12 +162,17 @@ def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = Non
     files, folders = npz_files(path), set_folders(path)
     parts = files or folders
     label = path.name if parts == [path] else f"{path.name} ({len(parts)} parts)"
+    place = str(path), labels
     if files:
-        samples = Samples(label, partial(inputs.chunks, files))
+        access = Access(partial(inputs.after, files), lambda b, n: len(inputs.starts(files, b, n)))
+        samples = Samples(label, partial(inputs.chunks, files), None, place, access)
     elif folders:
-        samples = Samples(label, partial(inputs.ready, partial(read_sets, folders, inputs.names)))
+        ready = partial(inputs.ready, partial(read_sets, folders, inputs.names))
+        samples = Samples(label, ready, None, place, Access(ready, lambda *_: None))
     elif not path.exists() and (function := user_function(str(source))):
-        samples = Samples(str(source), partial(inputs.ready, partial(user_feeds, str(source), *function)))
+        ready = partial(inputs.ready, partial(user_feeds, str(source), *function))
+        access = Access(ready, lambda _, n: told(str(source), *function) if n == sys.maxsize else None)
+        samples = Samples(str(source), ready, None, (str(source), labels), access)
     else:
         problem = "holds no samples" if path.exists() else "does not exist"
         raise UserError(f"'{source}' {problem}: give an .npz, a folder of .npz or test data sets, or module:function")

@@ -16,7 +16,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from onnx_ocs.calibration.feed import samples_in
-from onnx_ocs.calibration.histogram import FEW, Histogram
+from onnx_ocs.calibration.histogram import BINS, FEW, Histogram, compact
+from onnx_ocs.calibration.origin import Origin
 from onnx_ocs.calibration.reading import check_declared
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.files import write_bytes
@@ -27,6 +28,8 @@ __all__ = ["SAMPLED", "Statistics"]
 
 # what numpy and zip raise for a file that is something else
 NO_STATISTICS = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, BadZipFile, zlib.error)
+COUNTS = "counts_0_"  # how the names of arrays begin that there is one of for each region
+NOTHING = -9999  # the exponent of a histogram that has seen nothing
 SAMPLED = 1 << 16  # values of one tensor that enter its histogram, per sample: more only cost time
 
 
@@ -39,6 +42,7 @@ class Statistics:
         model_hash: `fingerprint` of the model.
         halves: histograms by index of the region, of the even and of the odd batches.
         counted: number of samples in each half.
+        origin: which samples were counted, and how; None where nobody said.
     """
 
     def __init__(self, model_hash: str, regions: Sequence[Quantized], steps: Collection[int] = ()) -> None:
@@ -50,6 +54,7 @@ class Statistics:
             steps: indices of others, whose step alone may change: all their channels are counted together.
         """
         self.model_hash = model_hash
+        self.origin: Origin | None = None
         self.counted = [0, 0]
         self.halves: tuple[dict[int, Histogram], dict[int, Histogram]] = ({}, {})
         for k, r in enumerate(regions):
@@ -116,30 +121,51 @@ class Statistics:
                     part = np.minimum(part, r.ceiling)
                 h.add(part.astype(np.float32, copy=False))
 
-    def merge(self, other: Statistics) -> None:
+    def only(self, steps: Collection[int], regions: Sequence[Quantized]) -> Statistics:
+        """Without the regions that no layer with a weight reads, but for some.
+
+        Args:
+            steps: those that stay.
+            regions: all regions of the model.
+        """
+        new = Statistics(self.model_hash, regions, [k for k in steps if k in self.halves[0]])
+        new.counted, new.origin = self.counted, self.origin
+        for half, mine in zip(new.halves, self.halves, strict=True):
+            half.update({k: mine[k] for k in half})
+        return new
+
+    def merge(self, other: Statistics, names: tuple[str, str] = ("these", "the others")) -> None:
         """Add the statistics of other samples of the same model.
 
+        Args:
+            other: the others; they stay as they are.
+            names: what the user calls both.
+
         Raises:
-            UserError: they belong to another model.
+            UserError: they do not belong together.
         """
         if other.model_hash != self.model_hash:
             raise UserError("the statistics belong to another model: calibrate again")
+        if self.origin is not None and other.origin is not None:
+            self.origin = self.origin.joined(other.origin, names)
         for part, counted in enumerate(other.counted):
             self.counted[part] += counted
             for k, h in other.halves[part].items():
                 self.halves[part][k].merge(h)
 
     def to_bytes(self) -> bytes:
-        """An .npz (no pickles)."""
+        """An .npz (no pickles); the same statistics give the same bytes."""
         arrays: dict[str, Array] = {
             "model": np.frombuffer(self.model_hash.encode(), np.uint8),
             "samples": np.asarray(self.counted),
         }
+        if self.origin is not None:
+            arrays["origin"] = np.frombuffer(self.origin.to_json().encode(), np.uint8)
         for part, half in enumerate(self.halves):
             for k, h in half.items():
-                arrays[f"counts_{part}_{k}"] = h.counts
-                arrays[f"zeros_{part}_{k}"] = h.zeros
-                info = [-9999 if h.exponent is None else h.exponent, h.signed, h.low, h.high]
+                arrays[f"counts_{part}_{k}"] = compact(h.counts)
+                arrays[f"zeros_{part}_{k}"] = compact(h.zeros)
+                info = [NOTHING if h.exponent is None else h.exponent, h.signed, h.low, h.high]
                 arrays[f"info_{part}_{k}"] = np.asarray(info)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -150,28 +176,57 @@ class Statistics:
         write_bytes(path, self.to_bytes())
 
     @staticmethod
+    def read(path: str | Path) -> Statistics:
+        """Read statistics back, of whatever model they are.
+
+        Raises:
+            UserError: not such a file.
+        """
+        try:
+            check_declared(Path(path))
+            with np.load(path, allow_pickle=False) as z:
+                new = Statistics(bytes(z["model"]).decode(), ())
+                new.counted = [int(n) for n in z["samples"]]
+                new.origin = Origin.from_json(bytes(z["origin"]).decode()) if "origin" in z else None
+                for k in sorted(int(name.removeprefix(COUNTS)) for name in z if name.startswith(COUNTS)):
+                    for part, half in enumerate(new.halves):
+                        half[k] = _histogram(z[f"counts_{part}_{k}"], z[f"zeros_{part}_{k}"], z[f"info_{part}_{k}"])
+        except NO_STATISTICS as e:
+            raise UserError(f"{path}: not a statistics file of onnx_ocs ({type(e).__name__})") from None
+        return new
+
+    @staticmethod
     def load(path: str | Path, model_hash: str, regions: Sequence[Quantized]) -> Statistics:
         """Read statistics back.
 
         Raises:
             UserError: not such a file, or of another model.
         """
-        try:
-            check_declared(Path(path))
-            with np.load(path, allow_pickle=False) as z:
-                new = Statistics(model_hash, regions, [k for k in range(len(regions)) if f"counts_0_{k}" in z])
-                if bytes(z["model"]).decode() != model_hash:
-                    raise UserError(f"{path}: these statistics belong to another model: calibrate again")
-                new.counted = [int(n) for n in z["samples"]]
-                for part, k, h in ((p, k, h) for p, half in enumerate(new.halves) for k, h in half.items()):
-                    counts, zeros = z[f"counts_{part}_{k}"], z[f"zeros_{part}_{k}"]
-                    if (counts.shape, zeros.shape) != (h.counts.shape, h.zeros.shape) or counts.dtype.kind != "i":
-                        raise UserError(f"{path}: the statistics of '{regions[k].tensor}' do not fit: calibrate again")
-                    h.counts, h.zeros = counts.astype(np.int64), zeros.astype(np.int64)
-                    exponent, signed, h.low, h.high = z[f"info_{part}_{k}"].tolist()
-                    h.exponent, h.signed = None if exponent == -9999 else int(exponent), bool(signed)
-        except UserError:
-            raise
-        except NO_STATISTICS as e:
-            raise UserError(f"{path}: not a statistics file of onnx_ocs ({type(e).__name__})") from None
+        new = Statistics.read(path)
+        if new.model_hash != model_hash:
+            raise UserError(f"{path}: these statistics belong to another model: calibrate again")
+        empty = Statistics(model_hash, regions, new.regions)
+        if empty.halves[0].keys() - new.halves[0].keys():
+            raise UserError(f"{path}: the statistics lack some of the model's tensors: calibrate again")
+        for part, half in enumerate(new.halves):
+            for k, h in half.items():
+                like = empty.halves[part].get(k)
+                if like is None or (h.counts.shape, h.signed) != (like.counts.shape, like.signed):
+                    name = regions[k].tensor if k < len(regions) else f"number {k}"
+                    raise UserError(f"{path}: the statistics of '{name}' do not fit: calibrate again")
         return new
+
+
+def _histogram(counts: Array, zeros: Array, info: Array) -> Histogram:
+    """One that was written.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if counts.dtype.kind not in "iu" or counts.shape != (*zeros.shape, BINS):
+        raise ValueError("no counts")
+    exponent, signed, low, high = info.tolist()
+    h = Histogram(0, bool(signed))
+    h.counts, h.zeros = counts.astype(np.int64), zeros.astype(np.int64)
+    h.exponent, h.low, h.high = None if exponent == NOTHING else int(exponent), low, high
+    return h

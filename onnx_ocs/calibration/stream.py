@@ -63,7 +63,12 @@ class Activations:
 
 
 def stream(
-    model: onnx.ModelProto, regions: Sequence[Quantized], wanted: Sequence[Quantized], context: Context
+    model: onnx.ModelProto,
+    regions: Sequence[Quantized],
+    wanted: Sequence[Quantized],
+    context: Context,
+    activations: Activations | None = None,
+    part: Iterator[Feed] | None = None,
 ) -> Iterator[Feed]:
     """Run the reference over the samples, batch by batch; the next batch runs while the caller works on the last.
 
@@ -72,6 +77,8 @@ def stream(
         regions: all its regions.
         wanted: those whose float tensors are asked for; nothing runs when there are none.
         context: the samples, and whom to tell about progress.
+        activations: the reference, where it is loaded already.
+        part: some of the samples; None: all.
 
     Yields:
         Float tensors (and graph inputs) by name.
@@ -81,12 +88,12 @@ def stream(
     """
     if not wanted or context.samples is None:
         return
-    activations = Activations(model, regions, wanted)
-    total, done = context.total(), 0
-    for got in in_order(activations, context.samples.batches(BATCH, context.limit), 1):
+    activations = activations or Activations(model, regions, wanted)
+    total, done = (context.total() if part is None else None), 0
+    for got in in_order(activations, part or context.samples.batches(BATCH, context.limit), 1):
         context.progress("calibrating", done, total)
         yield got
         done += samples_in(got)
-        _LOG.debug("calibrated on %d of %d samples", done, total)
-    context.progress("calibrating", total, total)
+        _LOG.debug("calibrated on %d samples", done)
+    context.progress("calibrating", done, total)
     _LOG.info("calibrated %d tensors on %d samples", len(wanted), done)

@@ -1,4 +1,4 @@
-"""The command line: `python -m onnx_ocs inspect | rewrite | plan | verify | report | compare`.
+"""The command line: `python -m onnx_ocs VERB`.
 
 Exit codes: 0 done (also when there was nothing to rewrite); 1 the user's error, one clear message; 2 verification
 failed, nothing was written; 3 the target was missed, the best was written; 128 and its number for a signal.  Heavy
@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_ocs.cli.calibrate import CALIBRATE, MERGE
 from onnx_ocs.cli.compare import COMPARE
 from onnx_ocs.cli.inspect import INSPECT
 from onnx_ocs.cli.outputs import Interrupted, start_logging
@@ -29,7 +30,7 @@ from onnx_ocs.errors import PassError, UserError, printable, shortage
 __all__ = ["VERBS", "app", "main"]
 
 MOST = 2000  # characters of a message
-VERBS = (INSPECT, REWRITE, PLAN, VERIFY, REPORT, COMPARE)
+VERBS = (INSPECT, REWRITE, PLAN, CALIBRATE, MERGE, VERIFY, REPORT, COMPARE)
 # typer's own usage errors; which package they come from differs between its releases
 UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 

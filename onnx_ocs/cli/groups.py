@@ -50,7 +50,6 @@ MEASURED = (
     "--target-metric",
     "--rescale",
     "--stats",
-    "--jobs",
 )  # only plans have these
 
 In = Annotated[Path, typer.Argument(metavar="IN", help="A quantized (QDQ) ONNX model.", show_default=False)]

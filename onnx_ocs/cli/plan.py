@@ -17,6 +17,7 @@ from onnx_ocs.cli.outputs import (
     showing,
     stage_reports,
 )
+from onnx_ocs.cli.running import Running
 from onnx_ocs.errors import UserError
 from onnx_ocs.options import option, required
 from onnx_ocs.planning.options import PlanOptions
@@ -63,7 +64,7 @@ def plan(model: In, given: Given) -> None:
     check_outputs(written, (model, data.float_model), data.calib)
     is_planned(given, data.calib)  # complains about options that do not go together
     options, budgets = plan_options(given), wanted.budgets
-    judging = given.make(Judged).judging
+    judging, executor = given.make(Judged).judging, given.make(Running).choice(data.calib)
     assert data.calib is not None  # --calib is needed
     from onnx_ocs import api
     from onnx_ocs.report import terminal_plans as plans
@@ -73,7 +74,7 @@ def plan(model: In, given: Given) -> None:
         with show_progress(False) as progress:
             made, found = api.plan(
                 model, data.calib, options, data.float_model, out.seed, data.limit, budgets, progress, transaction,
-                given.make(Format).convert_qoperator, judging,
+                given.make(Format).convert_qoperator, judging, executor,
             )  # fmt: skip
         transaction.file(wanted.output, made.to_json().encode())
         if out.html is not None:
@@ -89,5 +90,5 @@ def plan(model: In, given: Given) -> None:
     exit_if_missed(found)
 
 
-KINDS = (Data, Format, Judged, PlanOptions, Time, Targets, Planned, Output)
+KINDS = (Data, Running, Format, Judged, PlanOptions, Time, Targets, Planned, Output)
 PLAN = Verb(plan, KINDS, leaves=("--report", "--quiet"), needs=("--calib",))

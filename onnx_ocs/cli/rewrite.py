@@ -36,6 +36,7 @@ from onnx_ocs.cli.outputs import (
     showing,
     stage_reports,
 )
+from onnx_ocs.cli.running import Running
 from onnx_ocs.errors import UserError, VerificationError, printable
 from onnx_ocs.options import option
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Regrid, Translate
@@ -51,7 +52,7 @@ __all__ = ["REWRITE"]
 # What says how much is spent, and where: a plan file has said it already, and the paper's rule does not ask.
 STEERING = (
     "--ratio", "--budget", "--max-latency", "--target-sqnr", "--target-agreement", "--target-metric", "--copies",
-    "--align", "--select", "--rescale", "--stats", "--jobs", "--include", "--exclude",
+    "--align", "--select", "--rescale", "--stats", "--include", "--exclude",
 )  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
     check_outputs(written, (model, data.float_model), data.calib, [plan])
     options = _plan_options(given, names, plan, data.calib)
     passes = _passes(given, names, plan)
-    judging = judged(given, data.calib)
+    judging, executor = judged(given, data.calib), given.make(Running).choice(data.calib)
     warn_of_unused(given)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
@@ -125,7 +126,7 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
                 result = api.rewrite(
                     model, destination, calib=data.calib, float_model=data.float_model, passes=passes, options=options,
                     verify=verify, seed=out.seed, limit=data.limit, progress=progress, transaction=transaction,
-                    convert_qoperator=convert, judging=judging,
+                    convert_qoperator=convert, judging=judging, executor=executor,
                 )  # fmt: skip
         except VerificationError as e:
             stage_reports(transaction, out.report, out.html, e.args[1], title)
@@ -181,5 +182,7 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]
     return make_passes(names, options)
 
 
-KINDS = (Data, Format, Judged, Steps, Selecting, PlanOptions, Time, Targets, Ready, *PASSES.values(), Proof, Output)
+KINDS = (
+    Data, Running, Format, Judged, Steps, Selecting, PlanOptions, Time, Targets, Ready, *PASSES.values(), Proof, Output,
+)  # fmt: skip
 REWRITE = Verb(rewrite, KINDS)

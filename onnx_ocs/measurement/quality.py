@@ -9,23 +9,18 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
-from onnx_ocs.calibration.labels import labels_of
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.execution.engine import Engine
+from onnx_ocs.measurement.answers import answers
 from onnx_ocs.measurement.channels import decibels
 from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs
 from onnx_ocs.measurement.yardstick import ANSWERS, OUTPUT_DB
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.runtime.session import RUN_ERRORS, as_written
-from onnx_ocs.runtime.threads import CORES, in_order, share
 
 __all__ = ["Quality", "compare", "decibels", "gained", "losing"]
 
-TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
-AT_ONCE = 4  # most runs side by side, for the sake of memory
 LOSS_DB = 0.01  # what a rewrite may lose over all outputs together
 FIRST = 1e6  # decibels that no gain of outputs reaches: the user's metric comes first
 EXACT_DB = 100.0  # from here on the difference is float arithmetic's
@@ -148,6 +143,7 @@ def compare(
     limit: int | None = None,
     tick: Callable[[int], None] | None = None,
     judging: Judging = EVERYTHING,
+    engine: Engine | None = None,
 ) -> list[Quality]:
     """Run models beside a reference, Q/DQ as written (no integer fusion), and compare every output.
 
@@ -158,12 +154,11 @@ def compare(
         limit: most samples.
         tick: called with the number of samples done.
         judging: what outputs count, and the user's metric; a metric keeps all outputs in memory.
+        engine: who runs the models; None: this process.
 
     Raises:
         UserError: a model does not run on the samples, their outputs do not match, or the metric fails.
     """
-    at_once = min(CORES, AT_ONCE)
-    sessions = [as_written(m, share(at_once)) for m in (reference, *models)]
     judged = judged_outputs(reference, models[0])
     names = [n for n, _, _ in judged]
     asked = [[truth for _, truth, _ in judged], *[names for _ in models]]
@@ -171,26 +166,19 @@ def compare(
         OutputTally(n, k == 0, quantized, len(models), judging.weight(n)) for k, (n, _, quantized) in enumerate(judged)
     ]
 
-    def run(feed: Mapping[str, Array]) -> tuple[Mapping[str, Array], list[list[Array]]]:
-        try:
-            found = [s.run(feed, list(dict.fromkeys(a))) for s, a in zip(sessions, asked, strict=True)]
-        except RUN_ERRORS as e:
-            raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
-        return feed, [[np.asarray(f[n]) for n in a] for f, a in zip(found, asked, strict=True)]
-
     count = 0
     kept: list[list[Mapping[str, Array]]] = [[] for _ in (reference, *models)]
     labels: list[Mapping[str, Array]] = []
-    for feed, (truth, *outputs) in in_order(run, samples.batches(TOGETHER, limit), at_once):
+    for size, given, (truth, *outputs) in answers((reference, *models), asked, samples, limit, engine):
         for k, tally in enumerate(tallies):
             tally.add(truth[k], [o[k] for o in outputs])
         if judging.metric is not None:
-            labels.append(labels_of(feed))
+            labels.append(given)
             for found, values in zip(kept, (truth, *outputs), strict=True):
                 found.append(dict(zip(names, values, strict=True)))
-        count += samples_in(feed)
+        count += size
         if tick:
-            tick(samples_in(feed))
+            tick(size)
     metric = judging.metric
     metrics = [None if metric is None else evaluate(metric, found, kept[0], labels) for found in kept[1:]]
     return [_quality(tuple(t.quality(k) for t in tallies), count, m) for k, m in enumerate(metrics)]

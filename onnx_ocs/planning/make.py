@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_ocs.calibration.collect import calibrate
+from onnx_ocs.calibration.collect import calibrate, counted_before
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.calibration.statistics import Statistics
@@ -182,12 +182,15 @@ def _bench(
     outputs = outputs_of(model if float_model is None else float_model, model, context.judging)
     asked = [o.name for o in outputs if o.weight > 0 or context.judging.metric is not None]
     board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None, outputs=asked)
+    few = {k: v[:SCREENED] for k, v in learn[0].items()} if divisible else learn[0]
+
+    def steps() -> list[int]:
+        return harmful(board, regions, few, context.progress, outputs) if options.rescale else []
+
     if options.stats is not None and options.stats.exists():
-        statistics = Statistics.load(options.stats, model_hash, regions)
+        statistics = counted_before(options.stats, model_hash, regions, steps)
     else:
-        few = {k: v[:SCREENED] for k, v in learn[0].items()} if divisible else learn[0]
-        steps = harmful(board, regions, few, context.progress, outputs) if options.rescale else []
-        statistics = calibrate(model, regions, context, model_hash, options.jobs, steps)
+        statistics = calibrate(model, regions, context, model_hash, steps())
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
     return _Bench(model_hash, graph, regions, board, learn, held, one, infer_shapes(model, one), statistics, outputs)

@@ -34,9 +34,6 @@ class PlanOptions:
     scores, else squared error: the two rank plans differently, and one that wins by either alone tends to lose by the
     other.  The effort "auto" is "full" for models small enough to be judged on many samples: others would only be
     fitted to the few.
-
-    The processes of `jobs` are spawned, so a script that asks for more than one must keep its own work under
-    `if __name__ == "__main__":`.
     """
 
     budget: float | None = option(
@@ -67,8 +64,9 @@ class PlanOptions:
     )
     include: tuple[str, ...] = option((), "Change only tensors of this name.", metavar="GLOB")
     exclude: tuple[str, ...] = option((), "Leave tensors of this name.", metavar="GLOB")
-    stats: Path | None = option(None, "Keep calibration statistics here.", metavar="FILE.npz", panel="Data")
-    jobs: int = option(1, "Processes that calibrate; the result is the same.", low=1, high=256, panel="Data")
+    stats: Path | None = option(
+        None, "Keep calibration statistics here; those that are there are used.", metavar="FILE.npz", panel="Data"
+    )
 
     panel: ClassVar[str] = PANEL
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from onnx_ocs.calibration.samples import Samples, input_specs
+from onnx_ocs.calibration.declared import input_specs
+from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph

@@ -10,10 +10,11 @@ from typing import Any
 import onnx
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.declared import input_specs
 from onnx_ocs.calibration.drawn import random_samples, usual_size
 from onnx_ocs.calibration.feed import one_sample
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
-from onnx_ocs.calibration.samples import Samples, Source, input_specs, open_samples
+from onnx_ocs.calibration.samples import Samples, Source, open_samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph, tensor_outputs

@@ -13,6 +13,7 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Source
+from onnx_ocs.execution.choice import Choice, engine
 from onnx_ocs.measurement.quality import Quality, compare
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.model.publishing import Transaction
@@ -41,6 +42,7 @@ def plan(
     transaction: Transaction | None = None,
     convert_qoperator: bool = False,
     judging: Judging = EVERYTHING,
+    executor: Choice = None,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan steps and copies within a budget, measured on calibration data.
 
@@ -56,6 +58,7 @@ def plan(
         transaction: what else is written: new statistics are staged there, and the caller publishes all.
         convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
         judging: which outputs count, how much, and the user's metric.
+        executor: who computes what is a sum over samples (`onnx_ocs.execution.choice`); the result is the same.
 
     Returns:
         The plan, and what was measured on the way.
@@ -68,11 +71,13 @@ def plan(
     floats = None if float_model is None else load(float_model)
     write = write_bytes if transaction is None else transaction.file
     bounded = folded_bounds(proto, floats)
-    context = Context(
-        opened.samples, limit, seed, progress, floats=floats, bounded=bounded, write=write, judging=judging
-    )
-    measure = measured(proto, [Translate()], context)
-    return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
+    with engine(executor) as workers:
+        context = Context(
+            opened.samples, limit, seed, progress, floats=floats, bounded=bounded, write=write, judging=judging,
+            engine=workers,
+        )  # fmt: skip
+        measure = measured(proto, [Translate()], context)
+        return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 
 
 def by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:
@@ -89,6 +94,6 @@ def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -
     def measure(made: Plan) -> Quality:
         new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         context.progress("measuring plans", 0, None)
-        return compare(against(), [new], samples, context.limit, judging=context.judging)[0]
+        return compare(against(), [new], samples, context.limit, judging=context.judging, engine=context.engine)[0]
 
     return measure

@@ -17,6 +17,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Source
 from onnx_ocs.errors import VerificationError
+from onnx_ocs.execution.choice import Choice, engine
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare, gained, losing
@@ -96,6 +97,7 @@ def rewrite(
     transaction: Transaction | None = None,
     convert_qoperator: bool = False,
     judging: Judging = EVERYTHING,
+    executor: Choice = None,
 ) -> RewriteResult:
     """Rewrite a QDQ model, verify the result, and report cost and gain.
 
@@ -113,6 +115,7 @@ def rewrite(
         transaction: what else is written: the result is staged there, and the caller publishes all.
         convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
         judging: which outputs count, how much, and the user's metric.
+        executor: who computes what is a sum over samples (`onnx_ocs.execution.choice`); the result is the same.
 
     Returns:
         The result; its model is the input when there was nothing to rewrite.
@@ -127,7 +130,8 @@ def rewrite(
         check_outputs({"OUT": output}, (model, float_model), calib)
     with ExitStack() as stack:
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
-        context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging)
+        workers = stack.enter_context(engine(executor))
+        context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging, engine=workers)
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
         outcome = _made(ready, _default(calib is not None) if passes is None else passes, options, output, files_of_run)
         if verify and outcome.changed:
@@ -252,7 +256,7 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     total = context.total()
     context.progress("comparing", 0, total)
     tick = _ticker(context.progress, "comparing", total)
-    found = compare(reference, models, context.samples, context.limit, tick=tick, judging=context.judging)
+    found = compare(reference, models, context.samples, context.limit, tick, context.judging, context.engine)
     return replace(outcome, qualities=(found[0], found[-1]), against=against)
 
 

@@ -1,4 +1,4 @@
-"""Calibration in several processes: the same bytes, every source, and no process left behind."""
+"""Calibration by workers: the same bytes, every source, and no process left behind."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ import zoo
 from onnx import numpy_helper
 
 from onnx_ocs import api
-from onnx_ocs.calibration import collect
-from onnx_ocs.calibration.collect import calibrate
+from onnx_ocs.calibration.collect import ALL, calibrate, counted_before
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.origin import Origin
 from onnx_ocs.calibration.samples import Samples, open_samples
 from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.errors import UserError
+from onnx_ocs.execution.choice import engine
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Quantized, adjustable
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = np.ndarray[Any, Any]
@@ -52,72 +55,142 @@ def data(count: int) -> tuple[onnx.ModelProto, Array]:
     return model, x.astype(np.float32)
 
 
-def count_all(model: onnx.ModelProto, samples: Samples, jobs: int, seen: Progress | None = None) -> Statistics:
-    regions = find_regions(Graph(model), infer_shapes(model))
+def regions_of(model: onnx.ModelProto) -> list[Quantized]:
+    return find_regions(Graph(model), infer_shapes(model))
+
+
+def count_all(
+    model: onnx.ModelProto, samples: Samples, executor: Executor | str | None, seen: Progress | None = None, **more: Any
+) -> Statistics:
     log: Progress = [] if seen is None else seen
-    context = Context(samples, progress=lambda *p: log.append(p))
-    return calibrate(model, regions, context, fingerprint(model), jobs)
+    with engine(executor) as workers:
+        context = Context(samples, progress=lambda *p: log.append(p), engine=workers)
+        return calibrate(model, regions_of(model), context, fingerprint(model), **more)
 
 
-def bytes_of(statistics: Statistics, path: Path) -> bytes:
-    statistics.save(path)
-    return path.read_bytes()
+@pytest.fixture
+def threads() -> Any:
+    with ThreadPoolExecutor(3) as pool:
+        yield pool
 
 
-def test_the_same_statistics_and_plan(tmp_path: Path) -> None:
-    model, x = data(43)  # five batches and a part of one
+def test_the_same_statistics_and_plan(tmp_path: Path, threads: Executor) -> None:
+    """Of five batches and a part of one, in this process, by threads, and by processes."""
+    model, x = data(43)
     np.savez(tmp_path / "c.npz", x=x)
-    saved, plans, ends = set(), set(), set()
-    for jobs in (1, 2, 3, 8):
-        samples = open_samples(str(tmp_path / "c.npz"), model)
-        seen: Progress = []
-        statistics = count_all(model, samples, jobs, seen)
-        assert statistics.samples == 43
-        saved.add(bytes_of(statistics, tmp_path / "s.npz"))
-        done = [d for what, d, _ in seen if what == "calibrating"]
-        assert done == sorted(done) and len(set(done)) >= 6, "the progress bar moves"
-        ends.add(seen[-1])
-        if jobs < 4:
-            plans.add(api.plan(model, samples, PlanOptions(jobs=jobs, copies=2, budget=0.2))[0].to_json())
-    assert len(saved) == len(plans) == 1
-    assert ends == {("calibrating", 43, 43)}
+    samples = open_samples(str(tmp_path / "c.npz"), model)
+    seen: Progress = []
+    alone = count_all(model, samples, None)
+    by_threads = count_all(model, samples, threads, seen)
+    assert alone.samples == by_threads.samples == 43
+    assert alone.to_bytes() == by_threads.to_bytes() == count_all(model, samples, "processes:2").to_bytes()
+    assert seen == [("calibrating", n, 6) for n in (0, *sorted(d for _, d, _ in seen[1:-1]), 6)]
+    options = PlanOptions(copies=2, budget=0.2, effort="quick")
+    plans = {api.plan(model, samples, options, executor=e)[0].to_json() for e in (None, threads)}
+    assert len(plans) == 1
 
 
-def test_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file, folders, and a function, which is called in this process only, as often as with one process."""
-    model, x = data(20)
+def test_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Executor) -> None:
+    """A file, folders, functions, and what only this process has."""
+    model, x = data(80)
     np.savez(tmp_path / "c.npz", x=x)
     (tmp_path / "parts").mkdir()
-    for i in range(0, 20, 5):
-        np.savez(tmp_path / "parts" / f"{i:02}.npz", x=x[i : i + 5])
-    for i in range(20):
+    for i in range(0, 80, 20):
+        np.savez(tmp_path / "parts" / f"{i:02}.npz", x=x[i : i + 20])
+    for i in range(80):
         folder = tmp_path / "sets" / f"test_data_set_{i}"
         folder.mkdir(parents=True)
         onnx.save_tensor(numpy_helper.from_array(x[i : i + 1], "x"), str(folder / "input_0.pb"))
     (tmp_path / "ocs_reader.py").write_text(
         textwrap.dedent("""
-            import os
             import numpy as np
-            calls = []
+            asked = []
             def feeds():
-                calls.append(os.getpid())
                 x = np.load("c.npz")["x"]
                 return ({"x": x[i : i + 4]} for i in range(0, len(x), 4))
+            def parts(shard):
+                asked.append(shard)
+                x = np.load("c.npz")["x"]
+                return [{"x": x[4 * k : 4 * k + 4]} for k in range(*shard.indices(20))]
         """)
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found, counted = {}, {}
-    for source in ("c.npz", "parts", "sets", "ocs_reader:feeds"):
-        samples = open_samples(source, model)
-        for jobs in (1, 2):
-            statistics = count_all(model, samples, jobs)
-            found[source, jobs] = bytes_of(statistics, tmp_path / "s.npz")
-            counted[source, jobs] = b"".join(h.counts.tobytes() for h in statistics.histograms.values())
-        assert found[source, 1] == found[source, 2]
+    counted = {}
+    for source in ("c.npz", "parts", "sets", "ocs_reader:feeds", "ocs_reader:parts", {"x": x}):
+        samples = open_samples(source, model)  # type: ignore[arg-type]
+        alone = count_all(model, samples, None)
+        assert alone.to_bytes() == count_all(model, samples, threads).to_bytes()
+        counted[str(source)] = b"".join(h.counts.tobytes() for h in alone.histograms.values())
     assert len(set(counted.values())) == 1, "no tensor is so large that values are left out: all sources count the same"
-    calls = sys.modules["ocs_reader"].calls
-    assert set(calls) == {os.getpid()} and len(calls) <= 5
+    asked = sys.modules["ocs_reader"].asked
+    assert slice(4, None) in asked or slice(8, None) in asked, "shards are asked for"
+
+
+def test_parts_add_up_in_any_order(tmp_path: Path) -> None:
+    model, x = data(75)
+    np.savez(tmp_path / "c.npz", x=x)
+    samples = open_samples(str(tmp_path / "c.npz"), model)
+    whole = count_all(model, samples, None)
+    parts = [count_all(model, samples, None, part=r) for r in ((7, 10), (0, 3), (3, 3), (3, 7))]
+    assert [p.samples for p in parts] == [19, 24, 0, 32]
+    for p in parts[1:]:
+        parts[0].merge(p)
+    assert parts[0].to_bytes() == whole.to_bytes()
+
+
+def test_statistics_from_a_file(tmp_path: Path) -> None:
+    """Of all tensors, or of some; as they would be made now, or refused."""
+    model, x = data(16)
+    np.savez(tmp_path / "c.npz", x=x)
+    samples, regions = open_samples(str(tmp_path / "c.npz"), model), regions_of(model)
+    steps = [k for k in adjustable(regions) if not regions[k].walk.weights]  # type: ignore[union-attr]
+    assert steps
+    every = count_all(model, samples, None, steps=steps, counted=ALL)
+    path = tmp_path / "s.npz"
+    every.save(path)
+    now = count_all(model, samples, None)
+    found = counted_before(path, every.model_hash, regions, list)
+    assert found.regions == now.regions and found.regions != every.regions
+    for k, h in now.histograms.items():
+        assert h.counts.tobytes() == found.histograms[k].counts.tobytes()
+    now.save(path)
+    assert counted_before(path, every.model_hash, regions, list).regions == now.regions
+
+    def refused(**changes: Any) -> str:
+        assert isinstance(every.origin, Origin)
+        origin, every.origin = every.origin, replace(every.origin, **changes)
+        every.save(path)
+        every.origin = origin
+        with pytest.raises(UserError) as error:
+            counted_before(path, every.model_hash, regions, list)
+        return str(error.value)
+
+    assert "feed 1 of 2 is missing" in refused(parts=((0, 1),))
+    assert "another --float" in refused(settings={"--float": "0"})
+
+
+def test_a_worker_that_computes_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = data(64)
+    np.savez(tmp_path / "c.npz", x=x)
+    samples = open_samples(str(tmp_path / "c.npz"), model)
+    seen: list[str] = []
+
+    def otherwise(*_: Any) -> str:
+        seen.append("")
+        return f"0 {len(seen)}"
+
+    class Forgetful(ThreadPoolExecutor):
+        """Each task is a fresh worker's."""
+
+        def submit(self, fn: Any, /, *args: Any, **_: Any) -> Any:
+            from onnx_ocs.execution.kept import forget
+
+            return super().submit(lambda: (forget(), fn(*args))[1])
+
+    monkeypatch.setattr("onnx_ocs.calibration.collect._probe", otherwise)
+    with Forgetful(1) as pool, pytest.raises(UserError, match="one kind of processor"):
+        count_all(model, samples, pool)
 
 
 class Ready:
@@ -127,7 +200,7 @@ class Ready:
         self.samples = Samples("generated", lambda *_: feeds(), count)
 
 
-def test_an_error_in_the_users_code() -> None:
+def test_an_error_in_the_users_code(threads: Executor) -> None:
     model, x = data(40)
 
     def feeds() -> Any:
@@ -137,58 +210,45 @@ def test_an_error_in_the_users_code() -> None:
             yield 8, {"x": x[i : i + 8]}
 
     with pytest.raises(UserError, match="fourth feed"):
-        count_all(model, Ready(feeds, 40).samples, 2)
+        count_all(model, Ready(feeds, 40).samples, threads)
 
 
-def test_a_sample_that_the_model_does_not_take() -> None:
+def test_a_sample_that_the_model_does_not_take(threads: Executor) -> None:
     model, x = data(40)
 
     def feeds() -> Any:
         for i in range(0, 40, 8):
             yield 8, {"x": x[i : i + 8] if i < 24 else x[i : i + 8, :1]}
 
-    for jobs in (1, 2):
+    for executor in (None, threads):
         with pytest.raises(UserError, match="does not run the model on the calibration samples"):
-            count_all(model, Ready(feeds, 40).samples, jobs)
+            count_all(model, Ready(feeds, 40).samples, executor)
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+import numpy as np
+def feeds(shard):
+    x = np.load("c.npz")["x"]
+    for k in range(*shard.indices(9)):
+        if k == 6 and os.getpid() != PARENT and not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield {"x": x[8 * k : 8 * k + 8]}
+"""
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("after", [0.0, 1.0])
-def test_a_process_that_is_killed(after: float) -> None:
-    """At work, or after its answer has been sent: then the next batch finds nobody."""
-    model, x = data(80)
-
-    def feeds() -> Any:
-        for i in range(0, 80, 8):
-            if i == 40:
-                time.sleep(after)
-                for victim in multiprocessing.active_children():
-                    os.kill(victim.pid, signal.SIGKILL)
-                    victim.join()
-            yield 8, {"x": x[i : i + 8]}
-
-    with pytest.raises(UserError, match="--jobs"):
-        count_all(model, Ready(feeds, 80).samples, 2)
-
-
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that can wait")
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_an_interrupt_waits_until_the_processes_have_started(elsewhere: bool) -> None:
-    """Even where another thread receives it."""
-    done, over = False, threading.Event()
-    other = threading.Thread(target=over.wait, daemon=True)
-    if elsewhere:
-        other.start()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-    try:
-        with pytest.raises(KeyboardInterrupt), collect._no_interrupts():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
-            done = True
-    finally:
-        signal.signal(signal.SIGINT, before)
-        over.set()
-    assert done
+def test_a_worker_that_is_killed_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = data(72)
+    np.savez(tmp_path / "c.npz", x=x)
+    (tmp_path / "ocs_killed.py").write_text(KILLED.replace("PARENT", str(os.getpid())))
+    monkeypatch.chdir(tmp_path)
+    samples = open_samples("ocs_killed:feeds", model)
+    killed = count_all(model, samples, "processes:2")
+    assert Path("died").exists()
+    assert killed.to_bytes() == count_all(model, samples, None).to_bytes()
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
@@ -201,21 +261,23 @@ def test_interrupted(tmp_path: Path) -> None:
         textwrap.dedent("""
             import pathlib, time
             import numpy as np
+            class Slow:
+                def __len__(self):
+                    return 100_000
+                def __iter__(self):
+                    x = np.load("x.npz")["x"]
+                    for i in range(100_000):
+                        if i == 20:  # only the workers read that far
+                            pathlib.Path("started").touch()
+                        time.sleep(0.01)
+                        yield {"x": x[:8]}
             def feeds():
-                x = np.load("x.npz")["x"]
-                for i in range(100_000):
-                    if i == 100:  # only the calibration reads that far
-                        pathlib.Path("started").touch()
-                    time.sleep(0.01)
-                    yield {"x": x[:8]}
+                return Slow()
         """)
     )
-    args = ["plan", "in.onnx", "-o", "p.json", "--calib", "slow:feeds", "--samples", "40000", "--jobs", "2"]
-    script = "import onnx_ocs.calibration.samples as c; c.Samples.count = lambda self, limit=None: 800_000\n"
-    script += "from onnx_ocs.cli import main\n"
-    (tmp_path / "run.py").write_text(script + 'if __name__ == "__main__":\n    main()\n')
+    args = ["calibrate", "in.onnx", "-o", "s.npz", "--calib", "slow:feeds", "--executor", "processes:2"]
     child = subprocess.Popen(
-        [sys.executable, "run.py", *args],
+        [sys.executable, "-m", "onnx_ocs", *args],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -234,7 +296,7 @@ def test_interrupted(tmp_path: Path) -> None:
     out, err = child.communicate(timeout=60)
     err = re.sub(r"(?m)^.*, \d+:\d\d:\d\d\n", "", err)  # on a busy machine it takes ten seconds: progress
     assert child.returncode == 130 and err == "Interrupted: nothing was written.\n", err
-    assert out == "" and not (tmp_path / "p.json").exists()
+    assert out == "" and not (tmp_path / "s.npz").exists()
     time.sleep(0.5)
     assert not members(child.pid)
 
@@ -250,10 +312,3 @@ def members(group: int) -> list[int]:
         if int(fields[2]) == group and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
-
-
-def test_jobs_are_for_plans(run: Any) -> None:
-    model, calib = ROOT / "models" / "digits.w8a2.onnx", ROOT / "models" / "digits.calib.npz"
-    code, out, err = run("rewrite", model, "o.onnx", "--calib", calib, "--select", "mass", "--jobs", 2)
-    assert (code, out) == (1, "") and "--jobs" in err
-    assert run("rewrite", model, "o.onnx", "--calib", calib, "--jobs", 0)[0] == 1

@@ -14,8 +14,9 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from onnx_ocs.calibration import reading
+from onnx_ocs.calibration.declared import InputSpec, input_specs
 from onnx_ocs.calibration.drawn import random_samples
-from onnx_ocs.calibration.samples import InputSpec, Samples, input_specs, open_samples
+from onnx_ocs.calibration.samples import Samples, open_samples
 from onnx_ocs.errors import UserError
 
 RNG = np.random.default_rng(0)

@@ -57,7 +57,6 @@ def test_when_there_is_a_plan(values: dict[str, Any], calib: str | None, wanted:
         ({"max_latency": "1.2"}, None, "--max-latency needs --calib"),
         ({"rescale": True}, None, "--rescale needs --calib"),
         ({"stats": Path("s.npz")}, None, "--stats needs --calib"),
-        ({"jobs": 1}, None, "--jobs needs --calib"),
         ({"include": ["a"]}, None, "--include and --exclude are for plans"),
         ({"exclude": ["a"], "select": "mass"}, "c.npz", "--include and --exclude are for plans"),
     ],
@@ -84,7 +83,7 @@ def test_options_that_do_not_go_together(values: dict[str, Any], calib: str | No
         ({"target_sqnr": 20.0, "budget": 0.2}, PlanOptions(budget=0.2, target=Target("sqnr", 20.0))),
         ({"target_sqnr": 20.0, "ratio": 0.2}, PlanOptions(budget=None, ratio=0.2, target=Target("sqnr", 20.0))),
         ({"include": ["a", "b*"], "rescale": False}, PlanOptions(max_latency=1.1, include=("a", "b*"), rescale=False)),
-        ({"stats": Path("s.npz"), "jobs": 2}, PlanOptions(max_latency=1.1, stats=Path("s.npz"), jobs=2)),
+        ({"stats": Path("s.npz")}, PlanOptions(max_latency=1.1, stats=Path("s.npz"))),
     ],
 )
 def test_what_the_planner_is_asked(values: dict[str, Any], wanted: PlanOptions) -> None:

@@ -96,7 +96,7 @@ def test_a_plan(asked, tmp_path: Path) -> None:
 
 STEERING = [
     ["--ratio", "0.5"], ["--budget", "0.1"], ["--target-sqnr", "9"], ["--target-agreement", "0.5"], ["--copies", "1"],
-    ["--align", "8"], ["--select", "mass"], ["--no-rescale"], ["--stats", "s.npz"], ["--jobs", "2"],
+    ["--align", "8"], ["--select", "mass"], ["--no-rescale"], ["--stats", "s.npz"],
     ["--include", "a"], ["--exclude", "a"],
 ]  # fmt: skip
 

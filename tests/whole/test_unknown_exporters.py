@@ -16,7 +16,7 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from onnx_ocs import api
-from onnx_ocs.calibration.samples import input_specs
+from onnx_ocs.calibration.declared import input_specs
 from onnx_ocs.passes.translate import Translate
 
 CHANNELS = 8

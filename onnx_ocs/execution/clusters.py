@@ -1,0 +1,46 @@
+"""Dask's clusters as executors (extra: dask)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from onnx_ocs.errors import UserError, first_line
+
+__all__ = ["cluster"]
+
+PATIENCE = "10s"  # for a scheduler to answer
+
+
+@contextmanager
+def cluster(address: str | None, workers: int | None) -> Iterator[tuple[Executor, int]]:
+    """A client's executor, and how many tasks it does at once.
+
+    Args:
+        address: of a scheduler, "tcp://HOST:PORT"; None starts workers on this machine, one thread each.
+        workers: how many are started; None: one for each core.
+
+    Raises:
+        UserError: Dask is not installed, or nobody answers there.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise UserError("--executor dask:... needs Dask: pip install 'onnx-ocs[dask]'") from None
+    quiet = logging.CRITICAL
+    if address is None:
+        count = workers or os.cpu_count() or 1
+        made = LocalCluster(count, threads_per_worker=1, dashboard_address=None, silence_logs=quiet, memory_limit=0)
+        with made, Client(made) as client:
+            client.wait_for_workers(count)
+            yield client.get_executor(), count
+        return
+    try:
+        client = Client(address, timeout=PATIENCE)
+    except (OSError, TimeoutError) as e:
+        raise UserError(f"no Dask scheduler answers at {address}: {first_line(e)}") from None
+    with client:
+        yield client.get_executor(), max(1, sum(client.nthreads().values()))

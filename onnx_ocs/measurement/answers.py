@@ -1,0 +1,115 @@
+"""What models answer to samples, feed by feed, in order: by this process, or by workers.
+
+Workers send the outputs as they are.  The sums over them are made by who asks, in the order of the feeds, so that no
+bit depends on who ran the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from onnx_ocs.calibration.feed import Feed, samples_in
+from onnx_ocs.calibration.labels import labels_of
+from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.calibration.shards import Place, Shard, place_of, shards
+from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.execution.engine import Engine
+from onnx_ocs.execution.kept import kept
+from onnx_ocs.execution.stored import Stored
+from onnx_ocs.model.files import fingerprint
+from onnx_ocs.model.nodes import Array
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
+from onnx_ocs.runtime.threads import CORES, in_order, share
+
+__all__ = ["Answer", "answers"]
+
+TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
+AT_ONCE = 4  # most runs side by side, for the sake of memory
+SHARD = 16  # feeds of a task
+
+
+class Answer(NamedTuple):
+    """What all models make of one feed.
+
+    Attributes:
+        samples: how many the feed has.
+        labels: what the feed carries besides the inputs.
+        outputs: of each model, those that were asked for, in that order.
+    """
+
+    samples: int
+    labels: Mapping[str, Array]
+    outputs: list[list[Array]]
+
+
+class _Models:
+    """Models, loaded, and what each is asked for.
+
+    Raises:
+        UserError: onnxruntime does not load one.
+    """
+
+    def __init__(self, models: Sequence[onnx.ModelProto], asked: Sequence[Sequence[str]], threads: int) -> None:
+        self._sessions = [as_written(m, threads) for m in models]
+        self._asked = asked
+        self.takes = models[0]
+
+    def __call__(self, feed: Mapping[str, Array]) -> Answer:
+        try:
+            found = [s.run(feed, list(dict.fromkeys(a))) for s, a in zip(self._sessions, self._asked, strict=True)]
+        except RUN_ERRORS as e:
+            raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
+        outputs = [[np.asarray(f[n]) for n in a] for f, a in zip(found, self._asked, strict=True)]
+        return Answer(samples_in(feed), labels_of(feed), outputs)
+
+
+def answers(
+    models: Sequence[onnx.ModelProto],
+    asked: Sequence[Sequence[str]],
+    samples: Samples,
+    limit: int | None = None,
+    engine: Engine | None = None,
+) -> Iterator[Answer]:
+    """Run models side by side, Q/DQ as written (no integer fusion).
+
+    Args:
+        models: the models; all take the same inputs.
+        asked: the outputs that each is asked for.
+        samples: what to feed.
+        limit: most samples.
+        engine: who runs them; None: this process.
+
+    Raises:
+        UserError: a model does not run on the samples.
+    """
+    if engine is None:
+        at_once = min(CORES, AT_ONCE)
+        run = _Models(models, asked, share(at_once))
+        yield from in_order(run, samples.batches(TOGETHER, limit), at_once)
+        return
+    stored = tuple(engine.store(m, fingerprint(m)) for m in models)
+    job = _Job(stored, tuple(map(tuple, asked)), place_of(samples, limit, TOGETHER))
+    feeds = samples.number(TOGETHER, limit)
+    for some in engine.in_order(_answer, ((job, s) for s in shards(samples, limit, TOGETHER, 0, feeds, SHARD))):
+        yield from some
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all tasks of a comparison have in common, by which a worker knows it again."""
+
+    models: tuple[Stored, ...]
+    asked: tuple[tuple[str, ...], ...]
+    place: Place | None
+
+
+def _answer(job: _Job, shard: Shard) -> list[Answer]:
+    """A task: the answers to a few feeds."""
+    run = kept(job, lambda: _Models([m.load() for m in job.models], job.asked, 1))
+    feeds: Iterator[Feed] = shard.read(job.place, run.takes, job.models[0].hash)
+    return [run(feed) for feed in feeds]
