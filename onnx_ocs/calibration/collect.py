@@ -69,8 +69,8 @@ def calibrate(
         _count_in_processes(model, context, statistics, steps, jobs)
         return statistics
     wanted = [regions[k] for k in statistics.regions]
-    for turn, batch in enumerate(stream(model, regions, wanted, context)):
-        statistics.add(regions, batch, turn)
+    for turn, first, part in stream(model, regions, wanted, context):
+        statistics.add(regions, part, turn, first)
     return statistics
 
 
@@ -186,7 +186,8 @@ def _work(
         connection.send(0)
         while (task := connection.recv()) is not None:
             turn, feed = task
-            statistics.add(regions, activations(feed), turn)
+            for first, part in activations.parts(feed):
+                statistics.add(regions, part, turn, first)
             connection.send(samples_in(feed))
         connection.send(statistics)
         connection.close()

@@ -48,8 +48,9 @@ def dead_channels(quality: Quality) -> Dead:
 
 
 def find_killers(
-    model: onnx.ModelProto, regions: Sequence[Quantized], truth: onnx.ModelProto, dead: Dead, samples: Samples
-) -> list[Killer]:
+    model: onnx.ModelProto, regions: Sequence[Quantized], truth: onnx.ModelProto, dead: Dead, samples: Samples,
+    plain: onnx.ModelProto,
+) -> list[Killer]:  # fmt: skip
     """Which quantizers kill channels of outputs, each alone.
 
     Args:
@@ -58,12 +59,13 @@ def find_killers(
         truth: the reference.
         dead: the outputs' dead channels.
         samples: what to run on.
+        plain: the model without activation quantizers.
 
     Returns:
         One for each such quantizer, in the regions' order.
     """
     asked = _between(Graph(model), regions, dead)
-    without = dead_channels(compare(truth, [reference(model, regions)], samples)[0])  # no quantizer's fault
+    without = dead_channels(compare(truth, [plain], samples)[0])  # no quantizer's fault
     dead = {o: tuple(sorted({*c} - {*without.get(o, ())})) for o, c in dead.items()}
     found = []
     for start in range(0, len(asked), AT_ONCE):

@@ -171,4 +171,4 @@ def find_outliers(
     if context.samples is None:
         return estimate(graph, regions, copies)
     wanted = [r for r in regions if isinstance(r, Region)]
-    return measure(regions, copies, stream(model, regions, wanted, context))
+    return measure(regions, copies, (part for _, _, part in stream(model, regions, wanted, context)))

@@ -34,7 +34,7 @@ def test_killers(name: str, wanted: dict[str, str], monkeypatch: pytest.MonkeyPa
     assert bool(dead) == bool(wanted)
     for at_once in (8, 1):
         monkeypatch.setattr(module, "AT_ONCE", at_once)
-        found = find_killers(model, regions, truth, dead, samples)
+        found = find_killers(model, regions, truth, dead, samples, truth)
         assert {regions[k.index].tensor: next(iter(k.dead)) for k in found} == wanted
         assert all(c == dead[o] for k in found for o, c in k.dead.items())
 
