@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -60,7 +61,7 @@ class Candidate:
     uniform: bool = False
     damage: float = 0.0
 
-    @property
+    @cached_property
     def own(self) -> int:
         """Which of the steps is the file's."""
         return int(np.flatnonzero(self.steps == 1)[0])

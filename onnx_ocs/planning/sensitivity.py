@@ -96,7 +96,8 @@ def weigh(
     problem: Problem, alone: Alone, progress: Callable[[str, int, int | None], None]
 ) -> dict[int, float]:
     """Measure what each candidate's quantizer alone does to the outputs: squared error, by index of the region."""
-    return alone.damages({c.index: narrow(c.region.quantizer) for c in problem.candidates}, "weighing tensors", progress)
+    settings = {c.index: narrow(c.region.quantizer) for c in problem.candidates}
+    return alone.damages(settings, "weighing tensors", progress)
 
 
 def weigh_in_place(

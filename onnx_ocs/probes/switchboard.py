@@ -140,6 +140,7 @@ class Switchboard:
         stages: int = STAGES,
         example: Mapping[str, Array] | None = None,
         outputs: Sequence[str] | None = None,
+        only: Collection[int] | None = None,
     ) -> None:
         """Build and load it.
 
@@ -150,6 +151,8 @@ class Switchboard:
             stages: in how many sessions at most; the numbers are the same.
             example: a feed; its samples may then run a few at a time, where that pays and gives the same numbers.
             outputs: graph outputs that are asked for; default: all that are tensors.
+            only: the regions, by index, that have a switch, those on the grid of another one included; all others are
+                off.  Default: all but those.
 
         Raises:
             UserError: onnxruntime does not load it.
@@ -175,7 +178,8 @@ class Switchboard:
             self._columns[k] = 0 if axis is None else -1 - axis  # axes behind the channel's
             for name in r.outputs:
                 value = _bounded(e, name, q, r)
-                if name not in carried:  # a quantizer on the grid of one upstream changes nothing
+                # a quantizer on the grid of one upstream changes nothing behind it
+                if k in only if only is not None else name not in carried:
                     value = self._switch(e, k, name, value, q)
                 e.replace(name, q, value)
         try:

@@ -110,7 +110,7 @@ class _Work:
         dead = dead_channels(compare(self.truth, [model], samples)[0])
         if not dead:
             return PassResult(False)
-        killers = find_killers(model, regions, self.truth, dead, samples, found.plain)
+        killers = find_killers(model, regions, self.truth, dead, samples)
         tensors = [regions[k.index].tensor for k in killers]
         seen = extremes(found.plain, [t for k in tensors for t in (k, *parts_of(graph, k).values())], learn)
         wanted = [regions[k.index].key for k in killers]
@@ -190,9 +190,8 @@ def found_killers(
     if not dead or context.samples is None:
         return []
     samples, _, _ = halves(context.samples, context.limit)
-    plain = reference(model, regions)
-    killers = find_killers(model, regions, truth, dead, samples, plain)
-    seen = extremes(plain, [regions[k.index].tensor for k in killers], samples)
+    killers = find_killers(model, regions, truth, dead, samples)
+    seen = extremes(reference(model, regions), [regions[k.index].tensor for k in killers], samples)
     return [killer_entry(BY, regions[k.index], k.dead, None, seen) for k in killers]
 
 

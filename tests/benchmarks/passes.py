@@ -4,8 +4,8 @@
 
 A pass: the quantized and the float model once over the samples, a sample at a time, Q and DQ as they stand.  Each
 measurement runs in a process of its own; what stands behind `--` goes to `onnx-ocs rewrite`.  `--stages` says where CPU
-time went and how much memory was held there, by what the progress bar said last; start and end have no name.  The digest
-is that of the written file, to be compared.
+time went and how much memory was held there, by what the progress bar said last; start and end have no name.  The
+digest is that of the written file, to be compared.
 """
 
 from __future__ import annotations
