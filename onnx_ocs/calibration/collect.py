@@ -76,8 +76,8 @@ def calibrate(
     activations = Activations(model, regions, wanted)
     probe = _probe(model, activations, next(context.samples.part(0, 1, BATCH, context.limit)))
     mine = None if part == (0, feeds) else context.samples.part(*part, BATCH, context.limit)
-    for turn, batch in enumerate(stream(model, regions, wanted, context, activations, mine), part[0]):
-        statistics.add(regions, batch, turn)
+    for turn, first, batch in stream(model, regions, wanted, context, activations, mine):
+        statistics.add(regions, batch, part[0] + turn, first)
     statistics.origin = replace(origin, parts=(part,) if part[0] < part[1] else (), probe=probe)
     return statistics
 
@@ -151,7 +151,7 @@ def _checksum(arrays: Mapping[str, Array]) -> str:
     found = 0
     for name in sorted(arrays):
         a = np.ascontiguousarray(arrays[name])
-        found = zlib.crc32(repr(a.tolist()).encode() if a.dtype.hasobject else a.reshape(-1).view(np.uint8), found)
+        found = zlib.crc32(repr(a.tolist()).encode() if a.dtype.hasobject else a.tobytes(), found)
     return f"{found:08x}"
 
 
@@ -201,6 +201,7 @@ def _count(job: _Job, origin: Origin, shard: Shard, sample: Mapping[str, Array] 
     counter = kept(job, lambda: _Counter(job))
     found, probe = counter.empty(), counter.probe(sample)
     for turn, feed in enumerate(counter.feeds(shard), shard.first):
-        found.add(counter.regions, counter.activations(feed), turn)
+        for first, got in counter.activations.parts(feed):
+            found.add(counter.regions, got, turn, first)
     found.origin = replace(origin, parts=((shard.first, shard.stop),), probe=probe)
     return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from types import MappingProxyType
 
 import onnx
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Feed", "one_sample", "rows_are_samples", "samples_in", "together"]
+__all__ = ["PART", "Feed", "one_sample", "parts_of", "rows_are_samples", "samples_in", "together"]
 
 _Labels = Mapping[str, Array]
+PART = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
 NOTHING: _Labels = MappingProxyType({})
 
 
@@ -67,3 +69,17 @@ def one_sample(model: onnx.ModelProto, feed: Mapping[str, Array]) -> dict[str, A
     """The first sample of a feed, where the model takes it alone."""
     cut = samples_in(feed) > together(model, feed)
     return {k: a[:1] if cut else a for k, a in feed.items()}
+
+
+def parts_of(model: onnx.ModelProto, feed: Mapping[str, Array]) -> Iterator[tuple[int, Feed]]:
+    """A feed, a few samples at a time, each with the number of samples before it: what layers leave behind is little.
+
+    The parts depend on the model and the feed alone: the last has up to 2 * `PART` - 1 samples, and a feed that the
+    model only takes whole is one part.
+    """
+    count = samples_in(feed)
+    if count < 2 * PART or together(model, feed) > 1 or not all(a.ndim and len(a) == count for a in feed.values()):
+        yield 0, feed if isinstance(feed, Feed) else Feed(feed)
+        return
+    for begin, end in pairwise((*range(0, count - PART + 1, PART), count)):
+        yield begin, Feed({k: a[begin:end] for k, a in feed.items()})

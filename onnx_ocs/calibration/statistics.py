@@ -92,8 +92,11 @@ class Statistics:
             found.merge(h[region])
         return found
 
-    def add(self, regions: Sequence[Quantized], batch: Mapping[str, Array], turn: int) -> None:
-        """Count batch number `turn` of float tensors by name (it varies which values of large tensors are sampled)."""
+    def add(self, regions: Sequence[Quantized], batch: Mapping[str, Array], turn: int, first: int = 0) -> None:
+        """Count batch number `turn`, or a part of it behind `first` samples, of float tensors by name.
+
+        The numbers vary which values of large tensors are sampled, the same ones whatever the parts.
+        """
         self.counted[turn % 2] += samples_in(batch)
         for k, h in self.halves[turn % 2].items():
             r = regions[k]
@@ -104,6 +107,7 @@ class Statistics:
             channels, inner = a.shape[axis], int(np.prod(a.shape[axis + 1 :], dtype=np.int64))
             if len(h.counts) == 1:
                 channels, inner = 1, a.size
+            before = first * a.size // (rows * channels)  # positions of a channel that other parts have
             stride = max(1, a.size // max(1, rows * SAMPLED))
             parts: Iterable[Array]
             if stride > 1:
@@ -112,10 +116,10 @@ class Statistics:
                 h.low, h.high = min(h.low, float(a.min())), max(h.high, float(a.max()))
             if inner >= FEW:  # as it lies in memory
                 blocks = a.reshape(-1, channels, inner)
-                starts = [(turn - o * inner) % stride for o in range(len(blocks))]
+                starts = [(turn - before - o * inner) % stride for o in range(len(blocks))]
                 parts = [blocks] if stride == 1 else (b[:, s::stride] for b, s in zip(blocks, starts, strict=True))
             else:
-                parts = [np.moveaxis(a, axis, 0).reshape(channels, -1)[:, turn % stride :: stride]]
+                parts = [np.moveaxis(a, axis, 0).reshape(channels, -1)[:, (turn - before) % stride :: stride]]
             for part in parts:
                 if np.isfinite(r.ceiling):
                     part = np.minimum(part, r.ceiling)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import Feed, samples_in
+from onnx_ocs.calibration.feed import Feed, parts_of, samples_in
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.reference import reference
@@ -21,7 +21,7 @@ __all__ = ["BATCH", "Activations", "stream"]
 
 _LOG = logging.getLogger("onnx_ocs.calibration")
 
-BATCH = 8  # samples a run
+BATCH = 8  # samples that are counted into one half
 
 
 class Activations:
@@ -46,8 +46,14 @@ class Activations:
             threads: how many onnxruntime may use; None for its own choice.
         """
         self._tensors = list(dict.fromkeys(r.tensor for r in wanted))
+        self._model = model
         exposed = expose(reference(model, regions), self._tensors)
         self._session = as_written(exposed, threads)
+
+    def parts(self, feed: Mapping[str, Array]) -> Iterator[tuple[int, Feed]]:
+        """The same, a few samples at a time, each with the number of samples before it."""
+        for first, part in parts_of(self._model, feed):
+            yield first, self(part)
 
     def __call__(self, feed: Mapping[str, Array]) -> Feed:
         """Float tensors (and graph inputs) by name.
@@ -69,8 +75,8 @@ def stream(
     context: Context,
     activations: Activations | None = None,
     part: Iterator[Feed] | None = None,
-) -> Iterator[Feed]:
-    """Run the reference over the samples, batch by batch; the next batch runs while the caller works on the last.
+) -> Iterator[tuple[int, int, Feed]]:
+    """Run the reference over the samples, a few at a time; the next few run while the caller works on the last.
 
     Args:
         model: the QDQ model.
@@ -81,7 +87,7 @@ def stream(
         part: some of the samples; None: all.
 
     Yields:
-        Float tensors (and graph inputs) by name.
+        Number of the batch, how many of its samples came before, and float tensors (and graph inputs) by name.
 
     Raises:
         UserError: the model does not run on the samples.
@@ -90,10 +96,18 @@ def stream(
         return
     activations = activations or Activations(model, regions, wanted)
     total, done = (context.total() if part is None else None), 0
-    for got in in_order(activations, part or context.samples.batches(BATCH, context.limit), 1):
-        context.progress("calibrating", done, total)
-        yield got
+    batches = part or context.samples.batches(BATCH, context.limit)
+    few = ((turn, first, some) for turn, feed in enumerate(batches) for first, some in parts_of(model, feed))
+
+    def run(item: tuple[int, int, Feed]) -> tuple[int, int, Feed]:
+        turn, first, some = item
+        return turn, first, activations(some)
+
+    for turn, first, got in in_order(run, few, 1):
+        if first == 0:
+            context.progress("calibrating", done, total)
+            _LOG.debug("calibrated on %d samples", done)
+        yield turn, first, got
         done += samples_in(got)
-        _LOG.debug("calibrated on %d samples", done)
     context.progress("calibrating", done, total)
     _LOG.info("calibrated %d tensors on %d samples", len(wanted), done)

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import samples_in
+from onnx_ocs.calibration.feed import Feed, parts_of, samples_in
 from onnx_ocs.calibration.histogram import Histogram
 from onnx_ocs.calibration.stream import BATCH, Activations
 from onnx_ocs.errors import UserError, first_line
@@ -138,23 +138,25 @@ def _bars(h: Histogram) -> dict[str, Any] | None:
     return {"range": ends, "counts": (rest + saved).tolist(), "saved": saved.tolist()}
 
 
-def _columns(a: Array, axis: int | None, narrow: int, samples: int) -> Array:
+def _columns(a: Array, axis: int | None, narrow: int, samples: int, first: int = 0) -> Array:
     """Values as float32 (C, n); of large tensors some positions, evenly spread, `SAMPLED` values of every sample.
 
-    `narrow` is the number of channels without copies: the positions are the same in the wide tensor and the narrow one.
+    `narrow` is the number of channels without copies: the positions are the same in the wide tensor and the narrow one,
+    and the same whether samples come together or in parts, `first` samples being before these.
     """
     rows = a.reshape(1, -1) if axis is None or not a.ndim else np.moveaxis(a, axis, 0)
     positions = rows[0].size
     stride = positions * narrow // (samples * SAMPLED) | 1  # odd, so that it does not follow rows of pixels
-    index = np.unravel_index(np.arange(0, positions, stride), rows.shape[1:])
+    before = first * (positions // samples)
+    index = np.unravel_index(np.arange(-before % stride, positions, stride), rows.shape[1:])
     picked: Any = (slice(None), *index)
     return np.asarray(rows[picked], np.float32)
 
 
-def _steps(cut: Cut, integers: Array, axis: int | None, narrow: int, samples: int) -> Array:
+def _steps(cut: Cut, integers: Array, axis: int | None, narrow: int, samples: int, first: int = 0) -> Array:
     """Multiples k of the step that a quantizer's integers stand for, (C, n); copies are added to their channels."""
     wide, z = cut.wide, cut.quantizer.zero_point.astype(np.float32)
-    rows = _columns(integers, axis, narrow, samples)
+    rows = _columns(integers, axis, narrow, samples, first)
     if wide is None:
         return rows - z.reshape(-1, 1)
     rows -= (np.broadcast_to(z, (wide.narrow,))[wide.origin] + wide.rests(cut.quantizer))[:, None]
@@ -232,10 +234,11 @@ def measure_layers(
     sources: list[Callable[[Mapping[str, Array]], Mapping[str, Array]]]
     sources = [Activations(original, regions, [t.region for t in tallies], share(3)), *(m.run for m in models.values())]
 
-    def ask(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
-        return side_by_side(lambda source: source(feed), sources)
+    def ask(part: tuple[int, Feed]) -> tuple[int, list[Mapping[str, Array]]]:
+        return part[0], side_by_side(lambda source: source(part[1]), sources)
 
-    for batch, *integers in in_order(ask, context.samples.batches(BATCH, limit), 1):
+    parts = (p for feed in context.samples.batches(BATCH, limit) for p in parts_of(original, feed))
+    for first, (batch, *integers) in in_order(ask, parts, 1):
         context.progress("measuring layers", samples, total)
         size = samples_in(batch)
         samples += size
@@ -247,7 +250,7 @@ def measure_layers(
                 cut = m.cuts.get(t.region.outputs[0])
                 if cut is not None:
                     scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
-                    values[when] = _steps(cut, held[when][cut.rewritten], t.axis, narrow, size) * scale
-            t.add(t.expected(_columns(a, t.axis, narrow, size)), values)
+                    values[when] = _steps(cut, held[when][cut.rewritten], t.axis, narrow, size, first) * scale
+            t.add(t.expected(_columns(a, t.axis, narrow, size, first)), values)
     context.progress("measuring layers", total, total)
     return {t.region.outputs: t.as_dict(samples) for t in tallies}

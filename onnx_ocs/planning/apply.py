@@ -13,7 +13,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import label
-from onnx_ocs.model.shapes import Shape, infer_shapes
+from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.planning.plan import Plan, PlannedRegion, early_or_late
 from onnx_ocs.records.history import rewritten, stamp
@@ -58,7 +58,8 @@ def apply_plan(
     refused = _rescale(graph, changeable, planned)
     graph.commit(lambda node: stamp(node, by.name, by.version))
     fresh, shapes = EditableGraph(model), infer_shapes(model)
-    decisions = _decide(fresh, shapes, regions, planned, refused, plan.excluded)
+    now = find_regions(fresh, shapes, bounded=bounded)
+    decisions = _decide(fresh, now, regions, planned, refused, plan.excluded)
     widened = widen(fresh, shapes, [d for d in decisions if isinstance(d, Decision)], signed)
     fresh.commit(lambda node: stamp(node, by.name, by.version))
     done = {k: p for k, p in planned.items() if k not in refused}
@@ -89,14 +90,14 @@ def _new_step(region: Region, planned: PlannedRegion) -> bool:
 
 def _decide(
     graph: Graph,
-    shapes: Mapping[str, Shape],
+    now: Sequence[Quantized],
     regions: Sequence[Quantized],
     planned: Mapping[int, PlannedRegion],
     refused: dict[int, Refusal],
     excluded: Collection[str],
 ) -> list[Decision | Refusal | None]:
     """What each region gets: copies, nothing or a step alone (None), or a refusal, which is added to `refused`."""
-    now = {r.key: r for r in find_regions(graph, shapes) if isinstance(r, Region)}
+    fresh = {r.key: r for r in now if isinstance(r, Region)}
     decisions: list[Decision | Refusal | None] = []
     for k, r in enumerate(regions):
         p = planned.get(k)
@@ -105,7 +106,7 @@ def _decide(
             code = "excluded" if r.tensor in excluded else "not_planned"
             found = refused.get(k) or r.refusal or Refusal.of(code, label(r.nodes[0]))
         elif p.copies.any() or p.copies_low.any():
-            found = early_or_late(graph, now[r.key], p.alive(now[r.key]))
+            found = early_or_late(graph, fresh[r.key], p.alive(fresh[r.key]))
         decisions.append(found)
     decisions = agreed(graph, decisions)
     for k, p in planned.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -65,7 +66,7 @@ class Candidate:
         """Whether each copy holds a whole range."""
         return self.mode == "early" and self.region.full
 
-    @property
+    @cached_property
     def own(self) -> int:
         """Which of the steps is the file's."""
         return int(np.flatnonzero(self.steps == 1)[0])

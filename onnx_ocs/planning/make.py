@@ -24,13 +24,13 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.planning.budget import Judged, Spending
 from onnx_ocs.planning.choices import Budget
-from onnx_ocs.planning.objective import Judge, first_feeds, held_out
+from onnx_ocs.planning.objective import Judge, first_feeds, first_samples, held_out
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.planning.prices import find_prices
 from onnx_ocs.planning.problem import LEARNT, Problem, pose
 from onnx_ocs.planning.search import best_plan
-from onnx_ocs.planning.sensitivity import harmful, weigh
+from onnx_ocs.planning.sensitivity import FEWEST, Alone, harmful, weigh, weighed_on
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
@@ -41,7 +41,6 @@ from onnx_ocs.translation.reach import mode_for
 __all__ = ["make_plan"]
 
 _LOG = logging.getLogger("onnx_ocs.planning")
-SCREENED = 2  # samples on which tensors whose step alone could be changed are looked at
 JUDGING_MACS = 1e12  # for all comparisons of plans together, on any machine, so that plans are the same on all
 ENOUGH = 64  # samples on which plans can be judged, from which working on the best one pays
 
@@ -61,6 +60,8 @@ class _Bench:
         shapes: shapes of all its tensors for one sample.
         statistics: histograms of its activations.
         outputs: what is compared of the model with the reference.
+        divisible: whether feeds may be cut.
+        alone: what quantizers do by themselves, on the first samples.
     """
 
     hash: str
@@ -73,6 +74,8 @@ class _Bench:
     shapes: Mapping[str, Shape]
     statistics: Statistics
     outputs: Sequence[Output]
+    divisible: bool
+    alone: Alone
 
     @property
     def sample(self) -> dict[str, Array]:
@@ -114,7 +117,7 @@ def make_plan(
     if not problem.candidates:
         _LOG.info("plan: nothing to change")
         return _nothing(bench.hash, excluded, options, measure)
-    damage = weigh(problem, bench.board, bench.learn, context.progress, bench.outputs)
+    damage = weigh(problem, _weighing(bench, problem), context.progress)
     problem = _priced(model, bench, problem.damaged(damage), options, context)
     spending = _spending(model, bench, problem, options, context, float_model)
     found: dict[str, Any] = {
@@ -182,10 +185,10 @@ def _bench(
     outputs = outputs_of(model if float_model is None else float_model, model, context.judging)
     asked = [o.name for o in outputs if o.weight > 0 or context.judging.metric is not None]
     board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None, outputs=asked)
-    few = {k: v[:SCREENED] for k, v in learn[0].items()} if divisible else learn[0]
+    alone = Alone(board, first_samples(learn[:1], FEWEST, divisible), outputs)
 
     def steps() -> list[int]:
-        return harmful(board, regions, few, context.progress, outputs) if options.rescale else []
+        return harmful(alone, regions, context.progress) if options.rescale else []
 
     if options.stats is not None and options.stats.exists():
         statistics = counted_before(options.stats, model_hash, regions, steps)
@@ -193,7 +196,18 @@ def _bench(
         statistics = calibrate(model, regions, context, model_hash, steps())
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
-    return _Bench(model_hash, graph, regions, board, learn, held, one, infer_shapes(model, one), statistics, outputs)
+    shapes = infer_shapes(model, one)
+    return _Bench(
+        model_hash, graph, regions, board, learn, held, one, shapes, statistics, outputs, divisible, alone
+    )
+
+
+def _weighing(bench: _Bench, problem: Problem) -> Alone:
+    """What tensors are weighed with: what they were screened with, where that is enough."""
+    wanted = weighed_on(problem)
+    if wanted <= FEWEST:
+        return bench.alone
+    return Alone(bench.board, first_samples(bench.learn, wanted, bench.divisible), bench.outputs)
 
 
 def _posed(bench: _Bench, options: PlanOptions) -> Problem:

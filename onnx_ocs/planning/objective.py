@@ -21,7 +21,7 @@ from onnx_ocs.planning.options import Objective
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
-__all__ = ["Judge", "better", "first_feeds", "held_out", "worth"]
+__all__ = ["Judge", "better", "first_feeds", "first_samples", "held_out", "worth"]
 
 HELD_OUT = 256  # most samples on which plans are compared
 HELD_BYTES = 1 << 28
@@ -64,6 +64,16 @@ def first_feeds(feeds: Sequence[Mapping[str, Array]], samples: int) -> list[Mapp
             break
         chosen.append(f)
         count += samples_in(f)
+    return chosen
+
+
+def first_samples(feeds: Sequence[Mapping[str, Array]], samples: int, divisible: bool) -> list[Mapping[str, Array]]:
+    """The first samples of feeds: the last feed is cut, where feeds are divisible."""
+    chosen = first_feeds(feeds, samples)
+    over = sum(map(samples_in, chosen)) - samples
+    size = samples_in(chosen[-1])
+    if divisible and over > 0 and all(v.ndim and len(v) == size for v in chosen[-1].values()):
+        chosen[-1] = cut(chosen[-1], slice(size - over))
     return chosen
 
 
@@ -198,7 +208,7 @@ def _digest(settings: Mapping[int, Setting]) -> bytes:
     """A plan's settings, for short."""
     digest = hashlib.sha256()
     for k, s in sorted(settings.items()):
-        digest.update(b"%d" % k + b"".join(v.tobytes() for v in (s.scale, s.low, s.high)))
+        digest.update(b"%d=" % k + s.key)
     return digest.digest()
 
 

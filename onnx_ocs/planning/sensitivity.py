@@ -3,60 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from onnx_ocs.measurement.yardstick import Output, Yardstick
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.choices import Choices
-from onnx_ocs.planning.objective import Judge, first_feeds
+from onnx_ocs.planning.objective import Judge
 from onnx_ocs.planning.problem import Problem
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.regions.region import Quantized, adjustable
 
-__all__ = ["harmful", "weigh", "weigh_in_place"]
+__all__ = ["FEWEST", "Alone", "harmful", "weigh", "weigh_in_place", "weighed_on"]
 
+FEWEST = 2  # samples on which tensors are looked at
 HARMLESS = 5e-3  # share of all tensors' damage below which a step alone is not worth looking at
 WEIGHING_MACS = 4e10  # for all tensors together; a share of work that does not depend on the machine
 SOME = slice(0, None, 3)  # of the feeds that plans are judged on
 
 
+class Alone:
+    """What each quantizer alone does to the outputs, on some samples; what was measured once is known.
+
+    Attributes:
+        board: the model with switched quantizers.
+        feeds: the samples.
+    """
+
+    def __init__(
+        self, board: Switchboard, feeds: Sequence[Mapping[str, Array]], outputs: Sequence[Output] | None = None
+    ) -> None:
+        """Measure nothing yet.
+
+        Args:
+            board: the model with switched quantizers.
+            feeds: the samples.
+            outputs: what is compared; default: all that a quantizer can change.
+        """
+        self.board, self.feeds = board, feeds
+        known = {o.name: o for o in outputs or ()}
+        moved = [known.get(o, Output(o, o)) for o in board.reached if outputs is None or o in known]
+        self._moved = [o for o in moved if o.weight > 0]
+        self._noise: dict[int, Array] = {}
+
+    @cached_property
+    def _yardstick(self) -> Yardstick:
+        return Yardstick(self._moved, [self.board.run(f, {}) for f in self.feeds])
+
+    def damages(
+        self, settings: Mapping[int, Setting], what: str, progress: Callable[[str, int, int | None], None]
+    ) -> dict[int, float]:
+        """Squared error at the outputs with each of these quantizers on and all others off, by index of the region.
+
+        Where several outputs count, or groups of channels, it is the share of all these errors there, added up.
+        """
+        if not self._moved or not settings:
+            return dict.fromkeys(settings, 0.0)
+        for n, (k, s) in enumerate(settings.items()):
+            progress(what, n, len(settings))
+            if k not in self._noise:
+                alone, zero = {k: s}, np.zeros(1)
+                noise = (self._yardstick.noise(i, self.board.run(f, alone)) for i, f in enumerate(self.feeds))
+                self._noise[k] = sum(noise, zero)
+        progress(what, len(settings), len(settings))
+        found = self._yardstick.together(np.asarray([self._noise[k] for k in settings]))
+        return dict(zip(settings, found.tolist(), strict=True))
+
+
 def harmful(
-    board: Switchboard,
-    regions: Sequence[Quantized],
-    feed: Mapping[str, Array],
-    progress: Callable[[str, int, int | None], None],
-    outputs: Sequence[Output] | None = None,
+    alone: Alone, regions: Sequence[Quantized], progress: Callable[[str, int, int | None], None]
 ) -> list[int]:
     """The tensors that no layer with a weight reads, and whose quantizers cost the outputs something each.
 
     Such tensors are many in some models, and a finer step helps few of them: a look at few samples tells which.
     """
     open_to_change = adjustable(regions)
-    narrows = {k: narrow(r.quantizer) for k, r in open_to_change.items()}
     steps = [k for k, r in open_to_change.items() if not r.walk.weights]
     if not steps:
         return []
-    damages = _damages(board, [{k: s} for k, s in narrows.items()], [feed], "screening tensors", progress, outputs)
-    damage = dict(zip(narrows, damages, strict=True))
-    return [k for k in steps if damage[k] > HARMLESS * sum(damages)]
+    damage = alone.damages({k: narrow(r.quantizer) for k, r in open_to_change.items()}, "screening tensors", progress)
+    least = HARMLESS * sum(damage.values())
+    return [k for k in steps if damage[k] > least]
+
+
+def weighed_on(problem: Problem) -> int:
+    """On how many samples tensors are weighed: the larger the model, and the more tensors, the fewer."""
+    return max(FEWEST, min(16, int(WEIGHING_MACS / max(problem.total * len(problem.candidates), 1))))
 
 
 def weigh(
-    problem: Problem,
-    board: Switchboard,
-    feeds: Sequence[Mapping[str, Array]],
-    progress: Callable[[str, int, int | None], None],
-    outputs: Sequence[Output] | None = None,
+    problem: Problem, alone: Alone, progress: Callable[[str, int, int | None], None]
 ) -> dict[int, float]:
-    """Measure what each tensor's quantizer alone does to the outputs: squared error, by index of the region.
-
-    Where several outputs count, or groups of channels, it is the share of all tensors' errors there, added up.
-    """
-    wanted = max(2, min(16, int(WEIGHING_MACS / max(problem.total * len(problem.candidates), 1))))
-    alone = [{c.index: narrow(c.region.quantizer)} for c in problem.candidates]
-    damages = _damages(board, alone, first_feeds(feeds, wanted), "weighing tensors", progress, outputs)
-    return {c.index: damage for c, damage in zip(problem.candidates, damages, strict=True)}
+    """Measure what each candidate's quantizer alone does to the outputs: squared error, by index of the region."""
+    settings = {c.index: narrow(c.region.quantizer) for c in problem.candidates}
+    return alone.damages(settings, "weighing tensors", progress)
 
 
 def weigh_in_place(
@@ -103,25 +144,3 @@ def weigh_in_place(
         c.index: float(np.sqrt(o * w)) if o > 0 and w > 0 else float(o)
         for c, o, w in zip(candidates, old, new, strict=True)
     }
-
-
-def _damages(
-    board: Switchboard,
-    trials: Sequence[Mapping[int, Setting]],
-    feeds: Sequence[Mapping[str, Array]],
-    what: str,
-    progress: Callable[[str, int, int | None], None],
-    outputs: Sequence[Output] | None,
-) -> list[float]:
-    """Error at the outputs of each trial."""
-    known = {o.name: o for o in outputs or ()}
-    moved = [known.get(o, Output(o, o)) for o in board.reached if outputs is None or o in known]
-    if not any(o.weight > 0 for o in moved):
-        return [0.0] * len(trials)
-    yardstick = Yardstick(moved, [board.run(f, {}) for f in feeds])
-    found = []
-    for n, trial in enumerate(trials):
-        progress(what, n, len(trials))
-        found.append(sum((yardstick.noise(k, board.run(f, trial)) for k, f in enumerate(feeds)), np.zeros(1)))
-    progress(what, len(trials), len(trials))
-    return yardstick.together(np.asarray(found)).tolist() if found else []

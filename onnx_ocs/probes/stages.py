@@ -4,7 +4,8 @@ Where all that the rest of the model reads are tensors that were switched (`onnx
 switch reaches, it is cut, into stages of a session each.  What crossed the cuts is kept: a question runs from the first
 stage whose parameters differ from those of an earlier question.  The optimizer does not look through a switch, so a cut
 behind it leaves every number as it is in one session.  Each stage also has a session without switches, for questions
-that leave it and all that follow at rest: it takes half the time, and may add up in another order.
+that leave it and all that follow at rest: it takes half the time, and may add up in another order.  What is kept counts
+for such questions alone, so an answer never depends on what was asked before.
 
 The samples of a feed run a few at a time, side by side: caches hold what they leave behind, and no thread waits for
 another at every layer.  Only where that gives the very numbers of the whole feed, which is tried on an example.
@@ -24,13 +25,15 @@ from onnx import NodeProto, helper, numpy_helper
 from onnx_ocs.model.nodes import RANDOM, Array, is_op
 from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.model.sizes import rough_size
+from onnx_ocs.runtime.memory import share_of_memory
 from onnx_ocs.runtime.session import LARGE, NUMBERS, RUN_ERRORS, SMALL, Session, as_written
 from onnx_ocs.runtime.threads import share, side_by_side
 
 __all__ = ["STAGES", "Stages"]
 
 STAGES = 12  # most sessions
-KEPT = 1 << 30  # bytes of what crossed the cuts, over all feeds
+KEPT = 1 << 30  # most bytes of what crossed the cuts, over all feeds; less where there is little memory
+KEPT_SHARE = 4  # of the memory that there is, the part that they may take
 SLICE = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
 
 
@@ -40,19 +43,27 @@ class _Stage:
     parameters: tuple[str, ...]  # those that it reads
     resting: Session | None  # the same for parameters at rest, as constants
 
-    def key(self, parameters: Mapping[str, Array]) -> tuple[bytes, ...]:
-        return tuple(parameters[p].tobytes() for p in self.parameters)
+
+_Key = tuple[Mapping[str, bytes], bool]  # what a stage's parameters are that are not at rest; whether it runs resting
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """Parameters, and what of them each stage sees."""
+
+    parameters: Mapping[str, Array]
+    keys: Sequence[_Key]
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """One question and its answer: every stage's parameters, and what each wrote."""
+    """One question and its answer: what every stage saw, and what it wrote."""
 
-    keys: Sequence[tuple[bytes, ...]]
+    keys: Sequence[_Key]
     written: Sequence[Mapping[str, Array]]
 
-    def agrees(self, keys: Sequence[tuple[bytes, ...]]) -> int:
-        """How many stages from the first on have the same parameters."""
+    def agrees(self, keys: Sequence[_Key]) -> int:
+        """How many stages from the first on saw the same, and ran in the same session."""
         return next((k for k, (a, b) in enumerate(zip(self.keys, keys, strict=True)) if a != b), len(keys))
 
 
@@ -95,17 +106,26 @@ class Stages:
         self._outputs, cuts = parts.outputs, parts.cuts(stages)
         slices = [] if example is None else _sliced(example)
         self.sliced = len(slices) > 1
-        self.stages = parts.load(cuts, len(slices) if self.sliced else 1)
-        self._rest = [s.key(rest) for s in self.stages]
-        if self.sliced and example is not None and not self._same(example, slices, rest):
-            self.sliced, self.stages = False, parts.load(cuts)
+        self._rest = {name: value.tobytes() for name, value in rest.items()}
+        self._parameters = rest
+        self._asked: _Question | None = None
+        self._load(parts, cuts, len(slices) if self.sliced else 1)
+        if self.sliced and example is not None and not self._same(example, slices):
+            self.sliced = False
+            self._load(parts, cuts, 1)
 
-    def _same(
-        self, whole: Mapping[str, Array], slices: Sequence[Mapping[str, Array]], rest: Mapping[str, Array]
-    ) -> bool:
+    def _load(self, parts: _Parts, cuts: Sequence[int], at_once: int) -> None:
+        self.stages = parts.load(cuts, at_once)
+        self._readers: dict[str, list[int]] = defaultdict(list)
+        for k, stage in enumerate(self.stages):
+            for name in stage.parameters:
+                self._readers[name].append(k)
+
+    def _same(self, whole: Mapping[str, Array], slices: Sequence[Mapping[str, Array]]) -> bool:
         """Whether samples in slices give the very numbers that they give together."""
+        at_rest = self._question({})
         try:
-            want, *got = (self._ask(_Slice(feed), rest, self._rest) for feed in (whole, *slices))
+            want, *got = (self._ask(_Slice(feed), at_rest) for feed in (whole, *slices))
         except RUN_ERRORS:
             return False
         return all(
@@ -113,32 +133,48 @@ class Stages:
         )
 
     def run(self, feed: Mapping[str, Array], parameters: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs for samples (which are known again by identity: they must not change) and parameters."""
-        keys = [s.key(parameters) for s in self.stages]
+        """The outputs for samples and parameters; those that are not named are at rest.
+
+        Both are known again by identity: they must not change.
+        """
+        if self._asked is None or self._asked.parameters is not parameters:  # once for all samples
+            self._asked = self._question(parameters)
+        question = self._asked
         known = self._feeds.pop(id(feed), None)
         slices = [_Slice(f) for f in (_sliced(feed) if self.sliced else [feed])] if known is None else known[1]
-        outputs = side_by_side(lambda s: self._ask(s, parameters, keys), slices)
+        outputs = side_by_side(lambda s: self._ask(s, question), slices)
         self._feeds[id(feed)] = feed, slices
-        while self._feeds and _size(self._feeds.values()) > KEPT:
+        while self._feeds and _size(self._feeds.values()) > min(KEPT, share_of_memory(KEPT_SHARE)):
             self._feeds.popitem(last=False)
         if len(outputs) == 1:
             return outputs[0]
         return {o: np.concatenate([found[o] for found in outputs]) for o in self._outputs}
 
-    def _ask(
-        self, samples: _Slice, parameters: Mapping[str, Array], keys: Sequence[tuple[bytes, ...]]
-    ) -> dict[str, Array]:
+    def _question(self, parameters: Mapping[str, Array]) -> _Question:
+        """What each stage sees of it; a stage rests where it and all that follow are at rest."""
+        moved: list[dict[str, bytes]] = [{} for _ in self.stages]
+        for name, value in parameters.items():
+            if (seen := value.tobytes()) != self._rest[name]:
+                for k in self._readers.get(name, ()):
+                    moved[k][name] = seen
+        last = max((k for k, m in enumerate(moved) if m), default=-1)
+        rests = [s.resting is not None and k > last for k, s in enumerate(self.stages)]
+        return _Question(parameters, list(zip(moved, rests, strict=True)))
+
+    def _ask(self, samples: _Slice, question: _Question) -> dict[str, Array]:
         """The outputs for one slice, which keeps what crossed the cuts."""
+        keys = question.keys
         like = max(samples.runs, key=lambda r: r.agrees(keys), default=None)  # the older one, where both agree as far
         same = 0 if like is None else like.agrees(keys)
         written = [] if like is None else list(like.written[:same])
-        known = {**samples.feed, **parameters}
+        known = dict(samples.feed)
         for found in written:
             known |= found
-        last = max((k for k, key in enumerate(keys) if key != self._rest[k]), default=-1)  # that is not at rest
-        for k, stage in list(enumerate(self.stages))[same:]:
-            session = stage.resting if stage.resting is not None and k > last else stage.session
+        for stage, (_, rests) in list(zip(self.stages, keys, strict=True))[same:]:
+            session = stage.resting if stage.resting is not None and rests else stage.session
             inputs = {n: known[n] for n in session.inputs if n in known}
+            if session is stage.session:
+                inputs |= {n: question.parameters.get(n, self._parameters[n]) for n in stage.parameters}
             written.append(session.run(inputs))
             known |= written[-1]
         if like is None or same < len(keys):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = ["Setting", "Switchboard", "narrow"]
 
 BYTE = 255  # steps of a byte
 MANY = 500_000  # quantized values of a sample from which threads of their own for few samples pay
+MADE = 4  # settings of each quantizer whose parameters are kept
 SHORT = 65535  # of 16 bits; a plan with more, at 8 bits or less, is measured with so many
 
 
@@ -51,6 +53,12 @@ class Setting:
     scale: Array
     low: Array
     high: Array
+
+    @cached_property
+    def key(self) -> bytes:
+        """Known again by value."""
+        parts = self.scale, self.low, self.high
+        return b"".join(b"%d:" % v.size + v.tobytes() for v in parts)
 
 
 def narrow(q: Quantizer) -> Setting:
@@ -132,6 +140,7 @@ class Switchboard:
         stages: int = STAGES,
         example: Mapping[str, Array] | None = None,
         outputs: Sequence[str] | None = None,
+        only: Collection[int] | None = None,
     ) -> None:
         """Build and load it.
 
@@ -142,6 +151,8 @@ class Switchboard:
             stages: in how many sessions at most; the numbers are the same.
             example: a feed; its samples may then run a few at a time, where that pays and gives the same numbers.
             outputs: graph outputs that are asked for; default: all that are tensors.
+            only: the regions, by index, that have a switch, those on the grid of another one included; all others are
+                off.  Default: all but those.
 
         Raises:
             UserError: onnxruntime does not load it.
@@ -153,6 +164,7 @@ class Switchboard:
         self._columns: dict[int, int] = {}
         self._switched: list[str] = []
         self._asked: Mapping[int, Setting] | None = None
+        self._made: dict[tuple[int, bytes], dict[str, Array]] = {}  # parameters of settings: most come again
         values = 0  # of all quantized activations of a sample
         for k, r in enumerate(regions):
             q = r.quantizer
@@ -166,7 +178,8 @@ class Switchboard:
             self._columns[k] = 0 if axis is None else -1 - axis  # axes behind the channel's
             for name in r.outputs:
                 value = _bounded(e, name, q, r)
-                if name not in carried:  # a quantizer on the grid of one upstream changes nothing
+                # a quantizer on the grid of one upstream changes nothing behind it
+                if k in only if only is not None else name not in carried:
                     value = self._switch(e, k, name, value, q)
                 e.replace(name, q, value)
         try:
@@ -226,12 +239,19 @@ class Switchboard:
         return self._model.run(feed, self._parameters)
 
     def _at(self, settings: Mapping[int, Setting]) -> dict[str, Array]:
-        """All parameters."""
-        full = dict(self._rest)
+        """The parameters that are not at rest."""
+        if len(self._made) > MADE * (1 + len(self._columns)):
+            self._made.clear()
+        found: dict[str, Array] = {}
         for k, s in settings.items():
-            if k in self._columns:
-                full |= _parameters(k, s, self._columns[k])
-        return full
+            if k not in self._columns:
+                continue
+            key = k, s.key
+            if key not in self._made:
+                parameters = _parameters(k, s, self._columns[k])
+                self._made[key] = {n: v for n, v in parameters.items() if n in self._rest}
+            found |= self._made[key]
+        return found
 
 
 def _reached(model: onnx.ModelProto, parameters: Collection[str], outputs: Sequence[str]) -> list[str]:

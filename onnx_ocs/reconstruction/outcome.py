@@ -59,7 +59,7 @@ def _rescale(model: onnx.ModelProto, parts: Trainable, factors: list[float]) -> 
     if not changed:
         return
     graph = EditableGraph(model)
-    for region in find_regions(graph, infer_shapes(model)):
+    for region in find_regions(graph, infer_shapes(model), bounded=parts.bounded):
         if isinstance(region, Region) and region.outputs in changed:
             rescale(graph, region, np.asarray(changed[region.outputs]))
     graph.commit()

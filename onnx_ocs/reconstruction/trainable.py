@@ -66,6 +66,7 @@ class Trainable:
         inputs: by the layer's first output, index into `steps` of the step that it reads.
         ceilings: by what a Q writes, the bound of a ReLU6 that is folded into it.
         refusals: layers that stay as they are.
+        bounded: which tensors the float model bounds at 6.
     """
 
     layers: Sequence[LinearMap]
@@ -74,6 +75,7 @@ class Trainable:
     inputs: Mapping[str, int]
     ceilings: Mapping[str, float]
     refusals: Sequence[Refusal]
+    bounded: Bounded | None = None
 
     @property
     def roots(self) -> set[str]:
@@ -110,7 +112,7 @@ def find_trainable(graph: Graph, bounded: Bounded | None = None) -> Trainable:
     steps, inputs = _steps(graph, regions, wide, {x.node.output[0]: x for x in layers}, least)
     ceilings = {o: r.ceiling for r in regions for o in r.outputs if np.isfinite(r.ceiling)}
     refusals = [x for x in found if isinstance(x, Refusal)]
-    return Trainable(layers, frozenset(scaled), steps, inputs, ceilings, refusals)
+    return Trainable(layers, frozenset(scaled), steps, inputs, ceilings, refusals, bounded)
 
 
 def follows_weight(graph: Graph, layer: LinearMap) -> bool:

@@ -14,19 +14,22 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_ocs.calibration.samples import Samples
-from onnx_ocs.measurement.quality import Quality, compare
+from onnx_ocs.measurement.outputs import OutputTally, judged_outputs
+from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.order import mentioned
-from onnx_ocs.probes.reference import reference
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.runtime.session import as_written
 
 __all__ = ["Dead", "Killer", "dead_channels", "find_killers"]
 
 Dead = Mapping[str, tuple[int, ...]]  # channels of each graph output
 MOST = 48  # quantizers that are asked, those next to the output
-AT_ONCE = 8  # models that are loaded together
+TOGETHER = 2  # samples of a run
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +64,36 @@ def find_killers(
 
     Returns:
         One for each such quantizer, in the regions' order.
+
+    Raises:
+        UserError: onnxruntime does not run the model switch by switch.
     """
     asked = _between(Graph(model), regions, dead)
-    without = dead_channels(compare(truth, [reference(model, regions)], samples)[0])  # no quantizer's fault
-    dead = {o: tuple(sorted({*c} - {*without.get(o, ())})) for o, c in dead.items()}
-    found = []
-    for start in range(0, len(asked), AT_ONCE):
-        some = asked[start : start + AT_ONCE]
-        alone = [reference(model, [r for j, r in enumerate(regions) if j != k]) for k in some]
-        for k, quality in zip(some, compare(truth, alone, samples), strict=True):
-            killed = {o: tuple(sorted({*c} & {*dead.get(o, ())})) for o, c in dead_channels(quality).items()}
-            if any(killed.values()):
-                found.append(Killer(k, {o: c for o, c in killed.items() if c}))
-    return found
+    if not asked:
+        return []
+    judged = [o for o in judged_outputs(truth, model) if o[0] in dead]
+    board = Switchboard(model, regions, infer_shapes(model), outputs=[n for n, _, _ in judged], only=asked)
+    quantizers = {k: q for k in asked if (q := regions[k].quantizer) is not None}
+    settings: list[dict[int, Setting]] = [{}, *({k: narrow(q)} for k, q in quantizers.items())]
+    session = as_written(truth)
+    tallies = [OutputTally(n, False, quantized, len(settings)) for n, _, quantized in judged]
+    for feed in samples.batches(TOGETHER):
+        exact = session.run(feed, [t for _, t, _ in judged])
+        found = [board.run(feed, s) for s in settings]
+        for tally, (name, partner, _) in zip(tallies, judged, strict=True):
+            tally.add(exact[partner], [f[name] for f in found])
+    nobodys = _constant(tallies, 0)  # without any quantizer
+    killers = []
+    for n, k in enumerate(quantizers, 1):
+        killed = {o: tuple(sorted({*c} & {*dead[o]} - {*nobodys[o]})) for o, c in _constant(tallies, n).items()}
+        if any(killed.values()):
+            killers.append(Killer(k, {o: killed[o] for o in dead if killed.get(o)}))
+    return killers
+
+
+def _constant(tallies: Sequence[OutputTally], trial: int) -> dict[str, tuple[int, ...]]:
+    """The dead channels of every output in one trial."""
+    return {t.name: t.quality(trial).constant_channels for t in tallies}
 
 
 def _between(graph: Graph, regions: Sequence[Quantized], outputs: Dead) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
 from onnx_ocs.regridding.entries import killer_entry
 from onnx_ocs.regridding.grids import Grid
 from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
-from onnx_ocs.regridding.move import better_grids, may_move, movable
-from onnx_ocs.regridding.seen import extremes, halves, some_values
+from onnx_ocs.regridding.move import better_grids, movable
+from onnx_ocs.regridding.seen import extremes, halves, seen_of
 from onnx_ocs.runtime.session import attempt
 
 __all__ = ["found_killers", "regrid"]
@@ -62,13 +63,26 @@ def regrid(
     if context.samples is None:
         return PassResult(False, notes=[NEEDS])
     halved = halves(context.samples, context.limit)
-    truth = context.floats
-    if truth is None:
-        truth = reference(model, find_regions(Graph(model), infer_shapes(model), bounded=context.bounded))
-    work = _Work(truth, halved, by, context.bounded, context.judging)
-    mended = work.alive(model, floats)
-    moved = work.moved(model) if moves else PassResult(False)
+    found = _Found(model, context.bounded)
+    work = _Work(context.floats or found.plain, halved, by, context.bounded, context.judging)
+    mended = work.alive(found, floats)
+    if mended.changed:
+        found = _Found(model, context.bounded)
+    moved = work.moved(found) if moves else PassResult(False)
     return PassResult(mended.changed or moved.changed, grids=mended.grids + moved.grids, notes=mended.notes)
+
+
+class _Found:
+    """A model, and what is found in it, once."""
+
+    def __init__(self, model: onnx.ModelProto, bounded: Bounded) -> None:
+        self.model, self.graph = model, Graph(model)
+        self.regions = find_regions(self.graph, infer_shapes(model), bounded=bounded)
+
+    @cached_property
+    def plain(self) -> onnx.ModelProto:
+        """It without activation quantizers."""
+        return reference(self.model, self.regions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,18 +103,16 @@ class _Work:
     bounded: Bounded
     judging: Judging
 
-    def alive(self, model: onnx.ModelProto, floats: bool) -> PassResult:
+    def alive(self, found: _Found, floats: bool) -> PassResult:
         """Mend what kills channels, in place."""
         samples, learn, _ = self.samples
+        model, graph, regions = found.model, found.graph, found.regions
         dead = dead_channels(compare(self.truth, [model], samples)[0])
         if not dead:
             return PassResult(False)
-        graph = Graph(model)
-        regions = find_regions(graph, infer_shapes(model), bounded=self.bounded)
         killers = find_killers(model, regions, self.truth, dead, samples)
         tensors = [regions[k.index].tensor for k in killers]
-        plain = reference(model, regions)
-        seen = extremes(plain, [t for k in tensors for t in (k, *parts_of(graph, k).values())], learn)
+        seen = extremes(found.plain, [t for k in tensors for t in (k, *parts_of(graph, k).values())], learn)
         wanted = [regions[k.index].key for k in killers]
         tried = [mend(model, wanted, ways, seen, self.by, self.bounded) for ways in (WAYS if floats else QUANTIZED)]
         best = self._best(model, tried)
@@ -110,23 +122,21 @@ class _Work:
             model.CopyFrom(best.model)
         return PassResult(best is not None, grids=entries, notes=_notes(dead, killers))
 
-    def moved(self, model: onnx.ModelProto) -> PassResult:
+    def moved(self, found: _Found) -> PassResult:
         """Move zero-points where that pays, in place: all at once, else those that gain by themselves."""
-        _, learn, _ = self.samples
-        graph = Graph(model)
-        regions = find_regions(graph, infer_shapes(model), bounded=self.bounded)
+        model, regions, (_, learn, _) = found.model, found.regions, self.samples
         may = [r.tensor for r in regions if isinstance(r, Region) and movable(r)]
-        plain = reference(model, regions)
-        seen = extremes(plain, may, learn) if may else {}
-        some = [r.tensor for r in regions if isinstance(r, Region) and may_move(graph, r, seen)]
-        found = better_grids(graph, regions, seen, some_values(plain, some, learn)) if some else {}
-        if not found:
+        if not may:
             return PassResult(False)
-        wanted = {regions[k].key: g for k, g in found.items()}
+        seen, values = seen_of(found.plain, may, learn)
+        grids = better_grids(found.graph, regions, seen, values)
+        if not grids:
+            return PassResult(False)
+        wanted = {regions[k].key: g for k, g in grids.items()}
         best = self._gaining(model, wanted)
         if best is None:
             return PassResult(False)
-        kept = [k for k in found if regions[k].key in best.grids]
+        kept = [k for k in grids if regions[k].key in best.grids]
         entries = [killer_entry(self.by.name, regions[k], {}, best, seen) for k in kept]
         model.CopyFrom(best.model)
         return PassResult(True, grids=entries)

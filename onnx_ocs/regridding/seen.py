@@ -16,7 +16,7 @@ from onnx_ocs.regridding.grids import Extremes
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 
-__all__ = ["extremes", "halves", "some_values"]
+__all__ = ["extremes", "halves", "seen_of"]
 
 SAMPLES = 32  # most that are looked at
 VALUES = 1 << 13  # of a tensor, to choose a grid by
@@ -50,21 +50,26 @@ def extremes(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -
     Raises:
         UserError: the model does not run on the samples.
     """
-    found: dict[str, Extremes] = {}
+    return seen_of(truth, tensors, samples, 0)[0]
+
+
+def seen_of(
+    truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples, values: int = VALUES
+) -> tuple[dict[str, Extremes], dict[str, Array]]:
+    """Extremes, and some values of each tensor, evenly taken, at most so many, float64, in one pass.
+
+    The arguments are those of `extremes`.
+    """
+    ends: dict[str, Extremes] = {}
+    parts: dict[str, list[Array]] = {}
+    share = values // max(samples.count(), 1)
     for t, value in _tensors(truth, tensors, samples):
         low, high = _along(value.astype(np.float64))
-        found[t] = found[t].joined(low, high) if t in found else Extremes(low, high)
-    return found
-
-
-def some_values(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -> dict[str, Array]:
-    """Some values of float tensors, evenly taken, at most `VALUES` of each, float64; the arguments are those above."""
-    parts: dict[str, list[Array]] = {}
-    share = VALUES // max(samples.count(), 1)
-    for t, value in _tensors(truth, tensors, samples):
-        flat = value.reshape(-1)
-        parts.setdefault(t, []).append(flat[:: max(1, flat.size // max(share, 1))].astype(np.float64))
-    return {t: np.concatenate(p) for t, p in parts.items()}
+        ends[t] = ends[t].joined(low, high) if t in ends else Extremes(low, high)
+        if values:
+            flat = value.reshape(-1)
+            parts.setdefault(t, []).append(flat[:: max(1, flat.size // max(share, 1))].astype(np.float64))
+    return ends, {t: np.concatenate(p) for t, p in parts.items()}
 
 
 def _tensors(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -> Iterator[tuple[str, Array]]:

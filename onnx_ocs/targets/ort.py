@@ -8,6 +8,7 @@ costs is read off the optimized graph, never guessed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,10 @@ import onnxruntime as ort
 from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.model.staging import scratch
+from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.names import rename, shorten
-from onnx_ocs.runtime.session import RUN_ERRORS, SMALL, serialized, session_options
+from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, SMALL, serialized, session_options
 from onnx_ocs.targets.rules import Rules
 
 __all__ = [
@@ -41,6 +43,8 @@ OTHERS = ("QLinear", "QAttention", "QEmbedLayerNormalization", "NhwcMaxPool")  #
 POOL = "MaxPool"  # takes integers as well as floats, the Nhwc form integers only
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Concat", "Gather", "Split",
          "Clip", "Resize", "Pad", POOL)  # fmt: skip
+KNOWN = 4  # optimized graphs that are remembered, without their weights
+_KNOWN: dict[bytes, onnx.ModelProto | None] = {}
 UNREAD = "weights"  # file to which onnxruntime writes the weights of a graph that is asked for
 
 
@@ -150,7 +154,21 @@ def _grouped(node: onnx.NodeProto, dims: Sequence[int] | None) -> bool:
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model."""
+    """The graph that onnxruntime runs at ENABLE_ALL, without its weights; None when it does not load the model.
+
+    It is nobody's to change: the same model is often asked about again.
+    """
+    if any(is_external(t) for t in all_tensors(model)) or sizes.rough_size(model, LARGE) >= LARGE:
+        return _optimized(model)  # what is in its files may be something else by then
+    key = hashlib.sha256(model.SerializeToString(deterministic=True)).digest()
+    if key not in _KNOWN:
+        _KNOWN[key] = _optimized(model)
+        while len(_KNOWN) > KNOWN:
+            del _KNOWN[next(iter(_KNOWN))]
+    return _KNOWN[key]
+
+
+def _optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
     model, short = shorten(model)
     with scratch() as folder:
         options = session_options("enable_all", True, sizes.rough_size(model, SMALL), precise=False)

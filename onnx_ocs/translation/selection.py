@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -76,7 +75,7 @@ class Selection:
             For each region a decision, or why it is left alone.
         """
         held = behind_kernels(graph, regions) if self.mode == "integer" else set()
-        decisions: list[Any] = [
+        decisions: list[Decision | Refusal] = [
             r.refusal
             if isinstance(r, Unreadable)
             else r.refusal or self._decide(graph, r, outliers[k], r.tensor in held)
@@ -183,4 +182,4 @@ def find_outliers(
     if context.samples is None:
         return estimate(graph, regions, copies)
     wanted = [r for r in regions if isinstance(r, Region)]
-    return measure(regions, copies, stream(model, regions, wanted, context))
+    return measure(regions, copies, (part for _, _, part in stream(model, regions, wanted, context)))

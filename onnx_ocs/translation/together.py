@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from onnx_ocs.translation.early import shift_of
 
 __all__ = ["agreed"]
 
-Decided = Decision | Refusal | None
+Decided = TypeVar("Decided", Decision | Refusal, Decision | Refusal | None)
 
 
 def agreed(graph: Graph, decisions: Sequence[Decided]) -> list[Decided]:

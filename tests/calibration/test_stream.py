@@ -13,7 +13,7 @@ import zoo
 from zoo import Net, Style
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import samples_in
+from onnx_ocs.calibration.feed import PART, samples_in
 from onnx_ocs.calibration.samples import Samples, open_samples
 from onnx_ocs.calibration.stream import BATCH, Activations, stream
 from onnx_ocs.errors import UserError
@@ -56,8 +56,10 @@ def test_batches_come_in_turn_with_what_is_asked_for() -> None:
     x = np.random.default_rng(2).standard_normal((2 * BATCH + 3, *zoo.IMAGE)).astype(np.float32)
     said: list[tuple[str, int, int | None]] = []
     context = Context(open_samples({"x": x}, model), progress=lambda *args: said.append(args))
-    parts = list(stream(model, regions, regions[1:], context))
-    assert [len(p["relu1"]) for p in parts] == [BATCH, BATCH, 3]
+    found = list(stream(model, regions, regions[1:], context))
+    parts = [p for _, _, p in found]
+    assert [len(p["relu1"]) for p in parts] == [PART] * 8 + [3], "few at a time"
+    assert [(turn, first) for turn, first, _ in found] == [(t, f) for t in (0, 1) for f in (0, 2, 4, 6)] + [(2, 0)]
     np.testing.assert_array_equal(np.concatenate([p["x"] for p in parts]), x)
     np.testing.assert_allclose(np.concatenate([p["relu1"] for p in parts]), floats(n, x), rtol=1e-5, atol=1e-5)
     total = 2 * BATCH + 3
@@ -67,7 +69,7 @@ def test_batches_come_in_turn_with_what_is_asked_for() -> None:
 def test_no_more_samples_than_allowed() -> None:
     model, regions, n = two_layers()
     context = Context(open_samples(n.feed, model), limit=2)
-    assert [len(p["relu1"]) for p in stream(model, regions, regions, context)] == [2]
+    assert [len(p["relu1"]) for _, _, p in stream(model, regions, regions, context)] == [2]
 
 
 def test_nothing_runs_where_nothing_is_asked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.planning.objective import Judge
 from onnx_ocs.planning.problem import LEARNT
-from onnx_ocs.planning.sensitivity import harmful, weigh, weigh_in_place
+from onnx_ocs.planning.sensitivity import FEWEST, Alone, harmful, weigh, weigh_in_place, weighed_on
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
@@ -43,7 +44,7 @@ def test_damage_is_the_squared_error_of_one_quantizer() -> None:
     model, _ = zoo.build(name)
     problem = problem_of(name)
     some = feeds(name, 2)
-    found = weigh(problem, board_of(name), some, quiet)
+    found = weigh(problem, Alone(board_of(name), some), quiet)
     assert found.keys() == {c.index for c in problem.candidates}
     regions = find_regions(Graph(model), infer_shapes(model))
     exact = reference(model, regions)
@@ -58,16 +59,34 @@ def test_tensors_that_no_layer_reads_are_screened() -> None:
     """conv2's only reader is an Add: its quantizer counts; those that a layer reads are not asked about."""
     board = board_of("residual")
     names = [r.tensor for r in board.regions]
-    assert [names[k] for k in harmful(board, board.regions, feeds("residual", 1)[0], quiet)] == ["conv2"]
+    assert [names[k] for k in harmful(Alone(board, feeds("residual", 1)), board.regions, quiet)] == ["conv2"]
     board = board_of("conv_relu_conv")
-    assert harmful(board, board.regions, feeds("conv_relu_conv", 1)[0], quiet) == []
+    assert harmful(Alone(board, feeds("conv_relu_conv", 1)), board.regions, quiet) == []
 
 
 def test_progress_is_told() -> None:
     said: list[Any] = []
     board = board_of("residual")
-    harmful(board, board.regions, feeds("residual", 1)[0], lambda *a: said.append(a))
+    harmful(Alone(board, feeds("residual", 1)), board.regions, lambda *a: said.append(a))
     assert said[0] == ("screening tensors", 0, 4) and said[-1] == ("screening tensors", 4, 4)
+
+
+def test_what_was_screened_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, alone = problem_of("residual"), Alone(board_of("residual"), feeds("residual", 1))
+    asked: list[int] = []
+    run = Switchboard.run
+    monkeypatch.setattr(Switchboard, "run", lambda *a: (asked.append(len(a[2])), run(*a))[1])
+    assert harmful(alone, alone.board.regions, quiet)
+    assert sorted(asked) == [0, 1, 1, 1, 1]
+    found = weigh(problem, alone, quiet)
+    assert len(asked) == 5
+    assert found == weigh(problem, Alone(board_of("residual"), alone.feeds), quiet)
+
+
+def test_large_models_are_weighed_on_few_samples() -> None:
+    problem = problem_of("residual")
+    assert weighed_on(problem) == 16
+    assert weighed_on(replace(problem, base=dict.fromkeys(problem.base, 10**12))) == FEWEST
 
 
 def test_weights_at_a_plan() -> None:

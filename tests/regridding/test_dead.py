@@ -25,18 +25,16 @@ from onnx_ocs.regridding.dead import dead_channels, find_killers
         ("rectified", {}),
     ],
 )
-def test_killers(name: str, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killers(name: str, wanted: dict[str, str]) -> None:
     model = detectors.build(name)
     samples = open_samples(detectors.samples(), model)
     regions = find_regions(Graph(model), infer_shapes(model))
     truth = reference(model, regions)
     dead = dead_channels(compare(truth, [model], samples)[0])
     assert bool(dead) == bool(wanted)
-    for at_once in (8, 1):
-        monkeypatch.setattr(module, "AT_ONCE", at_once)
-        found = find_killers(model, regions, truth, dead, samples)
-        assert {regions[k.index].tensor: next(iter(k.dead)) for k in found} == wanted
-        assert all(c == dead[o] for k in found for o, c in k.dead.items())
+    found = find_killers(model, regions, truth, dead, samples)
+    assert {regions[k.index].tensor: next(iter(k.dead)) for k in found} == wanted
+    assert all(c == dead[o] for k in found for o, c in k.dead.items())
 
 
 def test_layers_end_the_search() -> None:

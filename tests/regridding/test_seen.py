@@ -10,7 +10,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regridding.seen import SAMPLES, VALUES, extremes, halves, some_values
+from onnx_ocs.regridding.seen import SAMPLES, VALUES, extremes, halves, seen_of
 
 
 def test_halves_share_nothing() -> None:
@@ -43,6 +43,7 @@ def test_some_values() -> None:
     model = detectors.build("float_parts")
     samples = halves(open_samples(detectors.samples(), model), None)[0]
     truth = reference(model, find_regions(Graph(model), infer_shapes(model)))
-    found = some_values(truth, ["x", "sigmoid2", "nobody"], samples)
+    ends, found = seen_of(truth, ["x", "sigmoid2", "nobody"], samples)
+    assert np.array_equal(ends["sigmoid2"].low, extremes(truth, ["sigmoid2"], samples)["sigmoid2"].low)
     assert found.keys() == {"x", "sigmoid2"} and all(0 < v.size <= 2 * VALUES for v in found.values())
     assert {*found["x"].tolist()} <= {*detectors.samples()["x"].astype(np.float64).reshape(-1).tolist()}

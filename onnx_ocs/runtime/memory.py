@@ -1,0 +1,88 @@
+"""How much memory a run may take: what the user says, else half of what is free, a container's limits respected.
+
+What is kept and what is computed at once follow it; no result does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["allow_memory", "free_memory", "memory", "share_of_memory"]
+
+GIGABYTE = 10**9
+UNKNOWN = 4 * GIGABYTE  # where the system does not say
+INFO = Path("/proc/meminfo")
+GROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+
+
+class _Bound:
+    """The one of this process."""
+
+    bytes: int | None = None
+
+
+def allow_memory(gigabytes: float | None) -> None:
+    """Set the bound of this process.
+
+    Args:
+        gigabytes: most memory, in 10^9 bytes; None for half of what is free when it is next asked for.
+    """
+    _Bound.bytes = None if gigabytes is None else int(gigabytes * GIGABYTE)
+
+
+def memory() -> int:
+    """Bytes that a run may take."""
+    if _Bound.bytes is None:
+        _Bound.bytes = free_memory() // 2
+    return _Bound.bytes
+
+
+def share_of_memory(parts: int) -> int:
+    """Bytes that one of so many parts of a run may take."""
+    return memory() // parts
+
+
+def free_memory() -> int:
+    """Bytes that are free for this process: of the machine, and of the container that it runs in."""
+    return max(min(_of_machine(), _of_container()), 0)
+
+
+def _of_machine() -> int:
+    for line in _lines(INFO):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return UNKNOWN
+
+
+def _of_container() -> int:
+    """What the control groups leave, from this process's own one up to the root (version 2, else version 1)."""
+    found = [1 << 62]
+    for line in _lines(OWN):
+        _, controllers, path = line.strip().split(":", 2)
+        if controllers == "":
+            folder, most, used = GROUPS / path.lstrip("/"), "memory.max", "memory.current"
+        elif controllers == "memory":
+            folder = GROUPS / "memory" / path.lstrip("/")
+            most, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        for place in (folder, *folder.parents):
+            if place == GROUPS.parent:
+                break
+            limit, now = _number(place / most), _number(place / used)
+            if limit is not None and now is not None:
+                found.append(limit - now)
+    return min(found)
+
+
+def _number(path: Path) -> int | None:
+    text = "".join(_lines(path)).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
