@@ -54,7 +54,7 @@ def engine(choice: Choice) -> Iterator[Engine | None]:
         said = check(choice)
         if said["processes"]:
             workers = int(said["processes"])
-            with Processes(workers) as executor, Engine(executor, workers) as made:
+            with Processes(workers) as processes, Engine(processes, workers) as made:
                 yield made
         else:
             count = int(said["local"]) if said["local"] else None
