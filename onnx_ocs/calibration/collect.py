@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.feed import Feed, one_sample
 from onnx_ocs.calibration.origin import Origin, Range
+from onnx_ocs.calibration.reading import checksum
 from onnx_ocs.calibration.shards import Place, Shard, place_of, shards
 from onnx_ocs.calibration.statistics import SAMPLED, Statistics
 from onnx_ocs.calibration.stream import BATCH, Activations, stream
@@ -144,15 +144,7 @@ def _probe(model: onnx.ModelProto, activations: Activations, feed: Mapping[str, 
     """Checksums of a sample and of its activations."""
     sample = one_sample(model, feed)
     got = activations(sample)
-    return f"{_checksum(sample)} {_checksum({k: v for k, v in got.items() if k not in sample})}"
-
-
-def _checksum(arrays: Mapping[str, Array]) -> str:
-    found = 0
-    for name in sorted(arrays):
-        a = np.ascontiguousarray(arrays[name])
-        found = zlib.crc32(repr(a.tolist()).encode() if a.dtype.hasobject else a.tobytes(), found)
-    return f"{found:08x}"
+    return f"{checksum(sample):08x} {checksum({k: v for k, v in got.items() if k not in sample}):08x}"
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def checksum(feed: Mapping[str, NDArray[Any]]) -> int:
     """Of all values, to know them again."""
     found = 0
     for array in feed.values():
-        data = repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data.cast("B")
+        data = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
         found = zlib.crc32(data, found)
     return found
 

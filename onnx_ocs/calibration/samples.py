@@ -143,10 +143,11 @@ def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = Non
     Args:
         source: an .npz (keys are input names, the first axis is the sample); a folder of such files; a folder of ONNX
             ``test_data_set_*`` folders, or one of these; or ``package.module:function``, which **runs the user's own
-            code**: imported with the current directory on ``sys.path``, the function is called without arguments at
-            every reading, and returns an iterable of feeds or an onnxruntime CalibrationDataReader.  In a program
-            also such a reader or iterable itself (one that can be read only once is kept in memory), a dict of arrays
-            as an .npz holds them, or Samples.
+            code**: imported with the current directory on ``sys.path``, the function is called without arguments, or
+            with the slice of the feeds that are wanted where it has a parameter ``shard``, at every reading, and
+            returns an iterable of feeds or an onnxruntime CalibrationDataReader.  In a program also such a reader or
+            iterable itself (one that can be read only once is kept in memory), a dict of arrays as an .npz holds them,
+            or Samples.
         model: the model that the samples are for.
         limit: how many samples are wanted; no more are kept of what can be read only once.
         labels: whether feeds carry what else the source has for the samples (`onnx_ocs.calibration.labels`).
@@ -168,7 +169,8 @@ def open_samples(source: Source, model: onnx.ModelProto, limit: int | None = Non
         samples = Samples(label, partial(inputs.chunks, files), None, place, access)
     elif folders:
         ready = partial(inputs.ready, partial(read_sets, folders, inputs.names))
-        samples = Samples(label, ready, None, place, Access(ready, lambda *_: None))
+        access = Access(ready, lambda _, n: len(folders) if n == sys.maxsize else None)
+        samples = Samples(label, ready, None, place, access)
     elif not path.exists() and (function := user_function(str(source))):
         ready = partial(inputs.ready, partial(user_feeds, str(source), *function))
         access = Access(ready, lambda _, n: told(str(source), *function) if n == sys.maxsize else None)

@@ -5,6 +5,7 @@ The standard library's pool ends as a whole with any of its processes.  So each 
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 import sys
@@ -74,7 +75,7 @@ class Processes(Executor):
 
     def _new(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's locked thread pools
-        self._pools.append(ProcessPoolExecutor(1, context))
+        self._pools.append(ProcessPoolExecutor(1, context, _quiet))
         return self._pools[-1]
 
     def _done(self, pool: ProcessPoolExecutor, outer: Future[Any], inner: Future[Any]) -> None:
@@ -103,6 +104,11 @@ class Processes(Executor):
                 process.terminate()
         for pool in pools:
             pool.shutdown(wait, cancel_futures=True)
+
+
+def _quiet() -> None:
+    """What a worker would warn of, the coordinator has said already: it has opened the same model and samples."""
+    logging.getLogger("onnx_ocs").addHandler(logging.NullHandler())
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -24,7 +24,7 @@ class Stored:
     """
 
     hash: str
-    path: Path
+    path: Path = field(compare=False)
 
     def load(self) -> onnx.ModelProto:
         """Read it.

@@ -11,7 +11,7 @@ The models are asked for the integers of all quantizers at once; wide ones are f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +19,16 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import Feed, parts_of, samples_in
+from onnx_ocs.calibration.feed import parts_of, samples_in
 from onnx_ocs.calibration.histogram import Histogram
+from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.calibration.shards import Place, Shard, place_of, shards
 from onnx_ocs.calibration.stream import BATCH, Activations
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.execution.kept import kept
+from onnx_ocs.execution.stored import Stored
 from onnx_ocs.measurement.quality import decibels
+from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
@@ -35,10 +40,11 @@ from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
-from onnx_ocs.runtime.threads import in_order, share, side_by_side
+from onnx_ocs.runtime.threads import share, side_by_side
 
 __all__ = ["LIMIT", "measure_layers"]
 
@@ -76,18 +82,42 @@ class _Grid:
 
 
 @dataclass
-class _Tally:
-    """Running sums over one tensor."""
+class _Sums:
+    """Sums over one tensor; those of several feeds are added in the feeds' order."""
+
+    histogram: Histogram
+    signal: float = 0.0
+    noise: dict[str, float] = field(default_factory=dict)
+    clipped: tuple[float, float] = 0.0, 0.0
+
+    def merge(self, other: _Sums) -> None:
+        self.histogram.merge(other.histogram)
+        self.signal += other.signal
+        self.noise |= {k: self.noise.get(k, 0.0) + v for k, v in other.noise.items()}
+        self.clipped = self.clipped[0] + other.clipped[0], self.clipped[1] + other.clipped[1]
+
+    def as_dict(self, samples: int) -> dict[str, Any]:
+        """The fields that go into a region's entry of the report."""
+        error: dict[str, Any] = {f"{n}_db": decibels(self.signal, e) for n, e in sorted(self.noise.items())}
+        lost, still = self.clipped
+        saved = None if lost <= 0 else 1 - still / lost
+        return {"error": {**error, "samples": samples}, "mass_saved": saved, "histogram": _bars(self.histogram)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Tensor:
+    """One quantized activation that is measured."""
 
     region: Quantized
     quantizer: Quantizer
     axis: int | None
     before: _Grid
     after: _Grid | None
-    histogram: Histogram
-    signal: float = 0.0
-    noise: dict[str, float] = field(default_factory=dict)
-    clipped: tuple[float, float] = 0.0, 0.0
+
+    def nothing(self) -> _Sums:
+        """Sums over no values."""
+        unsigned = self.region.bounds[0] >= 0 or self.quantizer.rectifies
+        return _Sums(Histogram(2, not unsigned))
 
     def expected(self, a: Array) -> Array:
         """What the reference lets through: saturation that acts as a ReLU or ReLU6 is part of the float model."""
@@ -96,29 +126,23 @@ class _Tally:
         ceiling = self.region.ceiling
         return np.minimum(a, np.float32(ceiling)) if np.isfinite(ceiling) else a
 
-    def add(self, a: Array, held: Mapping[str, Array]) -> None:
-        """Count values, (C, n), and what the quantized models hold in their place."""
-        self.signal += _energy(a)
+    def sums(self, a: Array, held: Mapping[str, Array]) -> _Sums:
+        """Over values, (C, n), and what the quantized models hold in their place."""
+        found = self.nothing()
+        found.signal = _energy(a)
         errors = {f"accumulated_{when}": a - h for when, h in held.items()}
         errors["isolated_before"] = a - self.before.quantize(a)
         if self.after is not None:
             errors["isolated_after"] = a - self.after.quantize(a)
-        for name, e in errors.items():
-            self.noise[name] = self.noise.get(name, 0.0) + _energy(e)
+        found.noise = {name: _energy(e) for name, e in errors.items()}
         saved = np.zeros((), bool)
         if self.after is not None:
-            self.clipped = self.clipped[0] + self.before.clipped(a), self.clipped[1] + self.after.clipped(a)
+            found.clipped = self.before.clipped(a), self.after.clipped(a)
             saved = self.before.above(a) & ~self.after.above(a)
         zero = np.zeros((), a.dtype)
         # a histogram leaves out zeros, so each value is counted in one of the two rows
-        self.histogram.add(np.stack([np.where(saved, zero, a).reshape(-1), np.where(saved, a, zero).reshape(-1)]))
-
-    def as_dict(self, samples: int) -> dict[str, Any]:
-        """The fields that go into a region's entry of the report."""
-        error: dict[str, Any] = {f"{n}_db": decibels(self.signal, e) for n, e in sorted(self.noise.items())}
-        lost, still = self.clipped
-        saved = None if self.after is None or lost <= 0 else 1 - still / lost
-        return {"error": {**error, "samples": samples}, "mass_saved": saved, "histogram": _bars(self.histogram)}
+        found.histogram.add(np.stack([np.where(saved, zero, a).reshape(-1), np.where(saved, a, zero).reshape(-1)]))
+        return found
 
 
 def _energy(a: Array) -> float:
@@ -170,28 +194,68 @@ def _steps(cut: Cut, integers: Array, axis: int | None, narrow: int, samples: in
 class _Quantized:
     """A quantized model that is asked for the integers of its quantizers."""
 
-    def __init__(self, model: onnx.ModelProto, cuts: Sequence[Cut]) -> None:
-        self.cuts = {c.quantized: c for c in cuts}
-        self.names = list(dict.fromkeys(c.rewritten for c in cuts))
+    def __init__(self, model: onnx.ModelProto, cuts: Mapping[str, Cut], threads: int) -> None:
+        self.names = list(dict.fromkeys(c.rewritten for c in cuts.values()))
         named = as_bytes(model, nibbles(Graph(model)))
-        self.session = as_written(expose(named, self.names), share(3))  # of three that run side by side
+        self.session = as_written(expose(named, self.names), threads)
 
-    def run(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
+    def __call__(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
         try:
             return self.session.run({k: batch[k] for k in self.session.inputs}, self.names)
         except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
 
 
-def _tally(region: Quantized, q: Quantizer, after: Cut | None) -> _Tally:
-    """Empty sums for one quantized activation; `after` is its quantizer in the rewritten model."""
+class _Layers:
+    """The quantized activations of a model, and where each is in the models before and after."""
+
+    def __init__(self, original: onnx.ModelProto, rewritten: onnx.ModelProto | None, bounded: Bounded) -> None:
+        before = Graph(original)
+        self.original, self.rewritten = original, rewritten
+        self.regions = find_regions(before, infer_shapes(original), bounded=bounded)
+        self.cuts = {"before": {c.quantized: c for c in find_cuts(before, before, {}, {})}}
+        if rewritten is not None:
+            scales = read_scales(rewritten)
+            retypes = (read_unsigned(rewritten) - read_unsigned(original)) & before.producer.keys()
+            stored = retyped(original, retypes) if retypes else original
+            yardstick = Graph(rescaled(stored, scales)) if scales else Graph(stored)
+            known = read_layouts(original)  # of an earlier run: what is wide in both is compared as it is
+            layouts = {k: v for k, v in read_layouts(rewritten).items() if k not in known}
+            self.cuts["after"] = {c.quantized: c for c in find_cuts(yardstick, Graph(rewritten), layouts, {})}
+        after = self.cuts.get("after", {})
+        quantized = [(r, r.quantizer) for r in self.regions if r.quantizer is not None]
+        self.tensors = [_tensor(r, q, after.get(r.outputs[0])) for r, q in quantized]
+
+    def sources(self, threads: int) -> list[Callable[[Mapping[str, Array]], Mapping[str, Array]]]:
+        """The reference and the quantized models, loaded."""
+        models = {"before": self.original, "after": self.rewritten}
+        quantized = [_Quantized(m, self.cuts[when], threads) for when, m in models.items() if m is not None]
+        return [Activations(self.original, self.regions, [t.region for t in self.tensors], threads), *quantized]
+
+    def sums(self, answers: Sequence[Mapping[str, Array]], first: int) -> list[_Sums]:
+        """Of every tensor, over what the sources say to part of a feed, `first` of whose samples come before it."""
+        batch, *integers = answers
+        size, held = samples_in(batch), dict(zip(self.cuts, integers, strict=True))
+        found = []
+        for t in self.tensors:
+            a, values = np.asarray(batch[t.region.tensor]), {}
+            narrow = 1 if t.axis is None or not a.ndim else a.shape[t.axis]
+            for when, cuts in self.cuts.items():
+                cut = cuts.get(t.region.outputs[0])
+                if cut is not None:
+                    scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
+                    values[when] = _steps(cut, held[when][cut.rewritten], t.axis, narrow, size, first) * scale
+            found.append(t.sums(t.expected(_columns(a, t.axis, narrow, size, first)), values))
+        return found
+
+
+def _tensor(region: Quantized, q: Quantizer, after: Cut | None) -> _Tensor:
+    """One quantized activation; `after` is its quantizer in the rewritten model."""
     axis = region.walk.axis if isinstance(region, Region) else q.axis
     wide = None if after is None else after.wide
     # a carried quantizer may see another axis than its own walk would choose
     axis = axis if wide is None else wide.axis
-    after_grid = None if after is None else _Grid.of(after.quantizer, wide)
-    unsigned = region.bounds[0] >= 0 or q.rectifies
-    return _Tally(region, q, axis, _Grid.of(q), after_grid, Histogram(2, not unsigned))
+    return _Tensor(region, q, axis, _Grid.of(q), None if after is None else _Grid.of(after.quantizer, wide))
 
 
 def measure_layers(
@@ -213,44 +277,62 @@ def measure_layers(
     Raises:
         UserError: a model does not run on the samples.
     """
-    before = Graph(original)
-    regions = find_regions(before, infer_shapes(original), bounded=context.bounded)
-    models = {"before": _Quantized(original, find_cuts(before, before, {}, {}))}
-    if rewritten is not None:
-        scales = read_scales(rewritten)
-        retypes = (read_unsigned(rewritten) - read_unsigned(original)) & before.producer.keys()
-        stored = retyped(original, retypes) if retypes else original
-        yardstick = Graph(rescaled(stored, scales)) if scales else Graph(stored)
-        known = read_layouts(original)  # of an earlier run: what is wide in both is compared as it is
-        layouts = {k: v for k, v in read_layouts(rewritten).items() if k not in known}
-        cuts = find_cuts(yardstick, Graph(rewritten), layouts, {})
-        models["after"] = _Quantized(rewritten, cuts)
-    after = models["after"].cuts if "after" in models else {}
-    tallies = [_tally(r, r.quantizer, after.get(r.outputs[0])) for r in regions if r.quantizer is not None]
-    if context.samples is None or not tallies:
+    layers = _Layers(original, rewritten, context.bounded)
+    if context.samples is None or not layers.tensors:
         return {}
     limit = min(context.limit or LIMIT, LIMIT)
-    samples, total = 0, min(context.total(), limit)
-    sources: list[Callable[[Mapping[str, Array]], Mapping[str, Array]]]
-    sources = [Activations(original, regions, [t.region for t in tallies], share(3)), *(m.run for m in models.values())]
-
-    def ask(part: tuple[int, Feed]) -> tuple[int, list[Mapping[str, Array]]]:
-        return part[0], side_by_side(lambda source: source(part[1]), sources)
-
-    parts = (p for feed in context.samples.batches(BATCH, limit) for p in parts_of(original, feed))
-    for first, (batch, *integers) in in_order(ask, parts, 1):
+    total, samples = min(context.total(), limit), 0
+    sums = [t.nothing() for t in layers.tensors]
+    for size, found in _by_part(layers, context, context.samples, limit):
         context.progress("measuring layers", samples, total)
-        size = samples_in(batch)
         samples += size
-        held = dict(zip(models, integers, strict=True))
-        for t in tallies:
-            a, values = np.asarray(batch[t.region.tensor]), {}
-            narrow = 1 if t.axis is None or not a.ndim else a.shape[t.axis]
-            for when, m in models.items():
-                cut = m.cuts.get(t.region.outputs[0])
-                if cut is not None:
-                    scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
-                    values[when] = _steps(cut, held[when][cut.rewritten], t.axis, narrow, size, first) * scale
-            t.add(t.expected(_columns(a, t.axis, narrow, size, first)), values)
     context.progress("measuring layers", total, total)
-    return {t.region.outputs: t.as_dict(samples) for t in tallies}
+    return {t.region.outputs: s.as_dict(samples) for t, s in zip(layers.tensors, sums, strict=True)}
+
+
+def _by_part(layers: _Layers, context: Context, samples: Samples, limit: int) -> Iterator[tuple[int, list[_Sums]]]:
+    """How many samples each part of a feed has, and the sums over it, in order."""
+    if context.engine is None:
+        sources = layers.sources(share(3))  # three run side by side
+
+        def ask(part: Feed) -> list[Mapping[str, Array]]:
+            return side_by_side(lambda source: source(part), sources)
+
+        for feed in samples.batches(BATCH, limit):
+            for first, part in parts_of(layers.original, feed):  # none ahead: all activations of a part are much
+                yield samples_in(part), layers.sums(ask(part), first)
+        return
+    models = [m for m in (layers.original, layers.rewritten) if m is not None]
+    stored = tuple(context.engine.store(m, fingerprint(m)) for m in models)
+    job = _Job(stored, tuple(sorted(context.bounded.items())), place_of(samples, limit, BATCH))
+    tasks = ((job, s) for s in shards(samples, limit, BATCH, 0, samples.number(BATCH, limit), 1))
+    for some in context.engine.in_order(_measure, tasks):
+        yield from some
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all tasks have in common: the model before, and after where there is one."""
+
+    models: tuple[Stored, ...]
+    bounded: tuple[tuple[str, bool], ...]
+    place: Place | None
+
+
+class _Loaded:
+    """What a worker keeps for a job."""
+
+    def __init__(self, job: _Job) -> None:
+        original, *rewritten = [m.load() for m in job.models]
+        self.layers = _Layers(original, rewritten[0] if rewritten else None, dict(job.bounded))
+        self.sources = self.layers.sources(1)
+
+
+def _measure(job: _Job, shard: Shard) -> list[tuple[int, list[_Sums]]]:
+    """A task: the sums over a few feeds."""
+    loaded = kept(job, lambda: _Loaded(job))
+    found = []
+    for feed in shard.read(job.place, loaded.layers.original, job.models[0].hash):
+        for first, part in parts_of(loaded.layers.original, feed):
+            found.append((samples_in(part), loaded.layers.sums([source(part) for source in loaded.sources], first)))
+    return found

@@ -122,15 +122,12 @@ def rewrite(
 
     Raises:
         UserError: the input or the options cannot be used.
-        VerificationError: the result is not what it should be; nothing was written.  Its second argument is the
-            report.
+        VerificationError: the result is not what it should be; nothing was written.  Its second argument: the report.
         PassError: a pass failed; nothing was written.
     """
-    if output is not None:
-        check_outputs({"OUT": output}, (model, float_model), calib)
-    with ExitStack() as stack:
+    check_outputs({"OUT": output}, (model, float_model), calib)
+    with ExitStack() as stack, engine(executor) as workers:
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
-        workers = stack.enter_context(engine(executor))
         context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging, engine=workers)
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
         outcome = _made(ready, _default(calib is not None) if passes is None else passes, options, output, files_of_run)

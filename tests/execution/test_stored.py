@@ -15,6 +15,7 @@ from onnx_ocs.model.files import fingerprint
 def test_a_model_comes_back(tmp_path: Path) -> None:
     model, _ = zoo.build("residual")
     stored = store(model, fingerprint(model), tmp_path)
+    assert stored == Stored(stored.hash, tmp_path / "elsewhere.onnx"), "a worker that has it reads no file again"
     assert stored.path.parent == tmp_path and fingerprint(stored.load()) == fingerprint(model)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from onnx_ocs import api
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.execution.choice import engine
 from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
@@ -81,6 +84,15 @@ def test_errors_are_those_of_the_definition(digits):
         assert sum(e["histogram"]["counts"]) == np.count_nonzero(a)
         beyond = (a > float(q.x_clip)) & (a <= (n * q.x_clip).astype(np.float32))  # what lies above both is lost
         assert sum(e["histogram"]["saved"]) == int(beyond.sum())
+
+
+def test_workers_measure_the_same_bits(digits):
+    original, result, *_ = digits
+    context = Context(open_samples(str(CALIB), original), limit=29)
+    alone = measure_layers(original, result.model, context)
+    with ThreadPoolExecutor(3) as pool, engine(pool) as workers:
+        assert measure_layers(original, result.model, replace(context, engine=workers)) == alone
+    assert all(e["error"]["samples"] == 29 for e in alone.values())
 
 
 def test_steps_that_changed(tmp_path):
