@@ -22,7 +22,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import CORES, in_order, share
 
-__all__ = ["Quality", "compare", "decibels", "gained", "losing"]
+__all__ = ["Answers", "Quality", "compare", "decibels", "gained", "losing"]
 
 TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
 AT_ONCE = 4  # most runs side by side, for the sake of memory
@@ -141,6 +141,33 @@ def _percent(q: OutputQuality) -> str:
     return "no answer" if q.agreement is None else f"{100 * q.agreement:.2f} %"
 
 
+class Answers:
+    """What a reference answers to a few samples, each computed once."""
+
+    def __init__(self, reference: onnx.ModelProto) -> None:
+        """Load it.
+
+        Args:
+            reference: the float model.
+
+        Raises:
+            UserError: onnxruntime does not load it.
+        """
+        self._session = as_written(reference, share(min(CORES, AT_ONCE)))
+        self._known: dict[tuple[int, ...], tuple[Sequence[Array], dict[str, Array]]] = {}
+
+    def run(self, feed: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+        """The outputs of these names; the arrays of a feed are known again by identity, and must not change."""
+        arrays = list(feed.values())
+        key = tuple(map(id, arrays))
+        found = {} if key not in self._known else self._known[key][1]
+        missing = [n for n in names if n not in found]
+        if missing:
+            found = {**found, **self._session.run(feed, missing)}
+            self._known[key] = arrays, found
+        return {n: found[n] for n in names}
+
+
 def compare(
     reference: onnx.ModelProto,
     models: Sequence[onnx.ModelProto],
@@ -148,6 +175,7 @@ def compare(
     limit: int | None = None,
     tick: Callable[[int], None] | None = None,
     judging: Judging = EVERYTHING,
+    answers: Answers | None = None,
 ) -> list[Quality]:
     """Run models beside a reference, Q/DQ as written (no integer fusion), and compare every output.
 
@@ -158,12 +186,14 @@ def compare(
         limit: most samples.
         tick: called with the number of samples done.
         judging: what outputs count, and the user's metric; a metric keeps all outputs in memory.
+        answers: the reference's, where it is asked again and again on the same samples.
 
     Raises:
         UserError: a model does not run on the samples, their outputs do not match, or the metric fails.
     """
     at_once = min(CORES, AT_ONCE)
-    sessions = [as_written(m, share(at_once)) for m in (reference, *models)]
+    others = [as_written(m, share(at_once)) for m in models]
+    sessions = [answers or as_written(reference, share(at_once)), *others]
     judged = judged_outputs(reference, models[0])
     names = [n for n, _, _ in judged]
     asked = [[truth for _, truth, _ in judged], *[names for _ in models]]
