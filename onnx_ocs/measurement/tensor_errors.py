@@ -38,7 +38,7 @@ from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
-from onnx_ocs.runtime.threads import in_order, share, side_by_side
+from onnx_ocs.runtime.threads import share, side_by_side
 
 __all__ = ["LIMIT", "measure_layers"]
 
@@ -239,7 +239,7 @@ def measure_layers(
         return part[0], side_by_side(lambda source: source(part[1]), sources)
 
     parts = (p for feed in context.samples.batches(BATCH, limit) for p in parts_of(original, feed))
-    for first, (batch, *integers) in in_order(ask, parts, 1):
+    for first, (batch, *integers) in map(ask, parts):  # none ahead: all activations of a part are much
         context.progress("measuring layers", samples, total)
         size = samples_in(batch)
         samples += size

@@ -190,6 +190,7 @@ def _bench(
         statistics = Statistics.load(options.stats, model_hash, regions)
     else:
         steps = harmful(alone, regions, context.progress) if options.rescale else []
+        board.forget()  # calibration needs the memory
         statistics = calibrate(model, regions, context, model_hash, options.jobs, steps)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())

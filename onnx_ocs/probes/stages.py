@@ -171,6 +171,10 @@ class Stages:
             oldest = next(iter(self._feeds.values()))
             self._feeds.popitem(last=self._turn - oldest.turn < LONG_AGO)
 
+    def forget(self) -> None:
+        """Give back what is kept: no answer depends on it."""
+        self._feeds.clear()
+
     def _question(self, parameters: Mapping[str, Array]) -> _Question:
         """What each stage sees of it; a stage rests where it and all that follow are at rest."""
         moved: list[dict[str, bytes]] = [{} for _ in self.stages]

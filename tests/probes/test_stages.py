@@ -170,6 +170,8 @@ def test_little_memory_costs_time_only(ran: list[int], monkeypatch: pytest.Monke
     assert staged._size(tight._feeds.values()) <= 6 * 32
     rounds = load(6)
     assert [[cost(ran, rounds, f, 5) for f in feeds] for _ in range(2)] == [[6, 6, 6], [0, 6, 6]]
+    rounds.forget()
+    assert cost(ran, rounds, feeds[0], 5) == 6
     monkeypatch.setattr(staged, "KEPT", 0)
     none = load(6)
     np.testing.assert_array_equal([output(none, f, switches(6, k)) for f in feeds for k in range(6)], want)
