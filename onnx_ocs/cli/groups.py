@@ -17,6 +17,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.options import option
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.runtime.memory import allow_memory
 from onnx_ocs.translation.options import PANEL
 
 __all__ = [
@@ -70,6 +71,14 @@ class Data:
     )
     float_model: Path | None = option(None, "The float model, as the reference.", flag="--float", metavar="FP.onnx")
     limit: int | None = option(None, "Use at most so many samples.", flag="--samples", metavar="N", low=1, shown="all")
+    memory: float | None = option(
+        None,
+        "Most memory for what is kept and computed at once, in GB; the result is the same.",
+        metavar="GB",
+        low=0.1,
+        high=1e6,
+        shown="half of what is free, at most 1",
+    )
 
     panel: ClassVar[str] = "Data"
 
@@ -239,6 +248,7 @@ class Output:
 def begin(given: Given) -> tuple[Data, Output]:
     """The options that every verb has; the log starts as they say."""
     data, out = given.make(Data), given.make(Output)
+    allow_memory(data.memory)
     if out.verbose:
         start_logging(out.verbose)
     return data, out

@@ -23,10 +23,10 @@ from onnx_ocs.execution.kept import kept
 from onnx_ocs.execution.stored import Stored
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.runtime.session import RUN_ERRORS, as_written
+from onnx_ocs.runtime.session import RUN_ERRORS, Session, as_written
 from onnx_ocs.runtime.threads import CORES, in_order, share
 
-__all__ = ["Answer", "answers"]
+__all__ = ["Answer", "Known", "answers"]
 
 TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
 AT_ONCE = 4  # most runs side by side, for the sake of memory
@@ -47,6 +47,33 @@ class Answer(NamedTuple):
     outputs: list[list[Array]]
 
 
+class Known:
+    """What a model answers to a few samples, each computed once."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Load it.
+
+        Args:
+            model: the model, such as the float model that others are compared with.
+
+        Raises:
+            UserError: onnxruntime does not load it.
+        """
+        self._session = as_written(model, share(min(CORES, AT_ONCE)))
+        self._known: dict[tuple[int, ...], tuple[Sequence[Array], dict[str, Array]]] = {}
+
+    def run(self, feed: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+        """The outputs of these names; the arrays of a feed are known again by identity, and must not change."""
+        arrays = list(feed.values())
+        key = tuple(map(id, arrays))
+        found = {} if key not in self._known else self._known[key][1]
+        missing = [n for n in names if n not in found]
+        if missing:
+            found = {**found, **self._session.run(feed, missing)}
+            self._known[key] = arrays, found
+        return {n: found[n] for n in names}
+
+
 class _Models:
     """Models, loaded, and what each is asked for.
 
@@ -54,8 +81,15 @@ class _Models:
         UserError: onnxruntime does not load one.
     """
 
-    def __init__(self, models: Sequence[onnx.ModelProto], asked: Sequence[Sequence[str]], threads: int) -> None:
-        self._sessions = [as_written(m, threads) for m in models]
+    def __init__(
+        self,
+        models: Sequence[onnx.ModelProto],
+        asked: Sequence[Sequence[str]],
+        threads: int,
+        known: Known | None = None,
+    ) -> None:
+        first = [] if known is None else [known]
+        self._sessions: list[Known | Session] = [*first, *(as_written(m, threads) for m in models[len(first) :])]
         self._asked = asked
         self.takes = models[0]
 
@@ -74,6 +108,7 @@ def answers(
     samples: Samples,
     limit: int | None = None,
     engine: Engine | None = None,
+    known: Known | None = None,
 ) -> Iterator[Answer]:
     """Run models side by side, Q/DQ as written (no integer fusion).
 
@@ -83,13 +118,14 @@ def answers(
         samples: what to feed.
         limit: most samples.
         engine: who runs them; None: this process.
+        known: the first model's answers; only this process has them.
 
     Raises:
         UserError: a model does not run on the samples.
     """
     if engine is None:
         at_once = min(CORES, AT_ONCE)
-        run = _Models(models, asked, share(at_once))
+        run = _Models(models, asked, share(at_once), known)
         yield from in_order(run, samples.batches(TOGETHER, limit), at_once)
         return
     stored = tuple(engine.store(m, fingerprint(m)) for m in models)

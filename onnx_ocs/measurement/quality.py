@@ -12,7 +12,7 @@ import onnx
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.execution.engine import Engine
-from onnx_ocs.measurement.answers import answers
+from onnx_ocs.measurement.answers import Known, answers
 from onnx_ocs.measurement.channels import decibels
 from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs
@@ -144,6 +144,7 @@ def compare(
     tick: Callable[[int], None] | None = None,
     judging: Judging = EVERYTHING,
     engine: Engine | None = None,
+    known: Known | None = None,
 ) -> list[Quality]:
     """Run models beside a reference, Q/DQ as written (no integer fusion), and compare every output.
 
@@ -155,6 +156,7 @@ def compare(
         tick: called with the number of samples done.
         judging: what outputs count, and the user's metric; a metric keeps all outputs in memory.
         engine: who runs the models; None: this process.
+        known: the reference's answers, where it is asked again and again on the same samples (by this process).
 
     Raises:
         UserError: a model does not run on the samples, their outputs do not match, or the metric fails.
@@ -169,7 +171,7 @@ def compare(
     count = 0
     kept: list[list[Mapping[str, Array]]] = [[] for _ in (reference, *models)]
     labels: list[Mapping[str, Array]] = []
-    for size, given, (truth, *outputs) in answers((reference, *models), asked, samples, limit, engine):
+    for size, given, (truth, *outputs) in answers((reference, *models), asked, samples, limit, engine, known):
         for k, tally in enumerate(tallies):
             tally.add(truth[k], [o[k] for o in outputs])
         if judging.metric is not None:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import parts_of, samples_in
+from onnx_ocs.calibration.feed import Feed, parts_of, samples_in
 from onnx_ocs.calibration.histogram import Histogram
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.calibration.shards import Place, Shard, place_of, shards
@@ -286,6 +286,8 @@ def measure_layers(
     for size, found in _by_part(layers, context, context.samples, limit):
         context.progress("measuring layers", samples, total)
         samples += size
+        for s, more in zip(sums, found, strict=True):
+            s.merge(more)
     context.progress("measuring layers", total, total)
     return {t.region.outputs: s.as_dict(samples) for t, s in zip(layers.tensors, sums, strict=True)}
 

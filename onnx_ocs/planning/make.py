@@ -193,7 +193,9 @@ def _bench(
     if options.stats is not None and options.stats.exists():
         statistics = counted_before(options.stats, model_hash, regions, steps)
     else:
-        statistics = calibrate(model, regions, context, model_hash, steps())
+        screened = steps()
+        board.forget()  # calibration needs the memory
+        statistics = calibrate(model, regions, context, model_hash, screened)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
     shapes = infer_shapes(model, one)

@@ -33,7 +33,8 @@ __all__ = ["STAGES", "Stages"]
 
 STAGES = 12  # most sessions
 KEPT = 1 << 30  # most bytes of what crossed the cuts, over all feeds; less where there is little memory
-KEPT_SHARE = 4  # of the memory that there is, the part that they may take
+LONG_AGO = 256  # questions after which a feed will hardly come again
+KEPT_SHARE = 4  # of the memory that a run may take, the part for them
 SLICE = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
 
 
@@ -75,6 +76,15 @@ class _Slice:
     runs: Sequence[_Run] = ()
 
 
+@dataclass(eq=False)
+class _Known:
+    """A feed, its slices, and when it was last asked about."""
+
+    feed: Mapping[str, Array]
+    slices: Sequence[_Slice]
+    turn: int = 0
+
+
 class Stages:
     """The model's outputs, as a function of samples and parameters."""
 
@@ -100,7 +110,8 @@ class Stages:
         Raises:
             Exception: whatever onnxruntime raises for a model that it does not load.
         """
-        self._feeds: OrderedDict[int, tuple[Mapping[str, Array], Sequence[_Slice]]] = OrderedDict()
+        self._feeds: OrderedDict[int, _Known] = OrderedDict()
+        self._turn = 0
         asked = [o.name for o in model.graph.output] if outputs is None else outputs
         parts = _Parts(model, rest, set(switched), asked)
         self._outputs, cuts = parts.outputs, parts.cuts(stages)
@@ -141,14 +152,28 @@ class Stages:
             self._asked = self._question(parameters)
         question = self._asked
         known = self._feeds.pop(id(feed), None)
-        slices = [_Slice(f) for f in (_sliced(feed) if self.sliced else [feed])] if known is None else known[1]
-        outputs = side_by_side(lambda s: self._ask(s, question), slices)
-        self._feeds[id(feed)] = feed, slices
-        while self._feeds and _size(self._feeds.values()) > min(KEPT, share_of_memory(KEPT_SHARE)):
-            self._feeds.popitem(last=False)
+        if known is None:
+            known = _Known(feed, [_Slice(f) for f in (_sliced(feed) if self.sliced else [feed])])
+        outputs = side_by_side(lambda s: self._ask(s, question), known.slices)
+        self._keep(known)
         if len(outputs) == 1:
             return outputs[0]
         return {o: np.concatenate([found[o] for found in outputs]) for o in self._outputs}
+
+    def _keep(self, known: _Known) -> None:
+        """Keep what is known of a feed, within the memory that there is.
+
+        Feeds come round and round: to drop the oldest for the newest would drop each before it comes again.
+        """
+        self._turn = known.turn = self._turn + 1
+        self._feeds[id(known.feed)] = known
+        while self._feeds and _size(self._feeds.values()) > min(KEPT, share_of_memory(KEPT_SHARE)):
+            oldest = next(iter(self._feeds.values()))
+            self._feeds.popitem(last=self._turn - oldest.turn < LONG_AGO)
+
+    def forget(self) -> None:
+        """Give back what is kept: no answer depends on it."""
+        self._feeds.clear()
 
     def _question(self, parameters: Mapping[str, Array]) -> _Question:
         """What each stage sees of it; a stage rests where it and all that follow are at rest."""
@@ -194,9 +219,9 @@ def _equal(x: Array, y: Array) -> bool:
     return np.array_equal(x, y, equal_nan=x.dtype.kind in "fc")
 
 
-def _size(kept: Collection[tuple[Mapping[str, Array], Sequence[_Slice]]]) -> int:
+def _size(kept: Collection[_Known]) -> int:
     """Bytes of all that crossed a cut."""
-    runs = (r for _, slices in kept for s in slices for r in s.runs)
+    runs = (r for known in kept for s in known.slices for r in s.runs)
     arrays = {id(a): a.nbytes for r in runs for found in r.written for a in found.values()}
     return sum(arrays.values())
 

@@ -238,6 +238,10 @@ class Switchboard:
             self._asked, self._parameters = settings, self._at(settings)
         return self._model.run(feed, self._parameters)
 
+    def forget(self) -> None:
+        """Give back what is kept of earlier questions: no answer depends on it."""
+        self._model.forget()
+
     def _at(self, settings: Mapping[int, Setting]) -> dict[str, Array]:
         """The parameters that are not at rest."""
         if len(self._made) > MADE * (1 + len(self._columns)):

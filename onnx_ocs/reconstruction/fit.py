@@ -31,6 +31,7 @@ from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.reconstruction.solve import Solution, choose_ridge, mean_bias, solve
 from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, prepare, stages
 from onnx_ocs.reconstruction.write import Values, values, write_all
+from onnx_ocs.runtime.memory import share_of_memory
 from onnx_ocs.runtime.threads import CORES, in_order, side_by_side
 
 __all__ = ["Fitted", "Fitting"]
@@ -38,7 +39,7 @@ __all__ = ["Fitted", "Fitting"]
 ROWS = 30000  # output positions of a layer that are looked at
 INPUTS = 30_000_000  # values of these positions' inputs, beyond which fewer are
 FEWEST = 6000
-HELD_IN_MEMORY = 1 << 29
+HELD = 4  # of the memory that a run may take, the part for what is needed again; the rest waits in files
 ROUNDS = 3
 WRITTEN = ("positions", "folds", "target", "weights", "shape")  # of every layer and batch
 
@@ -73,7 +74,7 @@ class Fitting:
         self.graph, self.reference, self.total = graph, reference, total
         self.unit = unit
         self.masks, self.progress = masks, progress
-        self.shelf = Shelf(folder, HELD_IN_MEMORY)
+        self.shelf = Shelf(folder, share_of_memory(HELD))
         self.dice = np.random.default_rng(seed).random(1 << 17)
         self.fitted = [Fitted(layer) for layer in layers]
         tasks = prepare(graph, self.fitted, pairs)

@@ -13,6 +13,7 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.measurement.answers import Known
 from onnx_ocs.measurement.quality import EXACT_DB, Quality, compare, losing
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import label
@@ -103,11 +104,15 @@ class _Work:
     bounded: Bounded
     judging: Judging
 
+    @cached_property
+    def _known(self) -> Known:
+        return Known(self.truth)
+
     def alive(self, found: _Found, floats: bool) -> PassResult:
         """Mend what kills channels, in place."""
         samples, learn, _ = self.samples
         model, graph, regions = found.model, found.graph, found.regions
-        dead = dead_channels(compare(self.truth, [model], samples)[0])
+        dead = dead_channels(compare(self.truth, [model], samples, known=self._known)[0])
         if not dead:
             return PassResult(False)
         killers = find_killers(model, regions, self.truth, dead, samples)
@@ -143,7 +148,7 @@ class _Work:
 
     def _compared(self, *models: onnx.ModelProto) -> list[Quality]:
         """Models beside the reference, on samples that they were not made from."""
-        return compare(self.truth, models, self.samples[2], judging=self.judging)
+        return compare(self.truth, models, self.samples[2], judging=self.judging, known=self._known)
 
     def _gaining(self, model: onnx.ModelProto, wanted: Mapping[Key, Grid]) -> Mended | None:
         """The model with the grids that gain together, where no output is worse; else with those that gain alone."""

@@ -1,6 +1,6 @@
-"""How much memory a run may take: what the user says, else half of what is free, a container's limits respected.
+"""How much memory a run may take for what it keeps: what the user says, else half of what is free, at most 1 GB.
 
-What is kept and what is computed at once follow it; no result does.
+A container's limits are respected.  What is kept, and what waits in files, follows it; no result does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ __all__ = ["allow_memory", "free_memory", "memory", "share_of_memory"]
 
 GIGABYTE = 10**9
 UNKNOWN = 4 * GIGABYTE  # where the system does not say
+USUAL = GIGABYTE  # more helps little
 INFO = Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
@@ -26,7 +27,7 @@ def allow_memory(gigabytes: float | None) -> None:
     """Set the bound of this process.
 
     Args:
-        gigabytes: most memory, in 10^9 bytes; None for half of what is free when it is next asked for.
+        gigabytes: most memory, in 10^9 bytes; None for half of what is free when it is next asked for, at most 1.
     """
     _Bound.bytes = None if gigabytes is None else int(gigabytes * GIGABYTE)
 
@@ -34,7 +35,7 @@ def allow_memory(gigabytes: float | None) -> None:
 def memory() -> int:
     """Bytes that a run may take."""
     if _Bound.bytes is None:
-        _Bound.bytes = free_memory() // 2
+        _Bound.bytes = min(free_memory() // 2, USUAL)
     return _Bound.bytes
 
 
@@ -72,8 +73,14 @@ def _of_container() -> int:
                 break
             limit, now = _number(place / most), _number(place / used)
             if limit is not None and now is not None:
-                found.append(limit - now)
+                found.append(limit - now + _cached(place / "memory.stat"))
     return min(found)
+
+
+def _cached(path: Path) -> int:
+    """Bytes of files that a control group holds, and gives back when they are needed."""
+    lines = (line.split() for line in _lines(path))
+    return next((int(line[1]) for line in lines if line[:1] == ["inactive_file"]), 0)
 
 
 def _number(path: Path) -> int | None:

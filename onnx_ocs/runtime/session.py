@@ -198,9 +198,11 @@ def attempt(model: onnx.ModelProto, level: str) -> Session | str:
         return first_line(e)
 
 
-def attempt_run(session: Session, feed: Mapping[str, Array]) -> dict[str, Array] | str:
-    """What a session computes, or why it does not."""
+def attempt_run(
+    session: Session, feed: Mapping[str, Array], names: Sequence[str] | None = None
+) -> dict[str, Array] | str:
+    """What a session computes (all of it, or these outputs), or why it does not."""
     try:
-        return session.run(feed)
+        return session.run(feed, names)
     except RUN_ERRORS as e:
         return first_line(e)

@@ -17,7 +17,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.runtime.cpu import may_saturate
 from onnx_ocs.runtime.instrument import cut, expose
-from onnx_ocs.runtime.session import attempt, attempt_run
+from onnx_ocs.runtime.session import LEVELS, Session, attempt, attempt_run
 from onnx_ocs.verification.difference import FEW, Difference
 
 __all__ = ["check_converted"]
@@ -38,23 +38,28 @@ def check_converted(original: onnx.ModelProto, new: onnx.ModelProto, samples: Sa
         return ["graph inputs or outputs are not the original's"]
     written = {o for n in original.graph.node for o in n.output if o}
     shared = [o for n in new.graph.node for o in n.output if o in written]
-    failures = []
-    for level in ("disable_all", "enable_all"):
-        # on some CPUs int8 kernels add pairs in 16 bits and saturate, which only an optimized session can be kept from
-        truth = attempt(expose(original, shared), "enable_all" if may_saturate() else level)
+    # on some CPUs int8 kernels add pairs in 16 bits and saturate, which only an optimized session can be kept from
+    of = {level: "enable_all" if may_saturate() else level for level in LEVELS}
+    truths: dict[str, Session] = {}
+    for level in dict.fromkeys(of.values()):
+        truth = attempt(expose(original, shared), level)
         if isinstance(truth, str):
             return [f"onnxruntime does not load the original: {truth}"]
-        found, pieces = Difference(), None
-        for feed in samples.batches(1, limit):
-            got = attempt_run(truth, feed)
+        truths[level] = truth
+    found, pieces = {level: Difference() for level in LEVELS}, dict[str, _Pieces]()
+    for feed in samples.batches(1, limit):
+        answers = {level: attempt_run(truth, feed) for level, truth in truths.items()}
+        for level in LEVELS:
+            got = answers[of[level]]
             if isinstance(got, str):
                 return [f"onnxruntime does not run the original: {got}"]
-            pieces = pieces or _Pieces(new, {t: got[t] for t in shared if got[t].dtype in (np.int8, np.uint8)}, level)
-            why = pieces.compare(found, feed, got)
+            if level not in pieces:
+                integers = {t: got[t] for t in shared if got[t].dtype in (np.int8, np.uint8)}
+                pieces[level] = _Pieces(new, integers, level)
+            why = pieces[level].compare(found[level], feed, got)
             if why is not None:
                 return [why]
-        failures += _judged(found, level)
-    return failures
+    return [why for level in LEVELS for why in _judged(found[level], level)]
 
 
 def _ends(model: onnx.ModelProto) -> list[bytes]:

@@ -7,7 +7,7 @@ quantizer's range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,12 +110,11 @@ class _Comparison:
                 return False
             for c in self.cuts:
                 if c.wide is not None:
-                    values = np.moveaxis(fed[c.rewritten].astype(np.int64), c.wide.axis, -1)
                     copies = np.flatnonzero(c.wide.level != 0)
+                    values = np.moveaxis(np.take(fed[c.rewritten], copies, axis=c.wide.axis), c.wide.axis, -1)
                     rest = int(c.quantizer.zero_point.flat[0]) + c.wide.rests(c.quantizer)[copies]
-                    active += int(np.sum(values[..., copies] != rest))
-                    total += values[..., copies].size
-            self._compare(computed, got, fed, True)
+                    active, total = active + int(np.sum(values != rest)), total + values.size
+            self._compare(computed, got, fed, True, _asking(whole, feed))
         self.result.active = active / total if total else 0.0
         return True
 
@@ -125,6 +124,7 @@ class _Comparison:
         small = sum(v.size for v in self.states.values()) if rough_size(self.truth, 0) <= LARGE else SMALL
         stressed: Session | str | None = None
         names: dict[str, str] = {}
+        floats = self._floats
         for turn in range(9 if small < SMALL else 3):
             random = stress(self.states, [*self.cuts], self.limits, rng, turn)
             if stressed is None:
@@ -134,29 +134,36 @@ class _Comparison:
                 self.result.notes.append(f"the oracle cut into layers does not load: {stressed}")
                 return
             fed = self._fed(random)
-            expected = attempt_run(stressed, {**self.feed, **{k: v for k, v in random.items() if k in names}})
+            complete = {**self.feed, **{k: v for k, v in random.items() if k in names}}
+            expected = attempt_run(stressed, complete, [o for o in stressed.outputs if o not in floats])
             computed = self._computed(fed)
             if isinstance(expected, str) or isinstance(computed, str):
                 self.result.notes.append("the models cut into layers do not run on random activations")
                 return
             expected |= {c.oracle: expected[names[c.oracle]] for c in self.cuts if c.oracle in names}
-            self._compare(computed, expected, fed, False)
+            self._compare(computed, expected, fed, False, _asking(stressed, complete))
 
     def _runs(self, whole: Session) -> Iterator[tuple[Mapping[str, Array], dict[str, Array]]]:
         """What the oracle computes on the samples, in batches of 1, 2 and 3 where it takes them, and on other sizes."""
         given = list(self.inputs.samples.batches(1, self.inputs.limit))
         batched = False
+        asked = [o for o in whole.outputs if o not in self._floats]
         for feed, batch in resized(self.truth, given, rough_size(self.truth, 0) > LARGE) if given else ():
-            got = attempt_run(whole, feed)
+            got = attempt_run(whole, feed, asked)
             if not isinstance(got, str):  # else the original cannot take this size either
                 batched = batched or batch
                 yield feed, got
         for sample in given[:1] if batched else given:
-            got = attempt_run(whole, sample)
+            got = attempt_run(whole, sample, asked)
             if isinstance(got, str):
                 self.result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
                 return
             yield sample, got
+
+    @property
+    def _floats(self) -> set[str]:
+        """What the quantizers read: most of what there is, and asked for only where something differs."""
+        return {c.tensor for c in self.cuts} - {o.name for o in self.truth.graph.output} - {c.oracle for c in self.cuts}
 
     def _fed(self, states: Mapping[str, Array]) -> dict[str, Array]:
         """What the pieces of the rewritten model are fed: the oracle's integers, in its layout."""
@@ -167,10 +174,20 @@ class _Comparison:
         return attempt_run(self.pieces, {**self.feed, **{k: v for k, v in fed.items() if k in self.outputs}})
 
     def _compare(
-        self, computed: Mapping[str, Array], expected: Mapping[str, Array], fed: Mapping[str, Array], outside: bool
-    ) -> None:
-        """Compare what the pieces give with what the oracle gives; `outside`: on what the graph inputs are fed."""
+        self, computed: Mapping[str, Array], expected: Mapping[str, Array], fed: Mapping[str, Array], outside: bool,
+        ask: Callable[[Sequence[str]], dict[str, Array]],
+    ) -> None:  # fmt: skip
+        """Compare what the pieces give with what the oracle gives.
+
+        Args:
+            computed: by the pieces.
+            expected: by the oracle; without floats in front of quantizers.
+            fed: to the pieces.
+            outside: whether it is what the graph inputs are fed.
+            ask: gives more of the oracle's tensors.
+        """
         result = self.result
+        differing: list[tuple[Cut, Array, Array]] = []
         for c in self.cuts:
             name = self.outputs.get(c.rewritten)
             if name is None:
@@ -178,11 +195,15 @@ class _Comparison:
             if computed[name].shape != fed[c.rewritten].shape:
                 result.fail(f"'{c.tensor}' has the shape {computed[name].shape}, not {fed[c.rewritten].shape}")
                 continue
-            known = expected.get(c.tensor)
-            steps = None if known is None else c.steps(known)
-            result.exact.integers(
-                c.tensor, c.total(c.split(expected[c.oracle])), c.total(computed[name]), steps, c.noise
-            )
+            a, b = c.total(c.split(expected[c.oracle])), c.total(computed[name])
+            if np.array_equal(a, b):
+                result.exact.integers(c.tensor, a, b, None, c.noise)
+            else:
+                differing.append((c, a, b))
+        floats = {**expected, **ask([c.tensor for c, _, _ in differing])}
+        for c, a, b in differing:
+            steps = c.steps(floats[c.tensor]) if c.tensor in floats else None
+            result.exact.integers(c.tensor, a, b, steps, c.noise)
         for o in (o.name for o in self.truth.graph.output):
             if o not in computed or o not in expected:
                 continue
@@ -191,6 +212,16 @@ class _Comparison:
                 result.fail(f"the graph output '{o}' is {computed[o].dtype}, not {expected[o].dtype}")
             elif outside or expected[o].dtype.kind == "f":
                 result.exact.floats(o if outside else f"{o} from random states", expected[o], computed[o])
+
+
+def _asking(session: Session, feed: Mapping[str, Array]) -> Callable[[Sequence[str]], dict[str, Array]]:
+    """Gives more of what a session computes, as far as it does."""
+
+    def ask(names: Sequence[str]) -> dict[str, Array]:
+        found = attempt_run(session, feed, [n for n in names if n in session.outputs])
+        return {} if isinstance(found, str) else found
+
+    return ask
 
 
 def _judge(result: Verification, cuts: Sequence[Cut]) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_ocs.calibration.feed import Feed, one_sample, rows_are_samples, samples_in, together
+from onnx_ocs.calibration.feed import Feed, one_sample, parts_of, rows_are_samples, samples_in, together
 from onnx_ocs.calibration.samples import open_samples
 
 
@@ -32,6 +32,25 @@ def test_how_many_the_model_takes_at_once() -> None:
     assert together(model(["N", 3], ["N", 3]), Feed({"x": X})) == 1
     assert together(model([6, 3], [6, 3]), Feed({"x": X})) == 6
     assert together(model(["N", 3], [1, 3]), Feed({"x": X}, 1)) == 1
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (3, [3]), (4, [2, 2]), (7, [2, 2, 3]), (8, [2, 2, 2, 2])])
+def test_a_feed_in_parts(count: int, sizes: list[int]) -> None:
+    """Never one sample alone behind others: onnxruntime adds up in another order there."""
+    x = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
+    found = list(parts_of(model(["N", 3], ["N", 3]), Feed({"x": x})))
+    assert [samples_in(p) for _, p in found] == sizes
+    assert [first for first, _ in found] == np.cumsum([0, *sizes[:-1]]).tolist()
+    np.testing.assert_array_equal(np.concatenate([p["x"] for _, p in found]), x)
+
+
+@pytest.mark.parametrize("first", [6, "N"])
+def test_what_the_model_takes_whole_is_one_part(first: object) -> None:
+    """A fixed batch, or a sample with an axis of its own in front."""
+    feed = Feed({"x": X}, 6 if first == 6 else 1)
+    assert [(f, samples_in(p), len(p["x"])) for f, p in parts_of(model([first, 3], [1, 3]), feed)] == [
+        (0, samples_in(feed), 6)
+    ]
 
 
 @pytest.mark.parametrize(

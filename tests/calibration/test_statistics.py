@@ -13,6 +13,7 @@ import pytest
 import zoo
 from histograms import check, same
 
+from onnx_ocs.calibration import statistics as module
 from onnx_ocs.calibration.collect import calibrate
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import Samples
@@ -46,6 +47,28 @@ def collect(model: onnx.ModelProto, *feeds: dict[str, Array]) -> Statistics:
         got = session.run(f, [t for t in tensors if t not in f])
         statistics.add(regions, {**f, **got}, turn)
     return statistics
+
+
+@pytest.mark.parametrize("sampled", [7, 1 << 16])
+@pytest.mark.parametrize("name", ["residual", "matmul_gelu", "channels_last"])
+def test_parts_count_the_same_values(name: str, sampled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large tensors some values are counted: the same ones, whether samples come together or a few at a time."""
+    monkeypatch.setattr(module, "SAMPLED", sampled)
+    model, feed = zoo.build(name)
+    regions = regions_of(model)
+    tensors = [r.tensor for r in regions]
+    rng = np.random.default_rng(0)
+    session = Session(expose(reference(model, regions), tensors))
+    batches = []
+    for _ in range(2):
+        fed = {k: rng.standard_normal((7, *v.shape[1:])).astype(v.dtype) for k, v in feed.items()}
+        batches.append({**fed, **session.run(fed, [t for t in tensors if t not in fed])})
+    whole, parts = (Statistics("", regions, list(adjustable(regions))) for _ in range(2))
+    for turn, batch in enumerate(batches):
+        whole.add(regions, batch, turn)
+        for first, stop in ((0, 2), (2, 4), (4, 7)):
+            parts.add(regions, {k: v[first:stop] for k, v in batch.items()}, turn, first)
+    assert whole.to_bytes() == parts.to_bytes() and whole.samples == 14
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_ocs.calibration.samples import Samples, open_samples
 from onnx_ocs.errors import UserError
+from onnx_ocs.measurement.answers import Known
 from onnx_ocs.measurement.outputs import OutputQuality
 from onnx_ocs.measurement.quality import Quality, compare, decibels, losing
 
@@ -232,3 +233,17 @@ def test_what_loses_is_named() -> None:
     before, after = quality(values("a", 10.0), values("b", 34.5)), quality(values("a", 27.0), values("b", 3.1))
     assert losing(before, after) == "'b' 34.50 dB -> 3.10 dB"
     assert losing(quality(labels(0.95)), quality(labels(0.5))) == "'l' 95.00 % -> 50.00 %"
+
+
+def test_answers_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same figures, and one run of the reference for each feed, however often models are compared."""
+    truth = model(("y", "Mul"), ("z", "Add"), names={"y_c": f32(2), "z_c": f32(1)})
+    other = model(("y", "Mul"), ("z", "Add"), names={"y_c": f32(1.9), "z_c": f32(1.1)})
+    feeds = [{"x": X[k : k + 5]} for k in (0, 5)]
+    given = Samples("some", lambda _size, _limit: ((5, f) for f in feeds))
+    want = compare(truth, [other], given)
+    answers, asked = Known(truth), list[int]()
+    run = answers._session.run
+    monkeypatch.setattr(answers._session, "run", lambda *a: (asked.append(1), run(*a))[1])
+    assert [compare(truth, [other], given, known=answers) for _ in range(3)] == [want] * 3
+    assert len(asked) == len(feeds)

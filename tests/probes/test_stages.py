@@ -163,11 +163,15 @@ def test_little_memory_costs_time_only(ran: list[int], monkeypatch: pytest.Monke
     feeds = [{"x": np.full((2, 4), 0.3 + k, np.float32)} for k in range(3)]
     free = load(6)
     want = [output(free, f, switches(6, k)) for f in feeds for k in range(6)]
-    monkeypatch.setattr(staged, "KEPT", 6 * 32)  # of the three, the last one's first question
+    monkeypatch.setattr(staged, "KEPT", 6 * 32)  # of the three, one's first question
     tight = load(6)
     got = [output(tight, f, switches(6, k)) for f in feeds for k in range(6)]
     np.testing.assert_array_equal(got, want)
     assert staged._size(tight._feeds.values()) <= 6 * 32
+    rounds = load(6)
+    assert [[cost(ran, rounds, f, 5) for f in feeds] for _ in range(2)] == [[6, 6, 6], [0, 6, 6]]
+    rounds.forget()
+    assert cost(ran, rounds, feeds[0], 5) == 6
     monkeypatch.setattr(staged, "KEPT", 0)
     none = load(6)
     np.testing.assert_array_equal([output(none, f, switches(6, k)) for f in feeds for k in range(6)], want)
@@ -231,7 +235,7 @@ def test_samples_in_slices_give_the_same_numbers(count: int) -> None:
     feed = samples(count)
     for on in ((), (0,), (1,), (0, 1, 2), (2,)):
         np.testing.assert_array_equal(output(apart, feed, switches(3, *on)), output(whole, feed, switches(3, *on)))
-    sizes = [len(s.feed["x"]) for s in apart._feeds[id(feed)][1]]
+    sizes = [len(s.feed["x"]) for s in apart._feeds[id(feed)].slices]
     assert sum(sizes) == count and min(sizes) >= 2 and len(sizes) == max(1, count // 2)
 
 

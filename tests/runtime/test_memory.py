@@ -1,0 +1,71 @@
+"""What is free is read from the machine and its control groups; what a run may take is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_ocs.runtime import memory as module
+from onnx_ocs.runtime.memory import allow_memory, free_memory, memory, share_of_memory
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    allow_memory(None)
+    yield
+    allow_memory(None)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes what the system says: kilobytes available, and the files of control groups."""
+    groups = tmp_path / "cgroup"
+    monkeypatch.setattr(module, "INFO", tmp_path / "meminfo")
+    monkeypatch.setattr(module, "GROUPS", groups)
+    monkeypatch.setattr(module, "OWN", tmp_path / "own")
+
+    def write(available: int, own: str = "", **files: str) -> None:
+        (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {available} kB\n")
+        (tmp_path / "own").write_text(own)
+        for name, text in files.items():
+            path = groups / name.replace("__", "/").replace("_max", ".max").replace("_now", ".current")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return write
+
+
+def test_what_is_said_holds() -> None:
+    allow_memory(0.5)
+    assert memory() == 500_000_000 and share_of_memory(4) == 125_000_000
+
+
+def test_half_of_what_is_free(machine: Any) -> None:
+    machine(1_000_000)
+    assert free_memory() == 1_024_000_000 and memory() == 512_000_000
+    machine(9)
+    assert memory() == 512_000_000, "asked once"
+    allow_memory(None)
+    assert memory() == 9 * 512
+
+
+def test_no_more_than_is_useful(machine: Any) -> None:
+    machine(100_000_000)
+    assert memory() == module.USUAL
+
+
+def test_a_container_bounds_it(machine: Any) -> None:
+    """The tightest of the groups from the process's own to the root, without what they hold of files."""
+    machine(1_000_000, "0::/a/b\n", a__memory_max="5000000\n", a__memory_now="2000000\n", a__b__memory_max="max\n")
+    assert free_memory() == 3_000_000
+    machine(1_000_000, "0::/a/b\n", **{"a__memory.stat": "anon 7\ninactive_file 500000\n"})
+    assert free_memory() == 3_500_000
+
+
+def test_a_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("INFO", "GROUPS", "OWN"):
+        monkeypatch.setattr(module, name, tmp_path / "nothing")
+    assert free_memory() == module.UNKNOWN
