@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -76,13 +75,13 @@ class Selection:
             For each region a decision, or why it is left alone.
         """
         held = behind_kernels(graph, regions) if self.mode == "integer" else set()
-        decisions: list[Any] = [
+        decisions = [
             r.refusal
             if isinstance(r, Unreadable)
             else r.refusal or self._decide(graph, r, outliers[k], r.tensor in held)
             for k, r in enumerate(regions)
         ]
-        decisions = agreed(graph, decisions)
+        decisions = [d for d in agreed(graph, decisions) if d is not None]
         if self.mode == "integer":
             lost = {id(d) for d in losing(graph.model, [d for d in decisions if isinstance(d, Decision)])}
             for k, d in enumerate(decisions):
