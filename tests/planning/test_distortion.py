@@ -99,6 +99,15 @@ def test_more_copies_clip_less() -> None:
     assert np.all(table.mean[:4, 0, 0] > 0) and np.all(table.mean[:3, 1, 0] < 0), "clipped above and below"
 
 
+def test_a_copy_of_a_whole_range_holds_what_two_others_do() -> None:
+    h = Histogram(5, True)
+    h.add(samples(True))
+    [full] = tabulate(h, h.counts, [0.1], 4, 4, [(3, 3)], 3, full=True)
+    [other] = tabulate(h, h.counts, [0.1], 4, 4, [(6, 6)], 6)
+    for mine, theirs in ((full.square, other.square), (full.mean, other.mean)):
+        assert np.allclose(mine, theirs[:, :, ::2], rtol=1e-12)
+
+
 def test_table_of_parts_is_their_mean() -> None:
     """Tables are linear in the counts."""
     x = samples(True)

@@ -27,7 +27,7 @@ def test_a_refused_region() -> None:
         "status": "refused", "pass": "translate", "tensor": "relu1", "quantizers": ["relu1_q"], "axis": 1,
         "channels": 8, "activation": "ReLU", "producer": "Conv conv1/Conv", "scale_before": float(r.quantizer.scale),
         "scale": float(r.quantizer.scale), "zero_point": 0, "qmin": 0, "qmax": 255,
-        "x_clip": float(255 * r.quantizer.scale), "copies": [], "copies_low": [], "mode": None,
+        "x_clip": float(255 * r.quantizer.scale), "copies": [], "copies_low": [], "mode": None, "full": False,
         "consumers": ["conv2/Conv"], "reason": {"code": "ratio", "message": "too few", "node": "here"},
     }  # fmt: skip
 

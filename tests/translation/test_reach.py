@@ -87,12 +87,3 @@ def test_the_mode_of_a_target() -> None:
     assert mode_for("late", rules_of("tensorrt")) == "late"
     with pytest.raises(UserError, match="no float operators"):
         mode_for("late", rules_of("qnn"))
-
-
-def test_openvino_does_not_load_wide_quantizers_with_a_step_for_each_channel() -> None:
-    n, x = image(Style(bias="int32"))
-    a = n.qdq(n.op("LeakyRelu", n.conv(x)), axis=1)
-    at = next(r for t, r in regions(n.model(n.conv(a))).items() if t != "x")
-    why = beyond(at, "late", rules_of("openvino"))
-    assert why is not None and "a step for each channel" in why.message
-    assert beyond(at, "late", rules_of("ort")) is None

@@ -6,9 +6,11 @@ The yardstick shares no code with what is broken here, so no mistake can be in b
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import linear_outputs as nets
 import numpy as np
 import onnx
 import pytest
@@ -43,13 +45,14 @@ from mistakes import (
 )
 from random_plans import random_plan
 from step_plans import biased, large_bias, plan_for
+from zoo import Style
 
 from onnx_ocs.api import rewrite
 from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.regions.wide import Wide
-from onnx_ocs.translation import unsigned, widen
+from onnx_ocs.translation import constant, early, unsigned, widen
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify
 
@@ -87,6 +90,11 @@ def leaving() -> tuple[Model, Any]:
     return integers_leave(zoo.build("int8")[0], "relu1_q"), Translate(0.5, 2, "late")
 
 
+def whole_ranges() -> tuple[Model, Any]:
+    """A linear output that a layer and a sum read."""
+    return nets.net(nets.shortcut, Style(bias="int32"))[0], Translate(1.0, 2, "early")
+
+
 def some(name: str, p: Any) -> Callable[[], tuple[Model, Any]]:
     def make() -> tuple[Model, Any]:
         return zoo.build(name)[0], p
@@ -102,6 +110,7 @@ SUBJECTS: dict[str, Callable[[], tuple[Model, Any]]] = {
     "early, int32 bias": some("bias_int32", Translate(0.5, 2, "early")),
     "early, no bias": some("bias_none", Translate(0.5, 2, "early")),
     "early, per channel": some("depthwise_per_channel", Translate(1, 1, "early")),
+    "early, whole ranges": whole_ranges,
     "late": some("residual", Translate(0.5, 2, "late")),
     "late, both sides": both_sides,
     "late, depthwise": some("depthwise", Translate(0.5, 1, "late")),
@@ -131,6 +140,10 @@ def sound(name: str) -> bytes:
     model, checked = result(name)
     assert checked.verdict == "PASSED", checked.failures
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def plain(wide: Wide) -> Wide:
+    return replace(wide, full=False)
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------
@@ -199,6 +212,18 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
         ("zero point: in another order", constants("relu1_scale_wide", rolled)),
         ("steps per channel: one is off", constants("relu1_scale_wide", scaled(1.01))),
         ("depthwise: the copies are lost", replaced(widen, "fold", lambda _: base_alone)),
+    ],
+    "early, whole ranges": [
+        ("constant: not taken out", replaced(widen, "take_out", lambda _: lambda *_: None)),
+        ("constant: one is off", replaced(constant, "constant_of", lambda f: lambda *a: one(f(*a)))),
+        ("constant: added", replaced(constant, "constant_of", lambda f: lambda *a: -f(*a))),
+        ("constant: a little more in the sum", constants("_rest", scaled(1.001))),
+        ("constant: another one in the sum", constants("_rest", lambda v: v + 0.5)),
+        ("constant: added in the sum", operator("Sub", "Add")),
+        ("shift: of X_clip", replaced(early, "shift_of", lambda f: lambda r, w: f(r, replace(w, full=False)))),
+        ("shift: upwards", replaced(early, "shift_of", lambda f: lambda r, w: -f(r, w))),
+        ("layout: not of whole ranges", replaced(widen, "record_layout", lambda f: lambda n, o, w: f(n, o, plain(w)))),
+        ("layout: levels", layout_recorded(level=lambda v: -v)),
     ],
     "late": [
         ("shift: a little more", constants("_shift", scaled(1.01))),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.verification.values import Differs, Layout, Shifted, Sums, Value, Wide, concat
 
 Array = np.ndarray[Any, Any]
@@ -47,7 +48,8 @@ def test_sums_are_taken_joined_and_added_row_by_row() -> None:
     assert listed(s.join(Sums.each(2))) == [(0, 2), (1,), (3, 4, 5), (0,), (1,)]
     assert listed(s.add(sums([(1,), (1,), (0,)]))) == [(0, 1, 2), (1, 1), (0, 3, 4, 5)]
     assert s.same(sums([(0, 2), (1,), (4, 3, 5)])) and not s.same(sums([(0, 2), (1,), (3, 4, 4)]))
-    assert not Sums(ints(0, 1, 2), ints(0, 1)).same(Sums(ints(0, 0, 2), ints(0, 1)))
+    nothing = np.zeros(2)
+    assert not Sums(ints(0, 1, 2), ints(0, 1), nothing).same(Sums(ints(0, 0, 2), ints(0, 1), nothing))
     with pytest.raises(Differs, match="different numbers"):
         s.add(Sums.each(2))
 
@@ -136,3 +138,15 @@ def test_rows_of_one_tensor_are_put_behind_each_other() -> None:
     for other in (replace(b, level=LEVEL[::-1]), replace(b, integer=True)):
         with pytest.raises(Differs, match="different tensors"):
             concat([a, other])
+
+
+def test_constants_belong_to_sums_of_whole_ranges() -> None:
+    """Copies stand at an end of the range: their sum is the tensor once that is taken out, and no sooner."""
+    grid = Quantizer(np.asarray(0.5), np.asarray(3), None, np.dtype(np.uint8), np.dtype(np.float32), 0, 15)
+    wide = Wide(1, ints(0, 1, 0, 1), ints(0, 0, 1, -1), 2, full=True, grid=grid)
+    assert wide.rests().tolist() == [0, 0, -1.5, 6.0]
+    whole = wide.rows().take(ints(0, 1)).add(wide.rows().take(ints(2, 3)))
+    for less, right in (([-1.5, 6.0], True), ([0.0, 0.0], False), ([6.0, -1.5], False), ([-1.5, 6.01], False)):
+        assert replace(wide, sums=replace(whole, less=np.asarray(less))).whole() is right
+    plain = replace(wide, full=False)
+    assert replace(plain, sums=whole).whole() and not replace(plain, sums=replace(whole, less=np.ones(2))).whole()
