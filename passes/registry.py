@@ -74,7 +74,8 @@ def as_passes(given: Sequence[Pass | str] | str | Auto) -> list[Pass] | Auto:
     if isinstance(given, Auto):
         return given
     items: list[Pass | str] = [*names_of(given)] if isinstance(given, str) else [*given]
-    if moves_of([p for p in items if isinstance(p, str)])[1]:
+    if AUTO in items:
+        moves_of([str(p) for p in items])
         return Auto()
     for p in items:
         if isinstance(p, type) or not (isinstance(p, str) or hasattr(p, "run")):

@@ -310,7 +310,7 @@ def plan_options(given: Given, spend: bool = False) -> PlanOptions:
         return given.make(PlanOptions, target=target, budget=NO_LIMIT, max_latency=timed.limit(None))
     limit = timed.limit(LATENCY)
     if spend and limit is None:
-        return given.make(PlanOptions, budget=NO_LIMIT)
+        return given.make(PlanOptions, budget=NO_LIMIT, max_latency=None)
     if (spend or timed.max_latency is not None) and limit is not None:  # time alone says how much is spent
         return given.make(PlanOptions, budget=None, max_latency=limit)
     return given.make(PlanOptions, max_latency=limit)

@@ -104,8 +104,7 @@ def rewrite(
         output: where to write the result; only after the verification has passed, atomically.
         calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order, passes or their names; "auto": what pays on samples that no fit has seen.
-            Default: `Translate()`, with samples between `Regrid()` and `Reconstruct()`.
+        passes: passes or their names, in order, or "auto" (those that pay); default: as on the command line.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
@@ -130,10 +129,9 @@ def rewrite(
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
         context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging)
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
-        chosen = _chosen(ready, _default(calib is not None) if passes is None else as_passes(passes), options)
+        chosen = _chosen(ready, passes, options)
         outcome = _made(ready, chosen, output, files_of_run)
-        if verify and outcome.changed:
-            outcome = _prove(ready, outcome)
+        outcome = _prove(ready, outcome) if verify and outcome.changed else outcome
         report = dict(_report(ready, outcome, chosen))
         checked = outcome.verification
         if checked is not None and checked.verdict != "PASSED":
@@ -149,11 +147,6 @@ def rewrite(
 def _written(outcome: Outcome, output: str | Path) -> onnx.ModelProto:
     """The model as it is used from where it was published: side files have moved."""
     return files.load_model(output) if any(is_external(t) for t in all_tensors(outcome.model)) else outcome.model
-
-
-def _default(calibrated: bool) -> list[Pass]:
-    """What runs where nothing else is said."""
-    return [p() for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
 
 
 def _prepare(
@@ -174,11 +167,15 @@ def _prepare(
     return Prepared(original, path, context, notes, opened.converted)
 
 
-def _chosen(ready: Prepared, passes: list[Pass] | Auto, options: PlanOptions | None) -> Chosen:
-    """The passes, run; where they are to be found, found."""
-    if isinstance(passes, Auto):
-        return automatic(ready, passes, options, _run)
-    return Chosen(passes, options, _run(ready, passes, options), options)
+def _chosen(
+    ready: Prepared, passes: Sequence[Pass | str] | str | Auto | None, options: PlanOptions | None
+) -> Chosen:
+    """The passes, run; the default ones where nothing is said, those that pay where they are to be found."""
+    default = DEFAULT_BLIND if ready.context.samples is None else DEFAULT
+    found = as_passes([p() for p in default] if passes is None else passes)
+    if isinstance(found, Auto):
+        return automatic(ready, found, options, _run)
+    return Chosen(found, options, _run(ready, found, options), options)
 
 
 def _run(
