@@ -72,7 +72,11 @@ def _check(model: onnx.ModelProto) -> tuple[str, str]:
 
 
 def run_passes(
-    model: onnx.ModelProto, passes: Sequence[Pass], context: Context, level: int = logging.INFO
+    model: onnx.ModelProto,
+    passes: Sequence[Pass],
+    context: Context,
+    level: int = logging.INFO,
+    original: onnx.ModelProto | None = None,
 ) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
     """Run passes on a copy of the model.
 
@@ -81,6 +85,7 @@ def run_passes(
         passes: in order.
         context: samples, seed, progress.
         level: of the summary in the log; what is only tried is no news.
+        original: the model before all passes, where some have run already.
 
     Returns:
         The new model (the given one when nothing changed), and each pass's result by name.
@@ -93,7 +98,7 @@ def run_passes(
     order = {"full": 2, "basic": 1, "none": 0}
     results: dict[str, PassResult] = {}
     done: list[str] = []
-    context = replace(context, original=model)
+    context = replace(context, original=model if original is None else original)
     for p in passes:
         new = onnx.ModelProto()
         new.CopyFrom(model)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from onnx_ocs.passmanager import Pass, PassResult, run_passes
 
 __all__ = [
-    "DEFAULT", "DEFAULT_BLIND", "PASSES", "Compensate", "Context", "Pass", "PassResult", "Reconstruct", "Regrid",
-    "Split", "Translate", "run_passes",
+    "DEFAULT", "DEFAULT_BLIND", "MOVES", "PASSES", "Compensate", "Context", "Pass", "PassResult", "Reconstruct",
+    "Regrid", "Split", "Translate", "run_passes",
 ]  # fmt: skip
 
 PASSES: dict[str, type[Regrid] | type[Translate] | type[Split] | type[Reconstruct] | type[Compensate]] = {
@@ -29,6 +29,7 @@ PASSES: dict[str, type[Regrid] | type[Translate] | type[Split] | type[Reconstruc
 }
 DEFAULT = (Regrid, Translate, Reconstruct)  # what runs with calibration samples, where nothing else is said
 DEFAULT_BLIND = (Translate,)  # and without
+MOVES = (Regrid, Translate, Reconstruct, Compensate)  # what `auto` tries: what is free first
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from onnx_ocs.cli.outputs import start_logging
 from onnx_ocs.errors import UserError
 from onnx_ocs.options import option
 from onnx_ocs.planning.goal import Target
-from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.runtime.memory import allow_memory
 from onnx_ocs.translation.options import PANEL
 
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-LATENCY = 1.1  # of the input, where nothing says how much is spent: steps alone, which add nothing
 KINDS: tuple[Literal["sqnr", "agreement", "metric"], ...] = ("sqnr", "agreement", "metric")
 NO_LIMIT = 1.0  # the budget of a target: twice the model's MACs
 MEASURED = (
@@ -298,10 +297,14 @@ def is_planned(given: Given, calib: str | None) -> bool:
     return False
 
 
-def plan_options(given: Given) -> PlanOptions:
+def plan_options(given: Given, spend: bool = False) -> PlanOptions:
     """What the planner is asked for.
 
     A budget is one way to limit the cost: a ratio, a target or the time alone takes its place.
+
+    Args:
+        given: the options.
+        spend: whether time may be spent where nothing says how much; else steps alone are planned, which add nothing.
 
     Raises:
         UserError: the target needs a metric, and there is none.
@@ -314,7 +317,9 @@ def plan_options(given: Given) -> PlanOptions:
     if target is not None:
         return given.make(PlanOptions, target=target, budget=NO_LIMIT, max_latency=timed.limit(None))
     limit = timed.limit(LATENCY)
-    if timed.max_latency is not None and limit is not None:  # time alone says how much is spent
+    if spend and limit is None:
+        return given.make(PlanOptions, budget=NO_LIMIT, max_latency=None)
+    if (spend or timed.max_latency is not None) and limit is not None:  # time alone says how much is spent
         return given.make(PlanOptions, budget=None, max_latency=limit)
     return given.make(PlanOptions, max_latency=limit)
 

@@ -39,12 +39,13 @@ from onnx_ocs.cli.outputs import (
 from onnx_ocs.cli.running import Running
 from onnx_ocs.errors import UserError, VerificationError, printable
 from onnx_ocs.options import option
-from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Regrid, Translate
+from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, MOVES, PASSES, Regrid, Translate
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.report.format import readable
 from onnx_ocs.translation.options import PANEL
 
 if TYPE_CHECKING:
+    from onnx_ocs.passes.registry import Auto
     from onnx_ocs.passmanager import Pass
 
 __all__ = ["REWRITE"]
@@ -67,7 +68,8 @@ class Steps:
 
     passes: str | None = option(
         None,
-        f"Passes to run, in order, separated by commas. {_listed()}; and those of other packages.",
+        f"Passes to run, in order, separated by commas. {_listed()}; and those of other packages. auto: of "
+        f"{', '.join(p.name for p in MOVES)} those that pay on samples that no fit has seen, within --max-latency.",
         panel="Passes",
         shown="regrid,translate,reconstruct with --calib, translate without",
     )
@@ -76,7 +78,9 @@ class Steps:
         """The passes' names; the default depends on whether there are samples, and a plan for the model as it is."""
         if self.passes is None:
             return [p.name for p in (DEFAULT if calibrated else DEFAULT_BLIND) if not (planned and p is Regrid)]
-        return [p.strip() for p in self.passes.split(",") if p.strip()]
+        from onnx_ocs.passes.registry import names_of
+
+        return names_of(self.passes)
 
 
 @dataclass(frozen=True)
@@ -102,17 +106,18 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
     onnx-ocs rewrite in.onnx out.onnx --calib my_package.data:batches --report report.json --quiet
     onnx-ocs rewrite in.onnx out.onnx --plan plan.json
     onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --passes translate,compensate
+    onnx-ocs rewrite in.onnx out.onnx --calib samples.npz --passes auto --max-latency 1.25
     ```
     """
     start = time.perf_counter()
     data, out = begin(given)
     plan = given.make(Ready).plan
-    names = given.make(Steps).names(data.calib is not None, plan is not None)
+    names, auto = _moves(given.make(Steps).names(data.calib is not None, plan is not None), plan, data.calib)
     verify, convert = given.make(Proof).verify, given.make(Format).convert_qoperator
     written = {"OUT": destination, "--report": out.report, "--html": out.html, "--stats": given.value("--stats")}
     check_outputs(written, (model, data.float_model), data.calib, [plan])
-    options = _plan_options(given, names, plan, data.calib)
-    passes = _passes(given, names, plan)
+    options = _plan_options(given, names, plan, data.calib, auto)
+    passes = _passes(given, names, plan, auto)
     judging, executor = judged(given, data.calib), given.make(Running).choice(data.calib)
     warn_of_unused(given)
     from onnx_ocs import api
@@ -138,7 +143,7 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
             screen = console(out.report, out.html)
             if not out.quiet:
                 table.show_rewrite(screen, result.report)
-                if "target" in result.report:
+                if "probes" in result.report.get("plan", {}).get("target", {}):
                     plans.show_target(screen, result.report["plan"]["target"])
             seconds = time.perf_counter() - start
             table.show_verdict(screen, table.verdict(result.report, result.changed, verify, seconds))
@@ -146,7 +151,25 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
     exit_if_missed(result.report)
 
 
-def _plan_options(given: Given, names: Sequence[str], plan: Path | None, calib: str | None) -> PlanOptions | None:
+def _moves(names: list[str], plan: Path | None, calib: str | None) -> tuple[list[str], bool]:
+    """The passes that may run, and whether which of them do is to be found.
+
+    Raises:
+        UserError: that is asked for, and cannot be found.
+    """
+    from onnx_ocs.passes.registry import moves_of
+
+    moves, auto = moves_of(names)
+    if auto and plan is not None:
+        raise UserError("--plan says what is to be done, --passes auto finds it: give one of them")
+    if auto and calib is None:
+        raise UserError("--passes auto needs --calib: what it tries is judged on samples")
+    return moves, auto
+
+
+def _plan_options(
+    given: Given, names: Sequence[str], plan: Path | None, calib: str | None, auto: bool
+) -> PlanOptions | None:
     """What the planner is asked for; None where nothing is planned.
 
     Raises:
@@ -161,14 +184,17 @@ def _plan_options(given: Given, names: Sequence[str], plan: Path | None, calib: 
                 "the pass 'split' follows the paper's rule, with --ratio and --mode: leave all that makes a plan"
             )
         return None
-    if plan is not None or not is_planned(given, calib) or Translate.name not in names:
+    planned = plan is None and is_planned(given, calib)
+    if auto and not planned:
+        raise UserError("--passes auto plans by measured error: leave --select mass")
+    if not planned or Translate.name not in names:
         return None
-    return plan_options(given)
+    return plan_options(given, spend=auto)
 
 
-def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]:
+def _passes(given: Given, names: Sequence[str], plan: Path | None, auto: bool) -> list[Pass] | Auto:
     """The passes with their options; a plan takes the place of what `Translate` would choose."""
-    from onnx_ocs.passes.registry import find_pass, make_passes
+    from onnx_ocs.passes.registry import Auto, find_pass, make_passes
 
     options: dict[str, Any] = {}
     for name in names:
@@ -179,7 +205,8 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None) -> list[Pass]
         from onnx_ocs.planning.plan import Plan
 
         options |= {f"{Translate.name}.plan": Plan.read(plan)}
-    return make_passes(names, options)
+    made = make_passes(names, options)
+    return Auto(tuple(made)) if auto else made
 
 
 KINDS = (

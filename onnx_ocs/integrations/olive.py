@@ -27,7 +27,7 @@ from onnx_ocs.cli.groups import Judged, Targets, Time, judged, plan_options
 from onnx_ocs.cli.options import Flag, Given, flags_of
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, PASSES, Translate
-from onnx_ocs.passes.registry import find_pass, make_passes
+from onnx_ocs.passes.registry import Auto, find_pass, make_passes, moves_of
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.report.report import to_json
 
@@ -64,7 +64,7 @@ class OnnxOcs(Pass):
             "passes": PassConfigParam(
                 type_=list[str] | None,
                 default_value=None,
-                description=f"Passes to run, in order: {', '.join(PASSES)}. Default: as on the command line.",
+                description=f"Passes to run, in order: {', '.join(PASSES)}; or auto. Default: as on the command line.",
             ),
             "float_model": PassConfigParam(
                 type_=Path | str | None,
@@ -91,15 +91,16 @@ class OnnxOcs(Pass):
         out = Path(resolve_onnx_path(output_model_path, Path(model.model_path).name))
         out.parent.mkdir(parents=True, exist_ok=True)
         calib = _samples(config, model)
-        names = config.passes or [p.name for p in (DEFAULT_BLIND if calib is None else DEFAULT)]
+        names, auto = moves_of(config.passes or [p.name for p in (DEFAULT_BLIND if calib is None else DEFAULT)])
         given = Given([*FLAGS.values()], _said(config))
-        options = plan_options(given) if calib is not None and Translate.name in names else None
+        passes = make_passes(names, _addressed(given, names))
+        options = plan_options(given, spend=auto) if calib is not None and Translate.name in names else None
         result = api.rewrite(
             Path(model.model_path),
             out,
             calib=calib,
             float_model=None if config.float_model is None else Path(config.float_model),
-            passes=make_passes(names, _addressed(given, names)),
+            passes=Auto(tuple(passes)) if auto else passes,
             options=options,
             seed=config.seed,
             limit=config.samples,

@@ -12,7 +12,9 @@ from onnx_ocs.planning.goal import Target
 from onnx_ocs.targets.choice import RUNTIME, Runtime
 from onnx_ocs.translation.options import ALIGN, COPIES, MODE, PANEL, RATIO, Mode
 
-__all__ = ["Effort", "Objective", "PlanOptions"]
+__all__ = ["LATENCY", "Effort", "Objective", "PlanOptions"]
+
+LATENCY = 1.1  # of the input's time: the most that a file may take where nothing else is said
 
 Objective = Literal["auto", "sqnr", "kl"]
 Effort = Literal["auto", "quick", "full"]

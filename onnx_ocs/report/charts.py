@@ -226,6 +226,34 @@ def _rug(axes: Axes, y: float, grid: tuple[float, float, float], colour: str) ->
         axes.barh(y, high - low, left=low, height=0.5, color=colour, linewidth=0)
 
 
+def trials(entries: Sequence[Entry], width: int) -> str:
+    """What was tried: how good against how slow, with those that no other beats joined, and the chosen one marked.
+
+    Args:
+        entries: the report's entries of what was tried.
+        width: in pixels.
+    """
+    key = "metric" if any("metric" in e for e in entries) else "gain_db"
+    points = [(e["macs"] if e["latency"] is None else e["latency"], e[key], e) for e in entries]
+    with figure(width, 280) as drawing:
+        axes = drawing.subplots()
+        best = sorted((x, y) for x, y, e in points if e["front"])
+        if best:
+            axes.plot(*zip(*best, strict=True), color=AFTER, label="no other is better and as fast")
+        for status, colour, size, label in (
+            ("left", BEFORE, 5, "left"), ("kept", AFTER, 5, "kept for a while"), ("chosen", SAVED, 9, "chosen"),
+        ):  # fmt: skip
+            at = [(x, y) for x, y, e in points if e["status"] == status]
+            if at:
+                axes.plot(*zip(*at, strict=True), "o", color=colour, label=label, markersize=size)
+        axes.set_xlabel("time of a sample, as a ratio to the model's")
+        axes.set_ylabel("your metric, unseen samples" if key == "metric" else "gain on unseen samples (dB)")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        drawing.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=4 if width > 600 else 2)
+        return svg(drawing, "what was tried: quality against time", f"trials{width}")
+
+
 def tradeoff(points: Sequence[Entry], tried: Sequence[Entry], width: int) -> str:
     """Gain against cost.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from onnx_ocs.report.costs import COSTS, MORE_IS_BETTER, told_change
 from onnx_ocs.report.format import counted, number, percent
 from onnx_ocs.report.outputs import every_row
+from onnx_ocs.report.trials import trial_in_short
 
 __all__ = ["Cell", "Comparison", "Section", "Side", "compare_reports"]
 
@@ -88,7 +89,7 @@ def compare_reports(a: Entry, b: Entry, files: tuple[str, str]) -> Comparison:
         _compared("layers fitted again", "layer", _layer, _error("error"), a["reconstructions"], b["reconstructions"]),
         _compared("compensations", "block", _block, _error("sqnr"), a["compensations"], b["compensations"]),
     ]
-    sections = (outputs, _cost(a, b), *(section for section, _ in found), _reasons(a, b))
+    sections = (outputs, _cost(a, b), _trials(a, b), *(section for section, _ in found), _reasons(a, b))
     sides = tuple(
         Side(f, r.get("title", f), r["verb"], (r["verification"] or {"verdict": "not verified"})["verdict"])
         for f, r in zip(files, (a, b), strict=True)
@@ -163,6 +164,16 @@ def _cost(a: Entry, b: Entry) -> Section:
         shown = (Cell(" → ".join("–" if v is None else f"{v:.3g}" for v in t) + " ms") for t in times)
         rows.append((Cell("latency, one thread"), *shown, Cell(f"x {y / x:.2f}", _tone(x / y - 1, 0.03))))
     return Section("Cost", ("", "A", "B", "B against A"), tuple(rows))
+
+
+def _trials(a: Entry, b: Entry) -> Section:
+    """What `--passes auto` has tried, in either."""
+    tried = [{e["name"]: e for e in r.get("trials", {"tried": ()})["tried"]} for r in (a, b)]
+    names = list(dict.fromkeys(n for entries in tried for n in entries))
+    rows = tuple(
+        (Cell(n), *(Cell(trial_in_short(entries[n]) if n in entries else "–") for entries in tried)) for n in names
+    )
+    return Section("Tried, on unseen samples", ("", "A", "B"), rows)
 
 
 def _counts(told: Sequence[int | None]) -> str:

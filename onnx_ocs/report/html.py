@@ -19,6 +19,7 @@ from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import every_row
 from onnx_ocs.report.reading import was_changed
+from onnx_ocs.report.trials import trial_rows
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -73,8 +74,11 @@ def to_html(report: Entry, title: str) -> str:
     if points:
         tried = list(plan["candidates"].values())
         sweep = {k: Markup(charts.tradeoff(points, tried, w)) for k, w in widths.items()}
+    trials = report.get("trials")
     return _template("report.html.j2").render(
         report=report,
+        pareto=trials and {k: Markup(charts.trials(trials["tried"], w)) for k, w in widths.items()},
+        trials=trials and trial_rows(trials),
         title=title,
         heading=VERBS.get(report["verb"], report["verb"]),
         regions=regions,

@@ -23,6 +23,7 @@ from onnx_ocs.report.measures import (
     VerificationEntry,
 )
 from onnx_ocs.report.plans import LossEntry, PlanEntry, TargetEntry
+from onnx_ocs.report.trials import TrialsEntry
 from onnx_ocs.report.verdict import VerdictEntry
 
 __all__ = ["SCHEMA", "Report", "json_schema"]
@@ -55,6 +56,7 @@ class Report(TypedDict):
         plan: what the planner found.
         target: the quality that was to be reached.
         loss: where the loss comes from (`inspect`).
+        trials: what `--passes auto` has tried.
         verdict: what was done, brought and costs, what still hurts, and what to try next (`inspect`, `rewrite`).
     """
 
@@ -76,6 +78,7 @@ class Report(TypedDict):
     plan: NotRequired[PlanEntry]
     target: NotRequired[TargetEntry]
     loss: NotRequired[LossEntry]
+    trials: NotRequired[TrialsEntry]
     verdict: NotRequired[VerdictEntry]
 
 

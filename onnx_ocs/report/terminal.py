@@ -19,6 +19,7 @@ from onnx_ocs.report.costs import COSTS, told_change
 from onnx_ocs.report.format import changed, changed_share, decibels, declared, number, percent, readable, shortened
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
+from onnx_ocs.report.terminal_trials import show_trials
 from onnx_ocs.report.terminal_verdict import show_advice
 
 __all__ = ["show_inspection", "show_rewrite", "show_verdict", "verdict"]
@@ -194,6 +195,7 @@ def _loss(console: Console, loss: Report) -> None:
 def show_rewrite(console: Console, report: Report) -> None:
     """What was done, and what it costs and gains."""
     report = readable(report)
+    show_trials(console, report)
     _grids(console, report)
     applied = [r for r in report["regions"] if r["status"] == "applied"]
     if applied:

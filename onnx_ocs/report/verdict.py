@@ -197,7 +197,7 @@ def _next(report: Report, budget: float | None, worst: Sequence[WorstEntry]) -> 
     if budget and _spent(report["cost"]) >= SPENT * budget:
         found.append(f"a larger --budget than {percent(budget)}: all of it was spent")
     after, many = quality["sqnr_after_db"], (quality["samples"] or 0) >= FEW // 2
-    tried = report["verb"] == "inspect" or report["compensations"]
+    tried = report["verb"] == "inspect" or report["compensations"] or "trials" in report
     if not tried and many and after is not None and after < MENDED_DB:
         found.append(
             "--passes regrid,translate,reconstruct,compensate: branches were not tried, and float time buys more"

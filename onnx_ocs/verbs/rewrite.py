@@ -26,18 +26,18 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
-from onnx_ocs.passes.registry import make_passes
+from onnx_ocs.passes.registry import Auto, as_passes, make_passes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, PassResult, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
-from onnx_ocs.planning.plan import Plan
 from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
 from onnx_ocs.report.verdict import advise
 from onnx_ocs.targets.registry import complaints
+from onnx_ocs.verbs.automatic import Chosen, automatic
 from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
@@ -88,7 +88,7 @@ def rewrite(
     output: str | Path | None = None,
     calib: Source | None = None,
     float_model: Model | None = None,
-    passes: Sequence[Pass] | None = None,
+    passes: Sequence[Pass | str] | str | Auto | None = None,
     options: PlanOptions | None = None,
     verify: bool = True,
     seed: int = 0,
@@ -106,7 +106,7 @@ def rewrite(
         output: where to write the result; only after the verification has passed, atomically.
         calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
-        passes: what to run, in order; default: `Translate()`, with samples between `Regrid()` and `Reconstruct()`.
+        passes: passes or their names, in order, or "auto" (those that pay); default: as on the command line.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
         verify: whether to verify.
         seed: of everything random.
@@ -130,10 +130,10 @@ def rewrite(
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
         context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging, engine=workers)
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
-        outcome = _made(ready, _default(calib is not None) if passes is None else passes, options, output, files_of_run)
-        if verify and outcome.changed:
-            outcome = _prove(ready, outcome)
-        report = dict(_report(ready, outcome, options))
+        chosen = _chosen(ready, passes, options)
+        outcome = _made(ready, chosen, output, files_of_run)
+        outcome = _prove(ready, outcome) if verify and outcome.changed else outcome
+        report = dict(_report(ready, outcome, chosen))
         checked = outcome.verification
         if checked is not None and checked.verdict != "PASSED":
             files_of_run.discard(output or "")
@@ -148,11 +148,6 @@ def rewrite(
 def _written(outcome: Outcome, output: str | Path) -> onnx.ModelProto:
     """The model as it is used from where it was published: side files have moved."""
     return files.load_model(output) if any(is_external(t) for t in all_tensors(outcome.model)) else outcome.model
-
-
-def _default(calibrated: bool) -> list[Pass]:
-    """What runs where nothing else is said."""
-    return [p() for p in (DEFAULT if calibrated else DEFAULT_BLIND)]
 
 
 def _prepare(
@@ -173,52 +168,60 @@ def _prepare(
     return Prepared(original, path, context, notes, opened.converted)
 
 
-def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None) -> Outcome:
-    """Plan where that is asked for, and run the passes."""
+def _chosen(
+    ready: Prepared, passes: Sequence[Pass | str] | str | Auto | None, options: PlanOptions | None
+) -> Chosen:
+    """The passes, run; the default ones where nothing is said, those that pay where they are to be found."""
+    default = DEFAULT_BLIND if ready.context.samples is None else DEFAULT
+    found = as_passes([p() for p in default] if passes is None else passes)
+    if isinstance(found, Auto):
+        return automatic(ready, found, options, _run)
+    return Chosen(found, options, _run(ready, found, options), options)
+
+
+def _run(
+    ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None, onto: Outcome | None = None
+) -> Outcome:
+    """Plan where that is asked for, and run the passes; on top of an outcome, if there is one."""
     original, context = ready.original, ready.context
     runtime = runtime_of(passes, options)
+    onto = onto or Outcome(original, False, notes=(*ready.notes, *complaints(Graph(original), runtime)))
     passes = fitting(passes, runtime)
     check_passes(passes, runtime)
-    planned: dict[str, Any] = {}
-    made: Plan | None = None
-    new, results = original, dict[str, PassResult]()
+    planned, made = onto.planned, onto.plan
+    new, results = onto.model, dict[str, PassResult]()
     if options is not None and context.samples is not None and any(isinstance(p, Translate) for p in passes):
         first = next(k for k, p in enumerate(passes) if isinstance(p, Translate))
-        new, results = run_passes(original, passes[:first], context)  # the plan is made for what these leave
+        new, results = run_passes(new, passes[:first], context)  # the plan is made for what these leave
         passes = passes[first:]
         measure = measured(new, passes, context)
         made, planned = make_plan(new, options, context, context.floats, measure=measure)
         passes = by_plan(passes, made)
-    new, more = run_passes(new, passes, context)
+    new, more = run_passes(new, passes, context, original=original if onto.changed else None)
     check_kept(original, new, runtime)
     done = [*results.values(), *more.values()]
     return Outcome(
         model=new,
         changed=new is not original,
-        regions=tuple(e for r in done for e in r.regions),
-        compensations=tuple(e for r in done for e in r.compensations),
-        reconstructions=tuple(e for r in done for e in r.reconstructions),
-        grids=tuple(e for r in done for e in r.grids),
-        notes=(*ready.notes, *complaints(Graph(original), runtime), *(n for r in done for n in r.notes)),
+        regions=(*onto.regions, *(e for r in done for e in r.regions)),
+        compensations=(*onto.compensations, *(e for r in done for e in r.compensations)),
+        reconstructions=(*onto.reconstructions, *(e for r in done for e in r.reconstructions)),
+        grids=(*onto.grids, *(e for r in done for e in r.grids)),
+        notes=(*onto.notes, *(n for r in done for n in r.notes)),
         planned=planned,
         plan=made,
     )
 
 
-def _made(
-    ready: Prepared,
-    passes: Sequence[Pass],
-    options: PlanOptions | None,
-    output: str | Path | None,
-    transaction: Transaction,
-) -> Outcome:
+def _made(ready: Prepared, chosen: Chosen, output: str | Path | None, transaction: Transaction) -> Outcome:
     """The rewritten model, staged and judged; where it loses, what of it does not."""
-    outcome = _stage(ready, _run(ready, passes, options), output, transaction)
+    outcome = _stage(ready, chosen.outcome, output, transaction)
     outcome = _judge(ready, outcome)
     lost = _lost(outcome)
     if lost is not None:
         transaction.discard(output or "")
-        outcome = _stage(ready, _spared(ready, outcome, lost, passes, options), output, transaction)
+        spared = _spared(ready, outcome, lost, chosen.passes, chosen.options)
+        outcome = _stage(ready, spared, output, transaction)
     return _with_errors(ready, without_gain(ready, outcome))
 
 
@@ -299,9 +302,9 @@ def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
     return replace(outcome, verification=checked, latency=latency)
 
 
-def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> Report:
+def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
     """The report; it says all that is known, also of a rewrite that is not written."""
-    samples, planned = ready.context.samples, outcome.planned
+    samples, planned, options = ready.context.samples, outcome.planned, chosen.asked
     shapes = sample_shapes(ready.original, lambda: ready.fed)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
@@ -319,11 +322,14 @@ def _report(ready: Prepared, outcome: Outcome, options: PlanOptions | None) -> R
     )  # fmt: skip
     if planned:
         report["plan"] = cast(PlanEntry, dict(planned))
-        if options is not None and options.target is not None and outcome.qualities is not None:
-            target = options.target.outcome(options.target.value(outcome.qualities[1]))
-            report["target"] = cast(TargetEntry, target)
-            if target["shortfall"]:
-                report["notes"].append(target["shortfall"])
+    if chosen.trials is not None:
+        report["trials"] = chosen.trials
+    asked = options is not None and options.target
+    if (planned or chosen.trials) and asked and outcome.qualities is not None:
+        target = asked.outcome(asked.value(outcome.qualities[1]))
+        report["target"] = cast(TargetEntry, target)
+        if target["shortfall"]:
+            report["notes"].append(target["shortfall"])
     report["verdict"] = advise(report, None if options is None else options.budget)
     return report
 

@@ -16,6 +16,7 @@ from heads import detector
 from onnx_ocs import api
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Reconstruct, Split, Translate
+from onnx_ocs.passes.registry import Auto
 from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
@@ -185,3 +186,42 @@ def test_an_output_that_is_not_there(run, detection: Path, args: list[str], mess
         assert code == 1 and message in err, verb
     code, _, err = run("rewrite", "q.onnx", "o.onnx", *args)
     assert code == 1 and (message in err or "need --calib: outputs are judged on samples" in err)
+
+
+AUTO = Auto((Regrid(), Translate(), Reconstruct(), Compensate()))
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [
+        ([], PlanOptions(budget=None, max_latency=1.1)),
+        (["--max-latency", "1.3"], PlanOptions(budget=None, max_latency=1.3)),
+        (["--max-latency", "none"], PlanOptions(budget=1.0)),
+        (["--budget", "0.2"], PlanOptions(budget=0.2)),
+        (["--target-sqnr", "20"], PlanOptions(budget=1.0, target=Target("sqnr", 20.0))),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_auto(asked, args: list[str], options: PlanOptions) -> None:
+    """Time may be spent where nothing else is said; the passes have their options."""
+    done = asked("--passes", "auto", "--calib", CALIB, *args)
+    assert (done.passes, done.options, done.err) == (AUTO, options, "")
+
+
+def test_auto_has_the_passes_options(asked) -> None:
+    done = asked("--passes", "auto", "--calib", CALIB, "--nbc-budget", "0.3", "--mode", "early")
+    assert done.passes == Auto((Regrid(), Translate(mode="early"), Reconstruct(), Compensate(0.3)))
+    assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "--passes auto needs --calib: what it tries is judged on samples"),
+        (["--calib", CALIB, "--plan", "p.json"], "--plan says what is to be done, --passes auto finds it: give one of"),
+        (["--calib", CALIB, "--select", "mass"], "--passes auto plans by measured error: leave --select mass"),
+    ],
+    ids=lambda v: " ".join(v).replace(CALIB, "C") if isinstance(v, list) else None,
+)
+def test_auto_and_what_does_not_go_with_it(asked, args: list[str], message: str) -> None:
+    assert message in asked("--passes", "auto", *args).err

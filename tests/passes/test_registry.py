@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import PASSES, Compensate, Translate
-from onnx_ocs.passes.registry import GROUP, find_pass, make_passes
+from onnx_ocs.passes.registry import GROUP, Auto, as_passes, find_pass, make_passes, moves_of
 
 
 def test_every_pass_is_found_by_its_name() -> None:
@@ -103,3 +104,29 @@ def test_a_name_of_this_package_is_its_own(installed: None) -> None:
 def test_what_cannot_be_used_is_said(installed: None, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_pass(name)
+
+
+def test_passes_however_they_are_given() -> None:
+    made = [Translate(), Compensate()]
+    for given in (made, "translate, compensate", ["translate", "compensate"], ["translate", Compensate()]):
+        assert as_passes(given) == made
+    assert as_passes("auto") == as_passes(["auto"]) == Auto() and as_passes(Auto((made[0],))).moves == (made[0],)
+    assert [p.name for p in Auto().moves] == ["regrid", "translate", "reconstruct", "compensate"]
+    assert moves_of(["auto"]) == (["regrid", "translate", "reconstruct", "compensate"], True)
+    assert moves_of(["split"]) == (["split"], False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([Translate], r"is no pass: give one such as Translate\(\), or a name such as 'translate'"),
+        ([3], "3 is no pass"),
+        (["auto", Translate()], "'auto' chooses the passes: give it alone"),
+        ("auto,split", "'auto' chooses the passes: give it alone"),
+        ("translate,translate", "the pass 'translate' is named twice"),
+        (["translate", "split"], "widen the same tensors"),
+    ],
+)
+def test_what_is_no_pass(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        as_passes(given)

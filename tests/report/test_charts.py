@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tried import entry
 
-from onnx_ocs.report.charts import INK, chain, draw_histogram, figure, histogram, svg, tradeoff
+from onnx_ocs.report.charts import INK, chain, draw_histogram, figure, histogram, svg, tradeoff, trials
 
 ENTRY: dict[str, Any] = {
     "pass": "translate", "scale_before": 0.5, "scale": 0.5, "copies": [0, 1, 2], "copies_low": [0], "zero_point": 0,
@@ -97,3 +98,13 @@ def test_gain_against_cost() -> None:
     text = tradeoff(best, tried, 400)
     assert "best for its cost" in text and "plans that were compared" not in text
     assert "plans that were compared" in tradeoff(best, [{"extra_macs": 0.05, "sqnr_db": 12.0}], 400)
+
+
+@pytest.mark.parametrize("width", [960, 380])
+def test_what_was_tried(width: int) -> None:
+    """Each candidate is a point, the front a line through those that no other beats, the chosen one of its colour."""
+    tried = [entry("as it is", 0.0, 1.0, "kept"), entry("steps", 1.5, None, "chosen", front=True), entry("x", 1.0, 1.3)]
+    text = trials(tried, width)
+    assert "gain on unseen samples (dB)" in text and "var(--saved)" in text and "no other is better" in text
+    assert "your metric" in trials([{**e, "metric": 0.5} for e in tried], width)
+    assert trials(tried, width) == text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tried import entry
 
 from onnx_ocs.report.comparison import Comparison, Section, compare_reports
 from onnx_ocs.report.reading import read_report
@@ -140,3 +141,14 @@ def test_what_makes_figures_hard_to_compare(a: Any) -> None:
     notes = compared(a, b).notes
     assert notes[0] == "A is a report of rewrite, B of verify"
     assert "onnxruntime" in notes[1] and notes[1].endswith("→ avx") and "→ 1.99" in notes[1]
+
+
+def test_what_either_has_tried(a: Any) -> None:
+    b = copy.deepcopy(a)
+    a["trials"] = {"tried": [entry("steps", 1.5, 1.0, "chosen")]}
+    b["trials"] = {"tried": [entry("steps", 1.25, 1.0, "kept"), entry("copies", 2.0, 1.25, "chosen")]}
+    assert texts(section(compared(a, b), "Tried")) == [
+        ["steps", "+1.50 dB, x 1.00, chosen", "+1.25 dB, x 1.00, kept"], ["copies", "–", "+2.00 dB, x 1.25, chosen"],
+    ]  # fmt: skip
+    del a["trials"]
+    assert texts(section(compared(a, b), "Tried"))[0] == ["steps", "–", "+1.25 dB, x 1.00, kept"]

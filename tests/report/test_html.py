@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tried import entry
 
 from onnx_ocs import api
 from onnx_ocs.passes import PASSES
@@ -235,3 +236,12 @@ def test_bad_path(run, tmp_path, path):
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_tried(report):
+    tried = [entry("as it is", 0.0, 1.0, "kept"), entry(EVIL, 1.5, 1.02, "chosen", front=True), entry("c", 1.0, 1.3)]
+    trials = {"fitted": 30, "unseen": 10, "limit": 1.1, "stopped": "branches do not pay", "tried": tried}
+    page = check(to_html({**report, "trials": trials}, "x"))
+    assert "What was tried" in page.text and "gain on unseen samples (dB)" in page.text
+    assert "judged on 10 samples that no fit has seen" in page.text and "No more was tried: branches do" in page.text
+    assert "What was tried" not in check(to_html(report, "x")).text
