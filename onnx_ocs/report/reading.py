@@ -121,7 +121,7 @@ def _one_of(value: Any, parts: Sequence[Mapping[str, Any]], where: str) -> Any:
 
 
 def _entry(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """An object: keys that no type names pass, and required ones that are missing are null or empty."""
+    """An object: keys that no type names pass, and required ones that are missing are null, empty or false."""
     within = f"{where}." if where else ""
     if "properties" not in schema:
         return {k: _fitted(v, schema["additionalProperties"], within + k) for k, v in value.items()}
@@ -143,6 +143,8 @@ def _nothing(schema: Mapping[str, Any], where: str) -> Any:
         return []
     if "object" in kinds:
         return {}
+    if "boolean" in kinds:  # what nobody asked then did not happen
+        return False
     raise _Misfit(f"{where} is missing")
 
 
