@@ -3,10 +3,10 @@
     free       new grids, steps, fitted weights, one after the other; then without the steps
     costed     copies within a growing share of what may be spent, then branches on top of the best
 
-Every candidate is made from three quarters of the samples and judged on the others: no half of them may lose at any
-output against the best so far, and what costs must take a tenth of the squared error.  A kind of move is given up where
-more of it does not pay.  The passes that were best are run again on all samples; where even that is no better on the
-samples that were set apart, the candidate itself is written.
+Every candidate is made from three quarters of the samples and judged on the others: no output may lose against the
+best so far, on a half of them by no more than chance, and what costs must take a tenth of the squared error.  A kind
+of move is given up where more of it does not pay.  The passes that were best are run again on all samples; where even
+that is worse on the samples that were set apart, the candidate itself is written.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def automatic(ready: Prepared, auto: Auto, options: PlanOptions | None, run: Run
         return Chosen([], options, not_applied(ready, search.free.outcome, NOTHING, "loses"), options, entry)
     outcome = run(ready, best.passes, best.options, None)
     if _refit_is_worse(bench, best, outcome):
-        why = f"what was fitted on {entry['fitted']} samples is written: fitted on all it is no better on the others"
+        why = f"what was fitted on {entry['fitted']} samples is written: fitted on all it is worse on the others"
         outcome = best.outcome.noting(why)
     return Chosen(best.passes, best.options, outcome, options, entry)
 

@@ -12,6 +12,7 @@ from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import Compared, compared
 from onnx_ocs.measurement.quality import Quality, compare, gained, losing
+from onnx_ocs.measurement.yardstick import OUTPUT_DB
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.verbs.common import first_sample, sample_shapes
@@ -73,17 +74,17 @@ def gain(before: Quality, after: Quality) -> float:
 def not_better(before: Seen, after: Seen, least: float) -> str | None:
     """Why a candidate does not take the place of another; None where it does.
 
-    No half of the unseen samples may lose at an output, and all of them together must gain.
+    No output may lose on all unseen samples, nor by more than chance (0.1 dB) on a half; together they must gain.
 
     Args:
         before: the one in place.
         after: the candidate.
         least: decibels that it must gain; where the user's metric sees a difference, that alone decides.
     """
-    for b, a in zip(before.parts, after.parts, strict=True):
-        lost = losing(b, a)
-        if lost is not None:
-            return f"loses on unseen samples: {lost}"
+    halves = (losing(b, a, OUTPUT_DB) for b, a in zip(before.parts, after.parts, strict=True))
+    lost = losing(before.whole, after.whole) or next(filter(None, halves), None)
+    if lost is not None:
+        return f"loses on unseen samples: {lost}"
     if before.whole.metric != after.whole.metric:
         return None
     more = gain(before.whole, after.whole)

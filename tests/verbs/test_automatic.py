@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import feeds
@@ -24,6 +25,7 @@ from onnx_ocs.verbs import automatic as module
 from onnx_ocs.verbs.outcome import Outcome
 from onnx_ocs.verbs.trials import Trial
 
+ROOT = Path(__file__).resolve().parents[2]
 LIMITED = PlanOptions(budget=None, max_latency=1.2)
 COPIED = ({"status": "applied", "copies": [1], "copies_low": [0]},)
 MOVES = (Regrid(), Translate(), Reconstruct(), Compensate())
@@ -178,7 +180,11 @@ def test_nothing_is_applied_where_nothing_is_better(monkeypatch: pytest.MonkeyPa
 
 def test_the_candidate_is_written_where_a_fit_on_all_samples_is_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_refit_is_worse", lambda *_: True)
-    model, floats, calib = two_heads()
-    moves = Auto((Reconstruct(),))
-    done = onnx_ocs.rewrite(model, calib=calib, float_model=floats, passes=moves, options=PlanOptions(), verify=False)
-    assert done.changed and any("what was fitted on 36 samples is written" in n for n in done.report["notes"])
+    monkeypatch.setattr(module, "not_better", lambda *_: None)
+    model, floats, calib = (ROOT / "models" / f"digits.{n}" for n in ("w8a2.onnx", "fp32.onnx", "calib.npz"))
+    done = onnx_ocs.rewrite(
+        model, calib=calib, float_model=floats, passes=Auto((Reconstruct(),)), options=PlanOptions(), limit=80,
+        verify=False,
+    )  # fmt: skip
+    assert [e["status"] for e in done.report["trials"]["tried"]] == ["kept", "chosen"]
+    assert done.changed and any("what was fitted on 60 samples is written" in n for n in done.report["notes"])

@@ -25,7 +25,9 @@ def test_a_gain_is_the_mean_of_the_outputs() -> None:
 
 def test_what_takes_the_place_of_the_best() -> None:
     assert not_better(seen(10, 10), seen(11, 11), 0.5) is None
-    assert not_better(seen(10, 10), seen(14, 9.9), 0.5) == "loses on unseen samples: 'y0' 10.00 dB -> 9.90 dB"
+    assert not_better(seen(10, 10), seen(14, 9.8), 0.5) == "loses on unseen samples: 'y0' 10.00 dB -> 9.80 dB"
+    assert not_better(seen(10, 10), seen(14, 9.92), 0.5) is None, "a half may lose a little by chance"
+    assert not_better(seen(10, 10), seen(9.98, 9.98), -1) == "loses on unseen samples: 'y0' 10.00 dB -> 9.98 dB"
     assert not_better(seen(10, 10), seen(10.2, 10.2), 0.5) == "+0.20 dB on unseen samples, where 0.5 dB would pay"
     assert not_better(seen(10, 10), seen(10.2, 10.2), 0.1) is None
     assert not_better(seen(10, 10, 0.5), seen(8, 8, 0.6), 0.5) is None, "the metric decides"
