@@ -147,8 +147,6 @@ def _share(graph: Graph, r: Region, node: NodeProto) -> float:
     """Which share of a reader's input one copy of a region's channel adds."""
     k = next(i for i, n in enumerate(r.walk.weights) if n is node)
     layer = read_layer(graph, node)
-    if layer is not None and 1 < layer.groups == layer.inputs:
-        return 0.0  # it reads the copies added up
     inner = r.walk.columns[k].size / r.walk.channels
     return inner / (r.walk.columns[k].size if layer is None else layer.inputs)
 

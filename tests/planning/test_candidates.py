@@ -55,12 +55,6 @@ def test_what_a_copy_costs() -> None:
     assert candidates("conv_relu_conv", mode="late")["relu1"].macs == pytest.approx(second / 8)
 
 
-def test_a_depthwise_layer_reads_the_sum_of_the_copies() -> None:
-    found = candidates("depthwise")["relu1"]
-    assert list(found.shares.values()) == [0.0]
-    assert found.macs == pytest.approx(36 * 4 * 9)  # a row of the producer
-
-
 def test_what_the_user_leaves_out() -> None:
     assert set(candidates("residual", include=("relu*",))) == {"relu1", "relu2"}
     assert set(candidates("residual", exclude=("relu1", "x"))) == {"relu2"}
