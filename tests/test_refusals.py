@@ -39,7 +39,7 @@ def given(tree: ast.AST) -> Iterator[str]:
             pairs = [(t, n.value) for t in n.targets]
             for target, value in pairs:
                 if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-                    pairs += zip(target.elts, value.elts, strict=True)
+                    pairs += zip(target.elts, value.elts, strict=False)  # one of them may be starred
                 elif ast.unparse(target) == "code" or (isinstance(target, ast.Attribute) and target.attr == "why"):
                     yield from words(value.elts[0] if isinstance(value, ast.Tuple) else value)  # with its sentence
 

@@ -86,7 +86,7 @@ def map_added(n: Net, x: str) -> str:
 
 
 REFUSED: dict[str, tuple[Callable[[Net, str], str], dict[str, Any], str, str]] = {
-    "no relu": (lambda n, x: x, {"zero": "mid"}, "early_activation", "no ReLU in front"),
+    "no relu": (lambda n, x: x, {"zero": "mid"}, "early_reader", "pads, or has no bias of its own"),
     "gelu": (Net.gelu, {"zero": "mid"}, "early_activation", "no ReLU in front"),
     "leaky": (pool("LeakyRelu", alpha=0.1), {"zero": "mid"}, "early_activation", "keeps negative values"),
     "rising": (pool("LeakyRelu", alpha=-0.1), {}, "early_activation", "positive below zero"),

@@ -389,7 +389,7 @@ NOT_EARLY: dict[str, tuple[str, Callable[[], Built], str]] = {
     "float_captured": ("early_shared", float_captured, "subgraph"),
     "layer_read": ("early_shared", before(read_twice), "conv1/Conv"),
     "range": ("early_range", two_channels_one_sided, "X_clip"),
-    "none_mid": ("early_activation", before(lambda n, x: x, "mid"), "zero_point 128 > qmin 0"),
+    "none_mid": ("early_reader", before(lambda n, x: x, "mid"), "pads, or has no bias"),
     "leaky_mid": ("early_activation", before(lambda n, x: n.op("LeakyRelu", x), "mid"), "LeakyRelu keeps negative"),
     "leaky_negative": ("early_activation", before(lambda n, x: n.op("LeakyRelu", x, alpha=-0.1)), "negative alpha"),
     "prelu_negative": ("early_activation", prelu(-0.5), "negative"),
