@@ -38,6 +38,7 @@ from onnx_ocs.regions.relu6 import Bounded
 __all__ = ["calibrate"]
 
 _LOG = logging.getLogger("onnx_ocs.calibration")
+Counted = tuple[Collection[int], bool]  # `steps` and `apart` of the statistics
 
 
 def calibrate(
@@ -47,6 +48,7 @@ def calibrate(
     model_hash: str,
     jobs: int = 1,
     steps: Collection[int] = (),
+    apart: bool = False,
 ) -> Statistics:
     """One streaming pass over the samples; the result does not depend on the number of processes.
 
@@ -57,16 +59,17 @@ def calibrate(
         model_hash: what the statistics are tied to.
         jobs: processes that count.
         steps: indices of regions that no layer with a weight reads and that are counted all the same.
+        apart: whether these are counted by channel, where they could get copies.
 
     Raises:
         UserError: the model does not run on the samples, or a process was killed.
     """
-    statistics = Statistics(model_hash, regions, steps)
+    statistics = Statistics(model_hash, regions, steps, apart)
     if context.samples is None or not statistics.regions:
         return statistics
     jobs = min(jobs, -(-context.total() // BATCH))
     if jobs > 1:
-        _count_in_processes(model, context, statistics, steps, jobs)
+        _count_in_processes(model, context, statistics, (steps, apart), jobs)
         return statistics
     wanted = [regions[k] for k in statistics.regions]
     for turn, batch in enumerate(stream(model, regions, wanted, context)):
@@ -75,14 +78,14 @@ def calibrate(
 
 
 def _count_in_processes(
-    model: onnx.ModelProto, context: Context, statistics: Statistics, steps: Collection[int], jobs: int
+    model: onnx.ModelProto, context: Context, statistics: Statistics, counted: Counted, jobs: int
 ) -> None:
     assert context.samples is not None
     total, done = context.total(), 0
     with scratch() as folder:
         path = folder / "model.onnx"
         save_model(model, path)
-        with _workers((path, statistics.model_hash, steps, dict(context.bounded)), jobs) as busy:
+        with _workers((path, statistics.model_hash, counted, dict(context.bounded)), jobs) as busy:
             batches = enumerate(context.samples.batches(BATCH, context.limit))
             ahead = next(batches, None)  # read while the workers count
             while busy:
@@ -125,7 +128,7 @@ def _reaching(process: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _workers(task: tuple[Path, str, Collection[int], Bounded], jobs: int) -> Iterator[dict[Connection, Any]]:
+def _workers(task: tuple[Path, str, Counted, Bounded], jobs: int) -> Iterator[dict[Connection, Any]]:
     """Processes by their connections; none is left when this is over, whatever happens."""
     context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's locked thread pools
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -175,13 +178,13 @@ def _no_interrupts() -> Iterator[None]:
 
 
 def _work(
-    connection: Connection, path: Path, model_hash: str, steps: Collection[int], bounded: Bounded, threads: int
+    connection: Connection, path: Path, model_hash: str, counted: Counted, bounded: Bounded, threads: int
 ) -> None:
     """A worker: says how many samples it has counted, is given the next batch, and at last its statistics are taken."""
     try:
         model = load_model(path)
         regions = find_regions(Graph(model), infer_shapes(model), bounded=bounded)
-        statistics = Statistics(model_hash, regions, steps)
+        statistics = Statistics(model_hash, regions, *counted)
         activations = Activations(model, regions, [regions[k] for k in statistics.regions], threads)
         connection.send(0)
         while (task := connection.recv()) is not None:

@@ -41,13 +41,16 @@ class Statistics:
         counted: number of samples in each half.
     """
 
-    def __init__(self, model_hash: str, regions: Sequence[Quantized], steps: Collection[int] = ()) -> None:
+    def __init__(
+        self, model_hash: str, regions: Sequence[Quantized], steps: Collection[int] = (), apart: bool = False
+    ) -> None:
         """Start empty.
 
         Args:
             model_hash: `fingerprint` of the model.
             regions: its regions; those that a layer with a weight reads are counted by channel.
             steps: indices of others, whose step alone may change: all their channels are counted together.
+            apart: whether these are counted by channel, too, where they could get copies that are folded back.
         """
         self.model_hash = model_hash
         self.counted = [0, 0]
@@ -55,7 +58,7 @@ class Statistics:
         for k, r in enumerate(regions):
             if isinstance(r, Region) and (r.walk.weights or k in steps):
                 unsigned = r.bounds[0] >= 0 or r.quantizer.rectifies
-                channels = r.walk.channels if r.walk.weights else 1
+                channels = r.walk.channels if r.walk.weights or (apart and r.fold_only) else 1
                 for half in self.halves:
                     half[k] = Histogram(channels, not unsigned)
 
@@ -159,7 +162,9 @@ class Statistics:
         try:
             check_declared(Path(path))
             with np.load(path, allow_pickle=False) as z:
-                new = Statistics(model_hash, regions, [k for k in range(len(regions)) if f"counts_0_{k}" in z])
+                counted = [k for k in range(len(regions)) if f"counts_0_{k}" in z]
+                folds = [k for k in counted if isinstance(r := regions[k], Region) and r.fold_only]
+                new = Statistics(model_hash, regions, counted, any(len(z[f"counts_0_{k}"]) > 1 for k in folds))
                 if bytes(z["model"]).decode() != model_hash:
                     raise UserError(f"{path}: these statistics belong to another model: calibrate again")
                 new.counted = [int(n) for n in z["samples"]]

@@ -17,6 +17,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.allocate import Recipe, solve
 from onnx_ocs.planning.choices import Budget, Choices
+from onnx_ocs.planning.folding import folded
 from onnx_ocs.planning.goal import Probe, Target, search
 from onnx_ocs.planning.objective import Judge, worth
 from onnx_ocs.planning.options import PlanOptions
@@ -185,8 +186,25 @@ class Spending:
             trial = self._timely(problem, trial, options.max_latency, {} if found is None else found)
         after = self.objective(trial.choices)
         if worth(self.before, after, self.judge.objective) and worth(self.before, unseen, self.judge.objective):
-            return Judged(trial, unseen, after)
-        return Judged(replace(self.untouched, dropped=trial.dropped), unseen, self.before)
+            return self._folding(Judged(trial, unseen, after))
+        return self._folding(Judged(replace(self.untouched, dropped=trial.dropped), unseen, self.before))
+
+    def _folding(self, judged: Judged) -> Judged:
+        """The same with copies that are folded back for all readers, where they pay on samples they were not made from."""
+        if not self.problem.foldable:
+            return judged
+        trial, limit = judged.trial, self.options.max_latency
+
+        def timely(choices: Choices) -> bool:
+            took = None if limit is None else compared(self.model, self._widened(choices), self.sample)
+            return took is None or limit is None or took.holds(limit)
+
+        self.context.progress("folding copies", 0, None)
+        choices = folded(self.problem.folding(), self.judge, trial.choices, timely)
+        after = self.objective(choices)
+        if choices is trial.choices or not worth(self.before, after, self.judge.objective):
+            return judged
+        return Judged(replace(trial, name=f"{trial.name}, copies folded back", choices=choices), after, after)
 
     def _corrected(self, problem: Problem) -> Budget:
         """The budget; less where copies travel on, which the price list does not know."""

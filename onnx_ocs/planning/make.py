@@ -187,7 +187,7 @@ def _bench(
     else:
         few = {k: v[:SCREENED] for k, v in learn[0].items()} if divisible else learn[0]
         steps = harmful(board, regions, few, context.progress, outputs) if options.rescale else []
-        statistics = calibrate(model, regions, context, model_hash, options.jobs, steps)
+        statistics = calibrate(model, regions, context, model_hash, options.jobs, steps, options.budget != 0)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
     return _Bench(model_hash, graph, regions, board, learn, held, one, infer_shapes(model, one), statistics, outputs)
