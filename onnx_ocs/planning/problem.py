@@ -118,8 +118,8 @@ class Problem:
 
     def damaged(self, damage: Mapping[int, float]) -> Problem:
         """The same with measured errors at the model's output, by index of the region."""
-        found = (tuple(replace(c, damage=damage[c.index]) for c in of) for of in (self.candidates, self.foldable))
-        return replace(self, **dict(zip(("candidates", "foldable"), found, strict=True)))
+        one, other = (tuple(replace(c, damage=damage[c.index]) for c in of) for of in (self.candidates, self.foldable))
+        return replace(self, candidates=one, foldable=other)
 
     def folding(self) -> Problem:
         """The problem of the copies that are folded back, with tables."""

@@ -36,7 +36,8 @@ def channel_axis(graph: Graph, tensor: str, shapes: Mapping[str, Shape]) -> int 
     shape = shapes.get(tensor)
     if shape is None or len(shape) < 2:
         return None
-    axis, at, rank = [*range(len(shape))], tensor, len(shape)  # where the axes of `at` lie in the tensor
+    at, rank = tensor, len(shape)
+    axis: list[int] = [*range(rank)]  # where the axes of `at` lie in the tensor
     for _ in range(FAR):
         n = graph.producer.get(at)
         if n is None:
@@ -52,7 +53,7 @@ def channel_axis(graph: Graph, tensor: str, shapes: Mapping[str, Shape]) -> int 
         if source is None:
             break
         if is_op(n, "Transpose"):
-            perm = list(attribute(n, "perm") or range(rank)[::-1])
+            perm: list[int] = list(attribute(n, "perm") or range(rank)[::-1])
             axis = [axis[perm.index(k)] for k in range(rank)]
         at = source
     return axis[1] if len(shape) != 3 else axis[-1]

@@ -176,8 +176,8 @@ def _region(
 def _unweighted(node: NodeProto, q: Quantizer, walk: Walk, rank: int | None) -> Refusal:
     """Why a tensor that no layer with a weight reads gets no copies, or only where it is planned."""
     readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
-    placed = rank is not None and walk.axis >= 0 and not walk.unranked
-    several = walk.channels > 1 and q.scale.size == 1 and bool(walk.dequantizers)
+    placed = rank is not None and walk.axis >= 0 and not walk.unranked and not walk.integers_leave
+    several = walk.channels > 1 and q.scale.size == 1 and bool(walk.dequantizers) and bool(walk.folded)
     foldable = placed and several and not _imprecise(q) and not np.all(q.zero_point == q.qmax)
     return Refusal.of("fold_only" if foldable else "no_weight_consumer", label(node), f" (but {readers})")
 

@@ -29,8 +29,8 @@ from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.relu6 import RELU6
 
 __all__ = [
-    "COARSEST", "FOLD_ONLY", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Key", "Quantized", "Region", "Unreadable", "Walk",
-    "adjustable",
+    "COARSEST", "FOLD_ONLY", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Key", "Quantized", "Region", "Unreadable",
+    "Walk", "adjustable",
 ]  # fmt: skip
 
 Key = tuple[str, tuple[str, ...]]  # a tensor, and what its quantizers write (it may have several grids)

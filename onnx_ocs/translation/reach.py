@@ -89,7 +89,8 @@ class Reaching(Selection):
         if isinstance(found, Decision):
             return beyond(found.region, found.mode, rules) or found
         if not rules.floats and found.code == FOLD_ONLY:
-            return Refusal("target", f"{rules.name} has no float operators, in which copies are folded back", found.node)
+            told = f"{rules.name} has no float operators, in which copies are folded back"
+            return Refusal("target", told, found.node)
         if forced and found.code == "mode":
             told = f"{rules.name} has no float operators for late copies: {found.message}"
             return Refusal("target", told, found.node)
