@@ -43,6 +43,12 @@ CATALOGUE: dict[str, Meaning] = {
         "with `--calib` the planner re-chooses its step where its quantizer costs the output much (`--rescale`)",
         True,
     ),
+    "fold_only": Meaning(
+        "tensor",
+        "no layer with a constant weight reads it: copies are possible, made in float and folded back for all readers",
+        "with `--calib` and a `--budget` above 0 the planner makes them where they are worth their float nodes",
+        True,
+    ),
     "never_clipped": Meaning(
         "tensor",
         "no value can leave the quantizer's range, so nothing is clipped",

@@ -46,6 +46,7 @@ def calibrate(
     steps: Collection[int] = (),
     counted: str = SCREENED,
     part: Range | None = None,
+    apart: bool = False,
 ) -> Statistics:
     """One streaming pass over the samples; the result does not depend on who computes it.
 
@@ -57,21 +58,23 @@ def calibrate(
         steps: indices of regions that no layer with a weight reads and that are counted all the same.
         counted: which these are, `ALL` or `SCREENED`.
         part: the feeds to count; None: all.
+        apart: whether these are counted by channel, where they could get copies that are folded back.
 
     Raises:
         UserError: the model does not run on the samples, or workers were lost.
     """
-    statistics = Statistics(model_hash, regions, steps)
+    statistics = Statistics(model_hash, regions, steps, apart)
     if context.samples is None or (not statistics.regions and part is None):
         return statistics
     feeds = context.samples.number(BATCH, context.limit)
     settings = {
         "--samples": context.limit, "--float": _ceilings(regions), "batch": BATCH, "values": SAMPLED, "steps": counted,
+        "apart": apart,
     }  # fmt: skip
     origin = Origin(model_hash, settings, feeds)
     part = (0, feeds) if part is None else part
     if context.engine is not None and part[0] < part[1]:
-        return _by_workers(context.engine, model, context, statistics, origin, part)
+        return _by_workers(context.engine, model, context, statistics, origin, part, apart)
     wanted = [regions[k] for k in statistics.regions]
     activations = Activations(model, regions, wanted)
     probe = _probe(model, activations, next(context.samples.part(0, 1, BATCH, context.limit)))
@@ -83,7 +86,11 @@ def calibrate(
 
 
 def counted_before(
-    path: Path, model_hash: str, regions: Sequence[Quantized], steps: Callable[[], Collection[int]]
+    path: Path,
+    model_hash: str,
+    regions: Sequence[Quantized],
+    steps: Callable[[], Collection[int]],
+    apart: bool = False,
 ) -> Statistics:
     """Statistics from a file, as `calibrate` would make them now.
 
@@ -92,29 +99,36 @@ def counted_before(
         model_hash: what they must be tied to.
         regions: all regions of the model.
         steps: finds the regions that no layer with a weight reads and that are wanted all the same.
+        apart: whether these are wanted by channel, as far as they were counted so.
 
     Raises:
         UserError: no such file, of another model or float model, or of some shards only.
     """
     found = Statistics.load(path, model_hash, regions)
     if found.origin is None:
-        return found
+        return found.only(found.regions, regions, apart)
     if missing := found.origin.missing:
         raise UserError(f"{path}: feed {missing[0][0]} of {found.origin.feeds} is missing: merge it with all shards")
     if found.origin.settings.get("--float") != _ceilings(regions):
         raise UserError(f"{path}: made with another --float, which bounds other activations: calibrate again")
-    return found.only(steps(), regions) if found.origin.settings.get("steps") == ALL else found
+    return found.only(steps() if found.origin.settings.get("steps") == ALL else found.regions, regions, apart)
 
 
 def _by_workers(
-    engine: Engine, model: onnx.ModelProto, context: Context, empty: Statistics, origin: Origin, part: Range
+    engine: Engine,
+    model: onnx.ModelProto,
+    context: Context,
+    empty: Statistics,
+    origin: Origin,
+    part: Range,
+    apart: bool,
 ) -> Statistics:
     """The same by workers, each a few feeds at a time."""
     samples = context.samples
     assert samples is not None
     place = place_of(samples, context.limit, BATCH)
     stored = engine.store(model, origin.model)
-    job = _Job(stored, tuple(sorted(context.bounded.items())), tuple(empty.regions), place)
+    job = _Job(stored, tuple(sorted(context.bounded.items())), tuple(empty.regions), apart, place)
     sample = None if place else one_sample(model, next(samples.part(0, 1, BATCH, context.limit)))
     tasks = ((job, origin, s, sample) for s in shards(samples, context.limit, BATCH, *part, SHARD))
     total = part[1] - part[0]
@@ -155,12 +169,14 @@ class _Job:
         model: the QDQ model.
         bounded: see `Context`, as pairs.
         steps: see `calibrate`.
+        apart: see `calibrate`.
         place: where the samples are; None: each task brings its own.
     """
 
     model: Stored
     bounded: tuple[tuple[str, bool], ...]
     steps: tuple[int, ...]
+    apart: bool
     place: Place | None
 
 
@@ -175,7 +191,7 @@ class _Counter:
         self._probe: str | None = None
 
     def empty(self) -> Statistics:
-        return Statistics(self.job.model.hash, self.regions, self.job.steps)
+        return Statistics(self.job.model.hash, self.regions, self.job.steps, self.job.apart)
 
     def feeds(self, shard: Shard) -> Iterator[Feed]:
         return shard.read(self.job.place, self.model, self.job.model.hash)

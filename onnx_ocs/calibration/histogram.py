@@ -102,6 +102,13 @@ class Histogram:
             other = wider
         self.counts += other.counts
 
+    def together(self) -> Histogram:
+        """The histogram of all channels as one."""
+        new = Histogram(1, self.signed)
+        new.counts, new.zeros = self.counts.sum(0, keepdims=True), self.zeros.sum(keepdims=True)
+        new.exponent, new.low, new.high = self.exponent, self.low, self.high
+        return new
+
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: counts are small numbers there."""
         return {**vars(self), "counts": compact(self.counts)}

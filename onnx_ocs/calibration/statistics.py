@@ -45,13 +45,16 @@ class Statistics:
         origin: which samples were counted, and how; None where nobody said.
     """
 
-    def __init__(self, model_hash: str, regions: Sequence[Quantized], steps: Collection[int] = ()) -> None:
+    def __init__(
+        self, model_hash: str, regions: Sequence[Quantized], steps: Collection[int] = (), apart: bool = False
+    ) -> None:
         """Start empty.
 
         Args:
             model_hash: `fingerprint` of the model.
             regions: its regions; those that a layer with a weight reads are counted by channel.
             steps: indices of others, whose step alone may change: all their channels are counted together.
+            apart: whether these are counted by channel, too, where they could get copies that are folded back.
         """
         self.model_hash = model_hash
         self.origin: Origin | None = None
@@ -60,7 +63,7 @@ class Statistics:
         for k, r in enumerate(regions):
             if isinstance(r, Region) and (r.walk.weights or k in steps):
                 unsigned = r.bounds[0] >= 0 or r.quantizer.rectifies
-                channels = r.walk.channels if r.walk.weights else 1
+                channels = r.walk.channels if r.walk.weights or (apart and r.fold_only) else 1
                 for half in self.halves:
                     half[k] = Histogram(channels, not unsigned)
 
@@ -125,17 +128,18 @@ class Statistics:
                     part = np.minimum(part, r.ceiling)
                 h.add(part.astype(np.float32, copy=False))
 
-    def only(self, steps: Collection[int], regions: Sequence[Quantized]) -> Statistics:
+    def only(self, steps: Collection[int], regions: Sequence[Quantized], apart: bool = False) -> Statistics:
         """Without the regions that no layer with a weight reads, but for some.
 
         Args:
             steps: those that stay.
             regions: all regions of the model.
+            apart: whether these stay counted by channel, where they are; else all their channels together.
         """
-        new = Statistics(self.model_hash, regions, [k for k in steps if k in self.halves[0]])
+        new = Statistics(self.model_hash, regions, [k for k in steps if k in self.halves[0]], apart)
         new.counted, new.origin = self.counted, self.origin
         for half, mine in zip(new.halves, self.halves, strict=True):
-            half.update({k: mine[k] for k in half})
+            half.update({k: mine[k] if apart or len(h.counts) > 1 else mine[k].together() for k, h in half.items()})
         return new
 
     def merge(self, other: Statistics, names: tuple[str, str] = ("these", "the others")) -> None:
@@ -209,7 +213,9 @@ class Statistics:
         new = Statistics.read(path)
         if new.model_hash != model_hash:
             raise UserError(f"{path}: these statistics belong to another model: calibrate again")
-        empty = Statistics(model_hash, regions, new.regions)
+        folds = [k for k, r in enumerate(regions) if isinstance(r, Region) and r.fold_only and k in new.halves[0]]
+        apart = any(len(new.halves[0][k].counts) > 1 for k in folds)
+        empty = Statistics(model_hash, regions, new.regions, apart)
         if empty.halves[0].keys() - new.halves[0].keys():
             raise UserError(f"{path}: the statistics lack some of the model's tensors: calibrate again")
         for part, half in enumerate(new.halves):

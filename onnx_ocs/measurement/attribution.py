@@ -76,7 +76,7 @@ def mendable(graph: Graph, regions: Sequence[Quantized]) -> list[bool]:
 
 def _helped(graph: Graph, region: Region) -> bool:
     q = region.quantizer
-    if region.refusal is None:
+    if region.refusal is None or region.fold_only:
         return True
     if region.refusal.code not in STEP_ONLY:
         return False

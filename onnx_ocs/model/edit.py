@@ -18,6 +18,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.model.order import inner_names, mentions_of, topological
+from onnx_ocs.model.protobuf import drop_value_info
 
 __all__ = ["EditableGraph"]
 
@@ -174,10 +175,7 @@ class EditableGraph(Graph):
         del g.node[:]
         g.node.extend(nodes)
         written = {o for n in nodes for o in n.output}
-        for k in reversed(range(len(g.value_info))):
-            name = g.value_info[k].name
-            if name in self.reshaped or (name not in written and name in self._written):
-                del g.value_info[k]
+        drop_value_info(g, lambda name: name in self.reshaped or (name not in written and name in self._written))
 
     def _alive(self) -> tuple[list[NodeProto], set[str]]:
         """The nodes that are read or were idle from the start, sorted, and all that they and the outputs read."""

@@ -15,7 +15,7 @@ import onnx
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-__all__ = ["copy_fields", "pieces"]
+__all__ = ["copy_fields", "drop_value_info", "pieces"]
 
 M = TypeVar("M", bound=Message)
 GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
@@ -37,6 +37,13 @@ def copy_fields(source: M, into: M, chosen: Callable[[Any], bool]) -> M:
         else:
             setattr(into, f.name, value)
     return into
+
+
+def drop_value_info(graph: onnx.GraphProto, dropped: Callable[[str], bool]) -> None:
+    """Delete what a graph says of the types and shapes of tensors, by name."""
+    for k in reversed(range(len(graph.value_info))):
+        if dropped(graph.value_info[k].name):
+            del graph.value_info[k]
 
 
 def _varint(value: int) -> bytes:

@@ -25,7 +25,7 @@ from onnx_ocs.planning.curve import Savings
 from onnx_ocs.planning.problem import Problem
 from onnx_ocs.translation.selection import aligned
 
-__all__ = ["Recipe", "solve", "weights"]
+__all__ = ["Recipe", "at_price", "solve", "weights"]
 
 HIGHEST = 1e38  # price at which nothing is bought (float32 holds it)
 CLOSE = 1 + 1e-6  # losses that differ by less may both be the least
@@ -86,6 +86,20 @@ def solve(problem: Problem, recipe: Recipe, budget: Budget) -> Choices:
         return sum(lambdas[c.index] * problem.error(c, choices.get(c.index)) for c in problem.candidates)
 
     return min(found, thin, key=left)
+
+
+def at_price(problem: Problem, price: float) -> Choices:
+    """What every candidate is best given at a price, whatever all together cost.
+
+    Args:
+        problem: candidates with tables.
+        price: of a multiply-accumulate, in error at the output.
+    """
+    items = [
+        replace(i, start=i.candidate.start) for i in _items(problem, Recipe(problem.copies, rescale=True), Budget())
+    ]
+    steps = [_first_best(i.losses(i.steps, price), i.candidate.own) for i in items]
+    return _choices(items, price, steps)
 
 
 def weights(problem: Problem, recipe: Recipe) -> dict[int, float]:

@@ -17,6 +17,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.allocate import Recipe, solve
 from onnx_ocs.planning.choices import Budget, Choices
+from onnx_ocs.planning.folding import folded
 from onnx_ocs.planning.goal import Probe, Target, search
 from onnx_ocs.planning.objective import Judge, worth
 from onnx_ocs.planning.options import PlanOptions
@@ -88,13 +89,14 @@ class Spending:
 
     def price(self, choices: Choices) -> float:
         """Share of extra MACs of a plan, measured on the widened model."""
-        return cost(self._widened(choices), self.one, kernels=False).macs / max(self.problem.total, 1) - 1
+        return cost(self.carried_out(choices), self.one, kernels=False).macs / max(self.problem.total, 1) - 1
 
     def objective(self, choices: Choices) -> tuple[float, float]:
         """A plan's objective and SQNR on samples that no plan is made from."""
         return self.judge(self.problem.settings(choices))
 
-    def _widened(self, choices: Choices) -> onnx.ModelProto:
+    def carried_out(self, choices: Choices) -> onnx.ModelProto:
+        """The model with a plan's copies, to look at what they cost."""
         copied = [p for p in self.problem.planned(choices) if p.copies.any() or p.copies_low.any()]
 
         def decide(graph: Graph, of: Mapping[Key, Region]) -> list[Decision]:
@@ -138,7 +140,7 @@ class Spending:
             if not any(c.count for c in trial.choices.values()):
                 break
             self.context.progress("timing plans", lowering, None)
-            new = self._widened(trial.choices)
+            new = self.carried_out(trial.choices)
             took = compared(self.model, new, self.sample)
             if took is not None and not took.holds(limit) and not took.exceeds(limit):  # too close, or too noisy
                 took = compared(self.model, new, self.sample, LONGER) or took
@@ -186,8 +188,25 @@ class Spending:
             trial = self._timely(problem, trial, options.max_latency, {} if found is None else found)
         after = self.objective(trial.choices)
         if worth(self.before, after, self.judge.objective) and worth(self.before, unseen, self.judge.objective):
-            return Judged(trial, unseen, after)
-        return Judged(replace(self.untouched, dropped=trial.dropped), unseen, self.before)
+            return self._folding(Judged(trial, unseen, after))
+        return self._folding(Judged(replace(self.untouched, dropped=trial.dropped), unseen, self.before))
+
+    def _folding(self, judged: Judged) -> Judged:
+        """The same with copies that are folded back for all readers, where they pay on unseen samples."""
+        if not self.problem.foldable:
+            return judged
+        trial, limit = judged.trial, self.options.max_latency
+
+        def timely(choices: Choices) -> bool:
+            took = None if limit is None else compared(self.model, self.carried_out(choices), self.sample)
+            return took is None or limit is None or took.holds(limit)
+
+        self.context.progress("folding copies", 0, None)
+        choices = folded(self.problem.folding(), self.judge, trial.choices, timely)
+        after = self.objective(choices)
+        if choices is trial.choices or not worth(self.before, after, self.judge.objective):
+            return judged
+        return Judged(replace(trial, name=f"{trial.name}, copies folded back", choices=choices), after, after)
 
     def _corrected(self, problem: Problem) -> Budget:
         """The budget; less where copies travel on, which the price list does not know."""
@@ -219,7 +238,7 @@ class Spending:
         choices = judged.trial.choices
         copied = any(c.count for c in choices.values())
         whole = operators(self.model) if copied else None
-        left = operators(self._widened(choices)) if whole and whole.integer else None
+        left = operators(self.carried_out(choices)) if whole and whole.integer else None
         if whole is None or left is None or not whole.lost(left):
             return judged, self.problem
         log_to: dict[str, Any] = {}

@@ -48,6 +48,8 @@ class Candidate:
         limit: the largest value that copies may express (early mode behind a bound).
         uniform: whether all channels must get the same number of copies.
         damage: error at the model's output when this tensor alone is quantized as it is; measured later.
+        folds: whether it may get copies that no reader takes, and that are folded back (`onnx_ocs.planning.foldable`).
+        start: what the first of these costs besides.
     """
 
     index: int
@@ -60,6 +62,8 @@ class Candidate:
     limit: float = np.inf
     uniform: bool = False
     damage: float = 0.0
+    folds: bool = False
+    start: float = 0.0
 
     @property
     def full(self) -> bool:
@@ -96,6 +100,8 @@ def find_candidates(
         useful = r.refusal is None or r.refusal.code in STEP_ONLY
         if useful and options.allows(r.tensor) and k in seen and not any(id(n) in carried for n in r.nodes):
             c = _candidate(graph, base, k, r, options, r.tensor in held)
+            if r.fold_only:  # it may be counted by channel
+                c = replace(c, readers=Readers.equal(len(statistics.halves[0][k].counts)))
             far = c.shares and beyond(r, c.mode, rules_of(options.runtime)) is not None
             found.append(_step_alone(c) if far else c)
     if options.mode == "integer":
@@ -181,7 +187,7 @@ def room(c: Candidate, step: int, copies: int) -> tuple[int, int]:
     q = c.region.quantizer
     top = float(q.x_clip.max()) * float(c.steps[step])
     most = copies if q.float_dtype == np.float32 else min(copies, HALF_COPIES)
-    most = most if c.shares else 0
+    most = most if c.shares or c.folds else 0
     up = most if top > 0 else 0
     if c.limit < np.inf:
         up = min(up, int(c.limit / top * (1 + 1e-6)) - 1) if top > 0 else 0

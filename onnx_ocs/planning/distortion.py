@@ -41,9 +41,9 @@ class Readers:
     gain_mean: Array
 
     @staticmethod
-    def equal() -> Readers:
-        """For a tensor that no layer with a weight reads: all errors count alike, and channels are not told apart."""
-        return Readers(np.ones(1), None, np.ones(1))
+    def equal(channels: int = 1) -> Readers:
+        """For a tensor that no layer with a weight reads: all errors count alike (1: channels are not told apart)."""
+        return Readers(np.ones(channels), None, np.ones(channels))
 
     def error(self, table: Table, up: Array, low: Array) -> float:
         """J of so many copies a channel on the upper and on the lower side, int64 (C,), at a table's step."""

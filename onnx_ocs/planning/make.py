@@ -24,6 +24,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.planning.budget import Judged, Spending
 from onnx_ocs.planning.choices import Budget
+from onnx_ocs.planning.later import later
 from onnx_ocs.planning.objective import Judge, first_feeds, first_samples, held_out
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
@@ -131,18 +132,27 @@ def make_plan(
     else:
         judged = spending.within(found["candidates"], found)
         if options.mode == "auto" and options.budget is not None and options.max_latency is None:
-            integer = replace(options, mode="integer")
-            judged, problem = spending.sparing(judged, lambda: _posed(bench, integer).damaged(damage), found)
-            spending = replace(spending, problem=problem)
+            spending, judged = _weighed(spending, judged, lambda o: _posed(bench, o).damaged(damage), found)
     trial = judged.trial
     found |= {"chosen": trial.name, "after": judged.after, "unseen": judged.unseen}
     found["rolled_back"] = [bench.regions[k].tensor for k in trial.dropped]
     if budgets:  # these, too, are judged on samples that they are not made from
-        learnt = problem.on(LEARNT)
+        learnt = spending.problem.on(LEARNT)
         found["sweep"] = [_point(learnt, spending, Budget(b, None)) for b in sorted(budgets)]
-    made = Plan(bench.hash, problem.planned(trial.choices), _predicted(spending, judged), excluded)
+    made = Plan(bench.hash, spending.problem.planned(trial.choices), _predicted(spending, judged), excluded)
     _log(made, spending)
     return made, found
+
+
+def _weighed(
+    spending: Spending, judged: Judged, pose_again: Callable[[PlanOptions], Problem], found: dict[str, Any]
+) -> tuple[Spending, Judged]:
+    """The plan of mode "auto" against one of late copies alone, and one that costs no integer operators."""
+    options = spending.options
+    judged, problem = later(spending, judged, lambda: pose_again(replace(options, mode="late")), found)
+    spending = replace(spending, problem=problem)
+    judged, problem = spending.sparing(judged, lambda: pose_again(replace(options, mode="integer")), found)
+    return replace(spending, problem=problem), judged
 
 
 def _for_target(options: PlanOptions) -> PlanOptions:
@@ -191,11 +201,11 @@ def _bench(
         return harmful(alone, regions, context.progress) if options.rescale else []
 
     if options.stats is not None and options.stats.exists():
-        statistics = counted_before(options.stats, model_hash, regions, steps)
+        statistics = counted_before(options.stats, model_hash, regions, steps, options.budget != 0)
     else:
         screened = steps()
         board.forget()  # calibration needs the memory
-        statistics = calibrate(model, regions, context, model_hash, screened)
+        statistics = calibrate(model, regions, context, model_hash, screened, apart=options.budget != 0)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
     shapes = infer_shapes(model, one)

@@ -169,7 +169,7 @@ class Plan:
             good = p.copies.shape == p.copies_low.shape == (walk.channels,)
             if not good or np.any(p.copies < 0) or np.any(p.copies_low < 0) or p.mode not in MODES:
                 raise UserError(f"the plan's copies for '{p.tensor}' do not fit its {walk.channels} channels")
-            if not walk.weights and (p.copies.any() or p.copies_low.any()):
+            if not (walk.weights or fit[k].fold_only) and (p.copies.any() or p.copies_low.any()):
                 raise UserError(f"the plan has copies for '{p.tensor}', which no layer with a weight reads")
             with np.errstate(over="ignore", under="ignore"):
                 held = p.scale.astype(q.float_dtype).astype(np.float64)

@@ -22,6 +22,7 @@ from onnx_ocs.planning.candidates import Candidate, find_candidates, room
 from onnx_ocs.planning.choices import Choice, Choices, Spent
 from onnx_ocs.planning.curve import Savings, savings
 from onnx_ocs.planning.distortion import Table, tabulate
+from onnx_ocs.planning.foldable import find_foldable
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import PlannedRegion
 from onnx_ocs.planning.prices import Price
@@ -69,6 +70,7 @@ class Problem:
         align: what the number of a tensor's channels, copies included, is to be a multiple of.
         tables: errors of every candidate, by index of its region (see `on`).
         prices: of the copies of every candidate in time, by index of its region; empty where nobody asks.
+        foldable: the candidates with copies that are folded back for all readers, where they may have these.
     """
 
     regions: Sequence[Quantized]
@@ -81,6 +83,7 @@ class Problem:
     align: int
     tables: Mapping[int, Tables] = field(default_factory=dict)
     prices: Mapping[int, Price] = field(default_factory=dict)
+    foldable: tuple[Candidate, ...] = ()
 
     @cached_property
     def total(self) -> int:
@@ -116,7 +119,12 @@ class Problem:
 
     def damaged(self, damage: Mapping[int, float]) -> Problem:
         """The same with measured errors at the model's output, by index of the region."""
-        return replace(self, candidates=tuple(replace(c, damage=damage[c.index]) for c in self.candidates))
+        one, other = (tuple(replace(c, damage=damage[c.index]) for c in of) for of in (self.candidates, self.foldable))
+        return replace(self, candidates=one, foldable=other)
+
+    def folding(self) -> Problem:
+        """The problem of the copies that are folded back, with tables."""
+        return replace(self, candidates=self.foldable, foldable=()).on(LEARNT)
 
     # ---- errors -----------------------------------------------------------------------------------------------------
 
@@ -216,7 +224,10 @@ def pose(
     base = {id(n): layer_macs(n, shapes) for n in graph.nodes}
     found = find_candidates(graph, regions, base, statistics, options)
     channels = sum(len(c.readers.gain) for c in found if c.shares)
-    return Problem(regions, tuple(found), statistics, base, channels, options.mode, options.copies, options.align)
+    folds = find_foldable(graph, regions, found, shapes, statistics, options)
+    return Problem(
+        regions, tuple(found), statistics, base, channels, options.mode, options.copies, options.align, foldable=folds
+    )
 
 
 def _each(work: Callable[[Candidate], T], candidates: Sequence[Candidate]) -> list[T]:

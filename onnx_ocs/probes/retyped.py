@@ -17,6 +17,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.order import mentioned
+from onnx_ocs.model.protobuf import drop_value_info
 
 __all__ = ["retyped"]
 
@@ -73,7 +74,5 @@ def retyped(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     for k in reversed(range(len(new.graph.initializer))):  # those that nobody reads any more
         if new.graph.initializer[k].name in old:
             del new.graph.initializer[k]
-    for k in reversed(range(len(new.graph.value_info))):
-        if new.graph.value_info[k].name in integers:
-            del new.graph.value_info[k]
+    drop_value_info(new.graph, lambda name: name in integers)
     return new

@@ -8,6 +8,7 @@ from onnx import NodeProto, helper
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import label
+from onnx_ocs.model.protobuf import drop_value_info
 from onnx_ocs.qoperator.build import Builder, NoForm
 from onnx_ocs.qoperator.forms import FORMS, INTEGER_SUMS, integer_sum
 from onnx_ocs.qoperator.recognise import is_integer_operator
@@ -57,9 +58,7 @@ def _assembled(model: onnx.ModelProto, b: Builder) -> onnx.ModelProto:
     new.graph.node.extend(b.nodes)
     new.graph.initializer.extend(b.added)
     written = {o for n in b.nodes for o in n.output}
-    for k in reversed(range(len(new.graph.value_info))):
-        if new.graph.value_info[k].name not in written:
-            del new.graph.value_info[k]
+    drop_value_info(new.graph, lambda name: name not in written)
     if b.contrib and not any(o.domain == "com.microsoft" for o in new.opset_import):
         new.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return new

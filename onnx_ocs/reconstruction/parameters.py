@@ -12,9 +12,10 @@ from torch import Tensor
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.reconstruction.biases import bias_shift, follows_weight
 from onnx_ocs.reconstruction.interpreter import quantize
 from onnx_ocs.reconstruction.linear import LinearMap
-from onnx_ocs.reconstruction.trainable import MOST_GROWTH, Trainable, bias_shift, follows_weight
+from onnx_ocs.reconstruction.trainable import MOST_GROWTH, Trainable
 
 __all__ = ["Parameters", "Result"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.find import find_maps
@@ -29,7 +29,7 @@ from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.steps import check_rescale
 
-__all__ = ["MOST_GROWTH", "Step", "Trainable", "bias_shift", "find_trainable", "follows_weight"]
+__all__ = ["MOST_GROWTH", "Step", "Trainable", "find_trainable"]
 
 MOST_GROWTH = 2.0  # factor by which a scale may grow or shrink
 COARSEST = 0.02  # steps of a quantizer by which an integer bias may miss X_clip, as in translation
@@ -113,23 +113,6 @@ def find_trainable(graph: Graph, bounded: Bounded | None = None) -> Trainable:
     ceilings = {o: r.ceiling for r in regions for o in r.outputs if np.isfinite(r.ceiling)}
     refusals = [x for x in found if isinstance(x, Refusal)]
     return Trainable(layers, frozenset(scaled), steps, inputs, ceilings, refusals, bounded)
-
-
-def follows_weight(graph: Graph, layer: LinearMap) -> bool:
-    """Whether the scale of a layer's bias is that of an accumulator, which goes with the weight's scale."""
-    if layer.bias is None or layer.bias.kind != "integers":
-        return False
-    root = graph.constant(layer.bias.root)
-    return root is not None and root.dtype.itemsize >= 4
-
-
-def bias_shift(layer: LinearMap) -> Array:
-    """What the biases of rows that follow others are less than theirs, float64 (rows,), in the units of the bias."""
-    tie = layer.tie
-    assert tie is not None
-    beta = float(attribute(layer.node, "beta", 1.0)) if is_op(layer.node, "Gemm") else 1.0
-    seen = layer.fixed[tie.base[tie.origin]] - layer.fixed  # nothing, where a node behind the layer takes the shift
-    return np.asarray(tie.shift if np.allclose(seen, tie.shift, rtol=1e-3) else seen) / beta
 
 
 def _by_row(layer: LinearMap) -> bool:

@@ -15,8 +15,9 @@ import numpy as np
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, attribute, is_op, label
+from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.reconstruction.biases import beta, bias_shift, follows_weight, output_shift
 from onnx_ocs.reconstruction.linear import LinearMap, canonical
 from onnx_ocs.reconstruction.solve import Problem, Solution
 from onnx_ocs.reconstruction.stored import Stored, write_scale, write_values
@@ -42,10 +43,6 @@ class Values:
     bias_scale: Array | None
 
 
-def _beta(layer: LinearMap) -> float:
-    return float(attribute(layer.node, "beta", 1.0)) if is_op(layer.node, "Gemm") else 1.0
-
-
 def scale_free(layer: LinearMap, graph: Graph) -> bool:
     """Whether a layer's weight may get new scales."""
     stored, bias = layer.weight, layer.bias
@@ -54,22 +51,13 @@ def scale_free(layer: LinearMap, graph: Graph) -> bool:
         return False
     if bias is None:
         return layer.free or not np.any(layer.fixed)
-    if bias.kind == "plain" or not _tied(layer, graph):
+    if bias.kind == "plain" or not follows_weight(graph, layer):
         return True
     return (
         bias.scale.size == stored.scale.size
         and len({name for _, name in bias.scales}) == 1
         and graph.is_stored(bias.scales[0][1])
     )
-
-
-def _tied(layer: LinearMap, graph: Graph) -> bool:
-    """Whether a bias's integers are those of an accumulator, whose scale goes with the weight's."""
-    bias = layer.bias
-    if bias is None or bias.kind == "plain":
-        return False
-    root = graph.constant(bias.root) if bias.kind == "integers" else None
-    return root is not None and root.dtype.itemsize >= 4
 
 
 def _input_scale(layer: LinearMap, graph: Graph) -> Array | None:
@@ -109,8 +97,8 @@ def values(layer: LinearMap, p: Problem, s: Solution, graph: Graph) -> Values | 
     wanted = np.zeros(layer.channels)
     wanted[layer.rows] = s.bias
     if layer.tie is not None:
-        wanted = wanted[layer.tie.base[layer.tie.origin]] - _shift(layer)
-    found = _bias(layer, wanted / _beta(layer), scale, graph)
+        wanted = wanted[layer.tie.base[layer.tie.origin]] - output_shift(layer)
+    found = _bias(layer, wanted / beta(layer), scale, graph)
     return found if isinstance(found, str) else Values(weight, scale, *found)
 
 
@@ -119,14 +107,6 @@ def _all_rows(layer: LinearMap) -> Array:
     form = canonical(layer.node, layer.weight.index, layer.weight.chain.shape)
     assert form is not None
     return np.asarray(form[0][0])
-
-
-def _shift(layer: LinearMap) -> Array:
-    """What copies' biases are less than their channels', (rows,); nothing where a node behind the layer takes it."""
-    tie = layer.tie
-    assert tie is not None
-    seen = layer.fixed[tie.base[tie.origin]] - layer.fixed
-    return np.asarray(tie.shift if np.allclose(seen, tie.shift, rtol=1e-3) else seen)
 
 
 def _bias(layer: LinearMap, wanted: Array, scale: Array | None, graph: Graph) -> tuple[Array, Array | None] | str:
@@ -145,7 +125,7 @@ def _bias(layer: LinearMap, wanted: Array, scale: Array | None, graph: Graph) ->
     assert root is not None
     low, high = integer_range(root.dtype)
     step, fresh = bias.scale, None
-    if _tied(layer, graph):
+    if follows_weight(graph, layer):
         if scale is not None:
             x = _input_scale(layer, graph)
             old = None if x is None else (x * layer.weight.scale.astype(np.float32)).astype(np.float64)
@@ -174,8 +154,8 @@ def _integers(wanted: Array, step: Array, zero: Array, low: int, high: int, laye
     steps = np.broadcast_to(step, wanted.shape)
     shift = np.zeros_like(wanted)
     if tie is not None:
-        shift = np.rint(_shift(layer) / _beta(layer) / steps)
-        wanted = (wanted + _shift(layer) / _beta(layer))[tie.base[tie.origin]]
+        shift = np.rint(bias_shift(layer) / steps)
+        wanted = (wanted + bias_shift(layer))[tie.base[tie.origin]]
     found = np.rint(wanted / steps) - shift + np.broadcast_to(zero, wanted.shape)
     if found.min(initial=0) < low or found.max(initial=0) > high:
         return "the bias does not fit its integers"

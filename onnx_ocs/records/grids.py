@@ -23,6 +23,7 @@ from typing import Any
 import onnx
 
 from onnx_ocs.model.text import from_json
+from onnx_ocs.records.metadata import set_entry
 
 __all__ = ["GRIDS", "Edit", "LeftOut", "Part", "Split", "ZeroPoint", "read_edits", "record_edits"]
 
@@ -101,11 +102,8 @@ def record_edits(model: onnx.ModelProto, edits: Sequence[Edit]) -> None:
     """Write edits on a model, behind those that it has."""
     words = {kind: word for word, kind in KINDS.items()}
     new = [{"edit": words[type(e)], **asdict(e)} for e in edits]
-    for p in model.metadata_props:
-        if p.key == GRIDS:
-            p.value = json.dumps([*from_json(p.value), *new])
-            return
-    model.metadata_props.add(key=GRIDS, value=json.dumps(new))
+    had = [e for p in model.metadata_props if p.key == GRIDS for e in from_json(p.value)]
+    set_entry(model, GRIDS, json.dumps([*had, *new]))
 
 
 def read_edits(model: onnx.ModelProto) -> list[Edit]:

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 from onnx_ocs.model.text import from_json
+from onnx_ocs.records.metadata import set_entry
 
 __all__ = ["RECORD", "history", "note", "rewritten", "stamp"]
 
@@ -38,19 +39,11 @@ def rewritten(model: onnx.ModelProto) -> bool:
 def stamp(node: onnx.NodeProto, name: str, version: str) -> None:
     """Write a pass's name and version on a node (several passes may have edited it)."""
     text = f"{name} {version}"
-    for p in node.metadata_props:
-        if p.key == STAMP:
-            if text not in p.value.split(", "):
-                p.value += ", " + text
-            return
-    node.metadata_props.add(key=STAMP, value=text)
+    had = [t for p in node.metadata_props if p.key == STAMP for t in p.value.split(", ")]
+    set_entry(node, STAMP, ", ".join(dict.fromkeys([*had, text])))
 
 
 def note(model: onnx.ModelProto, entry: dict[str, Any]) -> None:
     """Write on a model that a pass has run."""
     text = json.dumps([*history(model), entry], sort_keys=True)
-    for p in model.metadata_props:
-        if p.key == RECORD:
-            p.value = text
-            return
-    model.metadata_props.add(key=RECORD, value=text)
+    set_entry(model, RECORD, text)

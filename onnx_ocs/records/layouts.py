@@ -18,6 +18,7 @@ from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.model.tensors import pack, unpack
 from onnx_ocs.model.text import from_json
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.records.metadata import set_entry
 from onnx_ocs.records.steps import SCALE
 from onnx_ocs.regions.wide import Wide
 
@@ -71,7 +72,7 @@ def record_layout(node: NodeProto, original: str, wide: Wide) -> None:
         entry["halved"] = True
     if wide.full:
         entry["full"] = True
-    node.metadata_props.add(key=LAYOUT, value=json.dumps(entry))
+    set_entry(node, LAYOUT, json.dumps(entry))
 
 
 def read_layouts(model: onnx.ModelProto) -> dict[str, tuple[str, Wide]]:

@@ -16,6 +16,7 @@ import onnx
 
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.text import from_json
+from onnx_ocs.records.metadata import set_entry
 
 __all__ = ["NOW", "SCALE", "Step", "read_step", "record_step"]
 
@@ -44,13 +45,9 @@ def record_step(node: onnx.NodeProto, before: Array, now: Array) -> None:
         before: its step before, in float64.
         now: its step now, in float64.
     """
-    entries = {p.key: p for p in node.metadata_props}
-    if SCALE not in entries:
-        node.metadata_props.add(key=SCALE, value=json.dumps(before.tolist()))
-    if NOW in entries:
-        entries[NOW].value = json.dumps(now.tolist())
-    else:
-        node.metadata_props.add(key=NOW, value=json.dumps(now.tolist()))
+    if all(p.key != SCALE for p in node.metadata_props):
+        set_entry(node, SCALE, json.dumps(before.tolist()))
+    set_entry(node, NOW, json.dumps(now.tolist()))
 
 
 def read_step(node: onnx.NodeProto) -> Step | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx
 
+from onnx_ocs.records.metadata import set_entry
+
 __all__ = ["UNSIGNED", "read_unsigned", "record_unsigned"]
 
 UNSIGNED = "onnx_ocs.unsigned"  # metadata key
@@ -11,7 +13,7 @@ UNSIGNED = "onnx_ocs.unsigned"  # metadata key
 
 def record_unsigned(node: onnx.NodeProto) -> None:
     """Say of a QuantizeLinear that its int8 have become uint8, the zero-point moved along."""
-    node.metadata_props.add(key=UNSIGNED, value=str(node.output[0]))
+    set_entry(node, UNSIGNED, str(node.output[0]))
 
 
 def read_unsigned(model: onnx.ModelProto) -> set[str]:

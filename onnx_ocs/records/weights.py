@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 
 from onnx_ocs.model.text import from_json
+from onnx_ocs.records.metadata import set_entry
 
 __all__ = ["REFITTED", "Refit", "Refitted", "digest", "read_refitted", "record_refitted"]
 
@@ -84,11 +85,7 @@ class Refitted:
 def record_refitted(node: onnx.NodeProto, refitted: Refitted) -> None:
     """Write on a layer's node what was re-fitted of it; an older entry is replaced."""
     text = json.dumps(asdict(refitted), sort_keys=True)
-    for p in node.metadata_props:
-        if p.key == REFITTED:
-            p.value = text
-            return
-    node.metadata_props.add(key=REFITTED, value=text)
+    set_entry(node, REFITTED, text)
 
 
 def _refit(entry: Mapping[str, Any] | None) -> Refit | None:

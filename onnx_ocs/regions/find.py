@@ -167,12 +167,29 @@ def _region(
         quantizer=q,
         walk=walk,
         early=early,
-        refusal=_nothing_to_save(nodes[0], q, interval, walk, relu6, guessed),
+        refusal=_nothing_to_save(nodes[0], q, interval, walk, relu6, guessed)
+        if walk.weights
+        else _unweighted(nodes[0], q, walk, rank),
         bounds=interval,
         firm=firm,
         folded=folded,
         guessed=guessed,
     )
+
+
+def _unweighted(node: NodeProto, q: Quantizer, walk: Walk, rank: int | None) -> Refusal:
+    """Why a tensor that no layer with a weight reads gets no copies, or only where it is planned."""
+    readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
+    placed = rank is not None and walk.axis >= 0 and not walk.unranked and not walk.integers_leave
+    several = walk.channels > 1 and q.scale.size == 1 and bool(walk.dequantizers) and bool(walk.folded)
+    foldable = placed and several and not _imprecise(q) and not np.all(q.zero_point == q.qmax)
+    return Refusal.of("fold_only" if foldable else "no_weight_consumer", label(node), f" (but {readers})")
+
+
+def _imprecise(q: Quantizer) -> bool:
+    """Whether the float type misses X_clip by too much for copies to begin there."""
+    most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)
+    return bool(np.max(np.abs(most - q.x_clip) / q.scale) > COARSEST)
 
 
 def _nothing_to_save(
@@ -181,9 +198,6 @@ def _nothing_to_save(
     """Why copies would hold nothing, or what they hold never existed."""
     lo, hi = bounds
     at, top, low = label(node), float(q.x_clip.min()), float(q.x_low.min())
-    if not walk.weights:
-        readers = ", ".join(dict.fromkeys(f"{n.op_type} {label(n)}" for n, _ in walk.folded)) or "nobody"
-        return Refusal.of("no_weight_consumer", at, f" (but {readers})")
     if hi <= top * BARELY and (lo >= -low * BARELY or q.rectifies):
         return Refusal(
             "never_clipped", f"values lie in [{lo:.6g}, {hi:.6g}], the quantizer expresses up to {top:.6g}", at
@@ -194,8 +208,7 @@ def _nothing_to_save(
             "a ReLU6 is folded into this quantizer: values above 6 never existed" + GUESS * guessed,
             at,
         )
-    most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)
-    if np.max(np.abs(most - q.x_clip) / q.scale) > COARSEST:
+    if _imprecise(q):
         return Refusal("half_precision", f"{q.float_dtype} cannot hold X_clip {top:.6g} to within {COARSEST} steps", at)
     if np.all(q.zero_point == q.qmax) and hi > 0:
         return Refusal.of("one_sided", at)

@@ -29,13 +29,14 @@ from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.relu6 import RELU6
 
 __all__ = [
-    "COARSEST", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Key", "Quantized", "Region", "Unreadable", "Walk",
-    "adjustable",
+    "COARSEST", "FOLD_ONLY", "HALF_COPIES", "RELU6", "STEP_ONLY", "Early", "Key", "Quantized", "Region", "Unreadable",
+    "Walk", "adjustable",
 ]  # fmt: skip
 
 Key = tuple[str, tuple[str, ...]]  # a tensor, and what its quantizers write (it may have several grids)
 
-STEP_ONLY = ("never_clipped", "folded_bound", "no_weight_consumer")  # refused, but another step may help
+FOLD_ONLY = "fold_only"  # refused, but copies can be made and folded back
+STEP_ONLY = ("never_clipped", "folded_bound", "no_weight_consumer", FOLD_ONLY)  # refused, but another step may help
 HALF_COPIES = 2  # most copies where the float type is not float32
 MANY = 1 << 20  # more copies than anybody makes
 BARELY_ALIVE = 1e-4  # of the range, for rounding
@@ -135,6 +136,11 @@ class Region(_Found):
     quantizer: Quantizer
     walk: Walk
     early: Early | Refusal
+
+    @property
+    def fold_only(self) -> bool:
+        """Whether its copies would be read by nobody, but folded back for all."""
+        return self.refusal is not None and self.refusal.code == FOLD_ONLY
 
     @property
     def adjustable(self) -> bool:

@@ -15,6 +15,7 @@ from onnx_ocs.qdq.layers import is_layer, read_layer
 from onnx_ocs.qdq.quantizer import Quantizer, is_idle
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.carry import NOT_LINEAR, Route
+from onnx_ocs.regions.channel_axis import channel_axis
 from onnx_ocs.regions.region import Walk
 from onnx_ocs.regions.routes import route
 from onnx_ocs.regions.wide import Wide
@@ -36,6 +37,8 @@ def best_walk(
     graph: Graph, tensor: str, nodes: Sequence[NodeProto], q: Quantizer, shapes: Mapping[str, Shape]
 ) -> Walk | Refusal:
     """Follow the readers along every axis that may be the channel's; the one with most layers wins.
+
+    Where no layer reads the tensor, its maker says which one it is (`onnx_ocs.regions.channel_axis`).
 
     Args:
         graph: the graph.
@@ -66,6 +69,10 @@ def best_walk(
             best = walk
         if all(why == NOT_LINEAR for _, why in walk.folded):  # no other axis leads further
             break
+    axis = channel_axis(graph, tensor, shapes)
+    if best is not None and not best.weights and axis is not None and axis in axes and axis != best.axis:
+        channels = _channels(graph, tensor, axis, shapes)
+        best = _walk(graph, nodes, q, axis, channels, shapes) if channels and q.scale.size in (1, channels) else best
     at = label(nodes[0])
     if best is not None and best.weights and ((rank is None and best.axis >= 0) or best.unranked):
         return Refusal.of("unknown_rank", at)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from onnx_ocs.report.costs import COSTS, MORE_IS_BETTER, told_change
 from onnx_ocs.report.format import counted, number, percent
+from onnx_ocs.report.grids import told_grid
 from onnx_ocs.report.outputs import every_row
 from onnx_ocs.report.trials import trial_in_short
 
@@ -87,6 +88,7 @@ def compare_reports(a: Entry, b: Entry, files: tuple[str, str]) -> Comparison:
     found = [
         _compared("tensors", "tensor", _tensor, _tensor_levels, a["regions"], b["regions"]),
         _compared("layers fitted again", "layer", _layer, _error("error"), a["reconstructions"], b["reconstructions"]),
+        _compared("new grids", "tensor", _grid, lambda _: (), a.get("grids", ()), b.get("grids", ())),
         _compared("compensations", "block", _block, _error("sqnr"), a["compensations"], b["compensations"]),
     ]
     sections = (outputs, _cost(a, b), _trials(a, b), *(section for section, _ in found), _reasons(a, b))
@@ -247,6 +249,10 @@ def _layer(e: Entry) -> str:
 
 def _block(e: Entry) -> str:
     return f"{e['form'] or 'branch'}, rank {e['rank']}" if e["status"] == "applied" else _left(e)
+
+
+def _grid(e: Entry) -> str:
+    return told_grid(e) if e["status"] == "applied" else _left(e) if e["status"] == "refused" else e["status"]
 
 
 def _error(key: str) -> Levels:

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx_ocs.report.outputs import told_channels
 
-__all__ = ["grid_lines"]
+__all__ = ["grid_lines", "told_grid"]
 
 DONE = {
     "left out": "it is left out",
@@ -40,5 +40,14 @@ def _done(g: Mapping[str, Any]) -> str:
         return "rewrite mends it (the pass regrid)"
     if g["status"] == "refused":
         return f"left alone, {g['reason']['message']} ({g['reason']['code']})"
+    return told_grid(g)
+
+
+def told_grid(g: Mapping[str, Any]) -> str:
+    """What was done to a quantizer, in a few words.
+
+    Args:
+        g: an entry of the report's `grids` with the status "applied".
+    """
     done = DONE[g["edit"]]
     return f"{done}, step {g['scale']:.3g}, zero-point {g['zero_point']}" if g["edit"] == "new grid" else done

@@ -14,7 +14,7 @@ from onnx_ocs.model.folding import integer_range
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import label
 from onnx_ocs.refusals import Refusal
-from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regions.region import FOLD_ONLY, Quantized, Region
 from onnx_ocs.targets.choice import Runtime
 from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.targets.rules import Rules
@@ -90,6 +90,9 @@ class Reaching(Selection):
         """What was decided, or why the target does not allow it."""
         if isinstance(found, Decision):
             return beyond(found.region, found.mode, rules) or found
+        if not rules.floats and found.code == FOLD_ONLY:
+            told = f"{rules.name} has no float operators, in which copies are folded back"
+            return Refusal("target", told, found.node)
         if forced and found.code == "mode":
             told = f"{rules.name} has no float operators for late copies: {found.message}"
             return Refusal("target", told, found.node)

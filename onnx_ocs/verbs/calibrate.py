@@ -62,7 +62,7 @@ def calibrate(
     regions = find_regions(Graph(proto), infer_shapes(proto), bounded=bounded)
     with engine(executor) as workers:
         context = Context(samples, limit, progress=progress, bounded=bounded, engine=workers)
-        return count(proto, regions, context, fingerprint(proto), list(adjustable(regions)), ALL, part)
+        return count(proto, regions, context, fingerprint(proto), list(adjustable(regions)), ALL, part, True)
 
 
 def merge(paths: Sequence[str | Path], partial: bool = False) -> Statistics:

@@ -15,6 +15,7 @@ from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.rescaled import Steps
+from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.verification.bytewise import attributes
 from onnx_ocs.verification.carry import Carrying, join
 from onnx_ocs.verification.constants import Constants
@@ -22,7 +23,7 @@ from onnx_ocs.verification.construct import construct
 from onnx_ocs.verification.container import container
 from onnx_ocs.verification.declared import OURS, Declared
 from onnx_ocs.verification.early import demands, through
-from onnx_ocs.verification.layers import LAYERS, Layers
+from onnx_ocs.verification.layers import Layers
 from onnx_ocs.verification.quantizers import Quantizers
 from onnx_ocs.verification.values import Differs, Shifted, Value, Wide
 
@@ -244,8 +245,7 @@ class Comparison:
             return self.shifted(new, old, values)
         if wide:
             return self.carried(new, old, values, wide)
-        for t, u in zip(new.input, old.input, strict=True):
-            self.same(t, u)
+        self.all_same(new.input, old.input)
         return None
 
     def allowed(self, new: NodeProto) -> frozenset[str]:

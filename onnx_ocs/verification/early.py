@@ -22,8 +22,9 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.probes.rescaled import Steps
 from onnx_ocs.qdq.intervals import clip_bounds
+from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.verification.constants import Constants
-from onnx_ocs.verification.layers import LAYERS, Demand
+from onnx_ocs.verification.layers import Demand
 from onnx_ocs.verification.values import Differs, Layout, Shifted
 
 __all__ = ["demands", "through"]

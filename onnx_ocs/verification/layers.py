@@ -25,9 +25,7 @@ from onnx_ocs.verification.constants import Constants, Edit
 from onnx_ocs.verification.resting import taken_out
 from onnx_ocs.verification.values import Differs, Layout, Shifted, Wide
 
-__all__ = ["LAYERS", "Demand", "Layers", "output_axis"]
-
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+__all__ = ["Demand", "Layers", "output_axis"]
 
 
 @dataclass(frozen=True, eq=False)

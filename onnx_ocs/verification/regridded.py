@@ -23,14 +23,15 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.order import mentioned, topological
+from onnx_ocs.model.protobuf import drop_value_info
 from onnx_ocs.qdq.intervals import value_bounds
+from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
 from onnx_ocs.records.grids import LeftOut, Part, Split, ZeroPoint, read_edits
 from onnx_ocs.verification.values import Differs
 
 __all__ = ["regridded"]
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVING = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "Clip"})
 
 
@@ -239,6 +240,4 @@ class _Yardstick:
             if g.initializer[k].name not in used | kept:
                 del g.initializer[k]
         written = {o for n in alive for o in n.output} | {i.name for i in g.input} | {t.name for t in g.initializer}
-        for k in reversed(range(len(g.value_info))):
-            if g.value_info[k].name not in written:
-                del g.value_info[k]
+        drop_value_info(g, lambda name: name not in written)

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnx_ocs.model.protobuf import _varint, pieces
+from onnx_ocs.model.protobuf import _varint, drop_value_info, pieces
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -45,3 +45,11 @@ def test_what_is_no_text_stays() -> None:
     model = onnx.ModelProto.FromString(damaged)
     assert b"\xf9x" in model.SerializeToString() and b"\xe9x" in model.SerializeToString()
     assert b"".join(pieces(model)) == model.SerializeToString()
+
+
+def test_what_is_said_of_tensors_is_dropped_by_name() -> None:
+    graph = onnx.GraphProto()
+    for name in ("a", "b", "c"):
+        graph.value_info.add(name=name)
+    drop_value_info(graph, lambda name: name != "b")
+    assert [v.name for v in graph.value_info] == ["b"]

@@ -11,8 +11,9 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
+from onnx_ocs.reconstruction.biases import bias_shift, follows_weight
 from onnx_ocs.reconstruction.find import find_maps
-from onnx_ocs.reconstruction.trainable import MOST_GROWTH, Trainable, bias_shift, find_trainable, follows_weight
+from onnx_ocs.reconstruction.trainable import MOST_GROWTH, Trainable, find_trainable
 from onnx_ocs.records.weights import Refit, Refitted, record_refitted
 
 

@@ -108,5 +108,5 @@ def test_no_layer_reads_it_but_its_step_may_change() -> None:
     r = n.op("Relu", n.conv(x))
     _, regions = graph_and_regions(n.model(tail(n, n.qdq(r))))
     why = regions[r].refusal
-    assert why is not None and why.code == "no_weight_consumer" and "Neg neg1/Neg" in why.message
+    assert why is not None and why.code == "fold_only" and "Neg neg1/Neg" in why.message
     assert regions[r].adjustable

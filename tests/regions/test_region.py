@@ -92,6 +92,13 @@ def blocked(model: onnx.ModelProto) -> None:
     set_constant(model, "relu1_zero", np.zeros((1, 4, 6, 6), np.uint8))
 
 
+def one_sided_sum() -> Built:
+    """No layer reads it, and nothing lies above its zero-point that copies could hold."""
+    model, tensor = read(lambda n, x: n.op("Add", x, x))()
+    set_constant(model, "relu1_zero", np.uint8(255))
+    return model, tensor
+
+
 def unread() -> Built:
     """Integers that nobody dequantizes."""
     n, x = image(Style())
@@ -127,7 +134,8 @@ def folded() -> Built:
 
 
 REFUSED: dict[str, tuple[Callable[[], Built], Translate, str]] = {
-    "no_weight_consumer": (read(lambda n, x: n.op("Add", x, x)), Translate(), "Add add1/Add"),
+    "no_weight_consumer": (one_sided_sum, Translate(), "Add add1/Add"),
+    "fold_only": (read(lambda n, x: n.op("Add", x, x)), Translate(), "Add add1/Add"),
     "never_clipped": (before(lambda n, x: n.op("Sigmoid", x), scale=0.005), Translate(), "up to 1.275"),
     "folded_bound": (folded, Translate(), "values above 6 never existed"),
     "no_outliers": (before(lambda n, x: n.op("Relu", x), scale=100.0), Translate(), ""),
@@ -176,7 +184,7 @@ def test_an_axis_that_no_weight_has() -> None:
     before = entry(model, "/a2/Mul_output_0", Translate())
     axis.i = 1 << 31
     after = entry(model, "/a2/Mul_output_0", Translate())
-    assert before["status"] == "candidate" and after["reason"]["code"] == "no_weight_consumer"
+    assert before["status"] == "candidate" and after["reason"]["code"] == "fold_only"
 
 
 def test_a_layer_with_a_vector_for_a_weight_is_left_alone() -> None:
@@ -235,7 +243,7 @@ def test_damage_that_does_not_matter() -> None:
 def test_a_factor_in_half_precision_is_not_carried() -> None:
     """Its products of wide values round to other steps."""
     net, outputs = multiplied(Style(half=True, opset=19))
-    assert entry(net.model(*outputs), "relu1", Translate())["reason"]["code"] == "no_weight_consumer"
+    assert entry(net.model(*outputs), "relu1", Translate())["reason"]["code"] == "fold_only"
 
 
 def test_already_translated() -> None:

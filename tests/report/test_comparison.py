@@ -152,3 +152,15 @@ def test_what_either_has_tried(a: Any) -> None:
     ]  # fmt: skip
     del a["trials"]
     assert texts(section(compared(a, b), "Tried"))[0] == ["steps", "–", "+1.25 dB, x 1.00, kept"]
+
+
+def test_new_grids(a: Any) -> None:
+    """Quantizers that got another grid in one of the two, another one, or none any more."""
+    split = {"status": "applied", "tensor": "cat", "edit": "split", "scale": None, "zero_point": None, "reason": None}
+    moved = {**split, "tensor": "last", "edit": "new grid", "scale": 0.25, "zero_point": 3}
+    left = {**moved, "status": "refused", "edit": None, "reason": {"code": "mixed", "message": "", "node": "n"}}
+    first, second = {**a, "grids": [split, moved]}, {**a, "grids": [split, left]}
+    rows = texts(section(compared(first, second), "New grids"))
+    assert rows == [["last", "it has another grid, step 0.25, zero-point 3", "left: mixed"]]
+    only = compared({**a, "grids": []}, {**a, "grids": [moved]})
+    assert any("1 new grids in B only: last" in note for note in only.notes)

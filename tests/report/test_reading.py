@@ -31,7 +31,8 @@ def test_what_an_earlier_version_lacks_is_empty() -> None:
     report, written = read_report(OLD), old()
     assert "outputs" not in written and "reconstructions" not in written
     assert report["outputs"] == [] and report["reconstructions"] == []
-    assert report["quality"] == written["quality"] and report["regions"] == [{**r, "full": False} for r in written["regions"]]
+    assert report["quality"] == written["quality"]
+    assert report["regions"] == [{**r, "full": False} for r in written["regions"]]
 
 
 LATENCY = ("before_ms", "after_ms", "ratio", "tolerance", "limit")

@@ -13,15 +13,18 @@ from onnx_ocs.regions.region import Early, Region
 from onnx_ocs.regions.steps import check_rescale
 
 
-def random_plan(model: onnx.ModelProto, seed: int) -> Plan:
-    """Any copies, on both sides, and any step, for most regions."""
+def random_plan(model: onnx.ModelProto, seed: int, folds: bool = False) -> Plan:
+    """Any copies, on both sides, and any step, for most regions; with `folds` for those that no layer reads, too."""
     rng, graph = np.random.default_rng(seed), Graph(model)
     regions = find_regions(graph, infer_shapes(model))
     carried = {id(n) for r in regions if isinstance(r, Region) for n in r.walk.carried}
     planned = []
     for r in regions:
-        fit = r.refusal is None and not any(id(n) in carried for n in r.nodes)
-        if not isinstance(r, Region) or not fit or rng.random() < 0.1:
+        if not isinstance(r, Region):
+            continue
+        open_to_copies = r.refusal is None or (folds and r.fold_only)
+        fit = open_to_copies and not any(id(n) in carried for n in r.nodes)
+        if not fit or rng.random() < 0.1:
             continue
         q, walk = r.quantizer, r.walk
         copies = np.full(walk.channels, rng.integers(1, 3)) if rng.random() < 0.4 else rng.integers(0, 4, walk.channels)

@@ -51,12 +51,18 @@ def broken(model: onnx.ModelProto, target: str) -> Counter[str]:
     f, found = File(model), Counter[str]()
     for n in f.nodes:
         if n.op_type in QDQ:
-            zero = f.values.get(n.input[2]) if len(n.input) > 2 and n.input[2] else np.zeros((), np.uint8)
+            zero = f.values.get(n.input[2]) if len(n.input) > 2 and n.input[2] else _default(f, n)
             if zero is not None:
                 found.update(_parameters(f, n, zero, target))
         elif target != "tensorrt" and not _unit(f, n):
             found[n.op_type] += 1
     return found
+
+
+def _default(f: File, n: NodeProto) -> np.ndarray:
+    """A zero point that is not there: Q writes uint8, and DQ has the type of what it reads."""
+    constant = f.values.get(n.input[0]) if n.op_type == "DequantizeLinear" else None
+    return np.zeros((), np.uint8 if constant is None else constant.dtype)
 
 
 def _parameters(f: File, n: NodeProto, zero: np.ndarray, target: str) -> list[str]:

@@ -14,6 +14,7 @@ import linear_outputs as nets
 import numpy as np
 import onnx
 import pytest
+import streams
 import zoo
 from mistakes import (
     at_first,
@@ -95,6 +96,12 @@ def whole_ranges() -> tuple[Model, Any]:
     return nets.net(nets.shortcut, Style(bias="int32"))[0], Translate(1.0, 2, "early")
 
 
+def folded_only() -> tuple[Model, Any]:
+    """Copies on both sides of a tensor that no layer reads: folded back for all."""
+    model = streams.residual_stream()
+    return model, Translate(plan=random_plan(model, 3, folds=True))
+
+
 def some(name: str, p: Any) -> Callable[[], tuple[Model, Any]]:
     def make() -> tuple[Model, Any]:
         return zoo.build(name)[0], p
@@ -113,6 +120,7 @@ SUBJECTS: dict[str, Callable[[], tuple[Model, Any]]] = {
     "early, whole ranges": whole_ranges,
     "late": some("residual", Translate(0.5, 2, "late")),
     "late, both sides": both_sides,
+    "late, folded only": folded_only,
     "late, depthwise": some("depthwise", Translate(0.5, 1, "late")),
     "late, joined": leaving,
     "late, unsigned": some("int8", Translate(0.5, 2, "late")),
@@ -244,6 +252,16 @@ MISTAKES: dict[str, list[tuple[str, Callable[[Patch], None]]]] = {
         ("shift: upper and lower alike", constants("_low_shift", lambda s: -s)),
         ("folded sums: all one further", picked(rolled)),
         ("shift: below, one is off", constants("_low_shift", one)),
+    ],
+    "late, folded only": [
+        ("copies: below, cut at 1", constants("_low_zero", lambda z: z + 1)),
+        ("shift: a little more", constants("_shift", scaled(1.01))),
+        ("folded sums: copies are lost", replaced(widen, "fold", lambda _: base_alone)),
+        ("folded sums: in another order", picked(swapped)),
+        ("folded sums: one channel twice", picked(repeated)),
+        ("folded sums: subtracted", operator("Add", "Sub")),
+        ("layout: levels", layout_recorded(level=rolled)),
+        ("layout: origins", layout_recorded(origin=swapped)),
     ],
     "late, depthwise": [
         ("depthwise: the copies are lost", replaced(widen, "fold", lambda _: base_alone)),

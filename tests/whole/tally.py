@@ -141,7 +141,7 @@ def count(record: Record, regions: Sequence[dict[str, Any]]) -> None:
             applied[r["mode"]] += 1
         else:
             refused[code] += 1
-        if code == "no_weight_consumer" or (r["mode"] == "carried" and not r["consumers"]):
+        if code in ("fold_only", "no_weight_consumer") or (r["mode"] == "carried" and not r["consumers"]):
             continue
         kind = "applied" if code is None else "principle" if CATALOGUE[code].principle else "other"
         feeding[kind] += 1

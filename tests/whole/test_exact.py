@@ -104,7 +104,7 @@ def test_measured_outliers_widen_the_graph_input_too(name: str, tmp_path: Path) 
 def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
     """Steps and copies that no planner would choose, in all mixtures."""
     model, feed = zoo.build(name)
-    plan = random_plan(model, seed)
+    plan = random_plan(model, seed, folds=True)
     result = rewrite(model, passes=[Translate(plan=plan)])
     assert result.changed == bool(plan.regions)
     entries = [e for e in result.report["regions"] if e["status"] == "applied"]
