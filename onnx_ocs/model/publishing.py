@@ -170,7 +170,7 @@ class Transaction:
         Raises:
             UserError: one of them cannot be put there; all is as it was before.
         """
-        with uninterrupted(), locked([p.parent for p in self._files]):
+        with uninterrupted(), locked([p.parent for p in self._files]) as alone:
             moves = _Moves()
             path = Path()
             try:
@@ -190,7 +190,7 @@ class Transaction:
                 raise
             self.published = tuple(self._files)
             for parent in self._workspaces:
-                sweep(parent, kept=_finished)  # what only the old model referred to
+                sweep(parent, kept=_finished, alone=alone)  # what only the old model referred to
 
     def close(self) -> None:
         """Remove what is left."""
@@ -214,9 +214,9 @@ class Transaction:
     def _workspace(self, parent: Path) -> Path:
         """The folder beside an output that its files are staged in."""
         if parent not in self._workspaces:
-            with locked([parent]):
-                sweep(parent, kept=_finished)
-            self._workspaces[parent] = Workspace(parent)
+            with locked([parent]) as alone:
+                sweep(parent, kept=_finished, alone=alone)
+                self._workspaces[parent] = Workspace(parent)
         return self._workspaces[parent].path
 
     def _publish_model(self, staged: sidefiles.Staged, moves: _Moves, workspace: Workspace) -> None:

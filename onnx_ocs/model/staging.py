@@ -140,19 +140,25 @@ def scratch() -> Iterator[Path]:
             workspace.close()
 
 
-def sweep(parent: Path, prefix: str = PREFIX, kept: Callable[[Path, dict[str, Any]], bool] | None = None) -> None:
+def sweep(
+    parent: Path,
+    prefix: str = PREFIX,
+    kept: Callable[[Path, dict[str, Any]], bool] | None = None,
+    alone: bool = False,
+) -> None:
     """Remove the workspaces of dead processes.
 
     Args:
         parent: where they are.
         prefix: how their names begin.
         kept: whether a folder is to stay, given what was noted down in it.
+        alone: whether nobody else makes one there meanwhile (see `locked`): those without a lock are dead, too.
     """
     with suppress(OSError):
         found = [Path(e.path) for e in os.scandir(parent) if e.name.startswith(prefix) and _is_ours(e)]
         for folder in found:
             with suppress(OSError):
-                _sweep(folder, kept)
+                _sweep(folder, kept, alone)
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
@@ -161,15 +167,15 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
 
 
-def _sweep(folder: Path, kept: Callable[[Path, dict[str, Any]], bool] | None) -> None:
+def _sweep(folder: Path, kept: Callable[[Path, dict[str, Any]], bool] | None, alone: bool) -> None:
     try:
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        if time.time() - folder.stat().st_mtime > HOUR:
+        if alone or time.time() - folder.stat().st_mtime > HOUR:
             _remove(folder)
         return
     try:
-        if NEW in folder.name and time.time() - folder.stat().st_mtime <= HOUR:
+        if NEW in folder.name and not alone and time.time() - folder.stat().st_mtime <= HOUR:
             return
         if not _take(handle):  # it lives, or that cannot be known
             return
@@ -184,32 +190,41 @@ def _sweep(folder: Path, kept: Callable[[Path, dict[str, Any]], bool] | None) ->
 
 
 @contextmanager
-def locked(folders: Sequence[Path]) -> Iterator[None]:
-    """One run at a time: whoever publishes into one of these folders waits.
+def locked(folders: Sequence[Path]) -> Iterator[bool]:
+    """One run at a time: whoever makes a workspace in one of these folders, or publishes into it, waits.
+
+    Yields:
+        Whether the locks hold: some file systems have none.
 
     Raises:
         UserError: somebody else has held one for too long.
     """
     handles: list[int] = []
+    hold = sys.platform != "win32"
     try:
         if sys.platform != "win32":
             unique = {(s.st_dev, s.st_ino): f for f in folders for s in [f.stat()]}
             for _, folder in sorted(unique.items()):  # all in one order: nobody waits in a circle
-                with suppress(PermissionError):
+                try:
                     handles.append(os.open(folder, os.O_RDONLY))
-                    _wait(handles[-1], folder)
-        yield
+                except PermissionError:
+                    hold = False
+                else:
+                    hold = _wait(handles[-1], folder) and hold
+        yield hold
     finally:
         for handle in handles:
             os.close(handle)
 
 
-def _wait(handle: int, folder: Path) -> None:
+def _wait(handle: int, folder: Path) -> bool:
+    """Wait for a lock; whether there are any."""
     start = time.monotonic()
-    while _take(handle) is False:
+    while (taken := _take(handle)) is False:
         if time.monotonic() - start > PATIENCE:
             raise UserError(f"{folder}: another run has been writing there for {PATIENCE:.0f} s: try again")
         time.sleep(0.005)
+    return bool(taken)
 
 
 @contextmanager

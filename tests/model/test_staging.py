@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from onnx_ocs.errors import UserError
-from onnx_ocs.model import staging
+from onnx_ocs.model import files, staging
 from onnx_ocs.model.staging import PREFIX, Workspace, locked, scratch, sweep, uninterrupted
 
 MAKE = (
@@ -48,6 +48,25 @@ def test_only_workspaces_are_swept(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", *(PREFIX + n for n in ("file", "link", "young"))]
+
+
+def test_killed_before_its_lock(tmp_path: Path) -> None:
+    """Workspaces are made under the folder's lock: who holds it knows that the maker of one without a lock is dead."""
+    for name in ("new_none", "new_lock"):
+        (tmp_path / (PREFIX + name)).mkdir()
+    (tmp_path / (PREFIX + "new_lock") / "lock").touch()
+    sweep(tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2  # its process may live
+    files.write_bytes(tmp_path / "x", b"another run")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_whether_locks_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked([tmp_path]) as hold:
+        assert hold is (sys.platform != "win32")
+    monkeypatch.setattr(staging, "_take", lambda handle: None)  # a file system without locks
+    with locked([tmp_path]) as hold:
+        assert not hold
 
 
 def test_what_was_noted_down_decides(tmp_path: Path) -> None:
