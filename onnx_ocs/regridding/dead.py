@@ -7,6 +7,7 @@ the output and the layers before it are asked: behind a layer each value is a su
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.outputs import OutputTally, judged_outputs
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
@@ -26,6 +28,8 @@ from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import as_written
 
 __all__ = ["Dead", "Killer", "dead_channels", "find_killers"]
+
+_LOG = logging.getLogger("onnx_ocs.regridding")
 
 Dead = Mapping[str, tuple[int, ...]]  # channels of each graph output
 MOST = 48  # quantizers that are asked, those next to the output
@@ -63,16 +67,18 @@ def find_killers(
         samples: what to run on.
 
     Returns:
-        One for each such quantizer, in the regions' order.
-
-    Raises:
-        UserError: onnxruntime does not run the model switch by switch.
+        One for each such quantizer, in the regions' order; none where onnxruntime does not run the model switch by
+        switch.
     """
     asked = _between(Graph(model), regions, dead)
     if not asked:
         return []
     judged = [o for o in judged_outputs(truth, model) if o[0] in dead]
-    board = Switchboard(model, regions, infer_shapes(model), outputs=[n for n, _, _ in judged], only=asked)
+    try:
+        board = Switchboard(model, regions, infer_shapes(model), outputs=[n for n, _, _ in judged], only=asked)
+    except UserError as e:
+        _LOG.warning("which quantizers kill channels cannot be told: %s", e)
+        return []
     quantizers = {k: q for k in asked if (q := regions[k].quantizer) is not None}
     settings: list[dict[int, Setting]] = [{}, *({k: narrow(q)} for k, q in quantizers.items())]
     session = as_written(truth)

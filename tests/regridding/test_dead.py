@@ -6,6 +6,7 @@ import detectors
 import pytest
 
 from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
@@ -43,3 +44,19 @@ def test_layers_end_the_search() -> None:
     regions = find_regions(graph, infer_shapes(model))
     between = module._between(graph, regions, {"scores": (0,)})
     assert [regions[k].tensor for k in between] == ["sub1", "sigmoid2"]
+
+
+def test_a_model_that_does_not_run_switch_by_switch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise UserError("onnxruntime cannot run the model switch by switch")
+
+    monkeypatch.setattr(module, "Switchboard", failing)
+    model = detectors.build("one_output")
+    regions = find_regions(Graph(model), infer_shapes(model))
+    samples = open_samples(detectors.samples(), model)
+    truth = reference(model, regions)
+    dead = dead_channels(compare(truth, [model], samples)[0])
+    assert dead and find_killers(model, regions, truth, dead, samples) == []
+    assert "switch by switch" in caplog.text
