@@ -20,7 +20,7 @@ class Saturating:
         assert level == "enable_all"
         self.factor = 1.0 if precise else 1.0 + float(model.doc_string or 0)
 
-    def run(self, feed: Any) -> dict[str, Any]:
+    def run(self, feed: Any, names: Any = None) -> dict[str, Any]:
         return {"y": np.full(4, self.factor, np.float32), "label": np.arange(3)}
 
 
