@@ -22,6 +22,9 @@ from onnx_ocs.execution.processes import Processes, no_interrupts
 @pytest.fixture(autouse=True)
 def nobody_left() -> Any:
     yield
+    end = time.monotonic() + 10  # the rest of a pool that lost a process is ended by a thread of the pool's own
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.01)
     assert not multiprocessing.active_children()
 
 
