@@ -23,7 +23,7 @@ def set_apart(samples: Samples, limit: int | None) -> tuple[Samples, Samples] | 
         samples: all samples.
         limit: most samples to use.
     """
-    feeds = sum(1 for _ in samples.batches(1, limit))
+    feeds = samples.number(1, limit)
     if feeds < FEWEST:
         return None
     apart = {*range(APART - 1, feeds, max(APART, feeds // MOST))}
@@ -34,8 +34,7 @@ def set_apart(samples: Samples, limit: int | None) -> tuple[Samples, Samples] | 
 
 def every(samples: Samples, step: int, first: int) -> Samples:
     """Every so many feeds of one sample, from one on."""
-    count = sum(1 for _ in samples.batches(1))
-    return _of(samples, None, set(range(first, count, step)), samples.description)
+    return _of(samples, None, set(range(first, samples.number(1), step)), samples.description)
 
 
 def _of(samples: Samples, limit: int | None, chosen: set[int], label: str) -> Samples:

@@ -134,12 +134,9 @@ def _by_workers(
     total = part[1] - part[0]
     context.progress("calibrating", 0, total)
     found, done = empty, 0
-    for n, (_, counted) in enumerate(engine.each(_count, tasks)):
-        if n:
-            found.merge(counted, ("one worker's statistics", "another's"))
-        else:
-            found.merge(counted)
-            found.origin = counted.origin
+    for _, counted in engine.each(_count, tasks):
+        found.merge(counted, ("one worker's statistics", "another's"))
+        found.origin = found.origin or counted.origin
         assert counted.origin is not None
         done += sum(b - a for a, b in counted.origin.parts)
         context.progress("calibrating", done, total)

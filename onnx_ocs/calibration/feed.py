@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from types import MappingProxyType
 
 import onnx
 
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.runtime.threads import slices
 
-__all__ = ["PART", "Feed", "one_sample", "parts_of", "rows_are_samples", "samples_in", "together"]
+__all__ = ["Feed", "one_sample", "parts_of", "rows_are_samples", "samples_in", "together"]
 
 _Labels = Mapping[str, Array]
-PART = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
 NOTHING: _Labels = MappingProxyType({})
 
 
@@ -74,12 +73,13 @@ def one_sample(model: onnx.ModelProto, feed: Mapping[str, Array]) -> dict[str, A
 def parts_of(model: onnx.ModelProto, feed: Mapping[str, Array]) -> Iterator[tuple[int, Feed]]:
     """A feed, a few samples at a time, each with the number of samples before it: what layers leave behind is little.
 
-    The parts depend on the model and the feed alone: the last has up to 2 * `PART` - 1 samples, and a feed that the
-    model only takes whole is one part.
+    The parts depend on the model and the feed alone (`onnx_ocs.runtime.threads.slices`); a feed that the model only
+    takes whole is one part.
     """
     count = samples_in(feed)
-    if count < 2 * PART or together(model, feed) > 1 or not all(a.ndim and len(a) == count for a in feed.values()):
+    parts = slices(count)
+    if len(parts) < 2 or together(model, feed) > 1 or not all(a.ndim and len(a) == count for a in feed.values()):
         yield 0, feed if isinstance(feed, Feed) else Feed(feed)
         return
-    for begin, end in pairwise((*range(0, count - PART + 1, PART), count)):
-        yield begin, Feed({k: a[begin:end] for k, a in feed.items()})
+    for part in parts:
+        yield part.start, Feed({k: a[part] for k, a in feed.items()})

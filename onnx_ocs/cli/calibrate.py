@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -15,6 +15,10 @@ from onnx_ocs.cli.outputs import check_outputs, publishing, show_progress, showi
 from onnx_ocs.cli.running import Running
 from onnx_ocs.errors import UserError
 from onnx_ocs.options import Option, option, required
+
+if TYPE_CHECKING:
+    from onnx_ocs.calibration.statistics import Statistics
+    from onnx_ocs.model.publishing import Transaction
 
 __all__ = ["CALIBRATE", "MERGE"]
 
@@ -78,11 +82,7 @@ def calibrate(model: In, given: Given) -> None:
                 model, data.calib, part, data.float_model, data.limit, progress, given.make(Format).convert_qoperator,
                 executor,
             )  # fmt: skip
-        transaction.file(wanted.output, found.to_bytes())
-        if not out.quiet:
-            with showing():
-                typer.echo(f"{len(found.regions)} tensors on {found.samples} samples: {wanted.output}")
-        transaction.publish()
+        _publish(transaction, found, wanted.output, out.quiet)
 
 
 def merge(stats: Files, given: Given) -> None:
@@ -100,11 +100,16 @@ def merge(stats: Files, given: Given) -> None:
 
     with publishing(wanted.output) as transaction:
         found = api.merge(stats, wanted.partial)
-        transaction.file(wanted.output, found.to_bytes())
-        if not out.quiet:
-            with showing():
-                typer.echo(f"{len(found.regions)} tensors on {found.samples} samples: {wanted.output}")
-        transaction.publish()
+        _publish(transaction, found, wanted.output, out.quiet)
+
+
+def _publish(transaction: Transaction, found: Statistics, path: Path, quiet: bool) -> None:
+    """Write the statistics, and say so."""
+    transaction.file(path, found.to_bytes())
+    if not quiet:
+        with showing():
+            typer.echo(f"{len(found.regions)} tensors on {found.samples} samples: {path}")
+    transaction.publish()
 
 
 LEFT = ("--report", "--html", "--seed")

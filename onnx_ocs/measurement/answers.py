@@ -24,11 +24,10 @@ from onnx_ocs.execution.stored import Stored
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import RUN_ERRORS, Session, as_written
-from onnx_ocs.runtime.threads import CORES, in_order, share
+from onnx_ocs.runtime.threads import CORES, TOGETHER, in_order, share
 
 __all__ = ["Answer", "Known", "answers"]
 
-TOGETHER = 2  # samples of a run: what layers leave behind stays in the caches
 AT_ONCE = 4  # most runs side by side, for the sake of memory
 SHARD = 16  # feeds of a task
 

@@ -27,7 +27,7 @@ from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.model.sizes import rough_size
 from onnx_ocs.runtime.memory import share_of_memory
 from onnx_ocs.runtime.session import LARGE, NUMBERS, RUN_ERRORS, SMALL, Session, as_written
-from onnx_ocs.runtime.threads import share, side_by_side
+from onnx_ocs.runtime.threads import share, side_by_side, slices
 
 __all__ = ["STAGES", "Stages"]
 
@@ -35,7 +35,6 @@ STAGES = 12  # most sessions
 KEPT = 1 << 30  # most bytes of what crossed the cuts, over all feeds; less where there is little memory
 LONG_AGO = 256  # questions after which a feed will hardly come again
 KEPT_SHARE = 4  # of the memory that a run may take, the part for them
-SLICE = 2  # samples that run together; of one alone, onnxruntime multiplies vectors, and adds up in another order
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,10 +208,10 @@ class Stages:
 
 
 def _sliced(feed: Mapping[str, Array]) -> list[Mapping[str, Array]]:
-    """A feed in slices, the last of up to 2 * SLICE - 1 samples; the feed itself where its arrays do not fit that."""
+    """A feed in slices; the feed itself where its arrays do not fit that."""
     lengths = {len(a) if a.ndim else 0 for a in feed.values()}
-    ends = range(SLICE, min(lengths) - SLICE + 1, SLICE) if len(lengths) == 1 else ()
-    return [{n: a[begin:end] for n, a in feed.items()} for begin, end in pairwise((0, *ends, None))]
+    parts = slices(*lengths) if len(lengths) == 1 else []
+    return [{n: a[part] for n, a in feed.items()} for part in parts] if len(parts) > 1 else [feed]
 
 
 def _equal(x: Array, y: Array) -> bool:

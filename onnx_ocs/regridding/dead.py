@@ -26,6 +26,7 @@ from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import as_written
+from onnx_ocs.runtime.threads import TOGETHER
 
 __all__ = ["Dead", "Killer", "dead_channels", "find_killers"]
 
@@ -33,7 +34,6 @@ _LOG = logging.getLogger("onnx_ocs.regridding")
 
 Dead = Mapping[str, tuple[int, ...]]  # channels of each graph output
 MOST = 48  # quantizers that are asked, those next to the output
-TOGETHER = 2  # samples of a run
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
-__all__ = ["CORES", "in_order", "share", "side_by_side"]
+__all__ = ["CORES", "TOGETHER", "in_order", "share", "side_by_side", "slices"]
 
 CORES = os.cpu_count() or 1
+# samples of a run: what layers leave behind stays in the caches; of one alone, onnxruntime multiplies vectors, and adds
+# up in another order
+TOGETHER = 2
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -42,3 +46,9 @@ def in_order(work: Callable[[T], R], items: Iterable[T], at_once: int) -> Iterat
 def share(at_once: int) -> int:
     """How many threads each of so many runs may have, for all of them to keep the cores busy."""
     return -(-CORES // at_once)
+
+
+def slices(samples: int) -> list[slice]:
+    """So many samples, `TOGETHER` at a time; the last slice has up to 2 * `TOGETHER` - 1 of them."""
+    ends = range(TOGETHER, samples - TOGETHER + 1, TOGETHER)
+    return [slice(begin, end) for begin, end in pairwise((0, *ends, samples))]

@@ -146,6 +146,11 @@ class _Search:
             return "the target is reached"
         return "; ".join(s for s in stopped if s) or "all that may be spent was tried"
 
+    @property
+    def _least(self) -> float:
+        """What a move that costs must gain; on the way to a target anything counts."""
+        return PAYS_DB if self._options.target is None else LEAST_DB
+
     def _reached(self) -> bool:
         target = self._options.target
         return target is not None and target.value(self.best.seen.whole) >= target.wanted
@@ -194,7 +199,6 @@ class _Search:
         at = next((k for k, m in enumerate(self._free) if isinstance(m, Translate)), None)
         if at is None:
             return None
-        least = PAYS_DB if self._options.target is None else LEAST_DB
         first, then = self._free[at], self._free[at + 1 :]
         for share in shares:
             options = _within(self._options, share)
@@ -208,7 +212,7 @@ class _Search:
             outcome = self._bench.outcome(then, options, half) if then else outcome
             labels += tuple(map(_called, then))
             trial = self._bench.trial(labels, (*base.passes, first, *then), options, outcome)
-            if not self._weigh(trial, least):
+            if not self._weigh(trial, self._least):
                 return "more copies would not pay" if self._took("copies") else "copies do not pay"
             if self._reached():
                 return None
@@ -219,7 +223,6 @@ class _Search:
         if self._reached():
             return None
         base, word = self.best, _called(move)
-        least = PAYS_DB if self._options.target is None else LEAST_DB
         for share in shares if isinstance(move, Compensate) else shares[-1:]:
             less = self._spare(move, share, base)
             label = word + (f" ({100 * less.budget:.3g} % MACs)" if isinstance(less, Compensate) else "")
@@ -230,7 +233,7 @@ class _Search:
                 self.tried.append((replace(base, labels=labels, passes=passes), "changes nothing"))
                 continue
             trial = self._bench.trial(labels, passes, base.options, outcome)
-            if not self._weigh(trial, least):
+            if not self._weigh(trial, self._least):
                 return f"more {word} would not pay" if self._took(word) else f"{word} do not pay"
             if self._reached():
                 return None

@@ -13,7 +13,7 @@ import zoo
 from zoo import Net, Style
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import PART, samples_in
+from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.samples import Samples, open_samples
 from onnx_ocs.calibration.stream import BATCH, Activations, stream
 from onnx_ocs.errors import UserError
@@ -21,6 +21,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region
+from onnx_ocs.runtime.threads import TOGETHER
 
 Array = np.ndarray[Any, Any]
 
@@ -58,7 +59,7 @@ def test_batches_come_in_turn_with_what_is_asked_for() -> None:
     context = Context(open_samples({"x": x}, model), progress=lambda *args: said.append(args))
     found = list(stream(model, regions, regions[1:], context))
     parts = [p for _, _, p in found]
-    assert [len(p["relu1"]) for p in parts] == [PART] * 8 + [3], "few at a time"
+    assert [len(p["relu1"]) for p in parts] == [TOGETHER] * 8 + [3], "few at a time"
     assert [(turn, first) for turn, first, _ in found] == [(t, f) for t in (0, 1) for f in (0, 2, 4, 6)] + [(2, 0)]
     np.testing.assert_array_equal(np.concatenate([p["x"] for p in parts]), x)
     np.testing.assert_allclose(np.concatenate([p["relu1"] for p in parts]), floats(n, x), rtol=1e-5, atol=1e-5)

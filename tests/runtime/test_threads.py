@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from onnx_ocs.runtime import threads as parallel
-from onnx_ocs.runtime.threads import in_order, share, side_by_side
+from onnx_ocs.runtime.threads import TOGETHER, in_order, share, side_by_side, slices
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -78,3 +78,11 @@ def test_runs_side_by_side_share_the_cores(
 ) -> None:
     monkeypatch.setattr(parallel, "CORES", cores)
     assert share(at_once) == threads
+
+
+@pytest.mark.parametrize("samples", [*range(1, 12), 64])
+def test_no_slice_has_one_sample(samples: int) -> None:
+    """Of many: onnxruntime adds up in another order for one alone."""
+    sizes = [s.stop - s.start for s in slices(samples)]
+    assert sum(sizes) == samples and all(s == TOGETHER for s in sizes[:-1])
+    assert sizes[-1] < 2 * TOGETHER and (samples == 1 or sizes[-1] >= TOGETHER)
