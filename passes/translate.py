@@ -66,7 +66,7 @@ class Translate:
         signed = "uint8" not in rules_of(self.runtime).activations
         if self.plan is None or rewritten(model):
             return apply(model, context, self.selection, self, signed)
-        return apply_plan(model, self.plan, self, context.bounded, signed)
+        return apply_plan(model, self.plan, self, context.bounded, signed, context.original)
 
     @property
     def selection(self) -> Selection:

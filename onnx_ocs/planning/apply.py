@@ -32,7 +32,12 @@ __all__ = ["apply_plan"]
 
 
 def apply_plan(
-    model: onnx.ModelProto, plan: Plan, by: Pass, bounded: Bounded | None = None, signed: bool = False
+    model: onnx.ModelProto,
+    plan: Plan,
+    by: Pass,
+    bounded: Bounded | None = None,
+    signed: bool = False,
+    original: onnx.ModelProto | None = None,
 ) -> PassResult:
     """Change the steps and make the copies that a plan asks for, in place.
 
@@ -42,6 +47,7 @@ def apply_plan(
         by: the pass that does it; its name and version are written on all that is edited.
         bounded: which tensors the float model bounds at 6.
         signed: whether signed integers must keep their sign.
+        original: the model before the run, whose biases are taken where a step has changed since.
 
     Returns:
         One report entry for each quantized activation.
@@ -55,7 +61,7 @@ def apply_plan(
     regions = find_regions(graph, infer_shapes(model), bounded=bounded)
     planned = dict(plan.match(regions))
     changeable = adjustable(regions)
-    refused = _rescale(graph, changeable, planned)
+    refused = _rescale(graph, changeable, planned, None if original is None else Graph(original))
     graph.commit(lambda node: stamp(node, by.name, by.version))
     fresh, shapes = EditableGraph(model), infer_shapes(model)
     now = find_regions(fresh, shapes, bounded=bounded)
@@ -69,7 +75,10 @@ def apply_plan(
 
 
 def _rescale(
-    graph: EditableGraph, regions: Mapping[int, Region], planned: Mapping[int, PlannedRegion]
+    graph: EditableGraph,
+    regions: Mapping[int, Region],
+    planned: Mapping[int, PlannedRegion],
+    original: Graph | None,
 ) -> dict[int, Refusal]:
     """Change the steps; the regions where that cannot be done, with the reason."""
     refused: dict[int, Refusal] = {}
@@ -80,7 +89,7 @@ def _rescale(
         if why is not None:
             refused[k] = why
         else:
-            rescale(graph, regions[k], p.scale)
+            rescale(graph, regions[k], p.scale, original)
     return refused
 
 

@@ -28,6 +28,7 @@ from onnx_ocs.translation.foldback import along, pick
 __all__ = ["Part", "floats", "halves", "integers", "joins", "parameters", "parts"]
 
 ANY_CONCAT = 4  # opset from which Concat joins integers
+WHOLE_BYTES = (np.int8, np.uint8, np.int16, np.uint16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +83,12 @@ def joins(graph: Graph, region: Region, node: NodeProto) -> bool:
     """Whether the integers of bases and copies are to be joined, and can be: int8 or a step for each channel, no Clip.
 
     Of int8 it costs their readers onnxruntime's integer kernels on x86, which takes int8 from a quantizer alone; with a
-    step for each channel there are none.
+    step for each channel there are none.  Concat takes no integers of 4 bits.
     """
     clipped = any(is_op(r, "Clip") for r in graph.readers(node.output[0]))
     q = region.quantizer
-    return (q.dtype == np.int8 or q.scale.size > 1) and not clipped and graph.opset >= ANY_CONCAT
+    wanted = q.dtype == np.int8 or (q.scale.size > 1 and q.dtype in WHOLE_BYTES)
+    return wanted and not clipped and graph.opset >= ANY_CONCAT
 
 
 def integers(graph: EditableGraph, node: NodeProto, found: Sequence[Part], wide: Wide) -> str:

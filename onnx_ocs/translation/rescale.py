@@ -5,15 +5,22 @@ would read it wrongly: b' = round(b * s_x / s'_x), in int64, never clipped.  Whe
 power of two and the channel's weights are rounded to it, as onnxruntime's own quantizer does.  Such a channel is next
 to constant: its bias is more than 2^30 steps, and its weights reach a few thousand.  If rounding them could change the
 channel by more than TOLERANCE of its bias, the step is refused.  Shared parameters are cloned.
+
+A step may change twice in one run (another zero-point first, copies later).  The bias is then rounded once, from what
+the model held before the run: b' is what the declared steps give, and errors do not add up.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from onnx import NodeProto
+
 from onnx_ocs.model.edit import EditableGraph
+from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
-from onnx_ocs.qdq.bias import write_bias
+from onnx_ocs.qdq.bias import Bias, write_bias
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import coarsen
 from onnx_ocs.records.steps import record_step
 from onnx_ocs.regions.region import Region
@@ -22,8 +29,15 @@ from onnx_ocs.regions.steps import coarsening, tied_bias
 __all__ = ["rescale"]
 
 
-def rescale(graph: EditableGraph, region: Region, scale: Array) -> None:
-    """Change one region's step (checked before), its carried quantizers' and the readers' tied biases."""
+def rescale(graph: EditableGraph, region: Region, scale: Array, original: Graph | None = None) -> None:
+    """Change one region's step (checked before), its carried quantizers' and the readers' tied biases.
+
+    Args:
+        graph: the graph.
+        region: the region.
+        scale: the new step, of the old one's shape.
+        original: the graph before the run, where the step may have changed since.
+    """
     walk, q = region.walk, region.quantizer
     new = scale.astype(q.float_dtype)
     made: dict[tuple[tuple[int, ...], bytes], str] = {}
@@ -43,14 +57,15 @@ def rescale(graph: EditableGraph, region: Region, scale: Array) -> None:
         tied = tied_bias(graph, node, q.scale * share)
         if tied is None:
             continue
-        bias, old_scale, weight_scale = tied
+        bias, _, weight_scale = tied
         at_reader = (new * share).reshape(())
         factors = coarsening(tied, at_reader)
         if np.any(factors > 1):
             coarsen(graph, node, 1, factors)
             weight_scale = weight_scale * factors
-        factor = float(old_scale) / float(at_reader) / factors
-        value = np.rint(bias.value.astype(np.float64) * factor).astype(bias.value.dtype)
+        first, first_scale, _ = _first(original, region, node, share, tied) or tied
+        factor = float(first_scale) / float(at_reader) / factors
+        value = np.rint(first.value.astype(np.float64) * factor).astype(bias.value.dtype)
         everything = np.arange(value.size)
         write_bias(graph, node, 2, bias, value, everything)
         dq = graph.producer[node.input[2]]
@@ -61,3 +76,20 @@ def rescale(graph: EditableGraph, region: Region, scale: Array) -> None:
             product.reshape(-1) if old_product.ndim else product.reshape(-1)[0], old_product.shape
         )
         graph.set_input(dq, 1, graph.add_initializer(dq.input[1] + "_rescaled", product.astype(old_product.dtype)))
+
+
+def _first(
+    original: Graph | None, region: Region, node: NodeProto, share: float, tied: tuple[Bias, Array, Array]
+) -> tuple[Bias, Array, Array] | None:
+    """What the original has for a tied bias; None where its step is still that one, or its weights have changed."""
+    if original is None:
+        return None
+    quantize, layer = (original.producer.get(n.output[0]) for n in (region.nodes[0], node))
+    if quantize is None or layer is None or layer.op_type != node.op_type:
+        return None
+    q = read_quantizer(original, quantize)
+    if not isinstance(q, Quantizer) or np.array_equal(q.scale, region.quantizer.scale):
+        return None
+    first = tied_bias(original, layer, q.scale * share)
+    same = first is not None and np.array_equal(first[2], tied[2]) and first[0].value.shape == tied[0].value.shape
+    return first if same else None

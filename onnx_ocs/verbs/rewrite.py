@@ -197,7 +197,7 @@ def _run(
         measure = measured(new, passes, context)
         made, planned = make_plan(new, options, context, context.floats, measure=measure)
         passes = by_plan(passes, made)
-    new, more = run_passes(new, passes, context, original=original if onto.changed else None)
+    new, more = run_passes(new, passes, context, original=original)
     check_kept(original, new, runtime)
     done = [*results.values(), *more.values()]
     return Outcome(

@@ -46,3 +46,15 @@ def test_signed_integers_that_others_read_are_joined() -> None:
 def test_all_copies_of_the_channels_need_no_gather() -> None:
     new = late(zoo.build("conv_relu_conv")[0], 1.0, 1)
     assert sum(n.op_type == "Gather" for n in new.graph.node) == 0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint4", "int4"])
+def test_copies_with_steps_per_channel(dtype: str) -> None:
+    """Integers of whole bytes are joined; Concat takes no others, so there the floats are."""
+    n, x = zoo.image(zoo.Style(opset=21, dtype=dtype))
+    model = n.model(n.conv(n.qdq(n.op("LeakyRelu", n.conv(x)), "mid", axis=1)))
+    new = late(model)
+    onnx.checker.check_model(new, full_check=True)
+    found = read_layouts(new)
+    joined = [new for now, _ in found.values() if Graph(new).producer[now].op_type == "Concat"]
+    assert found and bool(joined) == dtype.endswith("8")

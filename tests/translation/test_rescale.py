@@ -21,8 +21,10 @@ from zoo import Style
 from onnx_ocs import api
 from onnx_ocs.api import RewriteResult
 from onnx_ocs.errors import UserError
+from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.files import fingerprint
+from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan
@@ -32,6 +34,8 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.targets import ort
+from onnx_ocs.translation.rescale import rescale
+from onnx_ocs.verification.verify import verify
 
 
 def apply(model: Model, plan: Plan, verify: bool = True) -> RewriteResult:
@@ -269,6 +273,25 @@ def test_tied_biases_follow(name: str, factor: float, per_channel: bool) -> None
     assert follow == (2 if name in ("two readers",) else 1)
     check_values(model, result, net.feed, 0.02)
     assert integer_kernels(result.model) == integer_kernels(model)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_step_that_changes_twice(given: bool) -> None:
+    """The bias is rounded once, from what the original holds; rounding what was rounded gives other integers."""
+    _, model = biased("conv")
+    for t in model.graph.initializer:
+        if t.data_type == onnx.TensorProto.INT32:
+            t.CopyFrom(numpy_helper.from_array(np.arange(numpy_helper.to_array(t).size, dtype=np.int32), t.name))
+    new = Model()
+    new.CopyFrom(model)
+    for factor in (7.0, 0.4):
+        graph = EditableGraph(new)
+        region = next(r for r in find_regions(graph, infer_shapes(new)) if r.tensor == "relu1")
+        assert isinstance(region, Region)
+        rescale(graph, region, region.quantizer.scale * factor, Graph(model) if given else None)
+        graph.commit(lambda n: None)
+    samples = random_samples(model, 2, 0)
+    assert verify(model, new, samples, 2).verdict == ("PASSED" if given else "FAILED")
 
 
 def all_outputs(model: Model) -> set[str]:

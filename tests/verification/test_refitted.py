@@ -19,7 +19,7 @@ from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.records.weights import REFITTED, Refit, Refitted, digest, read_refitted, record_refitted
-from onnx_ocs.runtime.session import Session
+from onnx_ocs.runtime.session import Session, attempt
 from onnx_ocs.verification.multiply import multiply
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify
@@ -301,3 +301,13 @@ def test_any_geometry(op: str, rank: int, seed: int) -> None:
     y = multiply(EditableGraph(model), model.graph.node[0], x)
     assert y.shape == got.shape and np.abs(y - got).max() < 1e-4
     assert attribute(n, "group", 1) == groups
+
+
+def test_a_file_that_onnxruntimes_optimizer_does_not_load() -> None:
+    """Its optimizer stops at a Clip in front of 4 bits: the file is compared as it is written."""
+    n, x = zoo.tokens(lambda n, t: n.clip(t, 0, 6))(zoo.Style(opset=21, dtype="int4"))
+    model = n.model(*x)
+    assert isinstance(attempt(model, "enable_all"), str) and not isinstance(attempt(model, "disable_all"), str)
+    result = check(model, refitted(model))
+    assert result.verdict == "PASSED" and result.refitted
+    assert any("ORT_ENABLE_ALL" in note for note in result.notes)
