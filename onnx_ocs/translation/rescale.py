@@ -13,7 +13,6 @@ the model held before the run: b' is what the declared steps give, and errors do
 from __future__ import annotations
 
 import numpy as np
-
 from onnx import NodeProto
 
 from onnx_ocs.model.edit import EditableGraph

@@ -20,8 +20,8 @@ from zoo import Style
 
 from onnx_ocs import api
 from onnx_ocs.api import RewriteResult
-from onnx_ocs.errors import UserError
 from onnx_ocs.calibration.drawn import random_samples
+from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph

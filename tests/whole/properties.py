@@ -7,8 +7,8 @@
 - in mode "integer" no layer loses its integer kernel.
 
 With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and loses no more than
-`LOSS_DB` on these samples (several outputs: `OUTPUT_DB` each); where it says that kernels were kept, they are; and the switchboard that it is made with
-gives in stages what it gives in one session, to the last bit.
+`LOSS_DB` on these samples (several outputs: `OUTPUT_DB` each); where it says that kernels were kept, they are; and the
+switchboard that it is made with gives in stages what it gives in one session, to the last bit.
 
 With `--all`: all passes of the house one after the other, fitted to samples, raise nothing, are verified, and lose no
 more than that.
