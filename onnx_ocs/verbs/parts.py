@@ -26,9 +26,11 @@ def parts_of(
     Yields:
         What is dropped, the passes that are left, and what is planned anew for them.
     """
-    if len(passes) > 1:
-        for k, p in enumerate(passes):
-            yield f"the pass '{p.name}'", [*passes[:k], *passes[k + 1 :]], None
+    planned_at = next((k for k, p in enumerate(passes) if isinstance(p, Translate) and p.plan is not None), 0)
+    for k, p in enumerate(passes if len(passes) > 1 else ()):
+        ahead = k < planned_at  # the plan was made for the model that this pass left
+        if not ahead or options is not None:
+            yield f"the pass '{p.name}'", [*passes[:k], *passes[k + 1 :]], options if ahead else None
     copied = any(e.get("status") == "applied" and any((*e["copies"], *e["copies_low"])) for e in regions)
     if copied and options is not None and options.target is None and options.rescale:
         planned = [p for p in passes if isinstance(p, Translate)]

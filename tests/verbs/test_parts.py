@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx_ocs.passes import Compensate, Reconstruct, Translate
+from onnx_ocs.passes import Compensate, Reconstruct, Regrid, Translate
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.plan import Plan
 from onnx_ocs.verbs.parts import parts_of
 
 WIDE = [{"status": "applied", "copies": [0, 2], "copies_low": [0, 0]}]
@@ -25,6 +26,16 @@ def test_each_pass_is_left_out() -> None:
         ("the pass 'compensate'", ["translate", "reconstruct"], None),
     ]
     assert names(parts_of([Translate()], None, WIDE)) == [], "a pass alone has no parts"
+
+
+def test_without_what_ran_ahead_of_a_plan_another_is_made() -> None:
+    passes, options = [Regrid(), Translate(plan=Plan("digest", ())), Reconstruct()], PlanOptions(budget=0.0)
+    assert names(parts_of(passes, options, STEPS)) == [
+        ("the pass 'regrid'", ["translate", "reconstruct"], options),
+        ("the pass 'translate'", ["regrid", "reconstruct"], None),
+        ("the pass 'reconstruct'", ["regrid", "translate"], None),
+    ]
+    assert [n for n, *_ in names(parts_of(passes, None, STEPS))] == ["the pass 'translate'", "the pass 'reconstruct'"]
 
 
 def test_steps_alone_where_copies_were_planned() -> None:
