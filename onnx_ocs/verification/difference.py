@@ -11,6 +11,7 @@ from onnx_ocs.model.nodes import Array
 
 __all__ = ["FEW", "FLIPS", "SHIFT", "TIE_WINDOW", "Difference"]
 
+TIE = 1e-5  # steps; a value this close to a tie, and as much more as float arithmetic is off by, is on it
 TIE_WINDOW = 0.05  # steps; a value this close to a tie may flip through the order of float sums or a rounded bias
 FLIPS = 1e-3  # share of values that may flip near a tie (those exactly on a tie are not counted)
 FEW = 3  # values that may differ whatever their share (tiny models)
@@ -81,7 +82,7 @@ class Difference:
         tie = np.zeros(where.size, bool)
         if exact is not None:
             distance = np.abs(np.abs(exact.reshape(-1)[where] % 1.0) - 0.5)
-            tie = distance < 1e-5
+            tie = distance < TIE + noise
             if 16 * noise < TIE_WINDOW:  # finer steps than the float arithmetic in front of them resolves have no ties
                 self.off_tie += int(np.sum((distance > TIE_WINDOW + 16 * noise) & (np.abs(d) == 1)))
         self.ties += int(tie.sum())

@@ -39,6 +39,17 @@ def test_ties_are_told_apart() -> None:
     assert d.shift == 2  # exact ties are left out
 
 
+def test_a_tie_that_float_arithmetic_misses_is_one() -> None:
+    """Steps that are 1.3 times powers of two: what was exactly between two of them is so to float's accuracy."""
+    expected, found, exact = np.asarray([2]), np.asarray([3]), np.asarray([2.5 - 5e-5])
+    ties = []
+    for noise in (0.0, 1e-4):
+        d = Difference()
+        d.integers("t", expected, found, exact, noise)
+        ties.append(d.ties)
+    assert ties == [0, 1]
+
+
 def test_arithmetic_that_does_not_resolve_steps_has_no_ties() -> None:
     exact = np.asarray([2.3])
     coarse, fine = Difference(), Difference()
