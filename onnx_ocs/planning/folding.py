@@ -16,7 +16,7 @@ from onnx_ocs.planning.problem import Problem
 
 __all__ = ["folded"]
 
-THRIFT = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # shares of the error that a doubled time must save: plans to compare
+THRIFT = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4, 1e-5)  # shares of the error that a doubled time must save: plans to compare
 
 
 def folded(problem: Problem, judge: Judge, choices: Choices, timely: Callable[[Choices], bool]) -> Choices:
