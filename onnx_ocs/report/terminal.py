@@ -66,7 +66,7 @@ def _error(kind: str) -> Callable[[Report], Text]:
 
 def _saved(r: Report) -> str:
     share = r.get("mass_saved")
-    return "" if share is None else f"{100 * share:.0f} %"
+    return "" if share is None or share < 0 else f"{100 * share:.0f} %"  # a finer step may save nothing
 
 
 REGION = (
