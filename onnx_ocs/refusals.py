@@ -70,7 +70,7 @@ CATALOGUE: dict[str, Meaning] = {
     "ratio": Meaning("tensor", "the ratio leaves no copy for this tensor", "a larger `--ratio` or `--budget`", True),
     "not_planned": Meaning(
         "tensor",
-        "the plan leaves it as it is: elsewhere the budget brings more",
+        "the plan leaves it as it is: nothing that it may spend was better on unseen samples",
         "a larger `--budget`; `inspect --calib` says what the tensor costs",
         True,
     ),

@@ -18,6 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader
 
 import onnx_ocs
 from onnx_ocs.errors import UserError
+from onnx_ocs.passes import DEFAULT
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -55,7 +56,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def rewritten(calib: Any) -> bytes:
-    result = onnx_ocs.rewrite(DIGITS, calib=calib, verify=False)
+    result = onnx_ocs.rewrite(DIGITS, calib=calib, passes=[p() for p in DEFAULT], verify=False)
     assert result.changed
     assert result.report["quality"]["samples"] == 64
     data: bytes = result.model.SerializeToString(deterministic=True)

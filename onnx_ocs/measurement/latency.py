@@ -35,8 +35,8 @@ class Compared:
     """Time of a model and of what was made of it.
 
     Attributes:
-        before_ms: median, milliseconds.
-        after_ms: the same of the other model.
+        before_ms: milliseconds of the shortest runs, which disturb each other least.
+        after_ms: as many as the ratio makes of them.
         ratio: after / before, of the shortest runs.
         tolerance: how far the ratio may be off, by what its parts are apart.
     """
@@ -69,8 +69,8 @@ def compared(
     took = None if _large([before, after]) else _took([before, after], feed, ROUNDS, seconds, LEAST, Looks())
     if took is None:
         return None
-    then, now = (1e3 * float(np.median(t)) for t in took)
-    return Compared(then, now, *_ratio(took))
+    then, (ratio, tolerance) = 1e3 * min(took[0]), _ratio(took)
+    return Compared(then, then * ratio, ratio, tolerance)
 
 
 def _ratio(took: Sequence[Sequence[float]]) -> tuple[float, float]:

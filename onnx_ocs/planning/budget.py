@@ -202,7 +202,7 @@ class Spending:
             return took is None or limit is None or took.holds(limit)
 
         self.context.progress("folding copies", 0, None)
-        choices = folded(self.problem.folding(), self.judge, trial.choices, timely)
+        choices = folded(self.problem, self.judge, trial.choices, timely)
         after = self.objective(choices)
         if choices is trial.choices or not worth(self.before, after, self.judge.objective):
             return judged

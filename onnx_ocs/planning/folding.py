@@ -7,7 +7,7 @@ So twice the time must halve the error.  A limit of time is measured besides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from onnx_ocs.planning.allocate import at_price
 from onnx_ocs.planning.choices import Choices
@@ -16,14 +16,16 @@ from onnx_ocs.planning.problem import Problem
 
 __all__ = ["folded"]
 
-THRIFT = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # shares of the error that a doubled time must save: plans to compare
+# shares of the error that a doubled time must save: plans to compare
+THRIFT = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4, 1e-5)
+DOUBTED = 24  # tensors whose copies are tried without, one by one: those that promise least for their time
 
 
-def folded(problem: Problem, judge: Judge, choices: Choices, timely: Callable[[Choices], bool]) -> Choices:
+def folded(whole: Problem, judge: Judge, choices: Choices, timely: Callable[[Choices], bool]) -> Choices:
     """Choices with copies that are folded back, where these are worth their time.
 
     Args:
-        problem: the candidates that may get such copies, with tables.
+        whole: the problem that the choices solve, with candidates that may get such copies.
         judge: the objective on samples that the tables were not made from; each of its halves must agree.
         choices: what else is done.
         timely: whether a plan keeps to the limit of time.
@@ -31,25 +33,52 @@ def folded(problem: Problem, judge: Judge, choices: Choices, timely: Callable[[C
     Returns:
         The same where nothing pays.
     """
+    problem = whole.folding()
 
-    def score(new: Choices) -> list[float]:
-        """Error times time, on each half."""
-        return [e * (1 + _work(problem, new)) for e in judge.halves(problem.settings(new))]
+    def score(new: Choices) -> Iterator[float]:
+        """Error times time, on each half, computed when it is asked for: most trials end at the first."""
+        time = 1 + _work(problem, new)
+        return (e * time for e in judge.halves(whole.settings(new)))
 
-    best, least = choices, score(choices)
+    best, least = choices, list(score(choices))
+    judge.stand_on(whole.settings(choices))
     damage = sum(c.damage for c in problem.candidates)
     for share in THRIFT:
         price = share * damage / max(problem.total, 1)
         trial = {**choices, **{k: c for k, c in at_price(problem, price).items() if c.count}}
-        found = score(trial)
-        if all(f < b for f, b in zip(found, least, strict=True)):
+        if trial.keys() == choices.keys() and all(trial[k] is choices[k] for k in trial):
+            continue
+        if (found := _no_worse(score(trial), least, strictly=True)) is not None:
             best, least = trial, found
-    for k in [k for k, c in best.items() if c is not choices.get(k)]:  # each must be worth its own time
+    judge.stand_on(whole.settings(best))
+    for k in _doubted(problem, choices, best):  # each must be worth its own time
         trial = {i: c for i, c in best.items() if i != k} | ({k: choices[k]} if k in choices else {})
-        found = score(trial)
-        if all(f <= b for f, b in zip(found, least, strict=True)):
+        if (found := _no_worse(score(trial), least)) is not None:
             best, least = trial, found
     return best if best is not choices and timely(best) else choices
+
+
+def _no_worse(scores: Iterator[float], least: list[float], strictly: bool = False) -> list[float] | None:
+    """A plan's scores where none of them is larger than the least so far (or as large); None where one is."""
+    found = []
+    for f, b in zip(scores, least, strict=True):
+        if f > b or (strictly and f == b):
+            return None
+        found.append(f)
+    return found
+
+
+def _doubted(problem: Problem, choices: Choices, best: Choices) -> list[int]:
+    """The tensors with new copies, or of many those that save least for their time."""
+    new = [c for c in problem.candidates if c.index in best and best[c.index] is not choices.get(c.index)]
+
+    def promise(k: int) -> float:
+        c, chosen = new[k], best[new[k].index]
+        before = problem.error(c, None)
+        saved = c.damage * (1 - problem.error(c, chosen) / before) if before > 0 else 0.0
+        return saved / max(c.start + chosen.count * c.macs, 1.0)
+
+    return [new[k].index for k in sorted(sorted(range(len(new)), key=promise)[:DOUBTED])]
 
 
 def _work(problem: Problem, choices: Choices) -> float:

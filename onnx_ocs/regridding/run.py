@@ -230,8 +230,8 @@ def _notes(dead: Dead, killers: Sequence[Killer]) -> list[str]:
     """What is dead, and nobody's fault."""
     known = {(o, c) for k in killers for o, channels in k.dead.items() for c in channels}
     return [
-        f"{len(rest)} channel{'s' * (len(rest) != 1)} of the output '{o}' never change, while the reference's do, and "
-        f"no quantizer between it and the layers before it does that alone"
+        f"constant in the input, but not in the reference: {len(rest)} channel{'s' * (len(rest) != 1)} of the output "
+        f"'{o}', and no quantizer between it and the layers before it does that alone"
         for o, channels in dead.items()
         if (rest := [c for c in channels if (o, c) not in known])
     ]

@@ -172,7 +172,7 @@ def histogram(entry: Entry, salt: str) -> str:
         salt: makes the ids of this drawing its own.
     """
     with figure(400, 215, layout=None) as drawing:  # many of these: fixed margins are faster than a search
-        drawing.subplots_adjust(left=0.1, right=0.965, top=0.98, bottom=0.16, hspace=0.06)
+        drawing.subplots_adjust(left=0.125, right=0.965, top=0.98, bottom=0.16, hspace=0.06)
         bars, grids = drawing.subplots(2, 1, sharex=True, height_ratios=[5, 1])
         draw_histogram(bars, grids, entry)
         return svg(drawing, "histogram of the activation, with the old and the new grid", salt)

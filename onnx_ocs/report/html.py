@@ -23,11 +23,13 @@ from onnx_ocs.report.trials import trial_rows
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 __all__ = ["CARDS", "check_html", "comparison_to_html", "to_html"]
 
 Entry = Mapping[str, Any]
 CARDS = 60  # regions with a histogram of their own; all others are in the table
+FEW = 12  # of these that are shown at once
 READERS = 3  # names of what reads a tensor
 WORST = 20  # tensors whose loss is shown
 TENSORS = 200  # names in one list
@@ -93,6 +95,7 @@ def to_html(report: Entry, title: str) -> str:
         plan=plan,
         refusals=_refusals(regions),
         tensors=TENSORS,
+        few=FEW,
         cost=_cost(report["cost"], report["latency"]),
         outputs=every_row(report["outputs"]),
         grids=grid_lines(report.get("grids", ())),
@@ -111,7 +114,7 @@ def _template(name: str) -> Template:
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters |= {"number": _number, "db": db_or_dash, "percent": _percent, "name": cut_name, "count": counted}
-    pages.filters["declared"] = declared
+    pages.filters |= {"declared": declared, "breakable": _breakable, "saved": _saved}
     pages.globals["range_of"] = from_to
     return pages.get_template(name)
 
@@ -198,3 +201,15 @@ def _number(value: Any) -> str:
 
 def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _saved(share: float | None) -> str:
+    """A share of the clipped mass; a range that was made smaller for a finer step saves nothing."""
+    return "–" if share is None or share < 0 else _percent(share)
+
+
+def _breakable(text: str) -> Markup:
+    """Text whose lists without spaces may be broken behind a comma."""
+    from markupsafe import Markup, escape
+
+    return Markup(",<wbr>").join(escape(part) for part in text.split(","))

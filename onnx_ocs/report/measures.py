@@ -104,8 +104,8 @@ class LatencyEntry(TypedDict):
     """Time of one sample, one thread; null where it was not measured.
 
     Attributes:
-        before_ms: milliseconds, the median.
-        after_ms: the same, rewritten.
+        before_ms: milliseconds, of the shortest runs.
+        after_ms: what the ratio makes of them.
         ratio: after / before, of the shortest runs of either, which took turns.
         tolerance: how far the ratio may be off, by what its parts are apart.
         limit: the largest ratio that was asked for; null where time does not count.

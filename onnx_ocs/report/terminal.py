@@ -66,7 +66,7 @@ def _error(kind: str) -> Callable[[Report], Text]:
 
 def _saved(r: Report) -> str:
     share = r.get("mass_saved")
-    return "" if share is None else f"{100 * share:.0f} %"
+    return "" if share is None or share < 0 else f"{100 * share:.0f} %"  # a finer step may save nothing
 
 
 REGION = (
@@ -319,9 +319,9 @@ def show_verdict(console: Console, text: str) -> None:
 
 
 def verdict(report: Report, changed: bool, verified: bool, seconds: float | None = None) -> str:
-    """The last line; without a time where a report is shown that was written before."""
+    """The last line, with the time of the whole command; without one where an older report is shown."""
     v = report["verification"]
-    took = "" if seconds is None else f" ({seconds:.1f} s)"
+    took = "" if seconds is None else f"; the run took {seconds:.1f} s"
     if not changed:
         return f"PASSED: nothing to rewrite, the output is the input{took}"
     if v is None:
@@ -332,5 +332,5 @@ def verdict(report: Report, changed: bool, verified: bool, seconds: float | None
     what = declared(oracle).replace("nothing", "the model")
     return (
         f"PASSED: {what} as declared; {level['values']:,} values compared with the oracle's "
-        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step)"
-    ) + ("" if seconds is None else f" in {seconds:.1f} s")
+        f"({level['mismatch_fraction']:.1e} differ, by at most {level['max_steps']} step){took}"
+    )

@@ -137,8 +137,10 @@ def _spent(cost: Report) -> float:
 
 def _budget(report: Report, budget: float) -> str:
     spent, plan = _spent(report["cost"]), report.get("plan", {})
+    if not budget:
+        return "none for copies (--budget): what is free alone was planned"
     told = f"{percent(max(spent, 0.0))} of the {percent(budget)} extra multiply-accumulates that were allowed"
-    if not budget or spent >= SPENT * budget:
+    if spent >= SPENT * budget:
         return told
     if plan.get("kernels", {}).get("kept"):
         return f"{told}: copies were left out, {plan['kernels']['why']}"

@@ -20,13 +20,13 @@ from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.make import make_plan
-from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import Model, Progress, open_model, quiet, reference_model
 
-__all__ = ["by_plan", "measured", "plan"]
+__all__ = ["by_plan", "measured", "plan", "unsaid"]
 
 
 @answers_for_the_model
@@ -78,6 +78,21 @@ def plan(
         )  # fmt: skip
         measure = measured(proto, [Translate()], context)
         return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
+
+
+def unsaid(given: object, passes: Sequence[Pass]) -> PlanOptions | None:
+    """What is planned where nobody says so: what the command line plans, for a `Translate` that nobody made.
+
+    Args:
+        given: the passes as the caller gave them: made, by name, or None.
+        passes: what they stand for.
+
+    Returns:
+        The options; None for a `Translate` that the caller made: its own fields say what it does.
+    """
+    made = () if given is None or isinstance(given, str) or not isinstance(given, Sequence) else given
+    planned = any(isinstance(p, Translate) and not any(p is m for m in made) for p in passes)
+    return PlanOptions(max_latency=LATENCY) if planned else None
 
 
 def by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:

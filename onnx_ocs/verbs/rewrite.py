@@ -56,7 +56,7 @@ from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.limits import kernel_notes, time_notes
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
-from onnx_ocs.verbs.plan import by_plan, measured
+from onnx_ocs.verbs.plan import by_plan, measured, unsaid
 from onnx_ocs.verbs.targeted import check_kept, check_passes, fitting, runtime_of
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
@@ -108,6 +108,7 @@ def rewrite(
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
         passes: passes or their names, in order, or "auto" (those that pay); default: as on the command line.
         options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
+            Default: as on the command line, steps alone; a `Translate` that you make goes by its own ratio.
         verify: whether to verify.
         seed: of everything random.
         limit: most calibration samples.
@@ -176,6 +177,8 @@ def _chosen(
     found = as_passes([p() for p in default] if passes is None else passes)
     if isinstance(found, Auto):
         return automatic(ready, found, options, _run)
+    if options is None and ready.context.samples is not None:
+        options = unsaid(passes, found)
     return Chosen(found, options, _run(ready, found, options), options)
 
 

@@ -18,7 +18,7 @@ from onnx import helper
 
 from onnx_ocs import api
 from onnx_ocs.errors import PassError, VerificationError
-from onnx_ocs.passes import PASSES
+from onnx_ocs.passes import DEFAULT, PASSES
 from onnx_ocs.verbs import rewrite
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -37,7 +37,7 @@ def original() -> Model:
 
 @pytest.fixture(scope="module")
 def rewritten(original) -> Model:
-    return api.rewrite(original, calib=str(CALIB)).model
+    return api.rewrite(original, calib=str(CALIB), passes=[p() for p in DEFAULT]).model
 
 
 # ---- the verbs ------------------------------------------------------------------------------------------------------

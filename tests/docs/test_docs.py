@@ -30,7 +30,7 @@ PAGES = [README, ROOT / "models" / "README.md", *sorted(DOCS.glob("*.md"))]
 GENERATED = ("options.md", "refusals.md", "report.schema.json")
 KINDS = {"sh", "python", "text", "toml", "json", "mermaid"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
-SECONDS = re.compile(r"(?<=\bin )[\d.]+(?= ?s\b)")
+SECONDS = re.compile(r"(?<=\btook )[\d.]+(?= ?s\b)")
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ def test_that_blocks_are_run() -> None:
         ("MACs 1,430,848 +19.4 %", "bytes 5\nMACs 1,430,848 +19.4 %", True),
         ("MACs 1,430,848 +19.4 %", "MACs 1,403,000 +17.9 %", True),
         ("MACs 1,430,848 +19.4 %", "MACs 1,198,400 +0.0 %", False),
-        ("PASSED: 8 equal in 7.0 s", "PASSED: 8 equal in 35.1 s", True),
-        ("PASSED: 8 equal in 7.0 s", "FAILED: 8 equal in 7.0 s", False),
-        ("PASSED: 8 equal in 7.0 s", "PASSED: 5 equal in 7.0 s", False),
+        ("PASSED: 8 equal; the run took 7.0 s", "PASSED: 8 equal; the run took 35.1 s", True),
+        ("PASSED: 8 equal; the run took 7.0 s", "FAILED: 8 equal; the run took 7.0 s", False),
+        ("PASSED: 8 equal; the run took 7.0 s", "PASSED: 5 equal; the run took 7.0 s", False),
         ("no_outliers: ...", "no_outliers: no channel has any", True),
         ("no_outliers: ...", "ratio: none", False),
     ],

@@ -13,7 +13,7 @@ import pytest
 from tried import entry
 
 from onnx_ocs import api
-from onnx_ocs.passes import PASSES
+from onnx_ocs.passes import DEFAULT, PASSES
 from onnx_ocs.report import html
 from onnx_ocs.report.html import CARDS, to_html
 
@@ -79,7 +79,7 @@ def check(text: str) -> Page:
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return api.rewrite(DIGITS, calib=str(CALIB)).report
+    return api.rewrite(DIGITS, calib=str(CALIB), passes=[p() for p in DEFAULT]).report
 
 
 def test_rewrite(run, tmp_path):

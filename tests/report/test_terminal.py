@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from onnx_ocs import api
+from onnx_ocs.passes import DEFAULT
 from onnx_ocs.report import terminal as table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ VERBS = ("inspect", "rewrite", "plan", "verify", "report", "compare")
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return api.rewrite(DIGITS, calib=str(CALIB)).report
+    return api.rewrite(DIGITS, calib=str(CALIB), passes=[p() for p in DEFAULT]).report
 
 
 def shown(report: dict[str, Any], width: int, **options: Any) -> str:

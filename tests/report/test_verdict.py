@@ -78,6 +78,7 @@ def test_what_was_left_of_the_budget_and_why(budget: float, plan: dict[str, Any]
     told = advise(report(plan=plan), budget)["budget"]
     assert told is not None and told.startswith("5.00 % of the ") and told.endswith(why)
     assert advise(report())["budget"] is None and advise(report(verb="inspect"), budget)["budget"] is None
+    assert advise(report(plan=plan), 0.0)["budget"] == "none for copies (--budget): what is free alone was planned"
 
 
 def advice(**more: Any) -> str:

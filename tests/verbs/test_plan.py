@@ -13,8 +13,11 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes.compensate import Compensate
+from onnx_ocs.passes.reconstruct import Reconstruct
+from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.verbs.plan import by_plan, measured
+from onnx_ocs.planning.options import LATENCY, PlanOptions
+from onnx_ocs.verbs.plan import by_plan, measured, unsaid
 
 OPTIONS = onnx_ocs.PlanOptions(budget=0.5, effort="quick")
 
@@ -55,3 +58,22 @@ def test_only_translate_follows_a_plan(model: onnx.ModelProto, calib: dict[str, 
 def test_samples_of_another_model(model: onnx.ModelProto) -> None:
     with pytest.raises(UserError, match="lacks input 'x'"):
         onnx_ocs.plan(model, {"pixels": np.zeros((4, 8), np.float32)}, OPTIONS)
+
+
+def test_what_is_planned_where_nobody_says_so() -> None:
+    """From Python as on the command line; a `Translate` that the caller made goes by its own ratio."""
+    usual = PlanOptions(max_latency=LATENCY)
+    assert unsaid(None, [Regrid(), Translate()]) == unsaid("translate", [Translate()]) == usual
+    assert unsaid(["translate"], [Translate()]) == usual
+    own = Translate(ratio=0.25)
+    assert unsaid([own], [own]) is None and unsaid([own, "reconstruct"], [own, Reconstruct()]) is None
+    assert unsaid("reconstruct", [Reconstruct()]) is None
+
+
+def test_a_rewrite_plans_as_the_command_line_does() -> None:
+    model = zoo.build("conv_relu_conv")[0]
+    calib = feeds.inputs(model, 32)
+    report = onnx_ocs.rewrite(model, calib=calib, passes="translate", verify=False).report
+    assert report["ranking"].startswith("planned by measured error") and report["latency"]["limit"] == LATENCY
+    assert all(not any(r["copies"]) for r in report["regions"] if r["status"] == "applied")
+    assert "plan" not in onnx_ocs.rewrite(model, calib=calib, passes=[Translate()], verify=False).report

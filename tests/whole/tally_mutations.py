@@ -20,10 +20,12 @@ from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.passes.split import Split
 from onnx_ocs.passes.translate import Translate
+from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.verification.verify import verify
 
 Array = np.ndarray[Any, Any]
 DIGITS = Path(__file__).resolve().parents[2] / "models"
+BUDGET = PlanOptions(budget=0.2, effort="quick")
 
 
 def subjects() -> dict[str, tuple[onnx.ModelProto, onnx.ModelProto]]:
@@ -34,7 +36,7 @@ def subjects() -> dict[str, tuple[onnx.ModelProto, onnx.ModelProto]]:
     calib = dict(np.load(DIGITS / "digits.calib.npz"))
     return {
         "digits, early and late": (digits, rewrite(digits, passes=[Translate(0.5, 1)], verify=False).model),
-        "digits, planned": (digits, rewrite(digits, calib=calib, verify=False).model),
+        "digits, planned": (digits, rewrite(digits, calib=calib, options=BUDGET, verify=False).model),
         "residual, late": (residual, rewrite(residual, passes=[Translate(1, 2, "late")], verify=False).model),
         "depthwise, early": (depthwise, rewrite(depthwise, passes=[Translate(1, 1)], verify=False).model),
         "digits, split": (digits, rewrite(digits, passes=[Split(0.5)], verify=False).model),

@@ -16,6 +16,7 @@ from reference import initializer, is_repetition, layer_weights
 from onnx_ocs.api import rewrite
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passes import DEFAULT
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning.plan import Plan, PlannedRegion
 from onnx_ocs.regions.find import find_regions
@@ -91,7 +92,7 @@ def test_measured_outliers_widen_the_graph_input_too(name: str, tmp_path: Path) 
     case = zoo.CASES[name]
     model, feed = zoo.build(name)
     np.savez(tmp_path / "calib.npz", **feed)
-    result = rewrite(model, calib=str(tmp_path / "calib.npz"))
+    result = rewrite(model, calib=str(tmp_path / "calib.npz"), passes=[p() for p in DEFAULT])
     assert applied(result) == {"x": "late", **case.wide}
     check_outputs(case, model, result, feed, "disable_all", 0.01)
     check_structure(model, result.model, "regrid 1", "translate 1", "reconstruct 1")
