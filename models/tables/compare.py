@@ -44,10 +44,11 @@ from onnx_ocs.planning.plan import Plan
 from onnx_ocs.report.environment import package_version
 from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
-__all__ = ["Task", "compare", "main", "quantizers"]
+__all__ = ["BASE", "Task", "compare", "main", "quantizers"]
 
 Array = npt.NDArray[Any]
 HERE = Path(__file__).resolve().parents[1]
+BASE = "onnxruntime, min-max"  # what other quantizers' files are timed against, where it is there
 CHAINS = (FREE, "translate", "translate,compensate")
 ROUNDS = 300  # timed runs of each model, in turns, or as many as fit into
 LONGEST = 30.0  # seconds
@@ -162,7 +163,8 @@ class _Judge:
         scores = evaluate(path, self.reference, self.samples, self.task.metric)
         cost = report["cost"]
         extra = cost["macs_after"] / cost["macs_before"] - 1
-        latency = self._latency(path, before) if chain and said.get("verdict") != SAME else None
+        timed = path != before and before.exists() and said.get("verdict") != SAME
+        latency = self._latency(path, before) if timed else None
         kernels = cost["integer_kernels_after"]
         figure = scores.agreement if scores.task is None else scores.task
         return Row(quantizer, chain, "", figure, scores.sqnr_db, extra, kernels, latency, **said)
@@ -194,6 +196,10 @@ class _Judge:
         return float(np.median(times[0]) / np.median(times[1]))
 
 
+def _slug(name: str) -> str:
+    return "_".join(name.lower().replace(",", "").replace("/", " ").split())
+
+
 def _cpu() -> float:
     """Seconds of all CPUs, of this process and of what it has waited for."""
     return sum(os.times()[:4])
@@ -203,7 +209,7 @@ def _rows(
     name: str, quantize: Callable[[Task, Path], str], judge: _Judge, folder: Path, chains: Sequence[str]
 ) -> list[Row]:
     """A quantizer's rows, from the folder or made."""
-    task, slug = judge.task, "_".join(name.lower().replace(",", "").replace("/", " ").split())
+    task, slug = judge.task, _slug(name)
     path, rows = folder / f"{slug}.onnx", []
     plan: Plan | None = None
     title = name
@@ -220,7 +226,8 @@ def _rows(
             if not chain:
                 title = f"{name} ({quantize(task, path)})"
                 spent = _cpu() - start
-                rows.append(judge.row(title, chain, path, path, onnx_ocs.inspect(path), seconds=spent))
+                base = folder / f"{_slug(BASE)}.onnx"
+                rows.append(judge.row(title, chain, path, base, onnx_ocs.inspect(path), seconds=spent))
             elif chain == FREE:
                 done = onnx_ocs.rewrite(
                     path, target, str(task.calib), task.float_model, options=onnx_ocs.PlanOptions()

@@ -12,16 +12,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
-from models.evaluate import measure
 from models.quantizers.registry import label, read_samples
 from models.tables.bench import Bench, Setting, Subject, plain, planned, with_passes
-from models.tables.metrics import Scores
+from models.tables.metrics import Scores, evaluate, first_output
 from onnx_ocs import PlanOptions
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.passes import Compensate, Pass, Reconstruct, Split, Translate
@@ -29,6 +30,7 @@ from onnx_ocs.runtime.session import Session
 
 __all__ = ["Fit", "Recipe", "fits"]
 
+Array = npt.NDArray[Any]
 ROUNDS = 200  # timed runs of each of two models, in turns, or as many as fit into
 LONGEST = 6.0  # seconds
 
@@ -134,7 +136,8 @@ def _fit(bench: Bench, subject: Subject, recipe: Recipe) -> Fit:
     model = recipe.run(subject)
     seconds = sum(os.times()[:4]) - start
     onnx.save(model, path)
-    scores = measure(bench.network(setting.network), subject.built, [path])[0]
+    assert subject.built.test is not None
+    scores = _judged(path, subject.built.float_model, subject.built.test, bench.network(setting.network).metric)
     before, after = (cost(m, kernels=False) for m in (plain(subject), model))
     same = (before.macs, before.nodes) == (after.macs, after.nodes)  # other numbers in the same graph
     fit = Fit(
@@ -147,6 +150,19 @@ def _fit(bench: Bench, subject: Subject, recipe: Recipe) -> Fit:
     )
     kept.write_text(json.dumps(asdict(fit)), encoding="utf-8")
     return fit
+
+
+@lru_cache(maxsize=1)
+def _test(float_model: Path, test: Path) -> tuple[dict[str, Array], Array]:
+    """The test samples, and what the float network answers: the same for all rows of a network."""
+    with np.load(test, allow_pickle=False) as archive:
+        samples = dict(archive)
+    return samples, first_output(float_model, samples)
+
+
+def _judged(path: Path, float_model: Path, test: Path, metric: str) -> Scores:
+    samples, reference = _test(float_model, test)
+    return evaluate(path, reference, samples, metric)
 
 
 def _latency(before: Path, after: Path, subject: Subject) -> float:

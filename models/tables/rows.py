@@ -27,7 +27,8 @@ class Row:
         sqnr_db: of the first output against the float network.
         macs: extra multiply-accumulates as a share of the quantized model's.
         kernels: layers that onnxruntime runs with integer kernels.
-        latency: against the quantized model, both with integer kernels; None where onnxruntime does not load them so.
+        latency: against the quantized model, and of that itself against onnxruntime's min-max file, both with integer
+            kernels; None where onnxruntime does not load them so, or there is nothing to time.
         verdict: of the verification, or "left as it is".
         seconds: of all CPUs, for this step alone: the quantizer, or the rewrite with its proof.
     """

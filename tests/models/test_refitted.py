@@ -63,7 +63,7 @@ def test_a_row(bench: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fit.macs > 1.1 and fit.sqnr_db is not None and plain.sqnr_db is not None and fit.sqnr_db > plain.sqnr_db + 1
     (path,) = bench.folder.glob("small-0/*OCS+*.onnx")
     assert [e["pass"] for e in history(onnx.load(path))] == ["translate", "reconstruct"]
-    monkeypatch.setattr(module, "measure", None)
+    monkeypatch.setattr(module, "evaluate", None)
     assert fits(one, setting, [Recipe(), row]) == found
 
 
