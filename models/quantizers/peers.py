@@ -89,23 +89,34 @@ def nncf_accurate(float_model: Path, out: Path, calib: Path) -> None:
     _nncf(float_model, out, calib, fast=False)
 
 
-def _aimet(float_model: Path, out: Path, calib: Path, scheme: str, bits: str, mend: bool) -> None:
+def _aimet(
+    float_model: Path,
+    out: Path,
+    calib: Path,
+    *mending: str,
+    scheme: str = "tf_enhanced",
+    weights: str = "int8",
+    activations: str = "int8",
+) -> None:
+    """AIMET; `mending`: "equalize", "adaround" (500 iterations a layer), "seqmse", in this order."""
     import aimet_onnx
     import onnx
     from aimet_onnx.cross_layer_equalization import equalize_model
 
     feeds = list(Reader(calib, 16))
     model = onnx.load(float_model)
-    if mend:
+    if "equalize" in mending:
         equalize_model(model)
     sim = aimet_onnx.QuantizationSimModel(
         model,
-        param_type="int8",
-        activation_type=bits,
+        param_type=weights,
+        activation_type=activations,
         quant_scheme=scheme,
         config_file="htp_v81",
     )
-    if mend:
+    if "seqmse" in mending:
+        aimet_onnx.apply_seq_mse(sim, feeds)
+    if "adaround" in mending:
         aimet_onnx.apply_adaround(sim, feeds, num_iterations=500)
     sim.compute_encodings(feeds)
     onnx.save(sim.to_onnx_qdq(prequantize_constants=True, export_int32_bias=True), out)
@@ -113,22 +124,57 @@ def _aimet(float_model: Path, out: Path, calib: Path, scheme: str, bits: str, me
 
 def aimet_minmax(float_model: Path, out: Path, calib: Path) -> None:
     """AIMET with min-max ranges."""
-    _aimet(float_model, out, calib, "min_max", "int8", mend=False)
+    _aimet(float_model, out, calib, scheme="min_max")
 
 
 def aimet_sqnr(float_model: Path, out: Path, calib: Path) -> None:
     """AIMET with ranges by least squared error."""
-    _aimet(float_model, out, calib, "tf_enhanced", "int8", mend=False)
+    _aimet(float_model, out, calib)
+
+
+def aimet_adaround(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with ranges by least squared error, and AdaRound."""
+    _aimet(float_model, out, calib, "adaround")
+
+
+def aimet_seqmse(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with ranges by least squared error, those of weights by sequential MSE."""
+    _aimet(float_model, out, calib, "seqmse")
 
 
 def aimet_mended(float_model: Path, out: Path, calib: Path) -> None:
-    """AIMET with cross-layer equalization, ranges by least squared error, AdaRound (500 iterations a layer)."""
-    _aimet(float_model, out, calib, "tf_enhanced", "int8", mend=True)
+    """AIMET with cross-layer equalization, ranges by least squared error, AdaRound."""
+    _aimet(float_model, out, calib, "equalize", "adaround")
 
 
 def aimet_a4(float_model: Path, out: Path, calib: Path) -> None:
     """AIMET with 4-bit activations, ranges by least squared error."""
-    _aimet(float_model, out, calib, "tf_enhanced", "int4", mend=False)
+    _aimet(float_model, out, calib, activations="int4")
+
+
+def aimet_w4(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with 4-bit weights, at the two ends too."""
+    _aimet(float_model, out, calib, weights="int4")
+
+
+def aimet_w4_adaround(float_model: Path, out: Path, calib: Path) -> None:
+    """The same with AdaRound."""
+    _aimet(float_model, out, calib, "adaround", weights="int4")
+
+
+def aimet_w4_seqmse(float_model: Path, out: Path, calib: Path) -> None:
+    """The same with sequential MSE."""
+    _aimet(float_model, out, calib, "seqmse", weights="int4")
+
+
+def aimet_w4a4(float_model: Path, out: Path, calib: Path) -> None:
+    """AIMET with 4-bit weights and activations, at the two ends too."""
+    _aimet(float_model, out, calib, weights="int4", activations="int4")
+
+
+def aimet_w4a4_adaround(float_model: Path, out: Path, calib: Path) -> None:
+    """The same with AdaRound."""
+    _aimet(float_model, out, calib, "adaround", weights="int4", activations="int4")
 
 
 def _quark(float_model: Path, out: Path, calib: Path, *algorithms: str) -> None:
@@ -157,6 +203,11 @@ def quark_cle(float_model: Path, out: Path, calib: Path) -> None:
 def quark_adaround(float_model: Path, out: Path, calib: Path) -> None:
     """AMD Quark with AdaRound."""
     _quark(float_model, out, calib, "AdaRound")
+
+
+def quark_adaquant(float_model: Path, out: Path, calib: Path) -> None:
+    """AMD Quark with AdaQuant."""
+    _quark(float_model, out, calib, "AdaQuant")
 
 
 def _neural_compressor(float_model: Path, out: Path, calib: Path, **recipes: Any) -> None:
@@ -202,10 +253,18 @@ PEERS = {
     "AIMET, min-max": Peer("aimet-onnx", "aimet_onnx", aimet_minmax),
     "AIMET, least squares": Peer("aimet-onnx", "aimet_onnx", aimet_sqnr),
     "AIMET, equalization, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_mended),
+    "AIMET, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_adaround),
+    "AIMET, sequential MSE": Peer("aimet-onnx", "aimet_onnx", aimet_seqmse),
+    "AIMET, 4-bit weights": Peer("aimet-onnx", "aimet_onnx", aimet_w4),
+    "AIMET, 4-bit weights, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_w4_adaround),
+    "AIMET, 4-bit weights, sequential MSE": Peer("aimet-onnx", "aimet_onnx", aimet_w4_seqmse),
+    "AIMET, W4A4": Peer("aimet-onnx", "aimet_onnx", aimet_w4a4),
+    "AIMET, W4A4, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_w4a4_adaround),
     "AIMET, 4-bit activations": Peer("aimet-onnx", "aimet_onnx", aimet_a4),
     "Quark, percentile": Peer("amd-quark", "quark", quark),
     "Quark, equalization and bias correction": Peer("amd-quark", "quark", quark_cle),
     "Quark, AdaRound": Peer("amd-quark", "quark", quark_adaround),
+    "Quark, AdaQuant": Peer("amd-quark", "quark", quark_adaquant),
     "Neural Compressor, min-max": Peer("neural-compressor", "neural_compressor", neural_compressor),
     "onnxruntime, SmoothQuant": Peer("onnxruntime", "neural_compressor", onnxruntime_smooth),
 }

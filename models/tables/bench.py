@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from models.evaluate import measure
-from models.networks.zoo import Built, find_network
+from models.networks.zoo import Built, Network, find_network
 from models.quantizers.registry import find_quantizer, label, read_samples, refined
 from models.tables.metrics import Scores
 from onnx_ocs import PlanOptions, api
@@ -144,6 +144,10 @@ class Bench:
     folder: Path = Path("build/tables")
     seeds: int = 5
 
+    def network(self, name: str) -> Network:
+        """What is known of a network."""
+        return find_network(name)
+
     def built(self, network: str) -> Iterator[Built]:
         """The files of a network, for each seed."""
         for seed in range(self.seeds):
@@ -158,7 +162,7 @@ class Bench:
         """A quantized network, for each seed."""
         for built in self.built(setting.network):
             name = label(setting.quantizer, setting.weight_bits, setting.act_bits)
-            path = built.float_model.parent / f"{setting.network}.{name}.onnx"
+            path = built.calib.parent / f"{setting.network}.{name}.onnx"
             if not path.exists():
                 quantize = find_quantizer(setting.quantizer, setting.weight_bits, setting.act_bits)
                 quantize(built.float_model, path, built.calib)
@@ -166,7 +170,7 @@ class Bench:
 
     def float_scores(self, network: str) -> list[Scores]:
         """Of the float network, for each seed."""
-        return [measure(find_network(network), b, [b.float_model])[0] for b in self.built(network)]
+        return [measure(self.network(network), b, [b.float_model])[0] for b in self.built(network)]
 
     def scores(self, setting: Setting, rewrites: Mapping[str, Rewrite]) -> dict[str, list[Scores]]:
         """Of each rewrite, for each seed, on the test samples."""
@@ -179,7 +183,7 @@ class Bench:
                     paths.append(Path(folder) / f"{k}.onnx")
                     onnx.save(rewrite(subject), paths[-1])
                 for name, one in zip(
-                    rewrites, measure(find_network(setting.network), subject.built, paths), strict=True
+                    rewrites, measure(self.network(setting.network), subject.built, paths), strict=True
                 ):
                     found[name].append(one)
         return found

@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,20 +37,21 @@ from models.commandline import exit_code
 from models.quantizers.peers import PEERS
 from models.quantizers.registry import find_quantizer
 from models.tables.metrics import METRICS, evaluate, first_output
+from models.tables.rows import FREE, SAME, Row, table
 from onnx_ocs.errors import UserError, VerificationError
 from onnx_ocs.passes import Compensate, Pass, Translate
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.report.environment import package_version
 from onnx_ocs.runtime.session import RUN_ERRORS, Session
 
-__all__ = ["Row", "Task", "compare", "main", "table"]
+__all__ = ["BASE", "Task", "compare", "main", "quantizers"]
 
 Array = npt.NDArray[Any]
 HERE = Path(__file__).resolve().parents[1]
-CHAINS = ("", "translate", "translate,compensate")
-SAME = "left as it is"
-ROUNDS = 300  # timed runs of each model, in turns
-HEADER = "| quantizer | followed by | {} | SQNR | MACs | integer kernels | latency | verified |"
+BASE = "onnxruntime, min-max"  # what other quantizers' files are timed against, where it is there
+CHAINS = (FREE, "translate", "translate,compensate")
+ROUNDS = 300  # timed runs of each model, in turns, or as many as fit into
+LONGEST = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -81,52 +83,6 @@ class Task:
         for path in (self.float_model, self.calib, self.test):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A quantizer's model, as it is or rewritten.
-
-    Attributes:
-        quantizer: its name and version.
-        chain: the passes that followed; "" for none.
-        said: why there are no figures; "" where there are.
-        task: the metric in per cent, or without labels the agreement with the float network.
-        sqnr_db: of the first output against the float network.
-        macs: extra multiply-accumulates as a share of the quantized model's.
-        kernels: layers that onnxruntime runs with integer kernels.
-        latency: against the quantized model, both with integer kernels; None where onnxruntime does not load them so.
-        verdict: of the verification, or "left as it is".
-    """
-
-    quantizer: str
-    chain: str
-    said: str = ""
-    task: float | None = None
-    sqnr_db: float | None = None
-    macs: float = 0.0
-    kernels: int | None = None
-    latency: float | None = None
-    verdict: str = ""
-
-    def line(self) -> str:
-        """The row of the table."""
-        if self.said:
-            return f"| {self.quantizer} | {self.chain} | {self.said} | | | | | |"
-        cells = [self.quantizer if not self.chain else "", self.chain and f"`{self.chain}`"]
-        cells += ["" if self.task is None else f"{self.task:.2f} %", _decibels(self.sqnr_db)]
-        cells += [_percent(self.macs) if self.chain else ""]
-        cells += ["" if self.kernels is None else str(self.kernels)]
-        cells += [f"x {self.latency:.2f}" if self.latency else "", self.verdict]
-        return f"| {' | '.join(cells)} |"
-
-
-def _decibels(value: float | None) -> str:
-    return "exact" if value is None else f"{value:.2f} dB"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %"
 
 
 def _own(name: str, act_bits: int, task: Task, out: Path) -> str:
@@ -169,7 +125,7 @@ def _missing(package: str, module: str, _task: Task, _out: Path) -> str:
 
 
 def compare(
-    task: Task, folder: Path, names: Sequence[str], pythons: Mapping[str, str], chains: Sequence[str] = CHAINS
+    task: Task, folder: Path, names: Sequence[str], pythons: Mapping[str, str], chains: Sequence[str] = ("", *CHAINS)
 ) -> list[Row]:
     """Quantize, rewrite and judge.
 
@@ -202,15 +158,23 @@ class _Judge:
     def __init__(self, task: Task, reference: Array, samples: Mapping[str, Array]) -> None:
         self.task, self.reference, self.samples = task, reference, samples
 
-    def row(self, quantizer: str, chain: str, path: Path, before: Path, report: Mapping[str, Any], verdict: str) -> Row:
-        """The figures of a file."""
+    def row(self, quantizer: str, chain: str, path: Path, before: Path, report: Mapping[str, Any], **said: Any) -> Row:
+        """The figures of a file; `said`: further fields of the row."""
         scores = evaluate(path, self.reference, self.samples, self.task.metric)
         cost = report["cost"]
         extra = cost["macs_after"] / cost["macs_before"] - 1
-        latency = self._latency(path, before) if chain and verdict != SAME else None
+        timed = path != before and before.exists() and said.get("verdict") != SAME
+        latency = self._latency(path, before) if timed else None
         kernels = cost["integer_kernels_after"]
         figure = scores.agreement if scores.task is None else scores.task
-        return Row(quantizer, chain, "", figure, scores.sqnr_db, extra, kernels, latency, verdict)
+        return Row(quantizer, chain, "", figure, scores.sqnr_db, extra, kernels, latency, **said)
+
+    def rewritten(
+        self, quantizer: str, chain: str, path: Path, before: Path, done: onnx_ocs.RewriteResult, seconds: float
+    ) -> Row:
+        """The figures of what a rewrite made of a file."""
+        verdict = done.report["verification"]["verdict"] if done.changed else SAME
+        return self.row(quantizer, chain, path, before, done.report, verdict=verdict, seconds=seconds)
 
     def _latency(self, path: Path, before: Path) -> float | None:
         """Median time of single-sample runs, in turns with the quantized model; None where one does not load."""
@@ -220,7 +184,10 @@ class _Judge:
             return None
         feed = {name: self.samples[name][:1] for name in sessions[0].inputs}
         times: list[list[float]] = [[], []]
+        end = time.perf_counter() + LONGEST
         for turn in range(-5, ROUNDS):
+            if time.perf_counter() > end:
+                break
             for k in (0, 1) if turn % 2 else (1, 0):
                 start = time.perf_counter()
                 sessions[k].run(feed)
@@ -229,11 +196,20 @@ class _Judge:
         return float(np.median(times[0]) / np.median(times[1]))
 
 
+def _slug(name: str) -> str:
+    return "_".join(name.lower().replace(",", "").replace("/", " ").split())
+
+
+def _cpu() -> float:
+    """Seconds of all CPUs, of this process and of what it has waited for."""
+    return sum(os.times()[:4])
+
+
 def _rows(
     name: str, quantize: Callable[[Task, Path], str], judge: _Judge, folder: Path, chains: Sequence[str]
 ) -> list[Row]:
     """A quantizer's rows, from the folder or made."""
-    task, slug = judge.task, "_".join(name.lower().replace(",", "").replace("/", " ").split())
+    task, slug = judge.task, _slug(name)
     path, rows = folder / f"{slug}.onnx", []
     plan: Plan | None = None
     title = name
@@ -245,11 +221,18 @@ def _rows(
             title = rows[0].quantizer
             continue
         print(f"{name}: {chain or 'quantizing'}", file=sys.stderr, flush=True)
+        start = _cpu()
         try:
             if not chain:
                 title = f"{name} ({quantize(task, path)})"
-                report = onnx_ocs.inspect(path)
-                rows.append(judge.row(title, chain, path, path, report, ""))
+                spent = _cpu() - start
+                base = folder / f"{_slug(BASE)}.onnx"
+                rows.append(judge.row(title, chain, path, base, onnx_ocs.inspect(path), seconds=spent))
+            elif chain == FREE:
+                done = onnx_ocs.rewrite(
+                    path, target, str(task.calib), task.float_model, options=onnx_ocs.PlanOptions()
+                )
+                rows.append(judge.rewritten(title, chain, target, path, done, _cpu() - start))
             else:
                 if plan is None:
                     options = onnx_ocs.PlanOptions(budget=task.budget, effort="full")
@@ -257,8 +240,7 @@ def _rows(
                 passes: list[Pass] = [Translate(plan=plan)]
                 passes += [Compensate(budget=task.budget)] * chain.count(",")
                 done = onnx_ocs.rewrite(path, target, str(task.calib), task.float_model, passes)
-                verdict = done.report["verification"]["verdict"] if done.changed else SAME
-                rows.append(judge.row(title, chain, target, path, done.report, verdict))
+                rows.append(judge.rewritten(title, chain, target, path, done, _cpu() - start))
         except VerificationError as e:
             rows.append(Row(title, chain, f"not verified, nothing was written: {e.args[0]}"))
         except UserError as e:
@@ -268,29 +250,6 @@ def _rows(
         elif not chain:
             break
     return rows
-
-
-def table(rows: Sequence[Row], task: Task) -> str:
-    """Markdown: the table, what got worse, and the best pair."""
-    lines = [HEADER.format(task.figure()), "|---|---|---|---|---|---|---|---|", *(r.line() for r in rows)]
-    pairs = [(b, r) for b in rows for r in rows if not b.chain and r.chain and b.quantizer == r.quantizer]
-    pairs = [(b, r) for b, r in pairs if not b.said and not r.said]
-    worse = [
-        f"{r.quantizer} with `{r.chain}`: {_decibels(b.sqnr_db)} → {_decibels(r.sqnr_db)}"
-        for b, r in pairs
-        if _value(r) < _value(b)
-    ]
-    lines += ["", f"Worse than before, by SQNR: {'; '.join(worse) or 'none'} (of {len(pairs)} rewrites)."]
-    if pairs:
-        _, best = max(pairs, key=lambda pair: _value(pair[1]))
-        reached = _decibels(best.sqnr_db) if best.task is None else f"{best.task:.2f} %, {_decibels(best.sqnr_db)}"
-        price = f"{_percent(best.macs)} multiply-accumulates" + (f", x {best.latency:.2f}" if best.latency else "")
-        lines.append(f"Best pair, by SQNR: {best.quantizer} followed by `{best.chain}`: {reached} for {price}.")
-    return "\n".join(lines)
-
-
-def _value(row: Row) -> float:
-    return np.inf if row.sqnr_db is None else row.sqnr_db
 
 
 def show(args: argparse.Namespace) -> None:
@@ -307,8 +266,8 @@ def show(args: argparse.Namespace) -> None:
         raise UserError(f"--python {unknown[0]}: choose from {', '.join(modules)}")
     task = Task(args.float_model, args.calib, args.test, args.metric, args.budget)
     with tempfile.TemporaryDirectory(prefix="compare_") as scratch:
-        rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[1:])))
-    print(table(rows, task))
+        rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[:1])))
+    print(table(rows, task.figure()))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -325,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=0.1, help="extra MACs of each pass, default 0.1")
     parser.add_argument("--metric", choices=sorted(METRICS), default="top1", help="default top1")
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="quantizers whose name has it")
-    parser.add_argument("--chain", action="append", choices=CHAINS[1:], help="what follows; default: both")
+    parser.add_argument("--chain", action="append", choices=CHAINS, help="what follows; default: default")
     parser.add_argument("--python", action="append", default=[], metavar="MODULE=INTERPRETER", help="who has it")
     parser.add_argument("--folder", type=Path, help="keep files and figures; what is there is not done again")
     args = parser.parse_args(argv)

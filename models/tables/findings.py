@@ -10,7 +10,7 @@ import numpy as np
 from models.tables.bench import gains, tasks
 from models.tables.metrics import Scores
 
-__all__ = ["STEPS", "above", "gained", "growing", "halves_and_copies", "said"]
+__all__ = ["STEPS", "above", "error", "gained", "growing", "halves_and_copies", "said"]
 
 STEPS = (0.3, 0.5, 0.7, 1.0)
 Scored = Mapping[str, Sequence[Scores]]

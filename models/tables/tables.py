@@ -7,7 +7,9 @@
     detect   a text detector (table 4's question)
 
 Prints a markdown table and writes it to models/results/NAME.md.  Networks are built at the first run and kept in
-build/tables; one takes half a minute to a minute.
+build/tables; one takes half a minute to a minute.  With `--reconstruct` the weights are fitted again behind the copies
+(models/results/NAME_reconstructed.md); rows that are there already are not made again.  `--given FOLDER` does that to
+a network that is not part of this repository (`models.tables.given`).
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ from models.tables.bench import (
     with_passes,
 )
 from models.tables.findings import STEPS, above, gained, growing, halves_and_copies, said
+from models.tables.given import Given, name_in
+from models.tables.metrics import METRICS
+from models.tables.refitted import REFITTED, refitted
 from onnx_ocs import PlanOptions
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Split, Translate
@@ -248,17 +253,29 @@ TABLES: dict[str, Callable[[Bench], Table]] = {
 }  # fmt: skip
 
 
-def write(name: str, bench: Bench, command: str, folder: Path) -> None:
+def write(args: argparse.Namespace, command: str) -> None:
     """Make a table, write it to a folder and print it.
 
     Raises:
-        UserError: there are no seeds, or a network cannot be built.
+        UserError: there are no seeds, options that do not go together, or a network cannot be built.
     """
-    if bench.seeds < 1:
-        raise UserError(f"--seeds {bench.seeds}: choose at least 1")
-    text = TABLES[name](bench).markdown(command, bench)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    if args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds}: choose at least 1")
+    if (args.given or args.refine) and not args.reconstruct:
+        raise UserError("--given and --refine are of the tables with --reconstruct")
+    bench, file = Bench(args.folder, args.seeds), args.name
+    if args.reconstruct:
+        if args.name not in REFITTED:
+            raise UserError(f"--reconstruct {args.name}: choose from {', '.join(REFITTED)}")
+        network = name_in(args.given) if args.given else ""
+        bench = Given(args.folder, args.seeds, args.given, args.metric) if args.given else bench
+        file += f"_reconstructed{'_' * bool(network)}{network}"
+        table = refitted(args.name, bench, network, args.refine)
+    else:
+        table = TABLES[args.name](bench)
+    text = table.markdown(command, bench)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{file}.md").write_text(text, encoding="utf-8")
     print(text, end="")
 
 
@@ -272,10 +289,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many, from 0; default 5")
     parser.add_argument("--folder", type=Path, default=Path("build/tables"), help="where networks are kept")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results; default: models/results")
+    parser.add_argument("--reconstruct", action="store_true", help="weights are fitted again, behind the copies")
+    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="refine two rows with gradients")
+    parser.add_argument("--given", type=Path, metavar="FOLDER", help="a network that is not part of this repository")
+    parser.add_argument("--metric", choices=sorted(METRICS), default="top1", help="of the given network; default top1")
     args = parser.parse_args(argv)
-    seeds = "" if args.seeds == parser.get_default("seeds") else f" --seeds {args.seeds}"
-    command = f"python -m models.tables {args.name}{seeds}"
-    return exit_code(lambda: write(args.name, Bench(args.folder, args.seeds), command, args.out))
+    command = f"python -m models.tables {args.name}{' --reconstruct' * args.reconstruct}"
+    command += f" --given {args.given.name}" if args.given else ""
+    command += f" --refine {args.refine}" if args.refine else ""
+    command += "" if args.seeds == parser.get_default("seeds") else f" --seeds {args.seeds}"
+    return exit_code(lambda: write(args, command))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,15 @@ import pytest
 
 from models.quantizers.peers import PEERS, Reader
 from models.tables import compare as module
-from models.tables.compare import Row, Task, main, table
+from models.tables.compare import Task, main
 from models.tables.metrics import evaluate, first_output
+from models.tables.rows import Row, table
 from onnx_ocs import verify
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FLOAT, TEST = MODELS / "digits.fp32.onnx", MODELS / "digits.test.npz"
 NAME = "onnxruntime, percentile 99.9"
-QUICK = ("--only", "percentile 99", "--chain", "translate")
+QUICK = ("--only", "percentile 99", "--chain", "default", "--chain", "translate")
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,8 @@ def test_without_labels(calib: Path, tmp_path: Path) -> None:
     (row,) = module.compare(task, tmp_path / "folder", [NAME], {}, ("",))
     path = tmp_path / "folder" / "onnxruntime_percentile_99.9.onnx"
     assert row.task == evaluate(path, first_output(FLOAT, samples), samples, "top1").agreement
-    assert "| same answer as float | SQNR |" in table([row], task)
-    assert "| top-1 | SQNR |" in table([row], Task(FLOAT, calib, TEST))
+    assert "| same answer as float | SQNR |" in table([row], task.figure())
+    assert "| top-1 | SQNR |" in table([row], Task(FLOAT, calib, TEST).figure())
 
 
 def test_not_installed(calib: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,13 +120,33 @@ def test_mistakes(args: tuple[str, ...], said: str, calib: Path, capsys: pytest.
     assert main([str(FLOAT), str(calib / "none"), str(TEST), *args]) == 1
 
 
-def test_worse_is_said(calib: Path) -> None:
-    task = Task(FLOAT, calib, TEST)
+def test_worse_is_said() -> None:
     better = Row("a (1)", "translate", task=90.0, sqnr_db=21.0, macs=0.1, verdict="PASSED")
     worse = Row("b (2)", "translate", task=95.0, sqnr_db=19.0, macs=0.05, latency=1.25, verdict="PASSED")
-    said = table([Row("a (1)", "", sqnr_db=20.0), better, Row("b (2)", "", sqnr_db=30.0), worse], task)
+    said = table([Row("a (1)", "", sqnr_db=20.0), better, Row("b (2)", "", sqnr_db=30.0), worse], "top-1")
     assert "Worse than before, by SQNR: b (2) with `translate`: 30.00 dB → 19.00 dB (of 2 rewrites)." in said
     assert "Best pair, by SQNR: a (1) followed by `translate`: 90.00 %, 21.00 dB for +10.0 % multiply" in said
+
+
+def test_who_beats_whom_is_said() -> None:
+    """The plain file, rewritten for free, against every other project's file as it is, in quality and CPU time."""
+    ours = [
+        Row("onnxruntime, min-max (1)", "", task=90.0, sqnr_db=20.0, seconds=2.0),
+        Row("onnxruntime, min-max (1)", "default", task=91.0, sqnr_db=25.0, verdict="PASSED", seconds=10.0),
+    ]
+    rivals = [
+        Row("Quark, AdaRound (2)", "", task=91.5, sqnr_db=26.0, seconds=24.0),
+        Row("Quark, AdaRound (2)", "default", task=91.5, sqnr_db=27.0, seconds=9.0),
+        Row("AIMET, AdaRound (3)", "", task=90.0, sqnr_db=22.0, seconds=6.0),
+        Row("NNCF", "", said="fails: out of luck"),
+        Row("models/lowbit.py (4)", "", sqnr_db=40.0, seconds=1.0),
+    ]
+    lines = table([*ours, *rivals], "top-1").splitlines()
+    start = lines.index("onnxruntime, min-max (1) and `default` (25.00 dB, 12 s) against")
+    assert lines[start + 2 :] == [
+        "- Quark, AdaRound (2): WORSE, -1.00 dB, -0.50 points, x 0.50 of its CPU time",
+        "- AIMET, AdaRound (3): better, +3.00 dB, +1.00 points, x 2.00 of its CPU time",
+    ]
 
 
 def test_samples_reach_the_peers(calib: Path) -> None:
