@@ -203,10 +203,19 @@ class Spending:
 
         self.context.progress("folding copies", 0, None)
         choices = folded(self.problem, self.judge, trial.choices, timely)
+        if choices is trial.choices and limit is not None and any(c.count for c in choices.values()):
+            steps = self._steps(trial)  # other copies leave no time: perhaps it is better spent here
+            choices = folded(self.problem, self.judge, steps, timely)
+            choices = trial.choices if choices is steps else choices
         after = self.objective(choices)
-        if choices is trial.choices or not worth(self.before, after, self.judge.objective):
+        if choices is trial.choices or not worth(judged.after, after, self.judge.objective):
             return judged
         return Judged(replace(trial, name=f"{trial.name}, copies folded back", choices=choices), after, after)
+
+    def _steps(self, trial: Trial) -> Choices:
+        """What a trial's recipe makes without copies."""
+        problem = self.problem.on(None, copies=False).without(trial.dropped)
+        return solve(problem, freed(trial.recipe, self.options), Budget(None, 0.0))
 
     def _corrected(self, problem: Problem) -> Budget:
         """The budget; less where copies travel on, which the price list does not know."""

@@ -13,6 +13,7 @@ from regions_of import regions_of
 from zoo import Style
 
 from onnx_ocs import api
+from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.passes import Translate
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.probes.reference import reference
@@ -93,3 +94,19 @@ def test_inspect_says_that_they_are_possible() -> None:
     entry = next(e for e in api.inspect(model)["regions"] if e["tensor"] == STREAM)
     assert entry["reason"]["code"] == "fold_only" and "copies are possible" in entry["reason"]["message"]
 
+
+
+def test_time_goes_where_it_brings_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other copies leave no time for those that are folded back, a plan with these alone is tried."""
+    kept = iter([True, False, True])  # other copies alone, both, those that are folded back alone
+    asked: list[bool] = []
+
+    def timed(*_: Any) -> Any:
+        asked.append(next(kept))
+        return Compared(1.0, 1.0, 1.0, 0.0) if asked[-1] else Compared(1.0, 9.0, 9.0, 0.0)
+
+    monkeypatch.setattr("onnx_ocs.planning.budget.compared", timed)
+    _, result = rewritten("swish", budget=4.0, effort="full", max_latency=1.5)
+    assert asked == [True, False, True]
+    copied = [e for e in result.report["regions"] if e["status"] == "applied" and any((*e["copies"], *e["copies_low"]))]
+    assert [e["tensor"] for e in copied] == ["conv1"]

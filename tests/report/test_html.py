@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
 CALIB = ROOT / "models" / "digits.calib.npz"
 NOTHING = ROOT / "tests" / "data" / "ort_cnn_l17_f8.onnx"
-VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use"}
+VOID = {"meta", "br", "wbr", "img", "link", "hr", "input", "path", "use"}
 EVIL = "/layer/<script>alert('x')</script>&amp;$x^2$/" + "long/" * 40 + "\x1b[2J\u202e\udcff"
 
 
