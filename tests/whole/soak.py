@@ -156,6 +156,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.tmpfs and not args.inside:
         os.execvp("unshare", ["unshare", "--mount", "--", sys.executable, *sys.argv, "--inside"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts this in the background has it ignored
     folder = args.folder or Path(tempfile.mkdtemp(prefix="soak_"))
     for how, times in sorted(Soak(folder, args.seed, args.tmpfs).run(60 * args.minutes).items()):
         print(f"{times:5d}  {how}")
