@@ -9,10 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from covering import FULL
 
 from onnx_ocs.cli import app as cli
+from onnx_ocs.measurement.latency import LEAST
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # `models` is no part of the installed package
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(FULL, action="store_true", help="whole products of models and options, not what covers them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Rows that stand for others' (`covering`) are left out, unless all are asked for."""
+    left = [] if config.getoption(FULL) else [i for i in items if i.get_closest_marker("full")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [i for i in items if not i.get_closest_marker("full")]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +42,7 @@ def log() -> Iterator[logging.Logger]:
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency by few runs: most tests only ask whether it is there, and what asks for more says so."""
-    monkeypatch.setattr("onnx_ocs.measurement.latency.ROUNDS", 99)
+    monkeypatch.setattr("onnx_ocs.measurement.latency.ROUNDS", LEAST)
 
 
 @pytest.fixture

@@ -28,9 +28,10 @@ def saturation(original: onnx.ModelProto, rewritten: onnx.ModelProto, feed: Mapp
         rewritten: the model after.
         feed: one sample.
     """
-    before, after = _moved(original, feed), _moved(rewritten, feed)
+    after = _moved(rewritten, feed)
     if after is None or after > NOTABLE_DB:
         return None
+    before = _moved(original, feed)
     was = "does not" if before is None or before > NOTABLE_DB else f"does, too, at {before:.1f} dB"
     return (
         f"on this CPU, which has no VNNI, int8 kernels saturate: an output of the rewritten model moves to "

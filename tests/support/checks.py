@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from reference import initializer, wide_model
 from onnx_ocs.api import RewriteResult
 
 Array = np.ndarray[Any, Any]
+LEVELS = ("disable_all", "enable_all")
 
 
 def applied(result: RewriteResult) -> dict[str, str]:
@@ -29,7 +31,12 @@ def output_step(model: onnx.ModelProto, name: str) -> float:
 
 
 def check_outputs(
-    case: zoo.Case, model: onnx.ModelProto, result: RewriteResult, feed: dict[str, Array], level: str, least: float
+    case: zoo.Case,
+    model: onnx.ModelProto,
+    result: RewriteResult,
+    feed: dict[str, Array],
+    levels: Sequence[str],
+    least: float,
 ) -> None:
     """The rewritten model against the wide quantizers, which must differ from the original by a share of `least`."""
     tensors = [e["tensor"] for e in result.report["regions"]]
@@ -40,7 +47,19 @@ def check_outputs(
     ranks = dict(zip([t for t in tensors if t not in feed], (v.ndim for v in values), strict=True))
     ranks |= {k: v.ndim for k, v in feed.items()}
     wants = zoo.execute(wide_model(model, result.report["regions"], ranks, result.report["grids"]), feed)
-    plains, gots = zoo.execute(model, feed), zoo.execute(result.model, feed, level)
+    plains = zoo.execute(model, feed)
+    for level in levels:
+        _check_values(case, model, wants, plains, zoo.execute(result.model, feed, level), least)
+
+
+def _check_values(
+    case: zoo.Case,
+    model: onnx.ModelProto,
+    wants: Sequence[Array],
+    plains: Sequence[Array],
+    gots: Sequence[Array],
+    least: float,
+) -> None:
     changes = []
     for o, want, plain, got in zip(model.graph.output, wants, plains, gots, strict=True):
         assert got.dtype == want.dtype and got.shape == want.shape

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import zoo
-from checks import applied, check_outputs, check_structure
+from checks import LEVELS, applied, check_outputs, check_structure
+from covering import in_turn
 from onnx import numpy_helper
 from random_plans import random_plan
 from reference import initializer, is_repetition, layer_weights
@@ -22,10 +23,11 @@ from onnx_ocs.planning.plan import Plan, PlannedRegion
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region
 
-MODES = ("auto", "early", "late")
+MODES = ("auto", "late", "early")
 COPIES = ((0.5, 1), (1, 2))
-MATRIX = [(c.name, m, *k) for c in zoo.TOPOLOGIES for m in MODES for k in COPIES]
-MATRIX += [(c.name, *k) for c in (*zoo.VARIANTS, *zoo.DIALECTS) for k in (("auto", 0.5, 1), ("late", 1, 2))]
+MIXED = [(m, *k) for k, m in zip(COPIES * 3, MODES * 2, strict=True)]  # neighbours differ in mode and copies
+MATRIX = in_turn([c.name for c in zoo.TOPOLOGIES], MIXED, each=2)
+MATRIX += in_turn([c.name for c in (*zoo.VARIANTS, *zoo.DIALECTS)], MIXED[:2])
 
 
 def expected_modes(case: zoo.Case, mode: str) -> dict[str, str]:
@@ -79,8 +81,7 @@ def test_rewrite(name: str, mode: str, ratio: float, copies: int) -> None:
             mean = (sum(e["copies"]) + sum(e["copies_low"])) / len(e["copies"])
             whole = len(e["copies"]) == 1  # of one channel: whole copies
             assert 0 < mean <= (np.ceil(ratio) if whole else ratio) and max(e["copies"] + e["copies_low"]) <= copies
-    for level in ("disable_all", "enable_all"):
-        check_outputs(case, model, result, feed, level, 0.01)
+    check_outputs(case, model, result, feed, LEVELS, 0.01)
     check_structure(model, result.model, "translate 1")
     check_weights(model, result.model)
     again = rewrite(result.model, passes=passes, verify=False)
@@ -94,14 +95,13 @@ def test_measured_outliers_widen_the_graph_input_too(name: str, tmp_path: Path) 
     np.savez(tmp_path / "calib.npz", **feed)
     result = rewrite(model, calib=str(tmp_path / "calib.npz"), passes=[p() for p in DEFAULT])
     assert applied(result) == {"x": "late", **case.wide}
-    check_outputs(case, model, result, feed, "disable_all", 0.01)
+    check_outputs(case, model, result, feed, ("disable_all",), 0.01)
     check_structure(model, result.model, "regrid 1", "translate 1", "reconstruct 1")
     quality = result.report["quality"]
     assert quality["sqnr_after_db"] > quality["sqnr_before_db"] + 0.5
 
 
-@pytest.mark.parametrize("seed", [0, 4])
-@pytest.mark.parametrize("name", list(zoo.CASES))
+@pytest.mark.parametrize(("name", "seed"), in_turn(zoo.CASES, [(0,), (4,)]))
 def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
     """Steps and copies that no planner would choose, in all mixtures."""
     model, feed = zoo.build(name)
@@ -116,8 +116,7 @@ def test_any_plan_is_applied_exactly(name: str, seed: int) -> None:
         wanted = (p.tensor, copies.tolist(), copies_low.tolist(), p.scale.tolist())
         assert any((e["tensor"], e["copies"], e["copies_low"], e["scale"]) == wanted for e in entries), p.tensor
     if result.changed:
-        for level in ("disable_all", "enable_all"):
-            check_outputs(zoo.CASES[name], model, result, feed, level, 0.0)
+        check_outputs(zoo.CASES[name], model, result, feed, LEVELS, 0.0)
         check_structure(model, result.model, "translate 1")
 
 
@@ -141,8 +140,7 @@ def test_a_quantizer_that_carries_copies_follows_the_step(name: str, carried: st
     assert found["relu1"] == ("applied", scale.tolist(), n.tolist())
     factor = {"multiplied": 0.3, "multiplied_int32": 0.3, "divided": 1 / 3}.get(name, 1.0)
     assert found[carried] == ("applied", pytest.approx((scale * factor).tolist(), rel=1e-6), n.tolist())
-    for level in ("disable_all", "enable_all"):
-        check_outputs(zoo.CASES[name], model, result, feed, level, 0.01)
+    check_outputs(zoo.CASES[name], model, result, feed, LEVELS, 0.01)
 
 
 def test_ratio_zero_leaves_everything() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
-from checks import check_outputs, check_structure
+from checks import LEVELS, check_outputs, check_structure
 from zoo import Style
 
 from onnx_ocs.api import rewrite
@@ -47,8 +47,7 @@ def test_rewrite(style: str, reader: str) -> None:
     assert found["mode"] == "early" and found["full"] and any(found["copies"]) and any(found["copies_low"])
     ends = found["qmax"] - found["zero_point"] + max(found["copies"]) * (found["qmax"] - found["qmin"])
     assert found["x_clip_after"] == pytest.approx(ends * found["scale"])
-    for level in ("disable_all", "enable_all"):
-        check_outputs(ROUNDED if STYLES[style].bias != "float" else EXACT, model, result, feed, level, 0.01)
+    check_outputs(ROUNDED if STYLES[style].bias != "float" else EXACT, model, result, feed, LEVELS, 0.01)
     check_structure(model, result.model, "translate 1")
 
 
@@ -56,7 +55,7 @@ def test_a_gemm_reads_them_too() -> None:
     model, feed = nets.dense(Style())
     result = rewrite(model, passes=[Translate(1.0, 1, "early")])
     assert entry(result.report, "gemm1")["full"]
-    check_outputs(EXACT, model, result, feed, "enable_all", 0.01)
+    check_outputs(EXACT, model, result, feed, ("enable_all",), 0.01)
 
 
 def test_no_node_is_added_and_no_kernel_lost() -> None:
@@ -75,8 +74,7 @@ def test_a_plan_with_another_step(scale: float) -> None:
     result = rewrite(model, passes=[Translate(plan=plan)])
     found = entry(result.report)
     assert found["full"] and (found["copies"], found["copies_low"]) == (up.tolist(), low.tolist())
-    for level in ("disable_all", "enable_all"):
-        check_outputs(ROUNDED, model, result, feed, level, 0.0)
+    check_outputs(ROUNDED, model, result, feed, LEVELS, 0.0)
 
 
 def zoo_step(model: onnx.ModelProto) -> np.ndarray[Any, Any]:
@@ -88,7 +86,7 @@ def test_others_get_late_copies(reader: nets.Reader) -> None:
     model, feed = nets.net(reader, Style())
     result = rewrite(model, passes=[Translate(1.0, 2)])
     assert entry(result.report)["mode"] == "late" and not entry(result.report)["full"]
-    check_outputs(EXACT, model, result, feed, "disable_all", 0.01)
+    check_outputs(EXACT, model, result, feed, ("disable_all",), 0.01)
     why = entry(rewrite(model, passes=[Translate(1.0, 2, "early")], verify=False).report)["reason"]
     assert why["code"] == "mode" and "early_reader" in why["message"]
 
