@@ -69,6 +69,7 @@ class Spending:
         one: shapes of the model's inputs for one sample.
         sample: one sample, that models are timed on.
         before: objective and SQNR of the model as it is.
+        rescaled: whether only plans that re-choose steps are tried.
     """
 
     model: onnx.ModelProto
@@ -81,6 +82,7 @@ class Spending:
     one: Mapping[str, Sequence[int]]
     sample: Mapping[str, Array]
     before: tuple[float, float]
+    rescaled: bool = False
 
     @property
     def untouched(self) -> Trial:
@@ -108,7 +110,7 @@ class Spending:
     def _best(self, problem: Problem, budget: Budget, log_to: dict[str, Any], thorough: bool) -> Trial:
         """The best plan of one half of the samples."""
         progress = self.context.progress
-        trial = best_plan(problem, self.judge, budget, self.options, progress, log_to)
+        trial = best_plan(problem, self.judge, budget, self.options, progress, log_to, self.rescaled)
         if not thorough:
             return trial
         return improve(problem, self.judge, self.check(), budget, self.options, trial, progress, log_to)

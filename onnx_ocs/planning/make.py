@@ -24,6 +24,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.planning.budget import Judged, Spending
 from onnx_ocs.planning.choices import Budget
+from onnx_ocs.planning.fitted import behind_a_fit
 from onnx_ocs.planning.later import later
 from onnx_ocs.planning.objective import Judge, first_feeds, first_samples, held_out
 from onnx_ocs.planning.options import PlanOptions
@@ -100,7 +101,7 @@ def make_plan(
         context: calibration samples (needed), progress.
         float_model: the reference; default: the model without activation quantizers.
         budgets: further budgets for a sweep.
-        measure: the quality of the model that a plan makes; for a target.
+        measure: the quality of the model that a plan makes; for a target, and where weights are fitted behind the plan.
 
     Returns:
         The plan, and what was found on the way: candidates' objectives, regions rolled back, the target's probes, the
@@ -133,6 +134,8 @@ def make_plan(
         judged = spending.within(found["candidates"], found)
         if options.mode == "auto" and options.budget is not None and options.max_latency is None:
             spending, judged = _weighed(spending, judged, lambda o: _posed(bench, o).damaged(damage), found)
+        if options.refitted and measure is not None and spending.options.effort == "full":
+            judged = behind_a_fit(spending, judged, measure, found)
     trial = judged.trial
     found |= {"chosen": trial.name, "after": judged.after, "unseen": judged.unseen}
     found["rolled_back"] = [bench.regions[k].tensor for k in trial.dropped]

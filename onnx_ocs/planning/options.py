@@ -28,6 +28,8 @@ class PlanOptions:
     most time that the rewritten file may take, as a ratio to the input's; None for no limit.  A plan with copies is
     timed against the input and cut back until it holds, so the same call may make another plan on another day; the plan
     itself, applied again, makes the same file.  A plan without copies is not timed: it adds nothing.
+    With `refitted`, weights are fitted again behind the plan, and plans are judged with them
+    (`onnx_ocs.planning.fitted`).
     With a `target`, the quality to reach at the least cost, `budget` or `ratio` is the most that may be spent, and the
     unit that it is counted in; a target has its own search, whatever the effort.
 
@@ -49,6 +51,7 @@ class PlanOptions:
     ratio: float | None = option(None, RATIO)
     max_latency: float | None = None
     target: Target | None = None
+    refitted: bool = False
     copies: int = option(15, COPIES)
     align: int = option(1, ALIGN)
     rescale: bool = option(

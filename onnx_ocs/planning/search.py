@@ -63,7 +63,13 @@ def freed(recipe: Recipe, options: PlanOptions) -> Recipe:
 
 
 def best_plan(
-    problem: Problem, judge: Judge, budget: Budget, options: PlanOptions, progress: Progress, log_to: dict[str, Any]
+    problem: Problem,
+    judge: Judge,
+    budget: Budget,
+    options: PlanOptions,
+    progress: Progress,
+    log_to: dict[str, Any],
+    rescaled: bool = False,
 ) -> Trial:
     """The best plan of all recipes, measured.
 
@@ -74,9 +80,10 @@ def best_plan(
         options: limits and effort.
         progress: called during the work.
         log_to: plans that were compared, by name.
+        rescaled: whether only those that re-choose steps are tried.
     """
     best: tuple[float, Trial] | None = None
-    tried = recipes(options)
+    tried = [r for r in recipes(options) if r.rescale or not rescaled]
     for n, recipe in enumerate(tried):
         progress("comparing plans", n, len(tried))
         weighed = replace(recipe, lambdas=weights(problem, recipe))

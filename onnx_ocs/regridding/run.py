@@ -63,12 +63,14 @@ def regrid(
         return PassResult(False)
     if context.samples is None:
         return PassResult(False, notes=[NEEDS])
+    context.progress("looking for dead channels", 0, None)
     halved = halves(context.samples, context.limit)
     found = _Found(model, context.bounded)
     work = _Work(context.floats or found.plain, halved, by, context.bounded, context.judging)
     mended = work.alive(found, floats)
     if mended.changed:
         found = _Found(model, context.bounded)
+    context.progress("moving zero-points", 0, None)
     moved = work.moved(found) if moves else PassResult(False)
     return PassResult(mended.changed or moved.changed, grids=mended.grids + moved.grids, notes=mended.notes)
 

@@ -80,6 +80,22 @@ class KernelsEntry(TypedDict):
     why: str
 
 
+class FittedEntry(TypedDict):
+    """Two plans with the weights that were fitted behind them, on all samples.
+
+    Attributes:
+        plans: how they were made: the better one by itself, and the best with the other kind of steps.
+        sqnr_db: of the first output, of each; null for labels and where it is exact.
+        gain_db: of the second over the first, over all outputs.
+        taken: which was taken.
+    """
+
+    plans: list[str]
+    sqnr_db: list[float | None]
+    gain_db: float
+    taken: str
+
+
 class TimedEntry(TypedDict):
     """A plan that was timed against the model as it is.
 
@@ -159,6 +175,7 @@ class PlanEntry(TypedDict):
         after: the same of the plan, made from all samples.
         unseen: the same of the plan, on samples that it was not made from.
         kernels: whether copies are worth the integer operators that they cost.
+        fitted: which of two plans is better with weights fitted behind it.
         time: how it was cut back until it held a limit of time.
         sweep: gain against cost.
         target: the search for the cheapest plan that reaches a target.
@@ -180,6 +197,7 @@ class PlanEntry(TypedDict):
     after: NotRequired[list[float | None]]
     unseen: NotRequired[list[float | None]]
     kernels: NotRequired[KernelsEntry]
+    fitted: NotRequired[FittedEntry]
     time: NotRequired[TimeEntry]
     sweep: NotRequired[list[PointEntry]]
     target: NotRequired[TargetEntry]

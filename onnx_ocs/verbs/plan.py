@@ -107,8 +107,8 @@ def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -
     against = cache(lambda: reference_model(model, context.floats)[0])
 
     def measure(made: Plan) -> Quality:
-        new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         context.progress("measuring plans", 0, None)
+        new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
         return compare(against(), [new], samples, context.limit, judging=context.judging, engine=context.engine)[0]
 
     return measure

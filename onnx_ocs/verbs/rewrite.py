@@ -26,6 +26,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
+from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.registry import Auto, as_passes, make_passes
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, PassResult, run_passes
@@ -198,7 +199,9 @@ def _run(
         new, results = run_passes(new, passes[:first], context)  # the plan is made for what these leave
         passes = passes[first:]
         measure = measured(new, passes, context)
-        made, planned = make_plan(new, options, context, context.floats, measure=measure)
+        refitted = any(isinstance(p, Reconstruct) for p in passes)
+        wanted = replace(options, refitted=refitted)
+        made, planned = make_plan(new, wanted, context, context.floats, measure=measure)
         passes = by_plan(passes, made)
     new, more = run_passes(new, passes, context, original=original)
     check_kept(original, new, runtime)
