@@ -108,8 +108,7 @@ def rewrite(
         calib: calibration samples: as on the command line, a CalibrationDataReader, feed dicts, or a dict of arrays.
         float_model: the float model, as the reference of the quality figures and what branches are fitted to.
         passes: passes or their names, in order, or "auto" (those that pay); default: as on the command line.
-        options: plan steps and copies within a budget first (needs `calib`), for the `Translate` among the passes.
-            Default: as on the command line, steps alone; a `Translate` that you make goes by its own ratio.
+        options: what is planned first (needs `calib`); default: as on the command line, for a `Translate` by name.
         verify: whether to verify.
         seed: of everything random.
         limit: most calibration samples.
