@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from package_tree import shown, tree
+from warm import run_python
 
 import onnx_ocs
 from onnx_ocs.passes import PASSES
@@ -89,7 +88,7 @@ def run(args: list[str], folder: Path) -> str:
     paths = [str(Path(onnx_ocs.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     env = {**os.environ, "COLUMNS": "160", "PYTHONPATH": os.pathsep.join(p for p in paths if Path(p).is_absolute())}
     env.pop("PYTEST_ADDOPTS", None)
-    done = subprocess.run([sys.executable, *args], cwd=folder, capture_output=True, text=True, env=env, check=False)
+    done = run_python(args, folder, env)
     assert done.returncode == 0, f"{shlex.join(args)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -145,6 +144,20 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
         else:
             output = ""
     assert ran == sum(b.runs for b in found)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["-c", "print(undefined)"], "NameError"),
+        (["-c", "import sys; print(__name__); sys.exit('enough')"], "enough"),
+        (["-m", "onnx_ocs", "verify", "none.onnx", "none.onnx"], "Error: none.onnx"),
+        (["nothing.py"], "nothing.py"),
+    ],
+)
+def test_what_fails_is_seen(args: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=re.escape(told)):
+        run(args, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import zoo
+from covering import in_turn
 from onnx import helper, numpy_helper
 from reference import initializer, wide_model
 from step_plans import BIASED, Array, Model, biased, large_bias, plan_for, planned, regions_of
@@ -137,8 +138,9 @@ def test_only_the_step(name: str, factor: float) -> None:
     assert not again.changed and again.model is result.model
 
 
-@pytest.mark.parametrize(("factor", "copies", "mode"), [(0.4, 2, "early"), (0.7, 1, "late")])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "factor", "copies", "mode"), in_turn(CASES, [(0.4, 2, "early"), (0.7, 1, "late")])
+)  # fmt: skip
 def test_step_and_copies(name: str, factor: float, copies: int, mode: str) -> None:
     model, feed = zoo.build(name)
     tensor = first_wide(name)
@@ -245,9 +247,9 @@ def bias_of(model: Model, layer: onnx.NodeProto) -> tuple[Array, Array]:
     return initializer(model, dq.input[0]), initializer(model, dq.input[1])
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize("factor", [0.31, 1.3])
-@pytest.mark.parametrize("name", BIASED)
+@pytest.mark.parametrize(
+    ("name", "factor", "per_channel"), in_turn(BIASED, [(0.31, True), (1.3, False), (1.3, True), (0.31, False)], each=2)
+)  # fmt: skip
 def test_tied_biases_follow(name: str, factor: float, per_channel: bool) -> None:
     """The integers stand for the same values, to half a new step; the step is the product of the two others."""
     net, model = biased(name, per_channel=per_channel)

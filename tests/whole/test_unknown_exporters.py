@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tally
+from covering import in_turn
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
@@ -446,8 +447,7 @@ def feeds(model: onnx.ModelProto, size: float) -> tally.Feed:
     return feed
 
 
-@pytest.mark.parametrize("mode", ["auto", "late"])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(("name", "mode"), in_turn(BUILDERS, [("auto",), ("late",)]))
 def test_rewrite(name, mode):
     old = BUILDERS[name]()
     before = old.SerializeToString(deterministic=True)
