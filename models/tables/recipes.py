@@ -32,7 +32,7 @@ __all__ = ["Fit", "Recipe", "fits"]
 
 Array = npt.NDArray[Any]
 ROUNDS = 200  # timed runs of each of two models, in turns, or as many as fit into
-LONGEST = 6.0  # seconds
+LONGEST = 3.0  # seconds
 
 
 @dataclass(frozen=True)

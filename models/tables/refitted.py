@@ -69,7 +69,7 @@ REFITTED: Mapping[str, Spec] = {
     "bits": Spec(
         "OCS+ at 4, 3 and 2 bits on reconstructed weights (OCS+, table 2)",
         _bits((4, 4), (3, 3), (2, 2)),
-        (PLAIN, Recipe("OCS+", 0.5), FITTED, *_plus(0.5), FREE, SPENT),
+        (PLAIN, Recipe("OCS+", 0.5), FITTED, *_plus(0.5), SPENT),
         papers.BITS,
     ),
     "ocs": Spec(
@@ -77,7 +77,7 @@ REFITTED: Mapping[str, Spec] = {
         _bits((2, 2), (4, 2), (8, 2)),
         (PLAIN, FITTED, *(replace(r, early=True) for r in _HALVED), *_HALVED),
         papers.OCS,
-        given=_bits((2, 2), (8, 2)),
+        given=_bits((2, 2)),
     ),
     "k": Spec(
         "Gain against the ratio k on reconstructed weights (OCS+, table 9)",
@@ -102,7 +102,7 @@ REFITTED: Mapping[str, Spec] = {
     "gelu": Spec(
         "Networks with GELU on reconstructed weights (OCS+, table 3)",
         (*_bits((4, 4), (8, 3), network="convgelu"), *_bits((4, 4), (8, 3), network="vit")),
-        (PLAIN, Recipe("OCS+", 0.5), FITTED, *_plus(0.5), FREE, SPENT),
+        (PLAIN, Recipe("OCS+", 0.5), FITTED, *_plus(0.5), SPENT),
         papers.GELU,
     ),
     "nbc": Spec(
@@ -116,7 +116,7 @@ REFITTED: Mapping[str, Spec] = {
             FREE,
             *(replace(b, fitted=True, budget=0.0) for b in BRANCHES),
         ),
-        given=_bits((4, 4), (8, 2)),
+        given=_bits((8, 2)),
     ),
 }
 

@@ -48,17 +48,22 @@ def rows(folder: Path) -> dict[str, Row]:
 def test_figures(done: Path) -> None:
     """What stands in the table is what the files do on the test samples."""
     found = rows(done)
-    assert set(found) == {"", "translate"} and found["translate"].verdict == "PASSED"
+    assert set(found) == {"", "default", "translate"} and found["translate"].verdict == "PASSED"
     with np.load(TEST) as z:
         samples = dict(z)
     reference = first_output(FLOAT, samples)
-    before, after = (done / f"onnxruntime_percentile_99.9{end}.onnx" for end in ("", ".translate"))
-    for path, row in ((before, found[""]), (after, found["translate"])):
+    for chain, row in found.items():
+        path = done / f"onnxruntime_percentile_99.9{'.' * bool(chain)}{chain}.onnx"
         scores = evaluate(path, reference, samples, "top1")
         assert (row.task, row.sqnr_db) == (scores.task, scores.sqnr_db)
+        assert row.seconds is not None and row.seconds > 0
+    free = found["default"]
+    assert (free.macs, free.verdict, free.kernels) == (0.0, "PASSED", found[""].kernels)
+    assert free.sqnr_db is not None and free.sqnr_db > (found[""].sqnr_db or 0)
     wide = found["translate"]
     assert wide.sqnr_db is not None and wide.sqnr_db > (found[""].sqnr_db or 0)
     assert 0 <= wide.macs <= 0.1 + 1e-9 and wide.latency is not None and wide.kernels == found[""].kernels
+    before, after = (done / f"onnxruntime_percentile_99.9{end}.onnx" for end in ("", ".translate"))
     assert verify(before, after)["verification"]["verdict"] == "PASSED"
 
 
@@ -74,8 +79,8 @@ def test_nothing_is_done_twice(
     out = capsys.readouterr().out
     found = rows(done)
     assert f"| {NAME} (" in out and f"| {found['translate'].sqnr_db:.2f} dB |" in out
-    assert "Worse than before, by SQNR: none (of 1 rewrites)." in out
-    assert re.search(rf"Best pair, by SQNR: {NAME} \(\S+\) followed by `translate`: ", out)
+    assert "Worse than before, by SQNR: none (of 2 rewrites)." in out
+    assert re.search(rf"Best pair, by SQNR: {NAME} \(\S+\) followed by `(default|translate)`: ", out)
     assert main([str(FLOAT), str(calib), str(TEST), *QUICK, "--folder", str(done), "--budget", "0.2"]) == 1
     assert "other files or options" in capsys.readouterr().err
 
