@@ -1,7 +1,7 @@
 """Draw what quality costs in time: every row that a table has kept, and which of them nothing beats.
 
-    python -m models.tables.pareto build/tables --network digits --bits w2a2 --out models/results/pareto_digits_w2a2.svg
-    python -m models.tables.pareto build/compare --out models/results/pareto_rivals.svg
+    python -m models.tables.pareto build/tables --network digits --bits w2a2 --out pareto.svg
+    python -m models.tables.pareto build/compare --out docs/pareto_resnet20.svg
 
 FOLDER is where `python -m models.tables NAME --reconstruct` keeps its rows (the mean over the seeds is drawn), or the
 `--folder` of `python -m models.tables.compare`.  Needs the extra `report`.  Time is that of one sample in onnxruntime,
