@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_ocs
 from onnx_ocs.measurement import latency
 from onnx_ocs.measurement.latency import LOOK, Compared, Looks, compared, latencies
+from onnx_ocs.passes.translate import Translate
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 DIGITS, CALIB = MODELS / "digits.w8a2.onnx", str(MODELS / "digits.calib.npz")
@@ -87,11 +88,11 @@ def test_models_that_disturbances_keep_apart_run_on() -> None:
 
 
 def test_in_the_report() -> None:
-    result = onnx_ocs.rewrite(DIGITS, calib=CALIB, passes="translate", limit=16)
+    result = onnx_ocs.rewrite(DIGITS, calib=CALIB, limit=16, passes=[Translate()])
     time = result.report["latency"]
     assert 0.2 < time["ratio"] < 10 and time["tolerance"] >= 0 and time["limit"] is None
     for report in (
-        onnx_ocs.rewrite(DIGITS, calib=CALIB, passes="translate", limit=16, verify=False).report,
+        onnx_ocs.rewrite(DIGITS, calib=CALIB, limit=16, passes=[Translate()], verify=False).report,
         onnx_ocs.inspect(DIGITS),
     ):
         assert report["latency"]["ratio"] is None
