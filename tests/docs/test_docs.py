@@ -29,7 +29,7 @@ PAGES = [README, ROOT / "models" / "README.md", *sorted(DOCS.glob("*.md"))]
 GENERATED = ("options.md", "refusals.md", "report.schema.json")
 KINDS = {"sh", "python", "text", "toml", "json", "mermaid"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
-SECONDS = re.compile(r"(?<=\btook )[\d.]+(?= ?s\b)")
+SECONDS = re.compile(r"(?:(?<=\bin )|(?<=\btook ))[\d.]+(?= ?s\b)")
 
 
 @dataclass(frozen=True)
