@@ -35,10 +35,11 @@ def feeds():
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Ctrl-C works, here and in processes of ours: a shell starts what runs in its background with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals work, here and in processes of ours: a shell's background has Ctrl-C ignored, and nohup a hang-up."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 def ours(folder: Path) -> list[str]:
