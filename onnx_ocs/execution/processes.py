@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["Processes", "no_interrupts"]
@@ -75,7 +76,7 @@ class Processes(Executor):
 
     def _new(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's locked thread pools
-        self._pools.append(ProcessPoolExecutor(1, context, _quiet))
+        self._pools.append(ProcessPoolExecutor(1, context, _begin))
         return self._pools[-1]
 
     def _done(self, pool: ProcessPoolExecutor, outer: Future[Any], inner: Future[Any]) -> None:
@@ -106,9 +107,21 @@ class Processes(Executor):
             pool.shutdown(wait, cancel_futures=True)
 
 
-def _quiet() -> None:
-    """What a worker would warn of, the coordinator has said already: it has opened the same model and samples."""
+def _begin() -> None:
+    """What a worker does first: it is quiet, and ends with its coordinator.
+
+    What it would warn of, the coordinator has said already: it has opened the same model and samples.
+    """
     logging.getLogger("onnx_ocs").addHandler(logging.NullHandler())
+    coordinator = multiprocessing.parent_process()
+    if coordinator is not None:
+        threading.Thread(target=_end_with, args=(coordinator.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Who is killed cannot end its workers."""
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 @contextmanager

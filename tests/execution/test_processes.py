@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import wait
@@ -50,6 +53,40 @@ def test_a_killed_process_costs_its_task_alone(tmp_path: Path) -> None:
         assert flag.exists()
         with pytest.raises(UserError, match="3 times"):
             list(engine.in_order(die_always, [(0,)]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_workers_end_with_a_coordinator_that_is_killed() -> None:
+    script = """
+        import os, time
+        from onnx_ocs.execution.processes import Processes
+        if __name__ == "__main__":
+            executor = Processes(2)
+            idle, busy = executor.submit(os.getpid), executor.submit(time.sleep, 60)
+            print(idle.result(), *(p.pid for pool in executor._pools for p in pool._processes.values()), flush=True)
+            busy.result()
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as coordinator:
+        assert coordinator.stdout is not None
+        pids = {int(p) for p in coordinator.stdout.readline().split()}
+        assert len(pids) == 2
+        coordinator.kill()
+    end = time.monotonic() + 20
+    while any(alive(p) for p in pids) and time.monotonic() < end:
+        time.sleep(0.05)
+    left = [p for p in pids if alive(p)]
+    for p in left:
+        os.kill(p, signal.SIGKILL)
+    assert not left
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process; one that nobody has waited for is none."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(not ENDINGS, reason="needs SIGKILL")
