@@ -1,7 +1,9 @@
 """A small interpreter of QDQ graphs in numpy, in float64, with quantizers that may be wide.  Knows nothing of onnx_ocs.
 
 A wide quantizer has `copies` times its upper range more (and `copies_low` times its lower one) in every channel:
-k = clip(rint(x / s), -(low + 1) (z - qmin), (copies + 1) (qmax - z)).  Its integers are unbounded here.
+k = clip(rint(x / s), -(low + 1) (z - qmin), (copies + 1) (qmax - z)).  Where the copies are `full`, each of them has the
+quantizer's whole range: k = clip(rint(x / s), qmin - z - low (qmax - qmin), qmax - z + copies (qmax - qmin)).
+Its integers are unbounded here.
 """
 
 from __future__ import annotations
@@ -106,8 +108,10 @@ class Interpreter:
         if np.any(steps - np.floor(steps) == 0.5):
             found.ties.add(node.input[0])
         where = axis if entry is None else entry["axis"]
-        top = along(copies + 1, where, x.ndim) * (hi - z)
-        bottom = along(low + 1, where, x.ndim) * (lo - z)
+        full = entry is not None and entry.get("full", False)
+        up, down = (hi - lo, lo - hi) if full else (hi - z, lo - z)  # by what a copy reaches further
+        top = hi - z + along(copies, where, x.ndim) * up
+        bottom = lo - z + along(low, where, x.ndim) * down
         return np.asarray(np.clip(np.rint(steps), bottom, top) + z).astype(np.int64)
 
     def dequantizelinear(self, node: onnx.NodeProto, inputs: list[Any], attributes: dict[str, Any], _: Run) -> Array:
