@@ -1,8 +1,8 @@
 """A small interpreter of QDQ graphs in numpy, in float64, with quantizers that may be wide.  Knows nothing of onnx_ocs.
 
 A wide quantizer has `copies` times its upper range more (and `copies_low` times its lower one) in every channel:
-k = clip(rint(x / s), -(low + 1) (z - qmin), (copies + 1) (qmax - z)).  Where the copies are `full`, each of them has the
-quantizer's whole range: k = clip(rint(x / s), qmin - z - low (qmax - qmin), qmax - z + copies (qmax - qmin)).
+k = clip(rint(x / s), -(low + 1) (z - qmin), (copies + 1) (qmax - z)).  Where the copies are `full`, each of them has
+the quantizer's whole range: k = clip(rint(x / s), qmin - z - low (qmax - qmin), qmax - z + copies (qmax - qmin)).
 Its integers are unbounded here.
 """
 
