@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from models.commandline import exit_code
+from models.commandline import command_line, exit_code
 from models.networks.zoo import NETWORKS, find_network
 from onnx_ocs.errors import UserError
 
@@ -20,10 +20,7 @@ QUANTIZERS = "ort-minmax, ort-entropy, ort-percentile, lowbit, reconstructed"
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line("models", __doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | build | rewrite")
     verbs.add_parser("list", help="the networks: source, licence, metric, what is not installed")
     build = verbs.add_parser("build", help="write a network, its samples, and quantize it if asked to")

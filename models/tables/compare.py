@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ import numpy.typing as npt
 import onnx
 
 import onnx_ocs
-from models.commandline import exit_code
+from models.commandline import command_line, cpu_seconds, exit_code
 from models.quantizers.peers import PEERS
 from models.quantizers.registry import find_quantizer
 from models.tables.metrics import METRICS, evaluate, first_output
@@ -200,11 +199,6 @@ def _slug(name: str) -> str:
     return "_".join(name.lower().replace(",", "").replace("/", " ").split())
 
 
-def _cpu() -> float:
-    """Seconds of all CPUs, of this process and of what it has waited for."""
-    return sum(os.times()[:4])
-
-
 def _rows(
     name: str, quantize: Callable[[Task, Path], str], judge: _Judge, folder: Path, chains: Sequence[str]
 ) -> list[Row]:
@@ -221,18 +215,18 @@ def _rows(
             title = rows[0].quantizer
             continue
         print(f"{name}: {chain or 'quantizing'}", file=sys.stderr, flush=True)
-        start = _cpu()
+        start = cpu_seconds()
         try:
             if not chain:
                 title = f"{name} ({quantize(task, path)})"
-                spent = _cpu() - start
+                spent = cpu_seconds() - start
                 base = folder / f"{_slug(BASE)}.onnx"
                 rows.append(judge.row(title, chain, path, base, onnx_ocs.inspect(path), seconds=spent))
             elif chain == FREE:
                 done = onnx_ocs.rewrite(
                     path, target, str(task.calib), task.float_model, options=onnx_ocs.PlanOptions()
                 )
-                rows.append(judge.rewritten(title, chain, target, path, done, _cpu() - start))
+                rows.append(judge.rewritten(title, chain, target, path, done, cpu_seconds() - start))
             else:
                 if plan is None:
                     options = onnx_ocs.PlanOptions(budget=task.budget, effort="full")
@@ -240,7 +234,7 @@ def _rows(
                 passes: list[Pass] = [Translate(plan=plan)]
                 passes += [Compensate(budget=task.budget)] * chain.count(",")
                 done = onnx_ocs.rewrite(path, target, str(task.calib), task.float_model, passes)
-                rows.append(judge.rewritten(title, chain, target, path, done, _cpu() - start))
+                rows.append(judge.rewritten(title, chain, target, path, done, cpu_seconds() - start))
         except VerificationError as e:
             rows.append(Row(title, chain, f"not verified, nothing was written: {e.args[0]}"))
         except UserError as e:
@@ -272,12 +266,7 @@ def show(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m models.tables.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("models.tables.compare", __doc__)
     parser.add_argument("float_model", type=Path, metavar="FLOAT.onnx")
     parser.add_argument("calib", type=Path, metavar="CALIB.npz", help="an array for each input, samples first")
     parser.add_argument("test", type=Path, metavar="TEST.npz", help="the same for other samples, and `labels` if any")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.commandline import exit_code
+from models.commandline import command_line, exit_code
 from models.picture import THEME
 from models.tables.compare import BASE
 from models.tables.recipes import Fit
@@ -115,12 +115,7 @@ def write(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m models.tables.pareto",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("models.tables.pareto", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--network", default="", metavar="NAME", help="of a table's rows")
     parser.add_argument("--bits", default="", metavar="w4a4", help="of a table's rows")

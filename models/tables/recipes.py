@@ -7,7 +7,6 @@ their rows, and one that was interrupted goes on where it was.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from models.commandline import cpu_seconds
 from models.quantizers.registry import label, read_samples
 from models.tables.bench import Bench, Setting, Subject, plain, planned, with_passes
 from models.tables.metrics import Scores, evaluate, first_output
@@ -132,9 +132,9 @@ def _fit(bench: Bench, subject: Subject, recipe: Recipe) -> Fit:
     if kept.exists():
         return Fit(**json.loads(kept.read_text(encoding="utf-8")))
     print(f"{folder.name} {setting.bits}: {recipe.title}", file=sys.stderr, flush=True)
-    start = sum(os.times()[:4])
+    start = cpu_seconds()
     model = recipe.run(subject)
-    seconds = sum(os.times()[:4]) - start
+    seconds = cpu_seconds() - start
     onnx.save(model, path)
     assert subject.built.test is not None
     scores = _judged(path, subject.built.float_model, subject.built.test, bench.network(setting.network).metric)

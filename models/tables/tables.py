@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.commandline import exit_code
+from models.commandline import command_line, exit_code
 from models.networks.zoo import find_network
 from models.tables import papers, price
 from models.tables.bench import (
@@ -281,10 +281,7 @@ def write(args: argparse.Namespace, command: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m models.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line("models.tables", __doc__)
     parser.add_argument("name", choices=TABLES, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many, from 0; default 5")
     parser.add_argument("--folder", type=Path, default=Path("build/tables"), help="where networks are kept")
