@@ -16,7 +16,7 @@ from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.allocate import Recipe, solve
-from onnx_ocs.planning.choices import Budget, Choices
+from onnx_ocs.planning.choices import Budget, Choices, makes_copies
 from onnx_ocs.planning.folding import folded
 from onnx_ocs.planning.goal import Probe, Target, search
 from onnx_ocs.planning.objective import Judge, worth
@@ -139,7 +139,7 @@ class Spending:
         log: list[dict[str, float]] = []
         allowed, rest = problem.cost(trial.choices).time, problem.without(trial.dropped)
         for lowering in range(SLOWER + 1):
-            if not any(c.count for c in trial.choices.values()):
+            if not makes_copies(trial.choices):
                 break
             self.context.progress("timing plans", lowering, None)
             new = self.carried_out(trial.choices)
@@ -205,7 +205,7 @@ class Spending:
 
         self.context.progress("folding copies", 0, None)
         choices = folded(self.problem, self.judge, trial.choices, timely)
-        if choices is trial.choices and limit is not None and any(c.count for c in choices.values()):
+        if choices is trial.choices and limit is not None and makes_copies(choices):
             steps = self._steps(trial)  # other copies leave no time: perhaps it is better spent here
             choices = folded(self.problem, self.judge, steps, timely)
             choices = trial.choices if choices is steps else choices
@@ -247,8 +247,7 @@ class Spending:
             The plan that is taken, and its problem.
         """
         choices = judged.trial.choices
-        copied = any(c.count for c in choices.values())
-        whole = operators(self.model) if copied else None
+        whole = operators(self.model) if makes_copies(choices) else None
         left = operators(self.carried_out(choices)) if whole and whole.integer else None
         if whole is None or left is None or not whole.lost(left):
             return judged, self.problem

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Budget", "Choice", "Choices", "Spent"]
+__all__ = ["Budget", "Choice", "Choices", "Spent", "makes_copies"]
 
 
 class Spent(NamedTuple):
@@ -57,3 +57,8 @@ class Choice:
 
 
 Choices = dict[int, Choice]  # by index of the region; regions that are not named are left alone
+
+
+def makes_copies(choices: Choices) -> bool:
+    """Whether a plan makes any copies; else it changes steps at most."""
+    return any(c.count for c in choices.values())

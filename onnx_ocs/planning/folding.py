@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from onnx_ocs.planning.allocate import at_price
+from onnx_ocs.planning.candidates import Candidate
 from onnx_ocs.planning.choices import Choices
 from onnx_ocs.planning.objective import Judge
 from onnx_ocs.planning.problem import Problem
@@ -72,13 +73,12 @@ def _doubted(problem: Problem, choices: Choices, best: Choices) -> list[int]:
     """The tensors with new copies, or of many those that save least for their time."""
     new = [c for c in problem.candidates if c.index in best and best[c.index] is not choices.get(c.index)]
 
-    def promise(k: int) -> float:
-        c, chosen = new[k], best[new[k].index]
-        before = problem.error(c, None)
+    def promise(c: Candidate) -> float:
+        chosen, before = best[c.index], problem.error(c, None)
         saved = c.damage * (1 - problem.error(c, chosen) / before) if before > 0 else 0.0
         return saved / max(c.start + chosen.count * c.macs, 1.0)
 
-    return [new[k].index for k in sorted(sorted(range(len(new)), key=promise)[:DOUBTED])]
+    return sorted(c.index for c in sorted(new, key=promise)[:DOUBTED])
 
 
 def _work(problem: Problem, choices: Choices) -> float:

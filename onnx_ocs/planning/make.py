@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -131,11 +131,10 @@ def make_plan(
             raise ValueError("a target needs `measure`")
         judged = spending.reach(options.target, measure, found)
     else:
-        judged = spending.within(found["candidates"], found)
-        if options.mode == "auto" and options.budget is not None and options.max_latency is None:
-            spending, judged = _weighed(spending, judged, lambda o: _posed(bench, o).damaged(damage), found)
-        if options.refitted and measure is not None and spending.options.effort == "full":
-            judged = behind_a_fit(spending, judged, measure, found)
+        best, start = partial(_weighed, lambda o: _posed(bench, o).damaged(damage)), spending
+        spending, judged = best(start, found)
+        if options.refitted and measure is not None and start.options.effort == "full":
+            spending, judged = behind_a_fit((spending, judged), start, best, measure, found)
     trial = judged.trial
     found |= {"chosen": trial.name, "after": judged.after, "unseen": judged.unseen}
     found["rolled_back"] = [bench.regions[k].tensor for k in trial.dropped]
@@ -148,10 +147,13 @@ def make_plan(
 
 
 def _weighed(
-    spending: Spending, judged: Judged, pose_again: Callable[[PlanOptions], Problem], found: dict[str, Any]
+    pose_again: Callable[[PlanOptions], Problem], spending: Spending, found: dict[str, Any]
 ) -> tuple[Spending, Judged]:
-    """The plan of mode "auto" against one of late copies alone, and one that costs no integer operators."""
+    """The best plan; of mode "auto" against one of late copies alone, and one that costs no integer operators."""
     options = spending.options
+    judged = spending.within(found["candidates"], found)
+    if options.mode != "auto" or options.budget is None or options.max_latency is not None:
+        return spending, judged
     judged, problem = later(spending, judged, lambda: pose_again(replace(options, mode="late")), found)
     spending = replace(spending, problem=problem)
     judged, problem = spending.sparing(judged, lambda: pose_again(replace(options, mode="integer")), found)

@@ -46,6 +46,7 @@ def test_what_is_better_behind_the_fit_is_taken(liked: str) -> None:
     taken = {"same": True, "other": False, "none": first}[liked]
     entry = found["fitted"]
     assert entry["taken"] == found["chosen"] == entry["plans"][asked.index(taken)]
+    assert found["chosen"] in found["candidates"], "what was compared on the way is told, of the plan that is taken"
     assert all(float(r.scale) == pytest.approx(own[r.quantizers[0]]) for r in made.regions) == taken
     assert abs(entry["gain_db"]) == (liked != "none")
 
