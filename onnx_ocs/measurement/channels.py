@@ -125,6 +125,10 @@ class Channels:
             for p in by_scale(self.energy)
         )
 
+    def still(self, model: int) -> bool:
+        """Whether a channel has never changed so far, whatever the reference's do; or nobody can tell."""
+        return self.usable and bool(np.any(self.low[model] == self.high[model]))
+
     def constant(self, model: int) -> tuple[int, ...]:
         """Channels that never change while the reference's do."""
         if not self.usable or self.count < SEEN:

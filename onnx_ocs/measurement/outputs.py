@@ -149,6 +149,10 @@ class OutputTally:
                 return axis
         return None
 
+    def still(self, model: int) -> bool:
+        """Whether a channel of one of the models may be constant, by the feeds so far."""
+        return any(c.still(model) for c in self.channels or [])
+
     def quality(self, model: int) -> OutputQuality:
         """What was found for one of the models."""
         if self.labels:

@@ -34,6 +34,7 @@ _LOG = logging.getLogger("onnx_ocs.regridding")
 
 Dead = Mapping[str, tuple[int, ...]]  # channels of each graph output
 MOST = 48  # quantizers that are asked, those next to the output
+LOOK = 4  # samples that say of most quantizers that they kill nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +80,28 @@ def find_killers(
     except UserError as e:
         _LOG.warning("which quantizers kill channels cannot be told: %s", e)
         return []
-    quantizers = {k: q for k in asked if (q := regions[k].quantizer) is not None}
-    settings: list[dict[int, Setting]] = [{}, *({k: narrow(q)} for k, q in quantizers.items())]
     session = as_written(truth)
-    tallies = [OutputTally(n, False, quantized, len(settings)) for n, _, quantized in judged]
-    for feed in samples.batches(TOGETHER):
-        exact = session.run(feed, [t for _, t, _ in judged])
-        found = [board.run(feed, s) for s in settings]
-        for tally, (name, partner, _) in zip(tallies, judged, strict=True):
-            tally.add(exact[partner], [f[name] for f in found])
+    quantizers = {k: q for k in asked if (q := regions[k].quantizer) is not None}
+
+    def asked_of(indices: Sequence[int], limit: int | None) -> list[OutputTally]:
+        """Counts without any quantizer, and with each of these alone."""
+        settings: list[dict[int, Setting]] = [{}, *({k: narrow(quantizers[k])} for k in indices)]
+        tallies = [OutputTally(n, False, quantized, len(settings)) for n, _, quantized in judged]
+        for feed in samples.batches(TOGETHER, limit):
+            exact = session.run(feed, [t for _, t, _ in judged])
+            found = [board.run(feed, s) for s in settings]
+            for tally, (name, partner, _) in zip(tallies, judged, strict=True):
+                tally.add(exact[partner], [f[name] for f in found])
+        return tallies
+
+    first = asked_of([*quantizers], LOOK)  # what changes here is constant nowhere
+    suspects = [k for n, k in enumerate(quantizers, 1) if any(t.still(n) for t in first)]
+    if not suspects:
+        return []
+    tallies = asked_of(suspects, None)
     nobodys = _constant(tallies, 0)  # without any quantizer
     killers = []
-    for n, k in enumerate(quantizers, 1):
+    for n, k in enumerate(suspects, 1):
         killed = {o: tuple(sorted({*c} & {*dead[o]} - {*nobodys[o]})) for o, c in _constant(tallies, n).items()}
         if any(killed.values()):
             killers.append(Killer(k, {o: killed[o] for o in dead if killed.get(o)}))

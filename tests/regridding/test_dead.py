@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import detectors
+import numpy as np
 import pytest
 
 from onnx_ocs.calibration.samples import open_samples
@@ -11,6 +15,7 @@ from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
+from onnx_ocs.probes.switchboard import Setting, Switchboard
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regridding import dead as module
 from onnx_ocs.regridding.dead import dead_channels, find_killers
@@ -36,6 +41,29 @@ def test_killers(name: str, wanted: dict[str, str]) -> None:
     found = find_killers(model, regions, truth, dead, samples)
     assert {regions[k.index].tensor: next(iter(k.dead)) for k in found} == wanted
     assert all(c == dead[o] for k in found for o, c in k.dead.items())
+
+
+@pytest.mark.parametrize("name", ["one_output", "moved", "several"])
+def test_a_look_at_a_few_samples_first_finds_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = detectors.build(name)
+    samples = open_samples(detectors.samples(), model)
+    regions = find_regions(Graph(model), infer_shapes(model))
+    truth = reference(model, regions)
+    dead = dead_channels(compare(truth, [model], samples)[0]) or {o.name: (0,) for o in model.graph.output}
+    found, asked = [], []
+    run = Switchboard.run
+
+    def counted(board: Switchboard, feed: Mapping[str, np.ndarray], settings: Mapping[int, Setting]) -> Any:
+        asked[-1] += len(next(iter(feed.values())))
+        return run(board, feed, settings)
+
+    monkeypatch.setattr(Switchboard, "run", counted)
+    for look in (2, samples.count()):
+        monkeypatch.setattr(module, "LOOK", look)
+        asked.append(0)
+        found.append([(k.index, dict(k.dead)) for k in find_killers(model, regions, truth, dead, samples)])
+    assert found[0] == found[1]
+    assert asked[0] < asked[1]
 
 
 def test_layers_end_the_search() -> None:
