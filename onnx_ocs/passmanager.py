@@ -20,7 +20,7 @@ from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.sizes import without_side_files
 from onnx_ocs.records.history import note
 
-__all__ = ["PLACES", "Pass", "PassResult", "run_passes"]
+__all__ = ["PLACES", "Pass", "PassResult", "log_results", "run_passes"]
 
 _LOG = logging.getLogger("onnx_ocs.passmanager")
 PLACES = ("tensor", "block", "layer")  # what an entry calls the place that it is about
@@ -121,12 +121,17 @@ def run_passes(
             if now != "full" and order[now] < order[_check(model)[0]]:
                 raise PassError(f"the pass '{p.name}' left a model that onnx.checker rejects{after}: {why}")
             model = new
-    _log(results, level)
+    log_results(results, level)
     return model, results
 
 
-def _log(results: Mapping[str, PassResult], level: int) -> None:
-    """One line about all passes, and one about every entry for who wants to know."""
+def log_results(results: Mapping[str, PassResult], level: int) -> None:
+    """One line about all passes, and one about every entry for who wants to know.
+
+    Args:
+        results: of the passes, by name.
+        level: of the line about all of them.
+    """
     told = []
     for name, r in results.items():
         entries = [*r.grids, *r.regions, *r.compensations, *r.reconstructions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -18,7 +18,7 @@ from onnx_ocs.measurement.quality import Quality, compare
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.passes.translate import Translate
-from onnx_ocs.passmanager import Pass, run_passes
+from onnx_ocs.passmanager import Pass, PassResult, log_results, run_passes
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.planning.plan import Plan
@@ -26,7 +26,9 @@ from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import Model, Progress, open_model, quiet, reference_model
 
-__all__ = ["by_plan", "measured", "plan", "unsaid"]
+__all__ = ["Measured", "by_plan", "plan", "unsaid"]
+
+KEPT = 2  # models of plans that were measured: as many as are compared with fitted weights
 
 
 @answers_for_the_model
@@ -76,7 +78,7 @@ def plan(
             opened.samples, limit, seed, progress, floats=floats, bounded=bounded, write=write, judging=judging,
             engine=workers,
         )  # fmt: skip
-        measure = measured(proto, [Translate()], context)
+        measure = Measured(proto, [Translate()], context)
         return make_plan(proto, options or PlanOptions(), context, floats, budgets, measure)
 
 
@@ -100,15 +102,50 @@ def by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:
     return [replace(p, plan=made) if isinstance(p, Translate) else p for p in passes]
 
 
-def measured(model: onnx.ModelProto, passes: Sequence[Pass], context: Context) -> Callable[[Plan], Quality]:
+class Measured:
     """How good a plan's model is, as the report will say it: rewritten, and run on all samples."""
-    samples = context.samples
-    assert samples is not None
-    against = cache(lambda: reference_model(model, context.floats)[0])
 
-    def measure(made: Plan) -> Quality:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        passes: Sequence[Pass],
+        context: Context,
+        original: onnx.ModelProto | None = None,
+    ) -> None:
+        """Nothing is run yet.
+
+        Args:
+            model: the model that plans are made for; not changed.
+            passes: what runs on it, the `Translate` among them by the plan.
+            context: samples, reference, progress.
+            original: the model before all passes, where some have run already.
+        """
+        self._model, self._passes, self._context, self._original = model, passes, context, original
+        self._against = cache(lambda: reference_model(model, context.floats)[0])
+        self._made: dict[str, tuple[onnx.ModelProto, dict[str, PassResult]]] = {}
+
+    def __call__(self, made: Plan) -> Quality:
+        """A plan's quality on all samples."""
+        context, samples = self._context, self._context.samples
+        assert samples is not None
         context.progress("measuring plans", 0, None)
-        new, _ = run_passes(model, by_plan(passes, made), replace(context, progress=quiet), logging.DEBUG)
-        return compare(against(), [new], samples, context.limit, judging=context.judging, engine=context.engine)[0]
+        new, _ = self._run(made, logging.DEBUG)
+        context.progress("measuring plans", 0, None)
+        return compare(
+            self._against(), [new], samples, context.limit, judging=context.judging, engine=context.engine
+        )[0]
 
-    return measure
+    def carried_out(self, made: Plan) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
+        """The model that a plan makes, and what became of each pass; what was measured is not made again."""
+        known = self._made.get(made.digest())
+        if known is None:
+            return self._run(made, logging.INFO)
+        log_results(known[1], logging.INFO)
+        return known
+
+    def _run(self, made: Plan, level: int) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
+        passes = by_plan(self._passes, made)
+        found = run_passes(self._model, passes, self._context, level, self._original)
+        last = [*self._made.items()][1 - KEPT :]
+        self._made = {**dict(last), made.digest(): found}
+        return found

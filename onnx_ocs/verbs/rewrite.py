@@ -57,7 +57,7 @@ from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.limits import kernel_notes, time_notes
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
-from onnx_ocs.verbs.plan import by_plan, measured, unsaid
+from onnx_ocs.verbs.plan import Measured, by_plan, unsaid
 from onnx_ocs.verbs.targeted import check_kept, check_passes, fitting, runtime_of
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
@@ -197,12 +197,12 @@ def _run(
         first = next(k for k, p in enumerate(passes) if isinstance(p, Translate))
         new, results = run_passes(new, passes[:first], context)  # the plan is made for what these leave
         passes = passes[first:]
-        measure = measured(new, passes, context)
-        refitted = any(isinstance(p, Reconstruct) for p in passes)
-        wanted = replace(options, refitted=refitted)
+        measure = Measured(new, passes, context, original)
+        wanted = replace(options, refitted=any(isinstance(p, Reconstruct) for p in passes))
         made, planned = make_plan(new, wanted, context, context.floats, measure=measure)
-        passes = by_plan(passes, made)
-    new, more = run_passes(new, passes, context, original=original)
+        new, more = measure.carried_out(made)
+    else:
+        new, more = run_passes(new, passes, context, original=original)
     check_kept(original, new, runtime)
     done = [*results.values(), *more.values()]
     return Outcome(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import feeds
 import numpy as np
 import onnx
@@ -16,8 +19,10 @@ from onnx_ocs.passes.compensate import Compensate
 from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.passes.translate import Translate
+from onnx_ocs.passmanager import Pass, run_passes
 from onnx_ocs.planning.options import LATENCY, PlanOptions
-from onnx_ocs.verbs.plan import by_plan, measured, unsaid
+from onnx_ocs.verbs import plan as module
+from onnx_ocs.verbs.plan import Measured, by_plan, unsaid
 
 OPTIONS = onnx_ocs.PlanOptions(budget=0.5, effort="quick")
 
@@ -42,10 +47,41 @@ def test_the_plan_that_rewrite_makes(model: onnx.ModelProto, calib: dict[str, np
 
 def test_a_plan_is_measured_as_the_report_will_say_it(model: onnx.ModelProto, calib: dict[str, np.ndarray]) -> None:
     made, _ = onnx_ocs.plan(model, calib, OPTIONS)
-    quality = measured(model, [Translate()], Context(open_samples(calib, model)))(made)
+    quality = Measured(model, [Translate()], Context(open_samples(calib, model)))(made)
     report = onnx_ocs.rewrite(model, calib=calib, passes=[Translate(plan=made)], verify=False).report
     assert quality.sqnr_db == report["quality"]["sqnr_after_db"]
     assert [o.sqnr_db for o in quality.outputs] == [o["sqnr_after_db"] for o in report["outputs"]]
+
+
+def test_what_was_measured_is_not_made_again(
+    model: onnx.ModelProto,
+    calib: dict[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, _ = onnx_ocs.plan(model, calib, OPTIONS)
+    plans = [replace(whole, regions=r) for r in (whole.regions, whole.regions[:1], whole.regions[1:])]
+    assert len({p.digest() for p in plans}) == len(plans)
+    ran: list[str] = []
+
+    def counted(given: onnx.ModelProto, passes: Sequence[Pass], *args: object) -> object:
+        ran.append(next(p.plan.digest() for p in passes if isinstance(p, Translate) and p.plan))
+        return run_passes(given, passes, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "run_passes", counted)
+    measure = Measured(model, [Translate()], Context(open_samples(calib, model)))
+    for p in plans:
+        measure(p)
+    caplog.set_level("INFO", "onnx_ocs")
+    first, *kept = plans  # the two latest are kept
+    plans = [*kept, first]
+    made = [measure.carried_out(p)[0] for p in plans]
+    assert ran == [p.digest() for p in (first, *kept, first)]
+    assert sum("translate changed the model" in r.message for r in caplog.records) == len(plans)
+    again = [onnx_ocs.rewrite(model, passes=[Translate(plan=p)], verify=False).model for p in plans]
+    assert [m.SerializeToString(deterministic=True) for m in made] == [
+        m.SerializeToString(deterministic=True) for m in again
+    ]
 
 
 def test_only_translate_follows_a_plan(model: onnx.ModelProto, calib: dict[str, np.ndarray]) -> None:
