@@ -8,7 +8,8 @@
 
 With `--planned`: a plan made from samples, at either effort, raises nothing, is verified, and loses no more than
 `LOSS_DB` on these samples (several outputs: `OUTPUT_DB` each); where it says that kernels were kept, they are; and the
-switchboard that it is made with gives in stages what it gives in one session, to the last bit.
+switchboard that it is made with gives in stages what it gives in one session, to the last bit; where its last
+stages have no quantizer on, but for the order of sums.
 
 With `--all`: all passes of the house one after the other, fitted to samples, raise nothing, are verified, and lose no
 more than that.
@@ -234,17 +235,24 @@ def check_refitted(model: onnx.ModelProto, feed: dict[str, Array], ratio: float,
 
 
 def check_stages(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> None:
-    """The switchboard in stages against the same in one session; stages at rest may add up in another order."""
+    """The switchboard in stages against the same in one session: to the last bit, but behind the last switch."""
     shapes = infer_shapes(model)
     regions = find_regions(Graph(model), shapes)
     with patch.object(staged, "LARGE", 0):
         board, whole = (Switchboard(model, regions, shapes, stages) for stages in (STAGES, 1))
     on = {k: narrow(r.quantizer) for k, r in enumerate(regions) if r.quantizer is not None}
     for trial in ({}, on, *({i: s for i, s in on.items() if i != k} for k in on), *({k: s} for k, s in on.items())):
+        same = np.array_equal if max(on, default=-1) in trial else close  # the last stages, at rest, may add up in another order
         for f in feeds[:2]:
             a, b = board.run(f, trial), whole.run(f, trial)
             assert a.keys() == b.keys()
-            assert all(np.array_equal(a[o], b[o], equal_nan=a[o].dtype.kind == "f") for o in a), "stages give others"
+            assert all(same(a[o], b[o], equal_nan=a[o].dtype.kind == "f") for o in a), "stages give others"
+
+
+def close(a: Array, b: Array, equal_nan: bool) -> bool:
+    """Equal but for the order of float sums."""
+    most = np.abs(b).max(initial=0.0, where=np.isfinite(b))
+    return bool(np.allclose(a, b, rtol=1e-5, atol=1e-5 * float(most), equal_nan=equal_nan))
 
 
 ratios = st.sampled_from([0.25, 0.5, 1.0, 2.0])
