@@ -242,7 +242,8 @@ def check_stages(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> None:
         board, whole = (Switchboard(model, regions, shapes, stages) for stages in (STAGES, 1))
     on = {k: narrow(r.quantizer) for k, r in enumerate(regions) if r.quantizer is not None}
     for trial in ({}, on, *({i: s for i, s in on.items() if i != k} for k in on), *({k: s} for k, s in on.items())):
-        same = np.array_equal if max(on, default=-1) in trial else close  # the last stages, at rest, may add up in another order
+        # where the last stages are at rest, they may add up in another order
+        same = np.array_equal if max(on, default=-1) in trial else close
         for f in feeds[:2]:
             a, b = board.run(f, trial), whole.run(f, trial)
             assert a.keys() == b.keys()
