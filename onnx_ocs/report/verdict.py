@@ -192,7 +192,7 @@ def _left(layer: Report) -> float | None:
 def _next(report: Report, budget: float | None, worst: Sequence[WorstEntry]) -> list[str]:
     quality = report["quality"]
     if quality["reference"] is None:
-        return ["give calibration samples (--calib): steps and copies are then planned by measured error"]
+        return ["give calibration samples (--calib): quality is then measured, and a plan goes by measured error"]
     found = [*_to_rewrite(report), *_more_samples(report), *_ranges(report["regions"]), *_sixteen_bits(report, worst)]
     if quality["reference"] != "float model":
         found.append("give the float model (--float): weights are then fitted to it, and the quality is the real one")

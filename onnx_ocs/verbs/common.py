@@ -55,9 +55,9 @@ def quiet(_what: str, _done: int, _total: int | None) -> None:
     """No progress."""
 
 
-def ranked_by(samples: Samples | None) -> str:
-    """Where the channels' ranking comes from, for the report."""
-    return ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
+def ranked_by(samples: Samples | None, limit: int | None = None) -> str:
+    """Where the channels' ranking comes from, for the report: the samples, at most `limit`, or an estimate."""
+    return ESTIMATED if samples is None else f"{MEASURED} ({samples.described(limit)})"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ REPORT: dict[str, Any] = {
         ({"latency": {"ratio": 1.2}}, True, "good", "Ready to ship: proven, and better, for 1.20 times the latency"),
         ({"latency": {"ratio": 1.01}}, True, "good", "Ready to ship: proven, and better"),
         ({"outputs": [VALUES, LABELS]}, True, "good", "Ready to ship: proven, and better at 1 of 2 outputs"),
+        ({"outputs": [{**VALUES, "agreement_before": 0.9, "agreement_after": 0.8}]}, True, "good",
+         "Ready to ship: proven, and better in decibels, but answers agree less often"),
         ({"outputs": [LABELS]}, True, "", "Proven, but no output is better"),
         ({"outputs": [{**VALUES, "sqnr_after_db": None}]}, True, "good", "Ready to ship: proven, and better"),
         ({"outputs": [VALUES, WORSE]}, True, "bad", "Look before you ship: worse at 1 of 2 outputs"),
