@@ -56,6 +56,18 @@ class Reconstruct:
     version: ClassVar[str] = "1"
     panel: ClassVar[str] = "Reconstruction"
 
+    def __post_init__(self) -> None:
+        """Say at once that a refinement cannot be done, not behind the work of other passes.
+
+        Raises:
+            UserError: neither steps nor a time, or torch is missing.
+        """
+        if self.refine is not None:
+            from onnx_ocs.reconstruction.train import check_torch, parse_refine
+
+            parse_refine(self.refine)
+            check_torch()
+
     def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
         """Fit what can be fitted, in place.
 

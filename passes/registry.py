@@ -97,7 +97,8 @@ def find_pass(name: str) -> Any:
         return PASSES[name]
     found = {e.name: e for e in entry_points(group=GROUP)}
     if name not in found:
-        raise UserError(f"there is no pass '{name}': choose from {', '.join([*PASSES, *sorted(found)])}")
+        known = ", ".join([*PASSES, *sorted(found)])
+        raise UserError(f"there is no pass '{name}': choose from {known}; or '{AUTO}' alone, for those that pay")
     entry = found[name]
     try:
         kind = entry.load()

@@ -63,7 +63,14 @@ class Samples:
     @property
     def description(self) -> str:
         """One line such as "calib.npz, 256 samples"; the number is left out until it is known."""
-        return self._label if self._count is None else f"{self._label}, {self._count} sample{'s' * (self._count != 1)}"
+        return self.described()
+
+    def described(self, limit: int | None = None) -> str:
+        """The same, with the number of samples that a limit leaves."""
+        if self._count is None:
+            return self._label
+        n = self.count(limit)
+        return f"{self._label}, {n} sample{'s' * (n != 1)}"
 
     def count(self, limit: int | None = None) -> int:
         """Return the number of samples, at most ``limit``; where it is not known yet, so many are read through once."""

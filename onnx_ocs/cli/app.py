@@ -68,7 +68,7 @@ def _root(
         ),
     ] = 0,
 ) -> None:
-    """Give a quantized ONNX model one more bit where it matters: clipped outliers live on in extra channels.
+    """Win accuracy back in a quantized (QDQ) ONNX model: better steps and weights, extra channels.
 
     ```
     onnx-ocs inspect in.onnx --calib samples.npz             what is clipped, and what could be done

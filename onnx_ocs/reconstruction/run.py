@@ -26,7 +26,7 @@ from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import mask_of, weights_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
-from onnx_ocs.reconstruction.train import Effort, Refinement, check_torch, parse_refine, refine
+from onnx_ocs.reconstruction.train import Effort, Refinement, parse_refine, refine
 from onnx_ocs.reconstruction.write import write_all
 from onnx_ocs.records.history import history, stamp
 from onnx_ocs.records.steps import SCALE
@@ -63,8 +63,6 @@ def reconstruct(
         UserError: there are no calibration samples, or the model does not run on them.
     """
     effort = None if refine_by is None else parse_refine(refine_by)
-    if effort is not None:  # said before the fit, not behind it
-        check_torch()
     if any(e.get("pass") == by.name for e in history(model)):
         return PassResult(False)
     if context.samples is None:

@@ -110,7 +110,7 @@ def check_torch() -> None:
         UserError: torch is missing.
     """
     if find_spec("torch") is None:
-        raise UserError("refinement trains with torch: pip install onnx-ocs[refine]")
+        raise UserError("refinement trains with torch: pip install 'onnx-ocs[refine]'")
 
 
 def refine(

@@ -49,8 +49,13 @@ def answer(report: Mapping[str, Any], changed: bool) -> Answer | None:
         return Answer("bad", f"Look before you ship: worse at {_of(worse, rows)}")
     ratio = report["latency"]["ratio"]
     price = f", for {ratio:.2f} times the latency" if ratio is not None and ratio >= SLOWER else ""
+    died = sum(len({*o["constant_channels"]} - {*o["constant_channels_before"]}) for o in report["outputs"])
+    if died:
+        live = "1 channel that lived is dead" if died == 1 else f"{died} channels that lived are dead"
+        return Answer("bad", f"Look before you ship: {live} on these samples")
     if better:
         said = f"better at {_of(better, rows)}" if len(rows) > 1 else "better"
+        said += " in decibels, but answers agree less often" if any(map(_answers_less, rows)) else ""
         return Answer("good", f"Ready to ship: proven, and {said}{price}")
     if rows:
         return Answer("", f"Proven, but no output is better{price}")
@@ -64,6 +69,12 @@ def _moved(o: Mapping[str, Any], sign: int) -> bool:
     if before is None or after is None:
         return sign > 0 and before is not None
     return bool(sign * (after - before) >= NOTABLE)
+
+
+def _answers_less(o: Mapping[str, Any]) -> bool:
+    """Whether an output gives the reference's answer less often: by chance, where it is better otherwise."""
+    before, after = o["agreement_before"], o["agreement_after"]
+    return before is not None and after is not None and after < before
 
 
 def _of(n: int, rows: Sequence[object]) -> str:

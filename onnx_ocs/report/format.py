@@ -79,9 +79,9 @@ def db_or_dash(value: float | None) -> str:
 
 
 def from_to(before: float | None, after: float | None, unit: str, factor: float = 1.0) -> str:
-    """Two values with one unit."""
+    """Two values with one unit, which no line parts from its number."""
     values = ["–" if v is None else f"{factor * v:.2f}" for v in (before, after)]
-    return f"{' → '.join(dict.fromkeys(values))} {unit}"
+    return f"{' → '.join(dict.fromkeys(values))}\N{NO-BREAK SPACE}{unit}"
 
 
 def cut_name(tensor: str) -> str:

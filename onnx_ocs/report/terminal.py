@@ -302,7 +302,7 @@ def _totals(console: Console, report: Report) -> None:
     if q["reference"]:
         console.print(f"Quality against the {q['reference']}, on {q['samples']} calibration samples.")
     if report["ranking"]:
-        console.print(f"Channels ranked by: {report['ranking']}.")
+        console.print(f"Steps and copies chosen by: {report['ranking']}.")
 
 
 def _notes(console: Console, report: Report) -> None:

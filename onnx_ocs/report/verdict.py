@@ -109,8 +109,9 @@ def _brought(outputs: Sequence[Report]) -> list[str]:
             parts.append(" → ".join(dict.fromkeys(decibels(o[f"sqnr_{when}_db"]) for when in ("before", "after"))))
         if o["agreement_before"] is not None and o["agreement_after"] is not None:
             parts.append(f"same answer {changed_share(o['agreement_before'], o['agreement_after'])}")
-        if o["constant_channels"]:
-            parts.append(f"{counted(len(o['constant_channels']), 'channel')} dead")
+        before, after = len(o["constant_channels_before"]), len(o["constant_channels"])
+        if before or after:
+            parts.append(f"dead channels {' → '.join(dict.fromkeys(map(str, (before, after))))}")
         told.append(f"'{o['name']}' {', '.join(parts)}")
     more = len(outputs) - OUTPUTS
     return told + ([f"and {counted(more, 'more output')}"] if more > 0 else [])
@@ -192,7 +193,7 @@ def _left(layer: Report) -> float | None:
 def _next(report: Report, budget: float | None, worst: Sequence[WorstEntry]) -> list[str]:
     quality = report["quality"]
     if quality["reference"] is None:
-        return ["give calibration samples (--calib): steps and copies are then planned by measured error"]
+        return ["give calibration samples (--calib): quality is then measured, and a plan goes by measured error"]
     found = [*_to_rewrite(report), *_more_samples(report), *_ranges(report["regions"]), *_sixteen_bits(report, worst)]
     if quality["reference"] != "float model":
         found.append("give the float model (--float): weights are then fitted to it, and the quality is the real one")

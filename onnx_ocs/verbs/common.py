@@ -55,9 +55,23 @@ def quiet(_what: str, _done: int, _total: int | None) -> None:
     """No progress."""
 
 
-def ranked_by(samples: Samples | None) -> str:
-    """Where the channels' ranking comes from, for the report."""
-    return ESTIMATED if samples is None else f"{MEASURED} ({samples.description})"
+def ranked_by(
+    samples: Samples | None, limit: int | None = None, planned: str | None = None, made_before: bool = False
+) -> str:
+    """What steps and copies go by, for the report.
+
+    Args:
+        samples: calibration samples; None without.
+        limit: most of these.
+        planned: the plan that was chosen; None where none was made.
+        made_before: whether a plan was given.
+    """
+    if planned is None and made_before:
+        return "a plan that was made before"
+    if samples is None:
+        return ESTIMATED
+    by = MEASURED if planned is None else f"planned by measured error: {planned}"
+    return f"{by} ({samples.described(limit)})"
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _inspected(
     carried = [branch_entry(b) for b in read_branches(proto)]
     report = assemble(
         "inspect", context.seed, regions=entries, compensations=carried, grids=grids, costs=(price, price),
-        qualities=qualities, reference=against, ranking=ranked_by(samples), notes=notes,
+        qualities=qualities, reference=against, ranking=ranked_by(samples, limit), notes=notes,
     )  # fmt: skip
     if loss is not None:
         report["loss"] = _loss_entry(loss, regions)

@@ -316,9 +316,8 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
     notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]
     if not outcome.changed:
         notes.append(f"nothing was rewritten: the output is the {'converted ' * ready.converted}input")
-    ranking = ranked_by(samples)
-    if planned:
-        ranking = f"planned by measured error: {planned['chosen']} ({samples.description if samples else ''})"
+    made_before = any(isinstance(p, Translate) and p.plan is not None for p in chosen.passes)
+    ranking = ranked_by(samples, ready.context.limit, planned.get("chosen"), made_before)
     report = assemble(
         "rewrite", ready.context.seed, regions=outcome.regions, compensations=outcome.compensations,
         reconstructions=outcome.reconstructions, grids=outcome.grids, costs=costs, latency=outcome.latency,

@@ -239,5 +239,6 @@ class _Yardstick:
         for k in reversed(range(len(g.initializer))):
             if g.initializer[k].name not in used | kept:
                 del g.initializer[k]
-        written = {o for n in alive for o in n.output} | {i.name for i in g.input} | {t.name for t in g.initializer}
-        drop_value_info(g, lambda name: name not in written)
+        made = {o for n in self.graph.nodes for o in n.output}
+        gone = made - {o for n in alive for o in n.output}
+        drop_value_info(g, lambda name: name in gone)  # what was said of tensors that never were stays

@@ -107,6 +107,9 @@ def test_npz_dynamic_batch(tmp_path):
     x = f32(20, 3)
     samples = open_samples(npz(tmp_path / "calib.npz", x=x), IMAGE)
     assert samples.description == "calib.npz, 20 samples"
+    assert [samples.described(limit) for limit in (None, 1, 8, 64)] == [
+        f"calib.npz, {n}" for n in ("20 samples", "1 sample", "8 samples", "20 samples")
+    ]
     assert samples.count() == 20
     assert sizes(samples) == [8, 8, 4] == sizes(samples)  # again and again
     assert sizes(samples, batch_size=20) == [20]

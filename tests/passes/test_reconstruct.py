@@ -104,4 +104,4 @@ def test_what_is_said_about_the_options() -> None:
     with pytest.raises(UserError, match="no input 'mask'"):
         run_passes(model, [Reconstruct(mask="mask")], Context(samples_of(model, feed)))
     with pytest.raises(UserError, match="--refine often"):
-        run_passes(model, [Reconstruct(refine="often")], Context(samples_of(model, feed)))
+        Reconstruct(refine="often")

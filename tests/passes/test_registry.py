@@ -30,7 +30,7 @@ def test_addresses() -> None:
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (["polish"], {}, "there is no pass 'polish': choose from regrid, translate, "),
+        (["polish"], {}, "there is no pass 'polish': choose from regrid, translate, .*; or 'auto' alone"),
         (["translate", "split"], {}, "widen the same tensors"),
         (["translate", "translate"], {}, "the pass 'translate' is named twice"),
         (["translate"], {"translate.budget": 1}, "the pass 'translate' has no option 'budget'"),

@@ -10,7 +10,7 @@ from onnx_ocs.report.answer import answer
 
 VALUES = {
     "kind": "values", "sqnr_before_db": 10.0, "sqnr_after_db": 12.0, "agreement_before": None, "agreement_after": None,
-    "constant_channels": [], "groups": [], "name": "y",
+    "constant_channels_before": [7], "constant_channels": [], "groups": [], "name": "y",
 }  # fmt: skip
 NOTHING = {"sqnr_before_db": None, "sqnr_after_db": None}
 LABELS = {**VALUES, **NOTHING, "kind": "labels", "agreement_before": 0.9, "agreement_after": 0.9}
@@ -27,10 +27,15 @@ REPORT: dict[str, Any] = {
         ({"latency": {"ratio": 1.2}}, True, "good", "Ready to ship: proven, and better, for 1.20 times the latency"),
         ({"latency": {"ratio": 1.01}}, True, "good", "Ready to ship: proven, and better"),
         ({"outputs": [VALUES, LABELS]}, True, "good", "Ready to ship: proven, and better at 1 of 2 outputs"),
+        ({"outputs": [{**VALUES, "agreement_before": 0.9, "agreement_after": 0.8}]}, True, "good",
+         "Ready to ship: proven, and better in decibels, but answers agree less often"),
         ({"outputs": [LABELS]}, True, "", "Proven, but no output is better"),
         ({"outputs": [{**VALUES, "sqnr_after_db": None}]}, True, "good", "Ready to ship: proven, and better"),
         ({"outputs": [VALUES, WORSE]}, True, "bad", "Look before you ship: worse at 1 of 2 outputs"),
         ({"outputs": [{**VALUES, "sqnr_after_db": 9.0}]}, True, "bad", "Look before you ship: worse at the output"),
+        ({"outputs": [{**VALUES, "constant_channels": [7]}]}, True, "good", "Ready to ship: proven, and better"),
+        ({"outputs": [{**VALUES, "constant_channels": [7, 8]}]}, True, "bad",
+         "Look before you ship: 1 channel that lived is dead on these samples"),
         ({"outputs": []}, True, "", "Proven, but not measured: there were no samples"),
         ({"verification": {"verdict": "FAILED"}}, True, "bad", "Do not ship: the verification failed"),
         ({"verification": None}, True, "bad", "Not proven yet: the result was not verified"),

@@ -53,10 +53,11 @@ def test_shares_and_decibels() -> None:
 
 
 def test_from_one_value_to_another() -> None:
-    assert from_to(1.0, 2.5, "dB") == "1.00 → 2.50 dB"
-    assert from_to(0.25, 0.5, "%", 100) == "25.00 → 50.00 %"
-    assert from_to(1.001, 1.002, "ms") == "1.00 ms"
-    assert from_to(None, 2.0, "ms") == "– → 2.00 ms" and from_to(None, None, "ms") == "– ms"
+    assert from_to(1.0, 2.5, "dB") == "1.00 → 2.50\N{NO-BREAK SPACE}dB"
+    assert from_to(0.25, 0.5, "%", 100) == "25.00 → 50.00\N{NO-BREAK SPACE}%"
+    assert from_to(1.001, 1.002, "ms") == "1.00\N{NO-BREAK SPACE}ms"
+    assert from_to(None, 2.0, "ms") == "– → 2.00\N{NO-BREAK SPACE}ms"
+    assert from_to(None, None, "ms") == "–\N{NO-BREAK SPACE}ms"
 
 
 @pytest.mark.parametrize("width", [2, 5, 9])

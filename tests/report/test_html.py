@@ -108,6 +108,10 @@ def test_the_first_screen_answers_ship_or_not(report):
     ratio = report["latency"]["ratio"]
     assert first.index("Ready to ship: proven, and better") < first.index("PASSED") < first.index("Outputs")
     assert f"× {ratio:.2f}" in first and "file size" in first and report["outputs"][0]["name"] in first
+    assert first.index("PASSED") < first.index(f"Next: {report['verdict']['next'][0]}.") < first.index("file size")
+    assert "same answer as the reference" in first and "same answer as float" not in first
+    against_float = {**report, "quality": {**report["quality"], "reference": "float model"}}
+    assert "same answer as float" in check(to_html(against_float, "x")).text
     failed = {**report, "verification": {**report["verification"], "verdict": "FAILED"}}
     assert "Do not ship: the verification failed." in check(to_html(failed, "x")).text
 

@@ -23,7 +23,7 @@ def own(db: float) -> dict[str, Any]:
 
 OUTPUT = {
     "name": "y", "kind": "scores", "sqnr_before_db": 10.0, "sqnr_after_db": 20.0, "agreement_before": 0.5,
-    "agreement_after": 0.75, "constant_channels": [],
+    "agreement_after": 0.75, "constant_channels_before": [], "constant_channels": [],
 }  # fmt: skip
 COST = {"macs_before": 1000, "macs_after": 1050, "bytes_before": 10, "bytes_after": 10}
 TIME = {"before_ms": 2.0, "after_ms": 2.2, "ratio": 1.1}
@@ -60,8 +60,9 @@ def test_what_was_done_brought_and_costs() -> None:
 def test_every_output_is_told() -> None:
     labels = {**OUTPUT, "name": "l", "kind": "labels", "sqnr_before_db": None, "sqnr_after_db": None}
     dead = {**OUTPUT, "name": "d", "agreement_before": None, "agreement_after": None, "constant_channels": [1, 2]}
+    dead |= {"constant_channels_before": [2]}
     told = advise(report(outputs=[labels, dead, *[OUTPUT] * 6]))["brought"]
-    assert told[0] == "'l' same answer 50.00 % → 75.00 %" and told[1].endswith("20.00 dB, 2 channels dead")
+    assert told[0] == "'l' same answer 50.00 % → 75.00 %" and told[1].endswith("20.00 dB, dead channels 1 → 2")
     assert told[-1] == "and 2 more outputs" and len(told) == 7
 
 

@@ -52,6 +52,9 @@ def test_shapes_of_one_sample() -> None:
 
 def test_where_the_ranking_comes_from() -> None:
     assert ranked_by(None).startswith("estimated") and SAMPLES.description in ranked_by(SAMPLES)
+    assert ranked_by(None, made_before=True) == "a plan that was made before"
+    assert ranked_by(SAMPLES, planned="mass").startswith("planned by measured error: mass (")
+    assert SAMPLES.count() > 3 and ranked_by(SAMPLES, 3).endswith(", 3 samples)")  # those that a limit leaves
 
 
 def test_errors_are_added_to_new_entries() -> None:

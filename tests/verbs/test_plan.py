@@ -49,6 +49,7 @@ def test_a_plan_is_measured_as_the_report_will_say_it(model: onnx.ModelProto, ca
     made, _ = onnx_ocs.plan(model, calib, OPTIONS)
     quality = Measured(model, [Translate()], Context(open_samples(calib, model)))(made)
     report = onnx_ocs.rewrite(model, calib=calib, passes=[Translate(plan=made)], verify=False).report
+    assert report["ranking"] == "a plan that was made before"
     assert quality.sqnr_db == report["quality"]["sqnr_after_db"]
     assert [o.sqnr_db for o in quality.outputs] == [o["sqnr_after_db"] for o in report["outputs"]]
 
@@ -111,5 +112,6 @@ def test_a_rewrite_plans_as_the_command_line_does() -> None:
     calib = feeds.inputs(model, 32)
     report = onnx_ocs.rewrite(model, calib=calib, passes="translate", verify=False).report
     assert report["ranking"].startswith("planned by measured error") and report["latency"]["limit"] == LATENCY
+    assert report["ranking"].endswith(", 32 samples)")
     assert all(not any(r["copies"]) for r in report["regions"] if r["status"] == "applied")
     assert "plan" not in onnx_ocs.rewrite(model, calib=calib, passes=[Translate()], verify=False).report
