@@ -138,8 +138,8 @@ def aimet_adaround(float_model: Path, out: Path, calib: Path) -> None:
 
 
 def aimet_seqmse(float_model: Path, out: Path, calib: Path) -> None:
-    """AIMET with ranges by least squared error, those of weights by sequential MSE."""
-    _aimet(float_model, out, calib, "seqmse")
+    """AIMET with ranges of weights by sequential MSE, others min-max: it refuses to start from anything else."""
+    _aimet(float_model, out, calib, "seqmse", scheme="min_max")
 
 
 def aimet_mended(float_model: Path, out: Path, calib: Path) -> None:
@@ -163,8 +163,8 @@ def aimet_w4_adaround(float_model: Path, out: Path, calib: Path) -> None:
 
 
 def aimet_w4_seqmse(float_model: Path, out: Path, calib: Path) -> None:
-    """The same with sequential MSE."""
-    _aimet(float_model, out, calib, "seqmse", weights="int4")
+    """AIMET with 4-bit weights by sequential MSE, and min-max, as it demands."""
+    _aimet(float_model, out, calib, "seqmse", scheme="min_max", weights="int4")
 
 
 def aimet_w4a4(float_model: Path, out: Path, calib: Path) -> None:

@@ -121,7 +121,7 @@ REFITTED: Mapping[str, Spec] = {
 }
 
 
-def refitted(name: str, bench: Bench, network: str = "", refine: int = 0) -> Table:
+def refitted(name: str, bench: Bench, network: str = "", refine: int = 0, without: Sequence[str] = ()) -> Table:
     """Make a table.
 
     Args:
@@ -129,6 +129,8 @@ def refitted(name: str, bench: Bench, network: str = "", refine: int = 0) -> Tab
         bench: networks and seeds.
         network: the one network that is asked for, in place of the table's; "" for those of the table.
         refine: steps of a refinement with gradients in two rows more; 0 for none.
+        without: rows whose names have one of these are left out, but for the first and those that others are held
+            against.
     """
     spec = REFITTED[name]
     table = Table(spec.title, WHAT, paper=spec.paper, apart=APART if spec.paper else "")
@@ -136,7 +138,8 @@ def refitted(name: str, bench: Bench, network: str = "", refine: int = 0) -> Tab
     settings = spec.settings
     if network:
         settings = tuple(dict.fromkeys(replace(s, network=network) for s in spec.given or spec.settings))
-    recipes = list(spec.recipes)
+    kept = (PLAIN, spec.base)
+    recipes = [r for r in spec.recipes if r in kept or not any(part in r.title for part in without)]
     if refine:
         recipes += [replace(r, refined=refine) for r in (FITTED, *_plus(0.5))]
     for setting in settings:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.names import Names
@@ -226,6 +226,7 @@ class _Yardstick:
     def finish(self, idle: Iterable[str]) -> None:
         """Write the nodes back in order, without what nobody reads any more."""
         g, kept = self.model.graph, set(idle)
+        known = _named(g)
         nodes = [NodeProto.FromString(n.SerializeToString()) for n in self.graph.nodes if id(n) not in self.gone]
         nodes += self.added
         used = {o.name for o in g.output}
@@ -239,6 +240,10 @@ class _Yardstick:
         for k in reversed(range(len(g.initializer))):
             if g.initializer[k].name not in used | kept:
                 del g.initializer[k]
-        made = {o for n in self.graph.nodes for o in n.output}
-        gone = made - {o for n in alive for o in n.output}
-        drop_value_info(g, lambda name: name in gone)  # what was said of tensors that never were stays
+        gone = known - _named(g)  # what is said of tensors that never were there stays, as some quantizers leave it
+        drop_value_info(g, lambda name: name in gone)
+
+
+def _named(g: GraphProto) -> set[str]:
+    """The tensors that a graph has: what its nodes write, its inputs and initializers."""
+    return {o for n in g.node for o in n.output} | {i.name for i in g.input} | {t.name for t in g.initializer}

@@ -100,12 +100,14 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| 26.42 | 59.14 | 48.49 | 41.17 |" in text and "Not comparable:" in text
     refined = refitted("bits", bench, "small", 300).markdown("", bench)
     assert "| OCS+, k = 0.5, reconstructed, refined (300 steps) |" in refined
+    (_, _, rows), *_ = refitted("bits", bench, "small", without=["planned", "reconstructed"]).parts
+    assert [r[0] for r in rows] == ["as quantized", "OCS+, k = 0.5", "reconstructed"], "what others are held against"
 
 
 def test_mistakes(tmp_path: Path, given: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, said in (
         (["detect", "--reconstruct"], "--reconstruct detect: choose from bits, "),
-        (["bits", "--given", str(given)], "--given and --refine are of the tables with --reconstruct"),
+        (["bits", "--given", str(given)], "--given, --refine and --without are of the tables with --reconstruct"),
         (["bits", "--reconstruct", "--given", str(tmp_path)], "holds 0 files NAME.fp32.onnx"),
     ):
         assert main([*args, "--out", str(tmp_path)]) == 1
