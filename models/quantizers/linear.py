@@ -31,8 +31,15 @@ def linear_layers(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def quantize_onnxruntime(float_model: Path, out: Path, samples: dict[str, Array]) -> None:
-    """W8A8 by onnxruntime: QDQ, uint8 inputs from the smallest to the largest value, int8 weights per channel."""
+def quantize_onnxruntime(float_model: Path, out: Path, samples: dict[str, Array], symmetric: bool = False) -> None:
+    """W8A8 by onnxruntime: QDQ, weights int8 per channel, inputs uint8 from the smallest to the largest value.
+
+    Args:
+        float_model: the model.
+        out: where the quantized one goes.
+        samples: an array for each input.
+        symmetric: whether inputs are int8 with zero-point 0 instead, as many runtimes want them.
+    """
     from onnxruntime import quantization as ortq  # slow to import
 
     with quietly():
@@ -44,9 +51,9 @@ def quantize_onnxruntime(float_model: Path, out: Path, samples: dict[str, Array]
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=linear_layers(onnx.load(float_model)),
             per_channel=True,
-            activation_type=ortq.QuantType.QUInt8,
+            activation_type=ortq.QuantType.QInt8 if symmetric else ortq.QuantType.QUInt8,
             weight_type=ortq.QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"], "ActivationSymmetric": symmetric},
         )
 
 

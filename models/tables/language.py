@@ -49,7 +49,7 @@ CHAINS: dict[str, tuple[str, ...]] = {  # what follows the quantizer, and how it
     "compensate": ("--passes", "compensate"),
     "all": ("--passes", ALL, "--budget", BUDGETS[-1]),
 }
-QUANTIZED = ("W8A8", "W4A8")
+QUANTIZED = ("W8A8", "W8A8 symmetric", "W4A8")
 PLAIN = "as quantized"
 MOST = 8  # tensors with large values that are shown
 
@@ -80,13 +80,13 @@ class Job:
 
     def quantized(self, bits: str) -> Path:
         """The file as quantized, made if need be."""
-        out = self.folder / f"{self.network}.{bits.lower()}.onnx"
+        out = self.folder / f"{self.network}.{bits.lower().replace(' ', '.')}.onnx"
         if not out.exists():
             print(f"quantizing, {bits}", file=sys.stderr, flush=True)
             with np.load(self.built.calib, allow_pickle=False) as z:
                 samples = {"input_ids": z["input_ids"]}
-            if bits == "W8A8":
-                quantize_onnxruntime(self.built.float_model, out, samples)
+            if bits.startswith("W8A8"):
+                quantize_onnxruntime(self.built.float_model, out, samples, bits.endswith("symmetric"))
             else:
                 quantize_lowbit(self.built.float_model, out, samples, int(bits[1]))
         return out
@@ -238,11 +238,11 @@ def prepare(job: Job, text: Path) -> None:
 WHAT = """SmolLM2-135M-Instruct, a decoder of 30 blocks: what its 4-bit GGUF file (Q4_1; embedding Q8_0) stands for in
 float. Quantized are the 210 linear layers of the blocks and the 120 tensors that they read; embedding, head, norms and
 attention between tokens stay float. W8A8: onnxruntime's quantize_static, smallest to largest value, uint8, weights int8
-per channel. W4A8: models/quantizers/lowbit.py, steps of least squared error, 4-bit weights per channel (8 bits in the
-first three layers). Text: WikiText-2, its words joined again; {calib} windows of 128 tokens of `valid` calibrate,
-{test} of `test` are measured ({told:,} predictions), each without what stands before it. A row is the command
-`{command}`; CPU time and peak memory are those of all of it, the proof included. Nothing is drawn at random: there is
-no spread."""
+per channel; symmetric: int8 with zero-point 0. W4A8: models/quantizers/lowbit.py, steps of least squared error, 4-bit
+weights per channel (8 bits in the first three layers). Text: WikiText-2, its words joined again; {calib} windows of 128
+tokens of `valid` calibrate, {test} of `test` are measured ({told:,} predictions), each without what stands before it. A
+row is the command `{command}`; CPU time and peak memory are those of all of it, the proof included. Nothing is drawn at
+random: there is no spread."""
 PEAKS = """Where few values are large, in the float network on the first window that is measured: the tensors that have
 the fewest steps of an 8-bit quantizer left for 99.9 % of their values. The last one is
 a sum (the residual stream), which is not quantized."""
