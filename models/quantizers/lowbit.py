@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,12 @@ class Grid(NamedTuple):
 
 
 def quantize(
-    model: onnx.ModelProto, calib: Mapping[str, Array], act_bits: int, weight_bits: int = 8, edge_bits: int = 8
+    model: onnx.ModelProto,
+    calib: Mapping[str, Array],
+    act_bits: int,
+    weight_bits: int = 8,
+    edge_bits: int = 8,
+    only: Collection[str] | None = None,
 ) -> onnx.ModelProto:
     """Quantize a float model.
 
@@ -76,6 +81,7 @@ def quantize(
         act_bits: bits (2 to 8) of the activations that feed a layer.
         weight_bits: bits (2 to 8) of the weights.
         edge_bits: bits of weight and input activation of the first and the last layers.
+        only: names of the nodes to quantize; None: all that can be.
 
     Returns:
         The QDQ model; it has passed `onnx.checker` with full shape inference.
@@ -90,7 +96,7 @@ def quantize(
     if any(attribute.type == onnx.AttributeProto.GRAPH for node in model.graph.node for attribute in node.attribute):
         raise ValueError("models with subgraphs (If, Loop, Scan) are not supported")
     _name_nodes(model.graph)
-    layers = {layer.node.name: layer for layer in _find_layers(model.graph)}
+    layers = {x.node.name: x for x in _find_layers(model.graph) if only is None or x.node.name in only}
     if not layers:
         raise ValueError("no Conv, Gemm or MatMul with a constant weight: nothing to quantize")
 

@@ -24,7 +24,7 @@ from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.reconstruction.train import refine
 
-__all__ = ["QUANTIZERS", "Quantizer", "find_quantizer", "label", "read_samples", "refined"]
+__all__ = ["QUANTIZERS", "Batches", "Quantizer", "find_quantizer", "label", "quietly", "read_samples", "refined"]
 
 Array = npt.NDArray[Any]
 Quantizer = Callable[[Path, Path, Path], None]
@@ -101,27 +101,28 @@ def read_samples(model: onnx.ModelProto, archive: Path) -> dict[str, Array]:
         return {n: z[n] for n in names}
 
 
+class Batches:
+    """Samples in batches, as onnxruntime's calibrators take them."""
+
+    def __init__(self, samples: dict[str, Array]) -> None:
+        count = len(next(iter(samples.values())))
+        step = next(k for k in range(BATCH, 0, -1) if count % k == 0)  # the calibrators want equal batches
+        parts = ({k: v[i : i + step] for k, v in samples.items()} for i in range(0, count, step))
+        self.feeds: Iterator[dict[str, Array]] = parts
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next batch, None at the end."""
+        return next(self.feeds, None)
+
+
 def _onnxruntime(float_model: Path, out: Path, samples: dict[str, Array], method: str) -> None:
     from onnxruntime import quantization as ortq  # slow to import
 
-    class Reader(ortq.CalibrationDataReader):
-        """The samples in batches."""
-
-        def __init__(self) -> None:
-            count = len(next(iter(samples.values())))
-            step = next(k for k in range(BATCH, 0, -1) if count % k == 0)  # the calibrators want equal batches
-            parts = ({k: v[i : i + step] for k, v in samples.items()} for i in range(0, count, step))
-            self.feeds: Iterator[dict[str, Array]] = parts
-
-        def get_next(self) -> dict[str, Array] | None:
-            """The next batch, None at the end."""
-            return next(self.feeds, None)
-
-    with contextlib.redirect_stdout(io.StringIO()), _quiet():  # the calibrators print each step
+    with quietly():
         ortq.quantize_static(
             float_model,
             out,
-            Reader(),
+            Batches(samples),
             quant_format=ortq.QuantFormat.QDQ,
             per_channel=True,
             activation_type=ortq.QuantType.QUInt8,
@@ -132,11 +133,12 @@ def _onnxruntime(float_model: Path, out: Path, samples: dict[str, Array], method
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that onnxruntime's quantizer logs about every model."""
+def quietly() -> Iterator[None]:
+    """Without the advice that onnxruntime's quantizer logs about every model, and the steps that it prints."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(previous)

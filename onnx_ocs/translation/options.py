@@ -19,7 +19,15 @@ RATIO = Option(
     shown="0.5 for mass; error: see --budget",
     panel=PANEL,
 )
-COPIES = Option("Most copies a channel.", metavar="N", low=1, high=31, shown="mass: 1, error: 15", panel=PANEL)
+COPIES = Option(
+    "Most copies a channel. More than 31 are for a channel with values hundreds of times the rest: name its tensor "
+    "with --include, since the planner's memory grows with N.",
+    metavar="N",
+    low=1,
+    high=255,
+    shown="mass: 1, error: 15",
+    panel=PANEL,
+)
 ALIGN = Option(
     "Make as many copies that the channels of a tensor are a multiple of N, as some hardware wants them.",
     metavar="N",
