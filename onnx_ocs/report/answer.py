@@ -49,12 +49,12 @@ def answer(report: Mapping[str, Any], changed: bool) -> Answer | None:
         return Answer("bad", f"Look before you ship: worse at {_of(worse, rows)}")
     ratio = report["latency"]["ratio"]
     price = f", for {ratio:.2f} times the latency" if ratio is not None and ratio >= SLOWER else ""
+    said = "" if not better else f"better at {_of(better, rows)}" if len(rows) > 1 else "better"
     died = sum(len({*o["constant_channels"]} - {*o["constant_channels_before"]}) for o in report["outputs"])
     if died:
         live = "1 channel that lived is dead" if died == 1 else f"{died} channels that lived are dead"
-        return Answer("bad", f"Look before you ship: {live} on these samples")
+        return Answer("", f"Look before you ship: {f'{said}, but ' if said else ''}{live} on these samples")
     if better:
-        said = f"better at {_of(better, rows)}" if len(rows) > 1 else "better"
         said += " in decibels, but answers agree less often" if any(map(_answers_less, rows)) else ""
         return Answer("good", f"Ready to ship: proven, and {said}{price}")
     if rows:
