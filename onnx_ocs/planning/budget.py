@@ -19,7 +19,7 @@ from onnx_ocs.planning.allocate import Recipe, solve
 from onnx_ocs.planning.choices import Budget, Choices, makes_copies
 from onnx_ocs.planning.folding import folded
 from onnx_ocs.planning.goal import Probe, Target, search
-from onnx_ocs.planning.objective import Judge, worth
+from onnx_ocs.planning.objective import Judge, better, worth
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan, early_or_late
 from onnx_ocs.planning.problem import LEARNT, Problem
@@ -96,6 +96,11 @@ class Spending:
     def objective(self, choices: Choices) -> tuple[float, float]:
         """A plan's objective and SQNR on samples that no plan is made from."""
         return self.judge(self.problem.settings(choices))
+
+    def _surely(self, choices: Choices) -> bool:
+        """Whether a plan is better on both halves of these samples: a few samples that gain a lot are luck."""
+        now, then = (self.judge.halves(self.problem.settings(c)) for c in (choices, {}))
+        return better(now, then) is not None
 
     def carried_out(self, choices: Choices) -> onnx.ModelProto:
         """The model with a plan's copies, to look at what they cost."""
@@ -189,7 +194,8 @@ class Spending:
         if options.max_latency is not None:
             trial = self._timely(problem, trial, options.max_latency, {} if found is None else found)
         after = self.objective(trial.choices)
-        if worth(self.before, after, self.judge.objective) and worth(self.before, unseen, self.judge.objective):
+        gains = all(worth(self.before, found, self.judge.objective) for found in (after, unseen))
+        if gains and self._surely(trial.choices):
             return self._folding(Judged(trial, unseen, after))
         return self._folding(Judged(replace(self.untouched, dropped=trial.dropped), unseen, self.before))
 
