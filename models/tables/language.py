@@ -262,12 +262,13 @@ def where(job: Job, most: int = MOST) -> list[Peak]:
     return [*[p for p in found if p.tensor in read][:most], stream]
 
 
-def markdown(job: Job, found: Sequence[Line], largest: Sequence[Peak]) -> str:
+def markdown(job: Job, found: Sequence[Line], largest: Sequence[Peak], only: Sequence[str] = ()) -> str:
     """The results file."""
+    words = ("TEXT", f"--calib {job.calib}", f"--test {job.test}", *(f'--only "{row}"' for row in only))
     command = " ".join(("python -m onnx_ocs rewrite ... --calib --float", *job.options, "PASSES"))
     what = WHAT.format(calib=job.calib, test=job.test, told=len(job.ids()) * (job.ids().shape[1] - 1), command=command)
     versions = ", ".join(f"{p} {package_version(p)}" for p in PACKAGES)
-    text = ["# A language model behind each pass", "", "    python -m models.tables.language TEXT", ""]
+    text = ["# A language model behind each pass", "", f"    python -m models.tables.language {' '.join(words)}", ""]
     text += [*textwrap.wrap(" ".join(what.split()), 120), "", f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
     text += [f"| {' | '.join(line.cells())} |" for line in found]
     text += ["", *textwrap.wrap(" ".join(PEAKS.split()), 120), "", f"| {' | '.join(PEAK)} |", "|" + "---|" * len(PEAK)]
@@ -301,7 +302,7 @@ def _make(args: argparse.Namespace) -> None:
         raise UserError(f"there is no row {unknown.pop()!r}; choose from {'; '.join(sorted(known))}")
     job.folder.mkdir(parents=True, exist_ok=True)
     prepare(job, args.text)
-    text = markdown(job, lines(job, args.only), where(job))
+    text = markdown(job, lines(job, args.only), where(job), args.only)
     if args.out:
         args.out.write_text(text, encoding="utf-8")
     else:

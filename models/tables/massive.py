@@ -2,21 +2,33 @@
 
 In decoders one or two channels of the residual stream hold values thousands of times the rest, at one token (massive
 activations, arXiv 2402.17762).  Norms hide them from most layers; the layer that writes them does see large inputs.
+
+python -m models.tables.massive QUANTIZED.onnx FLOAT.onnx CALIB.npz PLAN.json TENSOR:DIVISOR ...
+
+writes a plan for `onnx_ocs rewrite --plan`: the step of each named tensor divided, and as many copies of its channels
+as their values on the samples need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import helper
+from onnx import helper, numpy_helper
 
-__all__ = ["Peak", "peaks"]
+from models.commandline import command_line, exit_code
+from onnx_ocs.errors import UserError
+from onnx_ocs.planning.plan import MOST, Plan, PlannedRegion
+
+__all__ = ["Peak", "divided", "main", "peaks"]
 
 Array = npt.NDArray[Any]
 USUAL = 99.9  # per cent of the values
@@ -56,6 +68,12 @@ def peaks(model: onnx.ModelProto, tensors: Sequence[str], feed: dict[str, Array]
         tensors: names of float tensors [N, tokens, channels] in it.
         feed: an array for each input.
     """
+    found = [_peak(t, v) for t, v in zip(tensors, _session(model, tensors).run(list(tensors), feed), strict=True)]
+    return sorted(found, key=lambda p: p.levels)
+
+
+def _session(model: onnx.ModelProto, tensors: Sequence[str]) -> ort.InferenceSession:
+    """The model with these tensors as its outputs."""
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     del graph.output[:]
@@ -63,9 +81,7 @@ def peaks(model: onnx.ModelProto, tensors: Sequence[str], feed: dict[str, Array]
     probe = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found = [_peak(t, v) for t, v in zip(tensors, session.run(list(tensors), feed), strict=True)]
-    return sorted(found, key=lambda p: p.levels)
+    return ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _peak(tensor: str, value: Array) -> Peak:
@@ -74,3 +90,65 @@ def _peak(tensor: str, value: Array) -> Peak:
     _, token, channel = np.unravel_index(int(size.argmax()), size.shape)
     spread = float(max(value.max(), 0) - min(value.min(), 0))
     return Peak(tensor, float(size.max()), usual, int(channel), int(token), LEVELS * usual / spread)
+
+
+def divided(
+    quantized: onnx.ModelProto, floats: onnx.ModelProto, samples: Mapping[str, Array], divisors: Mapping[str, float]
+) -> Plan:
+    """A plan that divides steps, and gives the channels the copies that their values need.
+
+    Args:
+        quantized: the QDQ model; one QuantizeLinear with one step reads each tensor.
+        floats: the float model, with the same names.
+        samples: an array for each input.
+        divisors: of the steps, by tensor.
+
+    Raises:
+        UserError: no quantizer with a constant step reads a tensor.
+    """
+    stored = {t.name: t for t in quantized.graph.initializer}
+    nodes = {n.input[0]: n for n in quantized.graph.node if n.op_type == "QuantizeLinear" and n.input[1] in stored}
+    if unknown := [t for t in divisors if t not in nodes]:
+        raise UserError(f"no quantizer with a constant step reads '{unknown[0]}'")
+    tensors, session = list(divisors), _session(floats, list(divisors))
+    count = len(next(iter(samples.values())))
+    runs = [session.run(tensors, {k: v[i : i + 1] for k, v in samples.items()}) for i in range(count)]
+    regions = []
+    for k, t in enumerate(tensors):
+        scale, zero = (numpy_helper.to_array(stored[i]) for i in nodes[t].input[1:])
+        step, ends = scale.astype(np.float64) / divisors[t], np.iinfo(zero.dtype)
+        value = np.concatenate([r[k] for r in runs]).reshape(-1, runs[0][k].shape[-1])
+        up = _needed(value.max(0), float(step) * (ends.max - int(zero)))
+        low = _needed(-value.min(0), float(step) * (int(zero) - ends.min))
+        regions.append(PlannedRegion(t, (nodes[t].output[0],), step, up, low, "late"))
+    return Plan("", tuple(regions))
+
+
+def _needed(largest: Array, span: float) -> Array:
+    """How many copies bring each channel's largest value into a range."""
+    if span <= 0:
+        return np.zeros(len(largest), np.int64)
+    return np.clip(np.ceil(largest / span - 1e-6).astype(np.int64) - 1, 0, MOST)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = command_line("models.tables.massive", __doc__)
+    for name in ("quantized", "floats", "calib", "plan"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("divisors", nargs="+", metavar="TENSOR:DIVISOR")
+    args = parser.parse_args(argv)
+    return exit_code(lambda: _write(args))
+
+
+def _write(args: argparse.Namespace) -> None:
+    wanted = dict(d.rsplit(":", 1) for d in args.divisors)
+    with np.load(args.calib, allow_pickle=False) as archive:
+        samples = dict(archive)
+    models = (onnx.load(args.quantized), onnx.load(args.floats))
+    plan = divided(*models, samples, {t: float(d) for t, d in wanted.items()})
+    args.plan.write_text(plan.to_json(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,7 +22,7 @@ from onnx_ocs.regions.region import Key, Quantized, Region, adjustable
 from onnx_ocs.translation import early
 from onnx_ocs.translation.decision import Decision
 
-__all__ = ["SCHEMA", "Plan", "PlannedRegion", "early_or_late"]
+__all__ = ["MOST", "SCHEMA", "Plan", "PlannedRegion", "early_or_late"]
 
 SCHEMA = "onnx_ocs.plan/1"
 MOST = 255  # copies a channel

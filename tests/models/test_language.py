@@ -10,10 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from models.tables import language
+import onnx_ocs
+from models.tables import language, massive
 from models.tables.language import Job, Run, lines, markdown, where
 from models.tables.perplexity import judge, keep_logits
 from onnx_ocs.errors import UserError
+from onnx_ocs.passes import Translate
+from onnx_ocs.planning.plan import Plan
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -111,6 +114,19 @@ def test_where_few_values_are_large(job):
     assert [p.levels for p in found[:8]] == sorted(p.levels for p in found[:8])
     assert "Add" in found[8].tensor and found[8].channel == 3
     assert all(p.copies == int(np.ceil(p.largest / p.usual)) - 1 and p.largest >= p.usual for p in found)
+
+
+def test_a_plan_of_copies_by_hand(job, tmp_path):
+    """A step divided by 8, and the copies that its channels need: a plan that the rewriter applies."""
+    name = "/blk.1/Mul_5_output_0"
+    paths = [job.quantized("W8A8"), job.built.float_model, job.built.calib, tmp_path / "plan.json"]
+    assert massive.main([*map(str, paths), f"{name}:8"]) == 0
+    (planned,) = json.loads(paths[3].read_text())["regions"]
+    assert planned["tensor"] == name and max(planned["copies"]) <= 8 and sum(planned["copies"]) > 0
+    passes = (Translate(plan=Plan.read(paths[3])),)
+    done = onnx_ocs.rewrite(paths[0], tmp_path / "out.onnx", passes=passes, verify=False)
+    assert done.changed
+    assert massive.main([*map(str, paths), "nowhere:8"]) == 1
 
 
 def test_a_row_that_fails_says_why(job, tmp_path):
