@@ -211,7 +211,7 @@ def masked_attention() -> onnx.ModelProto:
 def test_a_missing_torch_is_said_before_anything_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the pass is made: other passes may work for long before this one runs."""
     monkeypatch.setattr("onnx_ocs.reconstruction.train.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"pip install onnx-ocs\[refine\]"):
+    with pytest.raises(UserError, match=r"pip install 'onnx-ocs\[refine\]'"):
         Reconstruct(refine="3")
     with pytest.raises(UserError, match="give --calib"):
         Reconstruct().run(onnx.ModelProto(), Context())
