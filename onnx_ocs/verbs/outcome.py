@@ -12,8 +12,11 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.quality import Quality
+from onnx_ocs.model import files
+from onnx_ocs.model.tensors import all_tensors, is_external
 from onnx_ocs.passmanager import PLACES
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.verbs.common import proof_samples, reference_model
@@ -92,6 +95,22 @@ class Outcome:
     def noting(self, *notes: str) -> Outcome:
         """The same with further notes."""
         return replace(self, notes=(*self.notes, *notes))
+
+    def published(self, output: str | Path) -> onnx.ModelProto:
+        """The model as it is used from where it was published: side files have moved.
+
+        Args:
+            output: where that is.
+
+        Raises:
+            UserError: another run has written there since, and this one's side files are gone.
+        """
+        if not any(is_external(t) for t in all_tensors(self.model)):
+            return self.model
+        try:
+            return files.load_model(output)
+        except UserError as e:
+            raise UserError(f"{output} was written and proven, but another run writes there, too: {e}") from None
 
 
 def taken_back(ready: Prepared, outcome: Outcome, lost: str) -> Outcome:

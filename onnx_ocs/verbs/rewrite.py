@@ -142,13 +142,8 @@ def rewrite(
         _stage_input(ready, outcome, output, files_of_run)
         if transaction is None:
             files_of_run.publish()
-    written = outcome.model if output is None or transaction is not None else _written(outcome, output)
+    written = outcome.model if output is None or transaction is not None else outcome.published(output)
     return RewriteResult(written, outcome.changed, report, checked, None if output is None else Path(output))
-
-
-def _written(outcome: Outcome, output: str | Path) -> onnx.ModelProto:
-    """The model as it is used from where it was published: side files have moved."""
-    return files.load_model(output) if any(is_external(t) for t in all_tensors(outcome.model)) else outcome.model
 
 
 def _prepare(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from onnx_ocs.calibration.context import Context
+from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 
@@ -35,6 +39,25 @@ def test_taken_back() -> None:
     assert after.regions[0]["reason"] == {"code": "loses", "message": why, "node": "t"}
     assert after.regions[0]["copies"] == [1] and after.regions[1] is before.regions[1]
     assert before == outcome()[1] and before.changed, "the first outcome is what it was"
+
+
+def test_side_files_that_another_run_has_replaced(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.arange(4096, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", 1, [4096])], [helper.make_tensor_value_info("y", 1, [4096])], [weight],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    path = tmp_path / "out.onnx"
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    onnx.save(copy, path, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
+    staged = onnx.load(path, load_external_data=False)
+    done = replace(outcome()[1], model=staged)
+    assert done.published(path).graph.node == model.graph.node
+    (tmp_path / "out.onnx.data").write_bytes(b"shorter")
+    with pytest.raises(UserError, match=r"written and proven, but another run writes there, too: .*out\.onnx\.data"):
+        done.published(path)
+    assert replace(done, model=model).published(path) is model, "what has no side files is not read again"
 
 
 def test_frozen() -> None:
