@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from models.quantizers import lowbit
-from models.quantizers.registry import Batches, quietly
+from models.quantizers.registry import quantize_static
 
 __all__ = ["linear_layers", "quantize_lowbit", "quantize_onnxruntime"]
 
@@ -40,21 +40,15 @@ def quantize_onnxruntime(float_model: Path, out: Path, samples: dict[str, Array]
         samples: an array for each input.
         symmetric: whether inputs are int8 with zero-point 0 instead, as many runtimes want them.
     """
-    from onnxruntime import quantization as ortq  # slow to import
-
-    with quietly():
-        ortq.quantize_static(
-            float_model,
-            out,
-            Batches(samples),
-            quant_format=ortq.QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=linear_layers(onnx.load(float_model)),
-            per_channel=True,
-            activation_type=ortq.QuantType.QInt8 if symmetric else ortq.QuantType.QUInt8,
-            weight_type=ortq.QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"], "ActivationSymmetric": symmetric},
-        )
+    quantize_static(
+        float_model,
+        out,
+        samples,
+        activations="QInt8" if symmetric else "QUInt8",
+        extra={"OpTypesToExcludeOutputQuantization": ["MatMul"], "ActivationSymmetric": symmetric},
+        op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=linear_layers(onnx.load(float_model)),
+    )
 
 
 def quantize_lowbit(float_model: Path, out: Path, samples: dict[str, Array], weight_bits: int) -> None:

@@ -24,7 +24,7 @@ from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.errors import UserError
 from onnx_ocs.reconstruction.train import refine
 
-__all__ = ["QUANTIZERS", "Batches", "Quantizer", "find_quantizer", "label", "quietly", "read_samples", "refined"]
+__all__ = ["QUANTIZERS", "Quantizer", "find_quantizer", "label", "quantize_static", "read_samples", "refined"]
 
 Array = npt.NDArray[Any]
 Quantizer = Callable[[Path, Path, Path], None]
@@ -62,7 +62,8 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
         samples = read_samples(model, calib)
         try:
             if name in ORT:
-                _onnxruntime(float_model, out, samples, ORT[name])
+                extra = {"CalibPercentile": PERCENTILE} if ORT[name] == "Percentile" else {}
+                quantize_static(float_model, out, samples, ORT[name], extra=extra)
             else:
                 from models.quantizers import lowbit
 
@@ -101,7 +102,7 @@ def read_samples(model: onnx.ModelProto, archive: Path) -> dict[str, Array]:
         return {n: z[n] for n in names}
 
 
-class Batches:
+class _Batches:
     """Samples in batches, as onnxruntime's calibrators take them."""
 
     def __init__(self, samples: dict[str, Array]) -> None:
@@ -115,25 +116,45 @@ class Batches:
         return next(self.feeds, None)
 
 
-def _onnxruntime(float_model: Path, out: Path, samples: dict[str, Array], method: str) -> None:
+def quantize_static(
+    float_model: Path,
+    out: Path,
+    samples: dict[str, Array],
+    method: str = "MinMax",
+    activations: str = "QUInt8",
+    extra: dict[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Quantize a file with onnxruntime: QDQ, weights int8 per channel.
+
+    Args:
+        float_model: the model.
+        out: where the quantized one goes.
+        samples: an array for each input.
+        method: name of the calibrator.
+        activations: their type, by onnxruntime's name.
+        extra: its extra options.
+        options: further ones.
+    """
     from onnxruntime import quantization as ortq  # slow to import
 
-    with quietly():
+    with _quietly():
         ortq.quantize_static(
             float_model,
             out,
-            Batches(samples),
+            _Batches(samples),
             quant_format=ortq.QuantFormat.QDQ,
             per_channel=True,
-            activation_type=ortq.QuantType.QUInt8,
+            activation_type=ortq.QuantType[activations],
             weight_type=ortq.QuantType.QInt8,
             calibrate_method=getattr(ortq.CalibrationMethod, method),
-            extra_options={"CalibPercentile": PERCENTILE} if method == "Percentile" else {},
+            extra_options=extra or {},
+            **options,
         )
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
     """Without the advice that onnxruntime's quantizer logs about every model, and the steps that it prints."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

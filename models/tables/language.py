@@ -62,7 +62,7 @@ class Job:
         folder: all that is made.
         network: its name in `models.networks.zoo`.
         calib, test: windows of text.
-            options: of every rewrite.
+        options: of every rewrite.
         minutes: after which a rewrite is stopped.
     """
 

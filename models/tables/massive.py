@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from models.commandline import command_line, exit_code
 from onnx_ocs.errors import UserError
 from onnx_ocs.planning.plan import MOST, Plan, PlannedRegion
+from onnx_ocs.runtime.session import Session, as_written
 
 __all__ = ["Peak", "divided", "main", "peaks"]
 
@@ -68,20 +68,17 @@ def peaks(model: onnx.ModelProto, tensors: Sequence[str], feed: dict[str, Array]
         tensors: names of float tensors [N, tokens, channels] in it.
         feed: an array for each input.
     """
-    found = [_peak(t, v) for t, v in zip(tensors, _session(model, tensors).run(list(tensors), feed), strict=True)]
+    found = [_peak(t, v) for t, v in _session(model, tensors).run(feed).items()]
     return sorted(found, key=lambda p: p.levels)
 
 
-def _session(model: onnx.ModelProto, tensors: Sequence[str]) -> ort.InferenceSession:
+def _session(model: onnx.ModelProto, tensors: Sequence[str]) -> Session:
     """The model with these tensors as its outputs."""
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     del graph.output[:]
     graph.output.extend(helper.make_empty_tensor_value_info(t) for t in tensors)
-    probe = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return as_written(helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version), 1)
 
 
 def _peak(tensor: str, value: Array) -> Peak:
@@ -110,14 +107,14 @@ def divided(
     nodes = {n.input[0]: n for n in quantized.graph.node if n.op_type == "QuantizeLinear" and n.input[1] in stored}
     if unknown := [t for t in divisors if t not in nodes]:
         raise UserError(f"no quantizer with a constant step reads '{unknown[0]}'")
-    tensors, session = list(divisors), _session(floats, list(divisors))
+    session = _session(floats, list(divisors))
     count = len(next(iter(samples.values())))
-    runs = [session.run(tensors, {k: v[i : i + 1] for k, v in samples.items()}) for i in range(count)]
+    runs = [session.run({k: v[i : i + 1] for k, v in samples.items()}) for i in range(count)]
     regions = []
-    for k, t in enumerate(tensors):
+    for t, divisor in divisors.items():
         scale, zero = (numpy_helper.to_array(stored[i]) for i in nodes[t].input[1:])
-        step, ends = scale.astype(np.float64) / divisors[t], np.iinfo(zero.dtype)
-        value = np.concatenate([r[k] for r in runs]).reshape(-1, runs[0][k].shape[-1])
+        step, ends = scale.astype(np.float64) / divisor, np.iinfo(zero.dtype)
+        value = np.concatenate([r[t] for r in runs]).reshape(-1, runs[0][t].shape[-1])
         up = _needed(value.max(0), float(step) * (ends.max - int(zero)))
         low = _needed(-value.min(0), float(step) * (int(zero) - ends.min))
         regions.append(PlannedRegion(t, (nodes[t].output[0],), step, up, low, "late"))

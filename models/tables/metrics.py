@@ -21,7 +21,7 @@ import onnxruntime as ort
 from models.data.detection import TEXT, f_measure
 from onnx_ocs.measurement.quality import decibels
 
-__all__ = ["METRICS", "Metric", "Scores", "edit_distance", "evaluate", "first_output", "read_line", "score"]
+__all__ = ["METRICS", "Metric", "Scores", "edit_distance", "evaluate", "first_output", "opened", "read_line", "score"]
 
 Array = npt.NDArray[Any]
 BATCH = 16  # samples a run
@@ -133,6 +133,21 @@ METRICS = {
 }
 
 
+def opened(model: Path, threads: int = 0) -> ort.InferenceSession:
+    """A session of a file, Q/DQ as written.
+
+    Args:
+        model: an ONNX file.
+        threads: of an operator; 0: onnxruntime's choice.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may share the machine
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def first_output(model: Path, samples: Mapping[str, Array]) -> Array:
     """The first output for all samples, Q/DQ as written.
 
@@ -140,11 +155,7 @@ def first_output(model: Path, samples: Mapping[str, Array]) -> Array:
         model: an ONNX file.
         samples: an array for each input, the samples on the first axis; others are ignored.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may share the machine
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = opened(model)
     inputs = {i.name: samples[i.name] for i in session.get_inputs()}
     fixed = session.get_inputs()[0].shape[0]
     step = fixed if isinstance(fixed, int) else BATCH

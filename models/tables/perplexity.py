@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from models.tables.metrics import opened
 from onnx_ocs.measurement.quality import decibels
 
 __all__ = ["Fluency", "judge", "keep_logits"]
@@ -39,11 +39,7 @@ class Fluency:
 
 def _logits(model: Path, ids: Array) -> Iterator[Array]:
     """[tokens, words] of each window, Q/DQ as written, on one thread."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = opened(model, threads=1)
     name, first = session.get_inputs()[0].name, session.get_outputs()[0].name
     for window in ids:
         yield session.run([first], {name: window[None]})[0][0]

@@ -36,6 +36,7 @@ __all__ = [
     "as_input",
     "bits",
     "blocks",
+    "has_side_files",
     "inlined",
     "is_alone",
     "is_external",
@@ -117,6 +118,11 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 def is_external(t: TensorProto) -> bool:
     """Whether the values lie in a side file."""
     return bool(t.data_location == TensorProto.EXTERNAL)
+
+
+def has_side_files(model: onnx.ModelProto) -> bool:
+    """Whether any values of a model lie in a side file."""
+    return any(is_external(t) for t in all_tensors(model))
 
 
 def reference(t: TensorProto) -> dict[str, str]:

@@ -21,11 +21,11 @@ from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Key, Quantized, Region, adjustable
 from onnx_ocs.translation import early
 from onnx_ocs.translation.decision import Decision
+from onnx_ocs.translation.options import MOST
 
 __all__ = ["MOST", "SCHEMA", "Plan", "PlannedRegion", "early_or_late"]
 
 SCHEMA = "onnx_ocs.plan/1"
-MOST = 255  # copies a channel
 MODES = ("early", "early only", "late")
 
 

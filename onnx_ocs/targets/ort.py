@@ -21,7 +21,7 @@ import onnxruntime as ort
 from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import attribute
 from onnx_ocs.model.staging import scratch
-from onnx_ocs.model.tensors import all_tensors, is_external
+from onnx_ocs.model.tensors import has_side_files
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.names import rename, shorten
 from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, SMALL, serialized, session_options
@@ -158,7 +158,7 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
     It is nobody's to change: the same model is often asked about again.
     """
-    if any(is_external(t) for t in all_tensors(model)) or sizes.rough_size(model, LARGE) >= LARGE:
+    if has_side_files(model) or sizes.rough_size(model, LARGE) >= LARGE:
         return _optimized(model)  # what is in its files may be something else by then
     key = hashlib.sha256(model.SerializeToString(deterministic=True)).digest()
     if key not in _KNOWN:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from onnx_ocs.options import Option
 
-__all__ = ["ALIGN", "COPIES", "MODE", "PANEL", "RATIO", "Mode"]
+__all__ = ["ALIGN", "COPIES", "MODE", "MOST", "PANEL", "RATIO", "Mode"]
 
 Mode = Literal["auto", "early", "late", "integer"]
 
@@ -19,12 +19,13 @@ RATIO = Option(
     shown="0.5 for mass; error: see --budget",
     panel=PANEL,
 )
+MOST = 255  # copies a channel
 COPIES = Option(
     "Most copies a channel. More than 31 are for a channel with values hundreds of times the rest: name its tensor "
     "with --include, since the planner's memory grows with N.",
     metavar="N",
     low=1,
-    high=255,
+    high=MOST,
     shown="mass: 1, error: 15",
     panel=PANEL,
 )

@@ -16,7 +16,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model import files
-from onnx_ocs.model.tensors import all_tensors, is_external
+from onnx_ocs.model.tensors import has_side_files
 from onnx_ocs.passmanager import PLACES
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.verbs.common import proof_samples, reference_model
@@ -105,7 +105,7 @@ class Outcome:
         Raises:
             UserError: another run has written there since, and this one's side files are gone.
         """
-        if not any(is_external(t) for t in all_tensors(self.model)):
+        if not has_side_files(self.model):
             return self.model
         try:
             return files.load_model(output)

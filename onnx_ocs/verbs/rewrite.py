@@ -24,7 +24,7 @@ from onnx_ocs.measurement.quality import compare, gained, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.publishing import Transaction
-from onnx_ocs.model.tensors import all_tensors, is_external
+from onnx_ocs.model.tensors import has_side_files
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.registry import Auto, as_passes, make_passes
@@ -238,7 +238,7 @@ def _stage_input(ready: Prepared, outcome: Outcome, output: str | Path | None, t
     if output is None or outcome.changed:
         return
     transaction.discard(output)
-    if ready.path is None or ready.converted or any(is_external(t) for t in all_tensors(ready.original)):
+    if ready.path is None or ready.converted or has_side_files(ready.original):
         transaction.model(ready.original, output, ready.path)
     else:
         transaction.file(output, ready.path.read_bytes())

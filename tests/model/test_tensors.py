@@ -19,6 +19,7 @@ from onnx_ocs.model.external import attach
 from onnx_ocs.model.tensors import (
     all_tensors,
     arrays,
+    has_side_files,
     inlined,
     is_alone,
     is_external,
@@ -119,6 +120,13 @@ def test_what_a_reference_says(tmp_path: Path) -> None:
     assert taken is not None and is_taken(taken) and list(taken.dims) == [2, 3]
     np.testing.assert_array_equal(values(taken), [[2, 2, 0], [5, 5, 3]])
     np.testing.assert_array_equal(values(t), [[0, 1, 2], [3, 4, 5]])
+
+
+def test_a_model_with_side_files(tmp_path: Path) -> None:
+    here = numpy_helper.from_array(np.zeros(3, np.float32), "here")
+    there = aside(tmp_path, np.zeros(3, np.float32), TensorProto.FLOAT)
+    for tensors, wanted in (([here], False), ([here, there], True)):
+        assert has_side_files(helper.make_model(helper.make_graph([], "g", [], [], tensors))) == wanted
 
 
 def test_narrow_integers_are_read_but_not_taken(tmp_path: Path) -> None:

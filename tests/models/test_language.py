@@ -25,7 +25,7 @@ tokenizers = pytest.importorskip("tokenizers")
 from models.data.prose import manual, read_wikitext, windows  # noqa: E402
 from models.networks.decoder import Decoder, Shape  # noqa: E402
 from models.networks.training import export  # noqa: E402
-from models.quantizers.linear import linear_layers, quantize_lowbit, quantize_onnxruntime  # noqa: E402
+from models.quantizers.linear import linear_layers  # noqa: E402
 
 SHAPE = Shape(layers=2, width=32, inner=48, words=64, heads=4, groups=2, tokens=16)
 
@@ -47,8 +47,8 @@ def job(tmp_path_factory) -> Job:
     ids = np.random.default_rng(0).integers(0, SHAPE.words, (24, 16))
     np.savez(built.calib, input_ids=ids[:16])
     np.savez(built.test, input_ids=ids[16:])
-    quantize_onnxruntime(built.float_model, job.quantized("W8A8"), {"input_ids": ids[:16]})
-    quantize_lowbit(built.float_model, job.quantized("W4A8"), {"input_ids": ids[:16]}, 4)
+    for bits in ("W8A8", "W4A8"):
+        job.quantized(bits)
     return job
 
 
