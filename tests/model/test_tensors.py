@@ -125,8 +125,8 @@ def test_what_a_reference_says(tmp_path: Path) -> None:
 def test_a_model_with_side_files(tmp_path: Path) -> None:
     here = numpy_helper.from_array(np.zeros(3, np.float32), "here")
     there = aside(tmp_path, np.zeros(3, np.float32), TensorProto.FLOAT)
-    for tensors, wanted in (([here], False), ([here, there], True)):
-        assert has_side_files(helper.make_model(helper.make_graph([], "g", [], [], tensors))) == wanted
+    for stored, wanted in (([here], False), ([here, there], True)):
+        assert has_side_files(helper.make_model(helper.make_graph([], "g", [], [], stored))) == wanted
 
 
 def test_narrow_integers_are_read_but_not_taken(tmp_path: Path) -> None:
