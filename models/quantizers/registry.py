@@ -54,7 +54,7 @@ def find_quantizer(name: str, weight_bits: int = 8, act_bits: int = 8) -> Quanti
         if name in ORT and bits != 8:
             raise UserError(f"{option} {bits}: {name} makes 8 bits only; choose lowbit")
     if name == "reconstructed" and find_spec("torch") is None:
-        raise UserError("the quantizer 'reconstructed' trains with torch: pip install onnx-ocs[refine]")
+        raise UserError("the quantizer 'reconstructed' trains with torch: pip install 'onnx-ocs[refine]'")
 
     def quantize(float_model: Path, out: Path, calib: Path) -> None:
         """Quantize a file."""

@@ -202,7 +202,8 @@ class Fitting:
         for which in Fold:
             at = folds == which
             if at.any():
-                seen, aim = _grouped(layer, x[at]), target[at][:, layer.outputs].transpose(1, 0, 2)
+                seen = x if at.all() else x[:, at]
+                aim = np.take(target[at].T, layer.outputs, axis=0).transpose(0, 2, 1)
                 sums, weigh = task.sums.get(int(which)), weights[at] if weights.size else None
                 products = None if sums is None else sums.products(seen, aim, weigh)
                 found.append((int(which), seen, aim, weigh, products))
@@ -299,11 +300,3 @@ def _one_bias(group: Sequence[LinearMap]) -> bool:
 def _without(m: Moments, fixed: Array) -> Moments:
     """Moments about zero of targets less a fixed bias."""
     return Moments(m.count, m.x, m.t - fixed, m.h, m.c, m.tt).uncentred()
-
-
-def _grouped(layer: LinearMap, x: Array) -> Array:
-    """Rows of inputs, (rows, inputs), as (G, rows, K)."""
-    if layer.dense:
-        return x[None]
-    padded = np.concatenate([x, np.zeros((len(x), 1), x.dtype)], axis=1) if layer.columns.min() < 0 else x
-    return np.ascontiguousarray(padded[:, layer.columns].transpose(1, 0, 2))

@@ -86,6 +86,13 @@ class LinearMap:
         """Whether every output sees all inputs."""
         return len(self.index) == 1 and bool(np.array_equal(self.columns[0], np.arange(self.columns.shape[1])))
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether there is a group for each channel, which sees it at all kernel positions, in order."""
+        groups, taps = self.columns.shape
+        alone = len(self.weight.chain.shape) > 2 and int(np.prod(self.weight.chain.shape[2:])) == taps
+        return alone and bool(np.array_equal(self.columns, np.arange(groups)[:, None] + groups * np.arange(taps)))
+
     def matrix(self, values: Array) -> Array:
         """A weight-like array in the reader's axes, as (G, m, K); 0 where a group has fewer inputs."""
         flat = np.append(np.asarray(values, np.float64).reshape(-1), 0.0)

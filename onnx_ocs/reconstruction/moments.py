@@ -102,8 +102,7 @@ class Sums:
 
     def __init__(self, x: Array, t: Array) -> None:
         """Take the point near the mean from the first rows; (G, rows, K) and (G, rows, m)."""
-        self.x0 = x.mean(1, dtype=np.float64).astype(np.float32)
-        self.t0 = t.mean(1, dtype=np.float64).astype(np.float32)
+        self.x0, self.t0 = _added_up(x) / np.float32(x.shape[1]), _added_up(t) / np.float32(t.shape[1])
         groups, _, k = x.shape
         m = t.shape[2]
         self.count = 0.0
@@ -129,14 +128,16 @@ class Sums:
         """
         x, t = x - self.x0[:, None], t - self.t0[:, None]
         count = float(x.shape[1])
-        sx, st = x.sum(1, dtype=np.float64), t.sum(1, dtype=np.float64)
+        root = None
         if weights is not None:
-            count, root = float(weights.sum(dtype=np.float64)), np.sqrt(weights)[:, None]
-            x, t = x * root, t * root
-            sx, st = (root.T.astype(np.float64) @ x)[:, 0], (root.T.astype(np.float64) @ t)[:, 0]
-        h, c = np.zeros_like(self.h), np.zeros_like(self.c)
+            count, root = float(weights.sum(dtype=np.float64)), np.sqrt(weights).astype(np.float32)
+            x, t = x * root[:, None], t * root[:, None]
+        sx, st, h, c = (np.zeros_like(s) for s in (self.sx, self.st, self.h, self.c))
         for k in range(0, x.shape[1], ROWS):
             a, b = x[:, k : k + ROWS], t[:, k : k + ROWS]
+            by = None if root is None else root[k : k + ROWS]
+            sx += _added_up(a, by)
+            st += _added_up(b, by)
             h += a.transpose(0, 2, 1) @ a
             c += b.transpose(0, 2, 1) @ a
         return count, sx, st, h, c, np.square(t, dtype=np.float64).sum(1)
@@ -153,3 +154,9 @@ class Sums:
             self.c - n * dt[:, :, None] * dx[:, None, :],
             self.tt - n * dt**2,
         )
+
+
+def _added_up(x: Array, weights: Array | None = None) -> Array:
+    """Sum over the rows, (G, K), in the precision of the values: a product, many times faster than a sum along rows."""
+    by = np.ones(x.shape[1], x.dtype) if weights is None else weights
+    return np.asarray(by @ x)

@@ -1,8 +1,8 @@
 """Drawn rows: some output positions of a layer, and what the layer sees there.
 
 Positions are drawn per sample, from seed, layer and number of the sample alone: the same in both models, whatever the
-batches.  A row's inputs are numbered kernel position by kernel position, all channels of one after the other
-(`onnx_ocs.reconstruction.linear.canonical`).
+batches.  The inputs of all groups are numbered kernel position by kernel position, all channels of one after the other
+(`onnx_ocs.reconstruction.linear.canonical`); each group gets its own.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def outputs(y: Array, axis: int, positions: Array) -> Array:
 
 
 def inputs(layer: LinearMap, x: Array, y: Sequence[int], positions: Array) -> Array:
-    """What the layer sees at output positions, float32 (rows, inputs).
+    """What each group of the layer sees at output positions, float32 (G, rows, K).
 
     Args:
         layer: the layer.
@@ -98,28 +98,51 @@ def inputs(layer: LinearMap, x: Array, y: Sequence[int], positions: Array) -> Ar
     """
     node = layer.node
     if is_op(node, "Gemm"):
-        return np.asarray((x.T if attribute(node, "transA", 0) else x)[positions], np.float32)
+        return _by_group(layer, np.asarray((x.T if attribute(node, "transA", 0) else x)[positions], np.float32))
     if is_op(node, "MatMul"):
-        return outputs(x if x.ndim > 1 else x[None], layer.axis if x.ndim > 1 else -1, positions)
+        rows = outputs(x if x.ndim > 1 else x[None], layer.axis if x.ndim > 1 else -1, positions)
+        return _by_group(layer, rows)
     seen = window(layer, x.shape, y)
     assert seen is not None
     n, *at = np.unravel_index(positions, (y[0], *y[2:]))
-    channels = x.shape[1]
-    size = int(np.prod(seen.kernel))
-    offsets = np.unravel_index(np.arange(size), seen.kernel)
-    inside = np.ones((positions.size, size), bool)
-    flat = np.zeros((positions.size, size), np.int64)
+    flat, inside = _places(seen, at, x.shape[2:])
+    channels, taps = x.shape[1], flat.shape[1]
+    planes = x.reshape(len(x), channels, -1)
+    if layer.depthwise:  # plane by plane
+        size = planes.shape[2]
+        found = np.take(np.moveaxis(planes, 1, 0).reshape(channels, -1), n[:, None] * size + flat, axis=1)
+        found = np.asarray(found, np.float32)
+        if not inside.all():
+            found *= inside
+        return found
+    values = np.moveaxis(planes, 1, 2)  # a view; channels last
+    if taps > 1:
+        values = np.ascontiguousarray(values)
+    found = np.asarray(values[n[:, None], flat], np.float32)
+    if not inside.all():
+        found *= inside[:, :, None]
+    return _by_group(layer, found.reshape(positions.size, taps * channels))
+
+
+def _places(seen: Window, at: Sequence[Array], size: Sequence[int]) -> tuple[Array, Array]:
+    """Where each kernel position looks, counted over the spatial axes, and whether that lies inside; (rows, taps)."""
+    taps = int(np.prod(seen.kernel))
+    offsets = np.unravel_index(np.arange(taps), seen.kernel)
+    inside = np.ones((len(at[0]), taps), bool)
+    flat = np.zeros((len(at[0]), taps), np.int64)
     for a, place in enumerate(at):
         where = place[:, None] * seen.strides[a] + offsets[a][None] * seen.dilations[a] - seen.before[a]
         if seen.spread[a] > 1:
             inside &= where % seen.spread[a] == 0
             where = where // seen.spread[a]
-        inside &= (where >= 0) & (where < x.shape[2 + a])
-        flat = flat * x.shape[2 + a] + np.clip(where, 0, x.shape[2 + a] - 1)
-    values = np.moveaxis(x.reshape(len(x), channels, -1), 1, 2)  # a view; channels last
-    if size > 1:
-        values = np.ascontiguousarray(values)
-    found = np.asarray(values[n[:, None], flat], np.float32)
-    if not inside.all():
-        found *= inside[:, :, None]
-    return found.reshape(positions.size, size * channels)
+        inside &= (where >= 0) & (where < size[a])
+        flat = flat * size[a] + np.clip(where, 0, size[a] - 1)
+    return flat, inside
+
+
+def _by_group(layer: LinearMap, x: Array) -> Array:
+    """Rows of all inputs, (rows, inputs), as (G, rows, K)."""
+    if layer.dense:
+        return x[None]
+    padded = np.concatenate([x, np.zeros((len(x), 1), x.dtype)], axis=1) if layer.columns.min() < 0 else x
+    return np.ascontiguousarray(padded[:, layer.columns].transpose(1, 0, 2))

@@ -64,8 +64,8 @@ def _pads(node: NodeProto, size: tuple[int, ...], reach: list[int], strides: lis
 
 
 def _at(x: Array, where: tuple[Any, ...]) -> Array:
-    """Positions behind the first two axes."""
-    return np.asarray(x[(slice(None), slice(None), *where)])
+    """Positions along the last axes."""
+    return np.asarray(x[(..., *where)])
 
 
 def _conv(node: NodeProto, x: Array, w: Array) -> Array:
@@ -74,18 +74,19 @@ def _conv(node: NodeProto, x: Array, w: Array) -> Array:
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     x = np.pad(x, [(0, 0), (0, 0), *_pads(node, x.shape[2:], reach, strides)])
     size = [(n - r) // s + 1 for n, r, s in zip(x.shape[2:], reach, strides, strict=True)]
-    parts = np.split(x, groups, axis=1), np.split(w, groups)
-    out = []
-    for part, filters in zip(*parts, strict=True):
-        y = np.zeros((len(filters), x.shape[0], *size))
-        for at in itertools.product(*(range(k) for k in kernel)):
-            where = tuple(
-                slice(a * d, a * d + (n - 1) * s + 1, s)
-                for a, d, n, s in zip(at, dilations, size, strides, strict=True)
-            )
-            y += np.tensordot(_at(filters, at), _at(part, where), (1, 1))
-        out.append(y)
-    return np.moveaxis(np.concatenate(out), 0, 1)
+    x = x.reshape(len(x), groups, -1, *x.shape[2:])
+    w = w.reshape(groups, len(w) // groups, *w.shape[1:])
+    y = np.zeros((len(x), groups, w.shape[1], *size))
+    for at in itertools.product(*(range(k) for k in kernel)):
+        where = tuple(
+            slice(a * d, a * d + (n - 1) * s + 1, s) for a, d, n, s in zip(at, dilations, size, strides, strict=True)
+        )
+        filters, part = _at(w, at), _at(x, where)
+        if part.shape[2] == 1:  # depthwise
+            y += filters.reshape(*filters.shape[:2], *[1] * rank) * part
+        else:
+            y += (filters @ part.reshape(*part.shape[:3], -1)).reshape(y.shape)
+    return y.reshape(len(x), -1, *size)
 
 
 def _transposed(node: NodeProto, x: Array, w: Array) -> Array:

@@ -75,4 +75,4 @@ def test_a_patch_by_hand(one_layer: Any) -> None:
     model, _ = one_layer("Conv", (1, 2, 2, 2), (3, 2, 2, 2), 3, pads=[1, 0, 0, 0])
     x = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)  # of a channel: [0 1 / 2 3] and [4 5 / 6 7]
     seen = inputs(layer_of(model), x, (1, 3, 2, 1), np.asarray([0, 1]))
-    assert seen.tolist() == [[0, 0, 0, 0, 0, 4, 1, 5], [0, 4, 1, 5, 2, 6, 3, 7]]
+    assert seen.tolist() == [[[0, 0, 0, 0, 0, 4, 1, 5], [0, 4, 1, 5, 2, 6, 3, 7]]]

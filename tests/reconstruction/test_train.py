@@ -102,7 +102,7 @@ def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="steps or of minutes"):
         refine(model, samples, model)
     monkeypatch.setattr("onnx_ocs.reconstruction.train.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"pip install onnx-ocs\[refine\]"):
+    with pytest.raises(UserError, match=r"pip install 'onnx-ocs\[refine\]'"):
         refine(model, samples, model, steps=1)
 
 
@@ -138,5 +138,5 @@ def test_the_option_refuses(text: str) -> None:
 def test_the_quantizer_that_refines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert label("reconstructed", 2, 2) == "w2a2.reconstructed"
     monkeypatch.setattr("models.quantizers.registry.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"pip install onnx-ocs\[refine\]"):
+    with pytest.raises(UserError, match=r"pip install 'onnx-ocs\[refine\]'"):
         find_quantizer("reconstructed", 2, 2)
