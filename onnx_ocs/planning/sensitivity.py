@@ -17,6 +17,8 @@ from onnx_ocs.regions.region import Quantized, adjustable
 
 __all__ = ["FEWEST", "Alone", "harmful", "weigh", "weigh_in_place", "weighed_on"]
 
+Progress = Callable[[str, int, int | None], None]
+AT_ONCE = 16  # tensors that are asked about together at first
 FEWEST = 2  # samples on which tensors are looked at
 HARMLESS = 5e-3  # share of all tensors' damage below which a step alone is not worth looking at
 WEIGHING_MACS = 4e10  # for all tensors together; a share of work that does not depend on the machine
@@ -45,46 +47,59 @@ class Alone:
         known = {o.name: o for o in outputs or ()}
         moved = [known.get(o, Output(o, o)) for o in board.reached if outputs is None or o in known]
         self._moved = [o for o in moved if o.weight > 0]
-        self._noise: dict[int, Array] = {}
+        self._noise: dict[tuple[int, ...], Array] = {}
 
     @cached_property
     def _yardstick(self) -> Yardstick:
         return Yardstick(self._moved, [self.board.run(f, {}) for f in self.feeds])
 
-    def damages(
-        self, settings: Mapping[int, Setting], what: str, progress: Callable[[str, int, int | None], None]
-    ) -> dict[int, float]:
-        """Squared error at the outputs with each of these quantizers on and all others off, by index of the region.
+    def damages(self, trials: Sequence[Mapping[int, Setting]], what: str, progress: Progress) -> Array:
+        """Squared error at the outputs in each trial, (trials,): these quantizers are on and all others off.
 
-        Where several outputs count, or groups of channels, it is the share of all these errors there, added up.
+        Where several outputs count, or groups of channels, it is the share of all trials' errors there, added up.
+
+        Args:
+            trials: settings of the quantizers that are on, by index of the region; each always the same.
+            what: said of the work.
+            progress: called with that, how much is done, and of how much.
         """
-        if not self._moved or not settings:
-            return dict.fromkeys(settings, 0.0)
-        for n, (k, s) in enumerate(settings.items()):
-            progress(what, n, len(settings))
-            if k not in self._noise:
-                alone, zero = {k: s}, np.zeros(1)
-                noise = (self._yardstick.noise(i, self.board.run(f, alone)) for i, f in enumerate(self.feeds))
-                self._noise[k] = sum(noise, zero)
-        progress(what, len(settings), len(settings))
-        found = self._yardstick.together(np.asarray([self._noise[k] for k in settings]))
-        return dict(zip(settings, found.tolist(), strict=True))
+        if not self._moved or not trials:
+            return np.zeros(len(trials))
+        for n, on in enumerate(trials):
+            progress(what, n, len(trials))
+            if tuple(on) not in self._noise:
+                noise = (self._yardstick.noise(i, self.board.run(f, on)) for i, f in enumerate(self.feeds))
+                self._noise[tuple(on)] = sum(noise, np.zeros(1))
+        progress(what, len(trials), len(trials))
+        return self._yardstick.together(np.asarray([self._noise[tuple(on)] for on in trials]))
 
 
-def harmful(
-    alone: Alone, regions: Sequence[Quantized], progress: Callable[[str, int, int | None], None]
-) -> list[int]:
+def harmful(alone: Alone, regions: Sequence[Quantized], progress: Progress) -> list[int]:
     """The tensors that no layer with a weight reads, and whose quantizers cost the outputs something each.
 
-    Such tensors are many in some models, and a finer step helps few of them: a look at few samples tells which.
+    Such tensors are many in some models, and a finer step helps few of them.  So many are asked about at once, on few
+    samples; those that cost something together are halved, until it is known which.
     """
-    open_to_change = adjustable(regions)
-    steps = [k for k, r in open_to_change.items() if not r.walk.weights]
+    changing = adjustable(regions)
+    settings = {k: narrow(r.quantizer) for k, r in changing.items()}
+    steps = [k for k, r in changing.items() if not r.walk.weights]
     if not steps:
         return []
-    damage = alone.damages({k: narrow(r.quantizer) for k, r in open_to_change.items()}, "screening tensors", progress)
-    least = HARMLESS * sum(damage.values())
-    return [k for k in steps if damage[k] > least]
+    groups: list[tuple[int, ...]] = [(k,) for k, r in changing.items() if r.walk.weights]  # weighed one by one anyway
+    groups += [tuple(steps[k : k + AT_ONCE]) for k in range(0, len(steps), AT_ONCE)]
+    while True:
+        damage = alone.damages([{k: settings[k] for k in g} for g in groups], "screening tensors", progress)
+        costs = damage > HARMLESS * damage.sum()
+        if not any(c and len(g) > 1 for g, c in zip(groups, costs, strict=True)):
+            break
+        groups = [part for g, c in zip(groups, costs, strict=True) for part in (_halves(g) if c else [g])]
+    found = {g[0] for g, c in zip(groups, costs, strict=True) if c}
+    return [k for k in steps if k in found]
+
+
+def _halves(group: tuple[int, ...]) -> list[tuple[int, ...]]:
+    middle = (len(group) + 1) // 2
+    return [part for part in (group[:middle], group[middle:]) if part]
 
 
 def weighed_on(problem: Problem) -> int:
@@ -92,12 +107,11 @@ def weighed_on(problem: Problem) -> int:
     return max(FEWEST, min(16, int(WEIGHING_MACS / max(problem.total * len(problem.candidates), 1))))
 
 
-def weigh(
-    problem: Problem, alone: Alone, progress: Callable[[str, int, int | None], None]
-) -> dict[int, float]:
+def weigh(problem: Problem, alone: Alone, progress: Progress) -> dict[int, float]:
     """Measure what each candidate's quantizer alone does to the outputs: squared error, by index of the region."""
-    settings = {c.index: narrow(c.region.quantizer) for c in problem.candidates}
-    return alone.damages(settings, "weighing tensors", progress)
+    trials = [{c.index: narrow(c.region.quantizer)} for c in problem.candidates]
+    found = alone.damages(trials, "weighing tensors", progress).tolist()
+    return dict(zip((c.index for c in problem.candidates), found, strict=True))
 
 
 def weigh_in_place(
@@ -105,7 +119,7 @@ def weigh_in_place(
     judge: Judge,
     choices: Choices,
     weights: Mapping[int, float],
-    progress: Callable[[str, int, int | None], None],
+    progress: Progress,
 ) -> dict[int, float]:
     """Weights at a plan: what the objective gains when one quantizer is switched off while all others are on.
 

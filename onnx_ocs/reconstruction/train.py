@@ -39,6 +39,7 @@ __all__ = ["Effort", "Refinement", "check_torch", "parse_refine", "refine"]
 Feed = dict[str, Array]
 Progress = Callable[[str, int, int | None], None]
 FEWEST = 8  # samples without which nothing is trained
+SURE = 2.0  # standard errors by which the held-out samples must be better: it is the best of many looks
 LOOKED_AT = 4  # samples on which layers are compared with the float model's
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(m|min|h)?\s*")
 
@@ -192,10 +193,11 @@ def _trained(
         return model, _nothing(done, course, "no state was better on the held-out samples")
     new, layers = written(model, parts, parameters)
     before, after = (_losses(m, [feeds[k] for k in held], teacher) for m in (model, new))
-    if any(after[o] > before[o] for o in before):
-        return model, _nothing(done, course, "the new file is not better on the held-out samples")
+    if any(after[o].sum() > before[o].sum() for o in before) or not _surely(before, after):
+        return model, _nothing(done, course, "the new file is not surely better on the held-out samples")
     rescaled = sum(float(f.detach()) != 1 for f in parameters.factors())
-    return new, replace(done, errors={o: (before[o], after[o]) for o in before}, layers=layers, rescaled=rescaled)
+    errors = {o: (float(before[o].sum()), float(after[o].sum())) for o in before}
+    return new, replace(done, errors=errors, layers=layers, rescaled=rescaled)
 
 
 def _nothing(done: Refinement, course: Course, note: str) -> Refinement:
@@ -217,14 +219,21 @@ def _stand_in(model: onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
-def _losses(model: onnx.ModelProto, feeds: Sequence[Feed], teacher: Teacher) -> dict[str, float]:
-    """By output, squared error as a share of the energy, as onnxruntime computes the file."""
+def _losses(model: onnx.ModelProto, feeds: Sequence[Feed], teacher: Teacher) -> dict[str, Array]:
+    """By output, squared error of each feed as a share of the energy of all, as onnxruntime computes the file."""
     session = as_written(model)
-    noise, energy = dict.fromkeys(teacher.outputs, 0.0), dict.fromkeys(teacher.outputs, 0.0)
+    noise: dict[str, list[float]] = {o: [] for o in teacher.outputs}
+    energy = dict.fromkeys(teacher.outputs, 0.0)
     for feed in feeds:
         got = session.run(feed)
         for o, wanted in teacher.answer(feed)[0].items():
             exact = wanted.numpy().astype(np.float64)
-            noise[o] += float(((got[o] - exact) ** 2).sum())
+            noise[o].append(float(((got[o] - exact) ** 2).sum()))
             energy[o] += float((exact**2).sum())
-    return {o: noise[o] / max(energy[o], 1e-30) for o in noise}
+    return {o: np.asarray(noise[o]) / max(energy[o], 1e-30) for o in noise}
+
+
+def _surely(before: Mapping[str, Array], after: Mapping[str, Array]) -> bool:
+    """Whether the gain, over all outputs, is beyond what single feeds gain by chance."""
+    gains = np.sum([(b - after[o]) / max(b.sum(), 1e-30) for o, b in before.items()], axis=0)
+    return bool(gains.sum() > SURE * np.sqrt(gains.size * gains.var(ddof=1)))

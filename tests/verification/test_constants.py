@@ -96,6 +96,18 @@ def test_attributes_and_inputs_of_the_nodes_in_front() -> None:
         Constants(moved([0, 2, 1]), moved([0, 2, 1], plus_one(value))).same("t", "t")
 
 
+def test_a_constant_may_take_its_type_from_an_activation() -> None:
+    """PyTorch's bounds of a Clip: CastLike(bound, activation)."""
+
+    def bounded(low: float) -> Graph:
+        nodes = [node("Relu", "x", "r"), node("CastLike", "lo r", "low"), node("Clip", "r low", "y")]
+        return graph(nodes, {"lo": np.float32(low)})
+
+    Constants(bounded(0.5), bounded(0.5)).same("low", "low")
+    with pytest.raises(Differs, match="'lo'"):
+        Constants(bounded(0.5), bounded(0.25)).same("low", "low")
+
+
 def test_values_that_must_be_so() -> None:
     c = Constants(conv(), conv())
     c.equal("b", BIAS)
