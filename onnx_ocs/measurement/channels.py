@@ -125,9 +125,12 @@ class Channels:
             for p in by_scale(self.energy)
         )
 
-    def still(self, model: int) -> bool:
-        """Whether a channel has never changed so far, whatever the reference's do; or nobody can tell."""
-        return self.usable and bool(np.any(self.low[model] == self.high[model]))
+    def still(self, model: int, channels: Sequence[int]) -> bool:
+        """Whether one of these channels has never changed so far, whatever the reference's do."""
+        if not self.usable or self.size is None:
+            return False
+        there = [c for c in channels if c < self.size]
+        return bool(np.any(self.low[model][there] == self.high[model][there]))
 
     def constant(self, model: int) -> tuple[int, ...]:
         """Channels that never change while the reference's do."""

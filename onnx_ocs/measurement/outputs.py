@@ -149,9 +149,9 @@ class OutputTally:
                 return axis
         return None
 
-    def still(self, model: int) -> bool:
-        """Whether a channel of one of the models may be constant, by the feeds so far."""
-        return any(c.still(model) for c in self.channels or [])
+    def still(self, model: int, channels: Sequence[int]) -> bool:
+        """Whether one of these channels may be constant in one of the models, by the feeds so far."""
+        return any(c.still(model, channels) for c in self.channels or [])
 
     def quality(self, model: int) -> OutputQuality:
         """What was found for one of the models."""

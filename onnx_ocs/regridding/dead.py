@@ -22,7 +22,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
+from onnx_ocs.probes.switchboard import Switchboard, narrow
 from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import as_written
@@ -34,7 +34,6 @@ _LOG = logging.getLogger("onnx_ocs.regridding")
 
 Dead = Mapping[str, tuple[int, ...]]  # channels of each graph output
 MOST = 48  # quantizers that are asked, those next to the output
-LOOK = 4  # samples that say of most quantizers that they kill nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,35 +81,31 @@ def find_killers(
         return []
     session = as_written(truth)
     quantizers = {k: q for k in asked if (q := regions[k].quantizer) is not None}
-
-    def asked_of(indices: Sequence[int], limit: int | None) -> list[OutputTally]:
-        """Counts without any quantizer, and with each of these alone."""
-        settings: list[dict[int, Setting]] = [{}, *({k: narrow(quantizers[k])} for k in indices)]
-        tallies = [OutputTally(n, False, quantized, len(settings)) for n, _, quantized in judged]
-        for feed in samples.batches(TOGETHER, limit):
-            exact = session.run(feed, [t for _, t, _ in judged])
-            found = [board.run(feed, s) for s in settings]
-            for tally, (name, partner, _) in zip(tallies, judged, strict=True):
-                tally.add(exact[partner], [f[name] for f in found])
-        return tallies
-
-    first = asked_of([*quantizers], LOOK)  # what changes here is constant nowhere
-    suspects = [k for n, k in enumerate(quantizers, 1) if any(t.still(n) for t in first)]
-    if not suspects:
-        return []
-    tallies = asked_of(suspects, None)
-    nobodys = _constant(tallies, 0)  # without any quantizer
+    settings = {k: {k: narrow(q)} for k, q in quantizers.items()}  # the same objects for every feed
+    everyone = None, *quantizers  # None: without any
+    tallies = {k: [OutputTally(n, False, quantized, 1) for n, _, quantized in judged] for k in everyone}
+    suspects = [*quantizers]
+    for feed in samples.batches(TOGETHER, None):
+        exact = session.run(feed, [t for _, t, _ in judged])
+        for k in (None, *suspects):
+            found = board.run(feed, {} if k is None else settings[k])
+            for tally, (name, partner, _) in zip(tallies[k], judged, strict=True):
+                tally.add(exact[partner], [found[name]])
+        suspects = [k for k in suspects if any(t.still(0, dead[t.name]) for t in tallies[k])]
+        if not suspects:
+            return []
+    nobodys = _constant(tallies[None])
     killers = []
-    for n, k in enumerate(suspects, 1):
-        killed = {o: tuple(sorted({*c} & {*dead[o]} - {*nobodys[o]})) for o, c in _constant(tallies, n).items()}
+    for k in suspects:
+        killed = {o: tuple(sorted({*c} & {*dead[o]} - {*nobodys[o]})) for o, c in _constant(tallies[k]).items()}
         if any(killed.values()):
             killers.append(Killer(k, {o: killed[o] for o in dead if killed.get(o)}))
     return killers
 
 
-def _constant(tallies: Sequence[OutputTally], trial: int) -> dict[str, tuple[int, ...]]:
-    """The dead channels of every output in one trial."""
-    return {t.name: t.quality(trial).constant_channels for t in tallies}
+def _constant(tallies: Sequence[OutputTally]) -> dict[str, tuple[int, ...]]:
+    """The dead channels of every output."""
+    return {t.name: t.quality(0).constant_channels for t in tallies}
 
 
 def _between(graph: Graph, regions: Sequence[Quantized], outputs: Dead) -> list[int]:
