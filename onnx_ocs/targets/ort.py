@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,8 +28,8 @@ from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, SMALL, serialized, sessi
 from onnx_ocs.targets.rules import Rules
 
 __all__ = [
-    "INTEGER_KERNELS", "RULES", "Operators", "fast_kernels", "integer_kernels", "kernel_outputs", "operators",
-    "optimized", "without_kernels",
+    "INTEGER_KERNELS", "RULES", "Operators", "fast_kernels", "integer_kernels", "integer_outputs", "kernel_outputs",
+    "operators", "optimized", "without_kernels",
 ]  # fmt: skip
 
 # all that it loads it computes; the figures say what is fast
@@ -82,18 +82,30 @@ def operators(model: onnx.ModelProto) -> Operators | None:
     run = optimized(model)
     if run is None:
         return None
-    others: Counter[str] = Counter()
+    others = Counter(POOL if n.op_type == POOL else n.op_type.removeprefix("Nhwc") for n in _others(run))
+    transposes = sum(n.op_type == "Transpose" for n in run.graph.node)
+    return Operators(len(fast_kernels(run)), others, transposes)
+
+
+def _others(run: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The integer operators of an optimized graph that are no layers."""
     integers: set[str] = set()
     for n in run.graph.node:
         makes = n.op_type in INTEGER_KERNELS or n.op_type == "QuantizeLinear" or n.op_type.startswith(OTHERS)
         if makes or (n.op_type in MOVES and n.input and n.input[0] in integers):
             integers.update(n.output)
-        if n.op_type == POOL and n.output[0] in integers:
-            others[POOL] += 1
-        elif n.op_type not in INTEGER_KERNELS and n.op_type.startswith(OTHERS):
-            others[n.op_type.removeprefix("Nhwc")] += 1
-    transposes = sum(n.op_type == "Transpose" for n in run.graph.node)
-    return Operators(len(fast_kernels(run)), others, transposes)
+        pool = n.op_type == POOL and n.output[0] in integers
+        if pool or (n.op_type not in INTEGER_KERNELS and n.op_type.startswith(OTHERS)):
+            yield n
+
+
+def integer_outputs(model: onnx.ModelProto) -> set[str]:
+    """What the operators write that onnxruntime runs on integers, by the model's names; nothing where it does not load.
+
+    With the channels last, which comes after these operators are made, most tensors have other names.
+    """
+    run = _optimized(model, ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
+    return set() if run is None else fast_kernels(run) | {o for n in _others(run) for o in n.output}
 
 
 def without_kernels(model: onnx.ModelProto, tensors: Sequence[str]) -> set[str]:
@@ -168,10 +180,13 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
     return _KNOWN[key]
 
 
-def _optimized(model: onnx.ModelProto) -> onnx.ModelProto | None:
+def _optimized(
+    model: onnx.ModelProto, level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+) -> onnx.ModelProto | None:
     model, short = shorten(model)
     with scratch() as folder:
         options = session_options("enable_all", True, sizes.rough_size(model, SMALL), precise=False)
+        options.graph_optimization_level = level
         options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", UNREAD)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")

@@ -18,7 +18,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op
 from onnx_ocs.qdq.layers import is_layer
 from onnx_ocs.regions.region import Quantized
-from onnx_ocs.targets.ort import operators, without_kernels
+from onnx_ocs.targets.ort import integer_outputs, operators, without_kernels
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.widen import widened
 
@@ -41,7 +41,10 @@ def behind_kernels(graph: Graph, regions: Sequence[Quantized]) -> set[str]:
 
 
 def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decision]:
-    """Those decisions that must be left out for no operator to leave the integers, found by bisection.
+    """Those decisions that must be left out for no operator to leave the integers.
+
+    Late copies are made of floats: where an integer operator writes what a quantizer gave, it is lost.  The rest is
+    found by bisection.
 
     Args:
         model: the model; not changed.
@@ -62,7 +65,9 @@ def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decisi
         found = [d for half in halves if (n := lost(half)) > 0 for d in search(half, n)]
         return found or [*part]
 
-    left, found = sorted(decisions, key=_depthwise), list[Decision]()
+    written = integer_outputs(model)
+    found = [d for d in decisions if d.mode == "late" and any(n.output[0] in written for n in d.region.nodes)]
+    left = sorted((d for d in decisions if not any(d is f for f in found)), key=_depthwise)
     while whole and left and (count := lost(left)) > 0:
         found += search(left, count)
         left = [d for d in left if not any(d is f for f in found)]

@@ -15,6 +15,7 @@ from onnx_ocs.targets.ort import (
     Operators,
     fast_kernels,
     integer_kernels,
+    integer_outputs,
     kernel_outputs,
     operators,
     optimized,
@@ -35,6 +36,15 @@ def test_layers_between_quantizers_have_integer_kernels() -> None:
     found = kernel_outputs(model)
     run = optimized(model)
     assert found is not None and run is not None and found == fast_kernels(run) and len(found) == 2
+
+
+def test_what_integer_operators_write_has_the_model_s_names() -> None:
+    """Two layers and their quantizers; onnxruntime's own graph has the channels last, and other names."""
+    model = chain()
+    behind = {n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    found = integer_outputs(model)
+    assert len(found) == 2 and found <= behind
+    assert integer_outputs(broken()) == set()
 
 
 def test_long_names_come_back() -> None:

@@ -18,8 +18,13 @@ from onnx_ocs.passes.translate import Translate
 from onnx_ocs.planning import budget as spending
 from onnx_ocs.planning.candidates import factors
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
 from onnx_ocs.targets.ort import INTEGER_KERNELS, integer_kernels, operators, optimized
-from onnx_ocs.translation.kernels import behind_kernels
+from onnx_ocs.translation import kernels
+from onnx_ocs.translation.decision import Decision
+from onnx_ocs.translation.kernels import behind_kernels, losing
+from onnx_ocs.translation.together import agreed
+from onnx_ocs.translation.widen import widened
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -164,3 +169,28 @@ def test_the_report_says_that_kernels_were_kept(monkeypatch: pytest.MonkeyPatch)
     report = onnx_ocs.rewrite(DIGITS, calib=calib, float_model=floats, options=options, verify=False).report
     assert any(n.startswith("copies were left out: they would cost 2 of 9") for n in report["notes"])
     assert report["cost"]["integer_kernels_after"] == report["cost"]["integer_kernels_before"]
+
+
+@pytest.mark.parametrize("name", [*LOSE[:2], "ort_cnn_l17_dedicated", "ort_silu_d21_u8w4pc"])
+def test_what_is_read_off_the_graph_is_what_trying_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every region late: where an integer operator writes the quantized tensor, nothing need be tried."""
+    model = read(name)
+    regions = [r for r in find_regions(Graph(model), infer_shapes(model)) if isinstance(r, Region) and not r.refusal]
+    one = [np.ones(r.walk.channels, np.int64) for r in regions]
+    late = [Decision(r, "late", n, 0 * n) for r, n in zip(regions, one, strict=True)]
+    decisions = [d for d in agreed(Graph(model), late) if isinstance(d, Decision)]
+    asked = []
+
+    def counted(*a: Any) -> onnx.ModelProto:
+        asked[-1] += 1
+        return widened(*a)
+
+    monkeypatch.setattr(kernels, "widened", counted)
+    found = []
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr(kernels, "integer_outputs", lambda _: set())
+        asked.append(0)
+        found.append({d.region.tensor for d in losing(model, decisions)})
+    assert found[0] == found[1] != set()
+    assert asked[0] < asked[1]
