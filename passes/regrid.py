@@ -2,6 +2,7 @@
 
     Concat(boxes, scores) -> Q DQ -> output         step 1.25: every score between 0 and 0.6 becomes 0
     Concat(boxes, Q DQ(scores)) -> output           each part on its own grid, or in float
+    Q DQ of int8 -> three MatMuls                   stored as uint8: onnxruntime has integer kernels for these
 
 A channel of an output is dead where it is constant on the samples and the float model's is not.  The quantizers that
 kill it are found, each alone.  A pair behind a Concat gives way to one pair for each part; a pair that floats alone
@@ -36,6 +37,9 @@ class Regrid:
         True, "Leave a quantizer out in front of floats, where that is better than another grid."
     )
     zero_points: bool = option(True, "Move zero-points where that pays.")
+    unsigned: bool = option(
+        True, "Store int8 activations as uint8, the same values, where layers then find integer kernels in onnxruntime."
+    )
 
     name: ClassVar[str] = "regrid"
     version: ClassVar[str] = "1"
@@ -56,4 +60,4 @@ class Regrid:
         """
         from onnx_ocs.regridding.run import regrid
 
-        return regrid(model, context, self, self.leave_out, self.zero_points)
+        return regrid(model, context, self, self.leave_out, self.zero_points, self.unsigned)

@@ -1,4 +1,4 @@
-"""The report's entries of quantizers that kill channels of outputs."""
+"""The report's entries of quantizers that kill channels of outputs, or are stored otherwise."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.refusals import Refusal
-from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regridding.dead import Dead
 from onnx_ocs.regridding.grids import Extremes, current, killed
 from onnx_ocs.regridding.mend import Mended
 
-__all__ = ["killer_entry"]
+__all__ = ["killer_entry", "unsigned_entry"]
+
+OFFSET = 128  # between the integers with a sign and those without
 
 
 def killer_entry(
@@ -45,6 +47,30 @@ def killer_entry(
         "zero_point": q.zero_point.tolist() if grid is None else grid.zero_point,
         "largest": _largest(q, seen.get(region.tensor)),
         "reason": None if reason is None else reason.as_dict(),
+    }
+
+
+def unsigned_entry(by: str, region: Region) -> dict[str, Any]:
+    """One quantizer whose integers are stored without a sign.
+
+    Args:
+        by: the pass.
+        region: the quantizer's, as it was.
+    """
+    q = region.quantizer
+    return {
+        "pass": by,
+        "status": "applied",
+        "tensor": region.tensor,
+        "quantizers": list(region.outputs),
+        "dead": {},
+        "edit": "unsigned",
+        "scale_before": q.scale.tolist(),
+        "zero_point_before": q.zero_point.tolist(),
+        "scale": q.scale.tolist(),
+        "zero_point": (q.zero_point + OFFSET).tolist(),
+        "largest": None,
+        "reason": None,
     }
 
 

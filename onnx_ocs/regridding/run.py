@@ -31,6 +31,7 @@ from onnx_ocs.regridding.grids import Grid
 from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
 from onnx_ocs.regridding.move import better_grids, movable
 from onnx_ocs.regridding.seen import extremes, halves, seen_of
+from onnx_ocs.regridding.sign import without_sign
 from onnx_ocs.runtime.session import attempt
 
 __all__ = ["found_killers", "regrid"]
@@ -42,9 +43,11 @@ NEEDS = "regrid: dead channels are found on calibration samples: give --calib"
 
 
 def regrid(
-    model: onnx.ModelProto, context: Context, by: Pass, floats: bool = True, moves: bool = True
+    model: onnx.ModelProto, context: Context, by: Pass, floats: bool = True, moves: bool = True, signs: bool = True
 ) -> PassResult:
     """Mend the quantizers that kill channels of outputs, then move zero-points where that pays, in place.
+
+    In the end integers lose their sign where layers find integer kernels for it.
 
     Args:
         model: the model.
@@ -52,6 +55,7 @@ def regrid(
         by: the pass; its name and version are written on all that is edited.
         floats: whether quantizers may be left out; else they are split, or get another grid.
         moves: whether zero-points may be moved.
+        signs: whether integers may be stored without a sign.
 
     Returns:
         One entry for each quantizer that kills a channel, or gets another zero-point.
@@ -72,7 +76,9 @@ def regrid(
         found = _Found(model, context.bounded)
     context.progress("moving zero-points", 0, None)
     moved = work.moved(found) if moves else PassResult(False)
-    return PassResult(mended.changed or moved.changed, grids=mended.grids + moved.grids, notes=mended.notes)
+    stored = without_sign(model, by, context.bounded) if signs else []
+    grids = mended.grids + moved.grids + stored
+    return PassResult(mended.changed or moved.changed or bool(stored), grids=grids, notes=mended.notes)
 
 
 class _Found:

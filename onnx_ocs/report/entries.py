@@ -141,7 +141,8 @@ class GridEntry(_Passed):
         tensor: float input of the QuantizeLinear in the original model.
         quantizers: what its QuantizeLinear nodes write.
         dead: by graph output, the channels that are constant behind it and not in the reference.
-        edit: "left out"; "split": each input of the Concat in front has a grid of its own; "new grid".
+        edit: "left out"; "split": each input of the Concat in front has a grid of its own; "new grid"; "unsigned": its
+            int8 are stored as uint8.
         scale_before: the step of the original.
         zero_point_before: of the original.
         scale: the step now.

@@ -13,7 +13,9 @@ DONE = {
     "left out": "it is left out",
     "split": "each part of the Concat has a grid of its own",
     "new grid": "it has another grid",
+    "unsigned": "its int8 are stored as uint8",
 }
+NAMED = 2  # quantizers that are named, of those that have lost their sign
 
 
 def grid_lines(grids: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -22,7 +24,21 @@ def grid_lines(grids: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         grids: the entries.
     """
-    return [f"{_fault(g)}: {_done(g)}." for g in grids]
+    signs = [g for g in grids if g["edit"] == "unsigned"]
+    lines = [f"{_fault(g)}: {_done(g)}." for g in grids if g["edit"] != "unsigned"]
+    return lines + ([_unsigned(signs)] if signs else [])
+
+
+def _unsigned(grids: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence for all quantizers that have lost their sign, or would have."""
+    names = ", ".join(f"'{g['tensor']}'" for g in grids[:NAMED])
+    more = f" and {len(grids) - NAMED} more" if len(grids) > NAMED else ""
+    reason = grids[0]["reason"]
+    left = f": left alone, {reason['message']} ({reason['code']})" if reason else ""
+    return (
+        f"The int8 of {names}{more} {'could be' if reason else 'are'} stored as uint8, the same values: "
+        f"layers find integer kernels for these in onnxruntime{left}."
+    )
 
 
 def _fault(g: Mapping[str, Any]) -> str:

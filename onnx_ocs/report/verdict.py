@@ -91,8 +91,11 @@ def _done(report: Report) -> str:
         return f"{len(regions)} of {counted(len(report['regions']), 'quantized activation')} can get copies"
     copied = [r for r in regions if sum(r["copies"]) + sum(r["copies_low"])]
     steps = [r for r in regions if r["mode"] in ("rescale", "carried") or r["scale"] != r["scale_before"]]
+    grids = _applied(report.get("grids", ()))
+    signs = [g for g in grids if g["edit"] == "unsigned"]
     counts = (
-        (len(_applied(report.get("grids", ()))), "new grid", "new grids"),
+        (len(grids) - len(signs), "new grid", "new grids"),
+        (len(signs), "quantizer stored as uint8", "quantizers stored as uint8"),
         (len(copied), "tensor with copies", "tensors with copies"),
         (len(steps), "other step", "other steps"),
         (len(_applied(report.get("reconstructions", ()))), "layer fitted again", "layers fitted again"),

@@ -28,10 +28,15 @@ def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
 
 
 def fitting(passes: Sequence[Pass], runtime: Runtime) -> list[Pass]:
-    """The passes without what the target does not have: a quantizer that is left out leaves floats."""
-    if rules_of(runtime).floats:
-        return list(passes)
-    return [replace(p, leave_out=False) if isinstance(p, Regrid) else p for p in passes]
+    """The passes without what the target does not have: a quantizer that is left out leaves floats.
+
+    Which type of integers is the faster one is known of onnxruntime alone.
+    """
+
+    def fits(p: Regrid) -> Regrid:
+        return replace(p, leave_out=p.leave_out and rules_of(runtime).floats, unsigned=p.unsigned and runtime == "ort")
+
+    return [fits(p) if isinstance(p, Regrid) else p for p in passes]
 
 
 def check_passes(passes: Sequence[Pass], runtime: Runtime) -> None:

@@ -46,3 +46,19 @@ def test_a_zero_point() -> None:
 def test_the_page_has_them() -> None:
     page = to_html(dict(assemble("rewrite", 0, grids=[entry()])), "t")
     assert "their values reach 0.25" in page and "<t>" not in page
+
+
+@pytest.mark.parametrize(
+    ("count", "more", "told"),
+    [
+        (1, {}, "The int8 of '<t>' are stored as uint8, the same values: "
+                "layers find integer kernels for these in onnxruntime."),
+        (4, {}, "The int8 of '<t>', '<t>' and 2 more are stored as uint8"),
+        (2, {"status": "refused", "reason": REASON}, "left alone, no grid (mixed)."),
+    ],
+)  # fmt: skip
+def test_quantizers_without_a_sign_share_a_line(count: int, more: dict[str, Any], told: str) -> None:
+    """Behind all others."""
+    signs = [entry(edit="unsigned", dead={}, largest=None, **more)] * count
+    first, last = grid_lines([*signs, entry()])
+    assert "Dead channels" in first and told in last

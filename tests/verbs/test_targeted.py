@@ -35,14 +35,22 @@ def test_branches_need_float_operators() -> None:
         check_passes([Translate(), Compensate()], "qnn")
 
 
+def test_only_for_onnxruntime_it_is_known_which_integers_are_faster() -> None:
+    (ours,), (theirs,), (off,) = (
+        fitting([p], r)  # type: ignore[arg-type]
+        for p, r in ((Regrid(), "ort"), (Regrid(), "openvino"), (Regrid(unsigned=False), "ort"))
+    )
+    assert (ours, theirs, off) == (Regrid(), Regrid(unsigned=False), Regrid(unsigned=False))
+
+
 @pytest.mark.parametrize("runtime", ["qnn", "generic-int8", "tensorrt"])
 def test_the_default_passes_run_for_every_target(runtime: Any) -> None:
     """Where a target has no floats, no quantizer is left out."""
     model, _ = zoo.build("residual")
     found = onnx_ocs.rewrite(model, calib=inputs(model, 16), options=PlanOptions(runtime=runtime), verify=False)
     assert found.report["regions"]
-    assert fitting([Regrid(), Translate()], "generic-int8") == [Regrid(leave_out=False), Translate()]
-    assert fitting([Regrid()], "tensorrt") == [Regrid()]
+    assert fitting([Regrid(), Translate()], "generic-int8") == [Regrid(leave_out=False, unsigned=False), Translate()]
+    assert fitting([Regrid()], "tensorrt") == [Regrid(unsigned=False)]
 
 
 def test_a_rewrite_that_breaks_a_rule_is_not_written() -> None:
