@@ -102,7 +102,7 @@ class Sums:
 
     def __init__(self, x: Array, t: Array) -> None:
         """Take the point near the mean from the first rows; (G, rows, K) and (G, rows, m)."""
-        self.x0, self.t0 = _added_up(x) / np.float32(x.shape[1]), _added_up(t) / np.float32(t.shape[1])
+        self.x0, self.t0 = ((_added_up(v) / v.shape[1]).astype(np.float32) for v in (x, t))
         groups, _, k = x.shape
         m = t.shape[2]
         self.count = 0.0
@@ -128,16 +128,14 @@ class Sums:
         """
         x, t = x - self.x0[:, None], t - self.t0[:, None]
         count = float(x.shape[1])
-        root = None
+        root: Array | None = None
         if weights is not None:
-            count, root = float(weights.sum(dtype=np.float64)), np.sqrt(weights).astype(np.float32)
+            count, root = float(weights.sum(dtype=np.float64)), np.sqrt(weights)
             x, t = x * root[:, None], t * root[:, None]
-        sx, st, h, c = (np.zeros_like(s) for s in (self.sx, self.st, self.h, self.c))
+        sx, st = _added_up(x, root), _added_up(t, root)
+        h, c = np.zeros_like(self.h), np.zeros_like(self.c)
         for k in range(0, x.shape[1], ROWS):
             a, b = x[:, k : k + ROWS], t[:, k : k + ROWS]
-            by = None if root is None else root[k : k + ROWS]
-            sx += _added_up(a, by)
-            st += _added_up(b, by)
             h += a.transpose(0, 2, 1) @ a
             c += b.transpose(0, 2, 1) @ a
         return count, sx, st, h, c, np.square(t, dtype=np.float64).sum(1)
@@ -157,6 +155,6 @@ class Sums:
 
 
 def _added_up(x: Array, weights: Array | None = None) -> Array:
-    """Sum over the rows, (G, K), in the precision of the values: a product, many times faster than a sum along rows."""
-    by = np.ones(x.shape[1], x.dtype) if weights is None else weights
+    """Sum over the rows, float64 (G, K), as a product: many times faster than a sum along rows."""
+    by = np.ones(x.shape[1]) if weights is None else weights.astype(np.float64)
     return np.asarray(by @ x)
