@@ -39,7 +39,7 @@ __all__ = ["Effort", "Refinement", "check_torch", "parse_refine", "refine"]
 Feed = dict[str, Array]
 Progress = Callable[[str, int, int | None], None]
 FEWEST = 8  # samples without which nothing is trained
-SURE = 2.0  # standard errors by which the held-out samples must be better: it is the best of many looks
+LIKELY = 1.0  # standard errors by which the held-out samples must be better
 LOOKED_AT = 4  # samples on which layers are compared with the float model's
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(m|min|h)?\s*")
 
@@ -193,8 +193,8 @@ def _trained(
         return model, _nothing(done, course, "no state was better on the held-out samples")
     new, layers = written(model, parts, parameters)
     before, after = (_losses(m, [feeds[k] for k in held], teacher) for m in (model, new))
-    if any(after[o].sum() > before[o].sum() for o in before) or not _surely(before, after):
-        return model, _nothing(done, course, "the new file is not surely better on the held-out samples")
+    if any(after[o].sum() > before[o].sum() for o in before) or not _likely(before, after):
+        return model, _nothing(done, course, "the new file is no better on the held-out samples")
     rescaled = sum(float(f.detach()) != 1 for f in parameters.factors())
     errors = {o: (float(before[o].sum()), float(after[o].sum())) for o in before}
     return new, replace(done, errors=errors, layers=layers, rescaled=rescaled)
@@ -233,7 +233,7 @@ def _losses(model: onnx.ModelProto, feeds: Sequence[Feed], teacher: Teacher) -> 
     return {o: np.asarray(noise[o]) / max(energy[o], 1e-30) for o in noise}
 
 
-def _surely(before: Mapping[str, Array], after: Mapping[str, Array]) -> bool:
-    """Whether the gain, over all outputs, is beyond what single feeds gain by chance."""
+def _likely(before: Mapping[str, Array], after: Mapping[str, Array]) -> bool:
+    """Whether the gain, over all outputs, is more than a standard error: single feeds gain by chance."""
     gains = np.sum([(b - after[o]) / max(b.sum(), 1e-30) for o, b in before.items()], axis=0)
-    return bool(gains.sum() > SURE * np.sqrt(gains.size * gains.var(ddof=1)))
+    return bool(gains.sum() > LIKELY * np.sqrt(gains.size * gains.var(ddof=1)))
