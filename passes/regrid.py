@@ -7,7 +7,7 @@
 A channel of an output is dead where it is constant on the samples and the float model's is not.  The quantizers that
 kill it are found, each alone.  A pair behind a Concat gives way to one pair for each part; a pair that floats alone
 read is left out; any other gets the step and zero-point of its own values.  Which of these is measured, on samples
-that nothing was chosen on: no output may get worse.  Nothing is done where nothing is dead.
+that nothing was chosen on: no output may get worse.  Then zero-points move, and int8 become uint8, where that pays.
 
 Will not touch, and says why: quantizers whose integers others read, whose saturation stands for an activation, that
 layers with integer kernels read and no single grid mends; files that another pass has rewritten.

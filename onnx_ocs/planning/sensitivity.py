@@ -89,17 +89,16 @@ def harmful(alone: Alone, regions: Sequence[Quantized], progress: Progress) -> l
     groups += [tuple(steps[k : k + AT_ONCE]) for k in range(0, len(steps), AT_ONCE)]
     while True:
         damage = alone.damages([{k: settings[k] for k in g} for g in groups], "screening tensors", progress)
-        costs = damage > HARMLESS * damage.sum()
-        if not any(c and len(g) > 1 for g, c in zip(groups, costs, strict=True)):
-            break
-        groups = [part for g, c in zip(groups, costs, strict=True) for part in (_halves(g) if c else [g])]
-    found = {g[0] for g, c in zip(groups, costs, strict=True) if c}
-    return [k for k in steps if k in found]
+        least = HARMLESS * damage.sum()
+        costs = {g for g, d in zip(groups, damage, strict=True) if d > least}
+        if all(len(g) == 1 for g in costs):
+            return [k for k in steps if (k,) in costs]
+        groups = [part for g in groups for part in (_halves(g) if g in costs and len(g) > 1 else (g,))]
 
 
-def _halves(group: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _halves(group: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     middle = (len(group) + 1) // 2
-    return [part for part in (group[:middle], group[middle:]) if part]
+    return group[:middle], group[middle:]
 
 
 def weighed_on(problem: Problem) -> int:

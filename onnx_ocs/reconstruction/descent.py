@@ -38,8 +38,8 @@ class Settings:
 
     Measured on ResNet-20 behind `reconstruct`, 512 images, one seed, on 2,000 unseen images: W2A2 6.86 -> 7.86 dB after
     400 steps (120 steps: 7.18 dB, 6.83 dB at twice the rate of weights), W8A2 8.37 -> 8.50, W8A3 13.37 -> 13.43 dB
-    (120 steps).  Without hints less than before, though the error on what was trained fell more.  QDrop at a quarter
-    brought nothing beside the hints (digits, W2A2, two seeds).
+    (120 steps).  At earlier rates and without hints 6.68 dB, from 7.16, though the error on what was trained fell more;
+    QDrop at a quarter brought nothing beside the hints (digits, W2A2, two seeds).
 
     Attributes:
         batch: samples of a step.

@@ -21,7 +21,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
-__all__ = ["Judge", "choose"]
+__all__ = ["LIKELY", "Judge", "beyond_chance", "choose"]
 
 GAIN = 0.1  # decibels that a choice must bring
 SURE = 2.0  # standard errors by which taking layers back must be better: each of them was better by itself
@@ -175,8 +175,8 @@ class _Rule:
             return bool(now.sum() < then.sum())
         saved = (then - now) / np.maximum(then.mean(1, keepdims=True), 1e-30)
         together = np.average(_decibels(then.sum(1), now.sum(1)), weights=self.weights)
-        return (_beyond_chance(gain, errors) and bool(gain.mean() > GAIN)) or (
-            _beyond_chance(np.average(saved, axis=0, weights=self.weights), errors) and bool(together > GAIN)
+        return (beyond_chance(gain, errors) and bool(gain.mean() > GAIN)) or (
+            beyond_chance(np.average(saved, axis=0, weights=self.weights), errors) and bool(together > GAIN)
         )
 
 
@@ -184,8 +184,13 @@ def _decibels(then: Array, now: Array) -> Array:
     return np.asarray(10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)))
 
 
-def _beyond_chance(gain: Array, errors: float) -> bool:
-    """Whether a mean is larger than so many standard errors, and of few feeds than more."""
+def beyond_chance(gain: Array, errors: float) -> bool:
+    """Whether a mean is larger than so many standard errors, and of few feeds than more.
+
+    Args:
+        gain: of single feeds, (feeds,).
+        errors: how many.
+    """
     return bool(gain.mean() > (errors + FEW / gain.size) * gain.std(ddof=1) / np.sqrt(gain.size))
 
 

@@ -25,6 +25,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
+from onnx_ocs.reconstruction.gate import LIKELY, beyond_chance
 from onnx_ocs.reconstruction.standin import stand_in
 from onnx_ocs.reconstruction.trainable import Trainable, find_trainable
 from onnx_ocs.regions.find import folded_bounds
@@ -39,7 +40,6 @@ __all__ = ["Effort", "Refinement", "check_torch", "parse_refine", "refine"]
 Feed = dict[str, Array]
 Progress = Callable[[str, int, int | None], None]
 FEWEST = 8  # samples without which nothing is trained
-LIKELY = 1.0  # standard errors by which the held-out samples must be better
 LOOKED_AT = 4  # samples on which layers are compared with the float model's
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(m|min|h)?\s*")
 
@@ -234,6 +234,6 @@ def _losses(model: onnx.ModelProto, feeds: Sequence[Feed], teacher: Teacher) -> 
 
 
 def _likely(before: Mapping[str, Array], after: Mapping[str, Array]) -> bool:
-    """Whether the gain, over all outputs, is more than a standard error: single feeds gain by chance."""
+    """Whether the gain, over all outputs, is more than single feeds gain by chance."""
     gains = np.sum([(b - after[o]) / max(b.sum(), 1e-30) for o, b in before.items()], axis=0)
-    return bool(gains.sum() > LIKELY * np.sqrt(gains.size * gains.var(ddof=1)))
+    return beyond_chance(gains, LIKELY)

@@ -14,8 +14,6 @@ from onnx_ocs.regridding.mend import Mended
 
 __all__ = ["killer_entry", "unsigned_entry"]
 
-OFFSET = 128  # between the integers with a sign and those without
-
 
 def killer_entry(
     by: str, region: Quantized, dead: Dead, mended: Mended | None, seen: Mapping[str, Extremes]
@@ -35,14 +33,9 @@ def killer_entry(
     grid = None if mended is None else mended.grids.get(region.key)
     reason = what if isinstance(what, Refusal) else None
     return {
-        "pass": by,
-        "status": "candidate" if mended is None else "applied" if reason is None else "refused",
-        "tensor": region.tensor,
-        "quantizers": list(region.outputs),
+        **_entry(by, region, "candidate" if mended is None else "applied" if reason is None else "refused"),
         "dead": {o: list(c) for o, c in dead.items()},
         "edit": None if reason is not None else what,
-        "scale_before": q.scale.tolist(),
-        "zero_point_before": q.zero_point.tolist(),
         "scale": q.scale.tolist() if grid is None else grid.scale,
         "zero_point": q.zero_point.tolist() if grid is None else grid.zero_point,
         "largest": _largest(q, seen.get(region.tensor)),
@@ -50,27 +43,37 @@ def killer_entry(
     }
 
 
-def unsigned_entry(by: str, region: Region) -> dict[str, Any]:
+def unsigned_entry(by: str, before: Region, now: Region) -> dict[str, Any]:
     """One quantizer whose integers are stored without a sign.
 
     Args:
         by: the pass.
-        region: the quantizer's, as it was.
+        before: the quantizer's region, as it was.
+        now: with the grid that it has.
     """
-    q = region.quantizer
+    q = now.quantizer
     return {
-        "pass": by,
-        "status": "applied",
-        "tensor": region.tensor,
-        "quantizers": list(region.outputs),
+        **_entry(by, before, "applied"),
         "dead": {},
         "edit": "unsigned",
-        "scale_before": q.scale.tolist(),
-        "zero_point_before": q.zero_point.tolist(),
         "scale": q.scale.tolist(),
-        "zero_point": (q.zero_point + OFFSET).tolist(),
+        "zero_point": q.zero_point.tolist(),
         "largest": None,
         "reason": None,
+    }
+
+
+def _entry(by: str, region: Quantized, status: str) -> dict[str, Any]:
+    """What all entries say of a quantizer as it was."""
+    q = region.quantizer
+    assert q is not None
+    return {
+        "pass": by,
+        "status": status,
+        "tensor": region.tensor,
+        "quantizers": list(region.outputs),
+        "scale_before": q.scale.tolist(),
+        "zero_point_before": q.zero_point.tolist(),
     }
 
 

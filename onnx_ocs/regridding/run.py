@@ -58,7 +58,7 @@ def regrid(
         signs: whether integers may be stored without a sign.
 
     Returns:
-        One entry for each quantizer that kills a channel, or gets another zero-point.
+        One entry for each quantizer that kills a channel, gets another zero-point, or loses its sign.
 
     Raises:
         UserError: the model does not run on the samples.
@@ -76,7 +76,7 @@ def regrid(
         found = _Found(model, context.bounded)
     context.progress("moving zero-points", 0, None)
     moved = work.moved(found) if moves else PassResult(False)
-    stored = without_sign(model, by, context.bounded) if signs else []
+    stored = without_sign(model, found.regions, by, context.bounded) if signs else []
     grids = mended.grids + moved.grids + stored
     return PassResult(mended.changed or moved.changed or bool(stored), grids=grids, notes=mended.notes)
 

@@ -72,6 +72,10 @@ class Operators:
         others = sum(max(n - now.others.get(kind, 0), 0) for kind, n in self.others.items())
         return max(self.layers - now.layers, 0) + others
 
+    def won(self, now: Operators) -> int:
+        """How many more layers run on integers now; 0 where an operator was lost for it."""
+        return 0 if self.lost(now) else max(now.layers - self.layers, 0)
+
     def between(self, now: Operators) -> int:
         """How many more Transposes there are now; each takes about as long as an operator."""
         return max(now.transposes - self.transposes, 0)
@@ -82,7 +86,7 @@ def operators(model: onnx.ModelProto) -> Operators | None:
     run = optimized(model)
     if run is None:
         return None
-    others = Counter(POOL if n.op_type == POOL else n.op_type.removeprefix("Nhwc") for n in _others(run))
+    others = Counter(n.op_type.removeprefix("Nhwc") for n in _others(run))
     transposes = sum(n.op_type == "Transpose" for n in run.graph.node)
     return Operators(len(fast_kernels(run)), others, transposes)
 

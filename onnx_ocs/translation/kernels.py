@@ -65,9 +65,13 @@ def losing(model: onnx.ModelProto, decisions: Sequence[Decision]) -> list[Decisi
         found = [d for half in halves if (n := lost(half)) > 0 for d in search(half, n)]
         return found or [*part]
 
-    written = integer_outputs(model)
-    found = [d for d in decisions if d.mode == "late" and any(n.output[0] in written for n in d.region.nodes)]
-    left = sorted((d for d in decisions if not any(d is f for f in found)), key=_depthwise)
+    written = integer_outputs(model) if any(d.mode == "late" for d in decisions) else set()
+
+    def surely(d: Decision) -> bool:
+        return d.mode == "late" and any(n.output[0] in written for n in d.region.nodes)
+
+    found = [d for d in decisions if surely(d)]
+    left = sorted((d for d in decisions if not surely(d)), key=_depthwise)
     while whole and left and (count := lost(left)) > 0:
         found += search(left, count)
         left = [d for d in left if not any(d is f for f in found)]

@@ -30,4 +30,4 @@ def without_gain(ready: Prepared, outcome: Outcome) -> Outcome:
 def _wins_kernels(original: onnx.ModelProto, new: onnx.ModelProto) -> bool:
     """Whether onnxruntime runs more layers on integers, and no operator fewer."""
     before, after = operators(original), operators(new)
-    return before is not None and after is not None and after.layers > before.layers and not before.lost(after)
+    return before is not None and after is not None and before.won(after) > 0

@@ -27,6 +27,7 @@ CONVS: list[tuple[str, tuple[int, ...], tuple[int, ...], int, dict[str, Any]]] =
     ("Conv", (1, 2, 4, 5, 6), (3, 2, 2, 2, 2), 3, {"auto_pad": "VALID"}),
     ("ConvTranspose", (2, 4, 5, 6), (4, 3, 3, 2), 3, {"strides": [2, 3], "pads": [1, 0, 0, 1]}),
     ("ConvTranspose", (2, 6, 4, 4), (6, 2, 3, 3), 4, {"group": 2, "strides": [2, 2], "output_padding": [1, 1]}),
+    ("ConvTranspose", (2, 4, 5, 5), (4, 1, 3, 3), 4, {"group": 4, "strides": [2, 1], "pads": [1, 0, 0, 1]}),
     ("ConvTranspose", (2, 4, 5), (4, 3, 3), 3, {"dilations": [2], "strides": [2], "auto_pad": "SAME_UPPER"}),
     ("ConvTranspose", (2, 4, 5), (4, 3, 4), 3, {"strides": [3], "output_shape": [14]}),
     ("Gemm", (5, 7), (7, 4), 4, {"alpha": 0.5, "beta": 2.0}),

@@ -12,6 +12,7 @@ import pytest
 
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.errors import UserError
+from onnx_ocs.measurement.outputs import OutputTally
 from onnx_ocs.measurement.quality import compare
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
@@ -42,6 +43,31 @@ def test_killers(name: str, wanted: dict[str, str]) -> None:
     found = find_killers(model, regions, truth, dead, samples)
     assert {regions[k.index].tensor: next(iter(k.dead)) for k in found} == wanted
     assert all(c == dead[o] for k in found for o, c in k.dead.items())
+
+
+@pytest.mark.parametrize("name", ["one_output", "moved", "several"])
+def test_who_is_asked_no_further_kills_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same killers as where everybody is asked on all samples."""
+    model = detectors.build(name)
+    samples = open_samples(detectors.samples(), model)
+    regions = find_regions(Graph(model), infer_shapes(model))
+    truth = reference(model, regions)
+    dead = dead_channels(compare(truth, [model], samples)[0]) or {o.name: (0,) for o in model.graph.output}
+    found, asked = [], []
+    run = Switchboard.run
+
+    def counted(board: Switchboard, feed: Mapping[str, np.ndarray], settings: Mapping[int, Setting]) -> Any:
+        asked[-1] += len(next(iter(feed.values())))
+        return run(board, feed, settings)
+
+    monkeypatch.setattr(Switchboard, "run", counted)
+    for everybody in (False, True):
+        if everybody:
+            monkeypatch.setattr(OutputTally, "still", lambda *_: True)
+        asked.append(0)
+        found.append([(k.index, dict(k.dead)) for k in find_killers(model, regions, truth, dead, samples)])
+    assert found[0] == found[1]
+    assert asked[0] < asked[1]
 
 
 def test_who_has_not_killed_a_channel_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

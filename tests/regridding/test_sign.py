@@ -12,8 +12,12 @@ from tiny import model, node
 
 from onnx_ocs.api import rewrite
 from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes import Regrid
 from onnx_ocs.records.types import read_unsigned
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.regridding import sign
 from onnx_ocs.targets.ort import operators
 from onnx_ocs.verification.verify import verify
@@ -35,6 +39,10 @@ def attention(dtype: type = np.int8, readers: int = 3) -> onnx.ModelProto:
         nodes += [node("DequantizeLinear", f"w{k} ws wz", f"v{k}"), node("MatMul", f"d v{k}", f"y{k}")]
     outputs = [f"y{k}" for k in range(readers)]
     return model(nodes, values, {"x": ["N", 4, 8]}, outputs)
+
+
+def regions(model: onnx.ModelProto) -> list[Quantized]:
+    return find_regions(Graph(model), infer_shapes(model))
 
 
 @pytest.fixture
@@ -87,12 +95,12 @@ def test_the_proof_sees_what_is_wrong(broken: str) -> None:
 def test_nothing_to_win(before: onnx.ModelProto) -> None:
     new = onnx.ModelProto()
     new.CopyFrom(before)
-    assert sign.without_sign(new, Regrid(), {}) == [] and new == before
+    assert sign.without_sign(new, regions(new), Regrid(), {}) == [] and new == before
 
 
 def test_where_kernels_saturate_floats_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign, "may_saturate", lambda: True)
-    assert sign.without_sign(attention(), Regrid(), {}) == []
+    assert sign.without_sign(attention(), regions(attention()), Regrid(), {}) == []
 
 
 @pytest.mark.usefixtures("exact")

@@ -152,6 +152,8 @@ def test_what_one_kind_wins_another_does_not_lose() -> None:
     before = Operators(3, {"QLinearAdd": 2}, 4)
     after = Operators(5, {"QLinearAdd": 1, "QLinearConcat": 9}, 9)
     assert before.lost(after) == 1 and before.between(after) == 5 and after.between(before) == 0
+    assert before.won(after) == 0, "a sum is lost"
+    assert Operators(3, {}, 4).won(after) == 2 and after.won(after) == 0
 
 
 def test_float_models_have_none() -> None:
