@@ -11,7 +11,7 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.latency import compared
+from onnx_ocs.measurement.latency import SECONDS, Compared, compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
@@ -26,6 +26,7 @@ from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.search import Trial, best_plan, freed, improve
 from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.targets.ort import operators
+from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.together import agreed
 from onnx_ocs.translation.widen import widened
@@ -112,6 +113,10 @@ class Spending:
 
         return widened(self.model, decide)
 
+    def _timed(self, new: onnx.ModelProto, seconds: float = SECONDS) -> Compared | None:
+        """A model's time beside the input's, in the target's runtime."""
+        return compared(self.model, new, self.sample, seconds, timing_of(self.options.runtime))
+
     def _best(self, problem: Problem, budget: Budget, log_to: dict[str, Any], thorough: bool) -> Trial:
         """The best plan of one half of the samples."""
         progress = self.context.progress
@@ -148,9 +153,9 @@ class Spending:
                 break
             self.context.progress("timing plans", lowering, None)
             new = self.carried_out(trial.choices)
-            took = compared(self.model, new, self.sample)
+            took = self._timed(new)
             if took is not None and not took.holds(limit) and not took.exceeds(limit):  # too close, or too noisy
-                took = compared(self.model, new, self.sample, LONGER) or took
+                took = self._timed(new, LONGER) or took
             if took is None:
                 break
             log.append({"allowed": allowed, "ratio": took.ratio, "tolerance": took.tolerance})
@@ -206,7 +211,7 @@ class Spending:
         trial, limit = judged.trial, self.options.max_latency
 
         def timely(choices: Choices) -> bool:
-            took = None if limit is None else compared(self.model, self.carried_out(choices), self.sample)
+            took = None if limit is None else self._timed(self.carried_out(choices))
             return took is None or limit is None or took.holds(limit)
 
         self.context.progress("folding copies", 0, None)

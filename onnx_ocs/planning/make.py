@@ -38,6 +38,7 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.targets.registry import rules_of
+from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.translation.reach import mode_for
 
 __all__ = ["make_plan"]
@@ -238,7 +239,8 @@ def _priced(
     if options.max_latency is None or options.budget == 0:
         return problem
     wanted, total = problem.candidates, problem.total
-    prices = find_prices(model, bench.graph, bench.shapes, wanted, total, bench.sample, context.progress)
+    on = timing_of(options.runtime)
+    prices = find_prices(model, bench.graph, bench.shapes, wanted, total, bench.sample, on, context.progress)
     return replace(problem, prices=prices)
 
 

@@ -130,7 +130,8 @@ def _costs(cost: Report, time: Report) -> str:
     if before is not None and after is not None and before != after:
         parts.append(f"{before} → {after} integer kernels")
     if time["ratio"] is not None:
-        parts.append(f"{time['before_ms']:.3g} → {time['after_ms']:.3g} ms a sample (x {time['ratio']:.2f})")
+        where = "" if time.get("runtime") in (None, "onnxruntime") else f" in {time['runtime']}"
+        parts.append(f"{time['before_ms']:.3g} → {time['after_ms']:.3g} ms a sample{where} (x {time['ratio']:.2f})")
     return ", ".join(parts) or "nothing"
 
 

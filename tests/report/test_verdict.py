@@ -51,6 +51,8 @@ def test_what_was_done_brought_and_costs() -> None:
     assert v["done"] == "1 tensor with copies, 1 other step"
     assert v["brought"] == ["'y' 10.00 dB → 20.00 dB, same answer 50.00 % → 75.00 %"]
     assert v["costs"] == "+5.0 % multiply-accumulates, no more bytes, 2 → 2.2 ms a sample (x 1.10)"
+    there = advise(report(latency=TIME | {"runtime": "OpenVINO"}), 0.1)["costs"]
+    assert there.endswith("2 → 2.2 ms a sample in OpenVINO (x 1.10)")
     assert v["worst"][0] == {"kind": "tensor", "name": "a", "sqnr_db": 25.0, "share": None}
     assert v["next"] == [], "nothing is advised without a reason"
     nothing = advise(report(regions=[region("c")]), 0.1)
