@@ -98,9 +98,9 @@ class Spending:
         """A plan's objective and SQNR on samples that no plan is made from."""
         return self.judge(self.problem.settings(choices))
 
-    def _surely(self, choices: Choices) -> bool:
-        """Whether a plan is better on both halves of these samples: a few samples that gain a lot are luck."""
-        now, then = (self.judge.halves(self.problem.settings(c)) for c in (choices, {}))
+    def surely(self, choices: Choices, before: Choices | None = None) -> bool:
+        """Whether a plan is better than another on both halves of these samples: a few that gain a lot are luck."""
+        now, then = (self.judge.halves(self.problem.settings(c)) for c in (choices, before or {}))
         return better(now, then) is not None
 
     def carried_out(self, choices: Choices) -> onnx.ModelProto:
@@ -112,6 +112,14 @@ class Spending:
             return [d for d in agreed(graph, found) if isinstance(d, Decision)]
 
         return widened(self.model, decide)
+
+    def allowed(self, choices: Choices) -> bool:
+        """Whether what choices really cost is within the limits, measured."""
+        options = self.options
+        if options.budget is not None and self.price(choices) > options.budget + 1e-6:
+            return False
+        took = None if options.max_latency is None else self._timed(self.carried_out(choices))
+        return took is None or options.max_latency is None or took.holds(options.max_latency)
 
     def _timed(self, new: onnx.ModelProto, seconds: float = SECONDS) -> Compared | None:
         """A model's time beside the input's, in the target's runtime."""
@@ -200,7 +208,7 @@ class Spending:
             trial = self._timely(problem, trial, options.max_latency, {} if found is None else found)
         after = self.objective(trial.choices)
         gains = all(worth(self.before, found, self.judge.objective) for found in (after, unseen))
-        if gains and self._surely(trial.choices):
+        if gains and self.surely(trial.choices):
             return self._folding(Judged(trial, unseen, after))
         return self._folding(Judged(replace(self.untouched, dropped=trial.dropped), unseen, self.before))
 
