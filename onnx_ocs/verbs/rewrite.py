@@ -36,6 +36,7 @@ from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
 from onnx_ocs.report.verdict import advise
+from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.verbs.automatic import Chosen, automatic
 from onnx_ocs.verbs.checks import answers_for_the_model, load
@@ -329,7 +330,8 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
         report["target"] = cast(TargetEntry, target)
         if target["shortfall"]:
             report["notes"].append(target["shortfall"])
-    report["verdict"] = advise(report, None if options is None else options.budget)
+    floats = rules_of(runtime_of(chosen.passes, options)).floats
+    report["verdict"] = advise(report, None if options is None else options.budget, floats)
     return report
 
 
