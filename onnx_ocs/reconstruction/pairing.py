@@ -74,6 +74,10 @@ class Reference:
             if model is not None and wanted:
                 self._asked.append((model is self.floats, wanted, as_written(expose(model, wanted), threads)))
 
+    def forget(self) -> None:
+        """Give back what was loaded."""
+        self._asked = []
+
     def run(self, feed: Mapping[str, Array]) -> dict[tuple[bool, str], Array]:
         """The tensors for one feed, by (whether the float model's, name)."""
         found: dict[tuple[bool, str], Array] = {}
