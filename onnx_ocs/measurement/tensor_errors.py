@@ -151,13 +151,13 @@ def _energy(a: Array) -> float:
 
 def _bars(h: Histogram) -> dict[str, Any] | None:
     """A histogram with few bins over the values seen; zeros are not counted."""
-    used = np.flatnonzero(h.counts.sum(0))
+    used = np.flatnonzero(h.counts.any(0))
     if not used.size:
         return None
     edges = np.append(h.edges, 2 * h.edges[-1] - h.edges[-2])
     width = -(-(used[-1] + 1 - used[0]) // BARS)
     starts = np.arange(used[0], used[-1] + 1, width)
-    rest, saved = (np.add.reduceat(row[: used[-1] + 1], starts) for row in h.counts)
+    rest, saved = (np.add.reduceat(row[: used[-1] + 1], starts, dtype=np.int64) for row in h.counts)
     ends = [float(edges[starts[0]]), float(edges[min(starts[-1] + width, len(edges) - 1)])]
     return {"range": ends, "counts": (rest + saved).tolist(), "saved": saved.tolist()}
 
