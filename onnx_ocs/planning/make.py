@@ -36,6 +36,7 @@ from onnx_ocs.planning.sensitivity import FEWEST, Alone, harmful, weigh, weighed
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.translation.reach import mode_for
@@ -210,6 +211,7 @@ def _bench(
     else:
         screened = steps()
         board.forget()  # calibration needs the memory
+        give_back()
         statistics = calibrate(model, regions, context, model_hash, screened, apart=options.budget != 0)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())

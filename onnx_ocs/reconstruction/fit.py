@@ -33,7 +33,7 @@ from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.reconstruction.solve import Solution, choose_ridge, mean_bias, solve
 from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, prepare, stages
 from onnx_ocs.reconstruction.write import Values, values, write_all
-from onnx_ocs.runtime.memory import share_of_memory
+from onnx_ocs.runtime.memory import give_back, share_of_memory
 from onnx_ocs.runtime.threads import CORES, in_order, side_by_side
 
 __all__ = ["Fitted", "Fitting"]
@@ -96,6 +96,7 @@ class Fitting:
             parts = all(divisible(model, feed, self.reference.run) for feed in islice(feeds(), 1))
             self._targets(parted(model, feeds(), parts, self.masks))
             self.reference.forget()
+            give_back()
             stages = [[t for g in s for task in g for t in (task.layer.x, task.other) if t] for s in self.stages]
             again = (p.feed for p in parted(model, feeds(), parts, lambda _: None))
             forward = Forward(self.graph, stages, again, self.shelf)

@@ -58,8 +58,9 @@ def session_options(level: str, fusion: bool, size: int = SMALL, precise: bool =
     if size < SMALL:  # threads cost more than they bring
         options.intra_op_num_threads = 1
     options.graph_optimization_level = LEVELS[level]
-    if size > LARGE:  # what a layer needs is given back when it is done
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    # an arena keeps up to twice what a run needs as long as the session lives, and many live at once
+    options.enable_cpu_mem_arena = not precise and size <= LARGE  # what is timed runs as users run it
+    options.enable_mem_pattern = size <= LARGE  # of a large model, what a layer needs is given back when it is done
     options.log_severity_level = 4
     # many short-lived sessions: threads that spin would take the time of the next one
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
