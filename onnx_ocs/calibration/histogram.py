@@ -98,7 +98,8 @@ class Histogram:
             np.maximum(position, 0, out=position)
         index = position.astype(np.intp)
         index += (np.arange(a.shape[1]) * BINS)[:, None]
-        np.add.at(self.counts[channels].reshape(-1), index.ravel(), self.counts.dtype.type(1))  # else it is cast, slowly
+        one = self.counts.dtype.type(1)  # a plain 1 would be cast, slowly
+        np.add.at(self.counts[channels].reshape(-1), index.ravel(), one)
         self.counts[channels, BINS // 2 if self.signed else 0] -= zeros.astype(self.counts.dtype)
         self.zeros[channels] += zeros
 

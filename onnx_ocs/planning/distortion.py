@@ -47,7 +47,8 @@ class Readers:
 
     def error(self, table: Table, up: Array, low: Array) -> float:
         """J of so many copies a channel on the upper and on the lower side, int64 (C,), at a table's step."""
-        up, low = up[: len(self.gain)], low[: len(self.gain)]  # where the step alone is chosen, all channels are one row
+        rows = len(self.gain)  # where the step alone is chosen, all channels are one
+        up, low = up[:rows], low[:rows]
         (upper, above), (lower, below) = table.at(0, up), table.at(1, low)
         square, m = upper + lower, above + below
         own = (

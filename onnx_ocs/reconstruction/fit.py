@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from onnx_ocs.reconstruction.pairing import Pair, Reference
 from onnx_ocs.reconstruction.parted import Part, divisible, parted
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.reconstruction.shelf import Shelf
-from onnx_ocs.reconstruction.solve import Solution, choose_ridge, mean_bias, solve
+from onnx_ocs.reconstruction.solve import Problem, Solution, choose_ridge, mean_bias, solve
 from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, prepare, stages
 from onnx_ocs.reconstruction.write import Values, values, write_all
 from onnx_ocs.runtime.memory import give_back, share_of_memory
@@ -46,7 +46,7 @@ ROUNDS = 3
 
 Products = tuple[float, Array, Array, Array, Array, Array]
 _Rows = tuple[Array, Array, Array, Array]  # inputs, targets, folds, weights
-_Part = tuple[int, Array, Array, Array | None, Products | None]
+_Part = tuple[int, tuple[Array, Array, Array | None] | None, Products | None]  # the former where it is needed again
 Feeds = Callable[[], Iterator[Mapping[str, Array]]]
 Progress = Callable[[str, int, int | None], None]
 
@@ -172,16 +172,16 @@ class Fitting:
             return [self._rows(task, part, got) for task in stage]
 
         def work(batch: list[list[_Rows | None]]) -> list[list[_Part]]:
-            return [_by_fold(task, [r for r in some if r]) for task, *some in zip(stage, *batch, strict=True)]
+            each = [[r for r in some if r is not None] for some in zip(*batch, strict=True)]
+            batch.clear()  # what is put together need not be there twice
+            return [_by_fold(task, some) for task, some in zip(stage, each, strict=True)]
 
         seen = groupby(forward.run(number, rows), key=lambda found: self.batch[found[0]])
-        for found in in_order(work, ([r for _, r in some] for _, some in seen), CORES):
-            for task, parts in zip(stage, found, strict=True):
-                for which, x, t, weights, products in parts:
-                    sums = task.sums.setdefault(which, Sums(x, t))
-                    sums.add(sums.products(x, t, weights) if products is None else products)
-                    if task.clamp is not None and which != Fold.JUDGE:
-                        task.rows.append((x, t, weights))
+        batches = ([r for _, r in some] for _, some in seen)
+        first = map(work, islice(batches, 1))  # the others are summed about its means
+        for found in chain(first, in_order(work, batches, CORES)):
+            _add(stage, found)
+        give_back()
 
     def _solve_stage(self, stage: Sequence[Sequence[Task]]) -> None:
         """New values for all layers whose moments are summed, put into the graph."""
@@ -208,7 +208,7 @@ class Fitting:
     def _solve(self, group: Sequence[Task]) -> list[Values] | None:
         """New values of the layers that share a weight, from their moments; None where they stay."""
         first = group[0]
-        p, one = first.problem, _one_bias([t.layer for t in group])
+        p, one = first.problem(), _one_bias([t.layer for t in group])
         summed = [self._moments(t) for t in group]
         parts = [s for s in summed if s is not None]
         if len(parts) < len(group):
@@ -224,7 +224,7 @@ class Fitting:
         both = [s[Fold.FIT] + s[Fold.CHOOSE] for s in each]
         s = solve(p, added(both), ridge)
         if first.clamp is not None:
-            s = self._clamped(first, s)
+            s = self._clamped(first, p, s)
         found: list[Values] = []
         for task, part, m in zip(group, parts, both * len(group) if one else both, strict=False):
             fixed = task.layer.fixed[task.layer.rows]
@@ -237,7 +237,7 @@ class Fitting:
                 leave(group, "bias_range", new)
                 return None
             found.append(new)
-            self._measure(task, part.get(Fold.JUDGE, m), ridge, s.weight, bias, fixed)
+            self._measure(task, p, part.get(Fold.JUDGE, m), ridge, s.weight, bias, fixed)
         return found
 
     def _moments(self, task: Task) -> dict[int, Moments] | None:
@@ -254,15 +254,17 @@ class Fitting:
             return None
         return parts
 
-    def _measure(self, task: Task, judge: Moments, ridge: float, weight: Array, bias: Array, fixed: Array) -> None:
+    def _measure(
+        self, task: Task, p: Problem, judge: Moments, ridge: float, weight: Array, bias: Array, fixed: Array
+    ) -> None:
         """What the report says of a layer."""
-        f, p = task.fitted, task.problem
+        f = task.fitted
         now = fixed if task.layer.free else np.zeros_like(fixed)
         f.ridge, f.signal = ridge, float(judge.energy().sum())
         f.before = float(judge.error(p.weight(p.now), now).sum())
         f.after = float(judge.error(weight, bias).sum())
 
-    def _clamped(self, task: Task, s: Solution) -> Solution:
+    def _clamped(self, task: Task, p: Problem, s: Solution) -> Solution:
         """Targets that lie where what follows cannot go are replaced by the prediction, held on that side."""
         assert task.clamp is not None
         low, high = (b[task.layer.outputs][:, None] for b in task.clamp)
@@ -277,11 +279,11 @@ class Fitting:
                 sums.add(sums.products(x, aim, weights))
             assert sums is not None
             m = sums.moments()
-            s = solve(task.problem, m if task.layer.free else _without(m, task.layer.fixed[task.layer.rows]), s.ridge)
+            s = solve(p, m if task.layer.free else _without(m, task.layer.fixed[task.layer.rows]), s.ridge)
         return s
 
 
-def _by_fold(task: Task, rows: Sequence[_Rows]) -> list[_Part]:
+def _by_fold(task: Task, rows: list[_Rows]) -> list[_Part]:
     """Inputs and targets of a batch by fold, and their products with each other; in the order of its parts."""
     if not rows:
         return []
@@ -289,6 +291,7 @@ def _by_fold(task: Task, rows: Sequence[_Rows]) -> list[_Part]:
         some[0] if len(some) == 1 else np.concatenate(some, axis=1 if k == 0 else 0)
         for k, some in enumerate(zip(*rows, strict=True))
     )
+    rows.clear()
     found = []
     for which in Fold:
         at = folds == which
@@ -297,8 +300,22 @@ def _by_fold(task: Task, rows: Sequence[_Rows]) -> list[_Part]:
             aim = np.take(target[at].T, task.layer.outputs, axis=0).transpose(0, 2, 1)
             sums, weigh = task.sums.get(int(which)), weights[at] if weights.size else None
             products = None if sums is None else sums.products(seen, aim, weigh)
-            found.append((int(which), seen, aim, weigh, products))
+            kept = products is None or (task.clamp is not None and which != Fold.JUDGE)
+            found.append((int(which), (seen, aim, weigh) if kept else None, products))
     return found
+
+
+def _add(stage: Sequence[Task], found: Sequence[Sequence[_Part]]) -> None:
+    """Add up what was found in a batch."""
+    for task, parts in zip(stage, found, strict=True):
+        for which, seen, products in parts:
+            if products is None:
+                assert seen is not None
+                sums = task.sums.get(which) or Sums(*seen[:2])
+                task.sums[which], products = sums, sums.products(*seen)
+            task.sums[which].add(products)
+            if task.clamp is not None and which != Fold.JUDGE and seen is not None:
+                task.rows.append(seen)
 
 
 def _pooled(parts: Iterable[Moments]) -> Moments:

@@ -6,7 +6,7 @@ computes a sample alike whatever others come with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -58,7 +58,7 @@ def _grows(few: tuple[int, ...], more: tuple[int, ...]) -> bool:
 
 
 def parted(
-    model: onnx.ModelProto, feeds: Collection[Feed] | Iterator[Feed], parts: bool, weights: Callable[[Feed], Array | None]
+    model: onnx.ModelProto, feeds: Iterable[Feed], parts: bool, weights: Callable[[Feed], Array | None]
 ) -> Iterator[Part]:
     """All samples, part by part.
 

@@ -74,7 +74,7 @@ def test_a_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_memory_that_was_freed_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks too small for a mapping of their own, under one that stays; nothing happens where there is no such call."""
+    """Blocks too small for a mapping of their own, under one that stays; where there is no such call, it stays."""
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
