@@ -41,7 +41,7 @@ __all__ = ["Fitted", "Fitting"]
 ROWS = 30000  # output positions of a layer that are looked at
 INPUTS = 30_000_000  # values of these positions' inputs, beyond which fewer are
 FEWEST = 6000
-HELD = 4  # of the memory that a run may take, the part for what is needed again; the rest waits in files
+HELD = 8  # of the memory that a run may take, the part for what is needed again; the rest waits in files
 ROUNDS = 3
 
 Products = tuple[float, Array, Array, Array, Array, Array]

@@ -35,6 +35,7 @@ from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.cpu import may_saturate
 from onnx_ocs.runtime.instrument import as_bytes
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import RUN_ERRORS, attempt
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.comparison import DAMAGED
@@ -244,9 +245,11 @@ def _translation(
         result.fail(
             "the models could not be run on these inputs, so nothing was compared: give samples that fit (--calib)"
         )
+    give_back()
     if declared.refitted and result.verdict == "PASSED":
         for why in check_refitted(final, rewritten, declared.refitted, inputs.samples, inputs.limit):
             result.fail(why)
+    give_back()
     if result.verdict == "PASSED":
         models = {"genuine": genuine, "original": original, "rewritten": final}
         _optimized(result, models, cuts, inputs)
