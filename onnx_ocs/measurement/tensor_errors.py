@@ -43,6 +43,7 @@ from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 from onnx_ocs.runtime.threads import share
 
@@ -308,6 +309,7 @@ def _by_part(layers: _Layers, context: Context, samples: Samples, limit: int) ->
         for feed in samples.batches(BATCH, limit):
             for first, part in parts_of(layers.original, feed):  # none ahead: all activations of a part are much
                 yield samples_in(part), layers.sums(sources, part, first)
+            give_back()
         return
     models = [m for m in (layers.original, layers.rewritten) if m is not None]
     stored = tuple(context.engine.store(m, fingerprint(m)) for m in models)

@@ -215,6 +215,7 @@ def _bench(
         statistics = calibrate(model, regions, context, model_hash, screened, apart=options.budget != 0)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
+    give_back()
     shapes = infer_shapes(model, one)
     return _Bench(
         model_hash, graph, regions, board, learn, held, one, shapes, statistics, outputs, divisible, alone

@@ -43,6 +43,7 @@ INPUTS = 30_000_000  # values of these positions' inputs, beyond which fewer are
 FEWEST = 6000
 HELD = 8  # of the memory that a run may take, the part for what is needed again; the rest waits in files
 ROUNDS = 3
+CLEARED = 4  # stages behind which freed memory goes back: it costs time to get it again
 
 Products = tuple[float, Array, Array, Array, Array, Array]
 _Rows = tuple[Array, Array, Array, Array]  # inputs, targets, folds, weights
@@ -123,7 +124,7 @@ class Fitting:
                 self._draw(task, number, part, got)
             return part
 
-        for part in in_order(work, enumerate(parts), CORES):
+        for part in in_order(work, enumerate(parts), 1):  # all that the layers write is much
             self.progress("float targets", part.first, self.total)
             self.batch.append(part.batch)
 
@@ -181,7 +182,8 @@ class Fitting:
         first = map(work, islice(batches, 1))  # the others are summed about its means
         for found in chain(first, in_order(work, batches, CORES)):
             _add(stage, found)
-        give_back()
+        if number % CLEARED == CLEARED - 1:
+            give_back()
 
     def _solve_stage(self, stage: Sequence[Sequence[Task]]) -> None:
         """New values for all layers whose moments are summed, put into the graph."""
