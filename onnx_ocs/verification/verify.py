@@ -249,7 +249,6 @@ def _translation(
     if declared.refitted and result.verdict == "PASSED":
         for why in check_refitted(final, rewritten, declared.refitted, inputs.samples, inputs.limit):
             result.fail(why)
-    give_back()
     if result.verdict == "PASSED":
         models = {"genuine": genuine, "original": original, "rewritten": final}
         _optimized(result, models, cuts, inputs)
@@ -263,6 +262,7 @@ def _optimized(
     `models` are the "genuine" original, the "original" with the new steps, if there are any, and the "rewritten" one.
     What has to load is the genuine one.
     """
+    give_back()
     for who in ("genuine", "rewritten"):
         loaded = attempt(models[who], "enable_all")
         if isinstance(loaded, str):
