@@ -141,12 +141,15 @@ class Session:
             precise: whether integer kernels must not saturate, on whatever CPU; else they are as fast as they are.
         """
         model, self._short = shorten(model)
-        options = session_options(level, fusion, sizes.rough_size(model, SMALL), precise)
+        size = sizes.rough_size(model, SMALL)
+        options = session_options(level, fusion, size, precise)
         if threads is not None:
             options.intra_op_num_threads = threads
         self._long = {short: long for long, short in self._short.items()}
         data, self._kept = serialized(model, options)
-        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        # folded, the integers of a large model's weights would be held as floats, four times as much
+        without = {"disabled_optimizers": ["ConstantFolding"]} if size > LARGE and not fusion else {}
+        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], **without)
         self.inputs = {self._long.get(i.name, i.name) for i in self._session.get_inputs()}
         self.outputs: list[str] = [self._long.get(o.name, o.name) for o in self._session.get_outputs()]
         self._shared = all(v.type in NUMBERS for v in (*self._session.get_inputs(), *self._session.get_outputs()))
