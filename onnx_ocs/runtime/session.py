@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
 from onnx_ocs.model import sizes, tensors
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.runtime.instrument import constants_first
 from onnx_ocs.runtime.names import shorten
 
 __all__ = [
@@ -82,10 +83,11 @@ def serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[byt
     """
     outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
     large = sizes.inline_size(model) >= PROTOBUF_LIMIT // 2
-    if not outside and not large:
+    if not outside and sizes.inline_size(model) <= LARGE:
         return model.SerializeToString(), []
     new = onnx.ModelProto()
     new.CopyFrom(model)
+    constants_first(new.graph)
     folders = {tensors.reference(t)[tensors.FOLDER] for t in outside}
     folder = min(folders, default="")
     if folders:
