@@ -19,6 +19,7 @@ from onnx_ocs.errors import PassError, UserError
 from onnx_ocs.model.checker import complaint
 from onnx_ocs.model.sizes import without_side_files
 from onnx_ocs.records.history import note
+from onnx_ocs.runtime.memory import give_back
 
 __all__ = ["PLACES", "Pass", "PassResult", "log_results", "run_passes"]
 
@@ -103,6 +104,7 @@ def run_passes(
         new = onnx.ModelProto()
         new.CopyFrom(model)
         after = f" (ran before it: {', '.join(done)})" if done else ""
+        give_back()
         try:
             result = p.run(new, context)
             if result.changed:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx_ocs.calibration.feed import Feed, rows_are_samples, samples_in
 from onnx_ocs.calibration.labels import labels_in
 from onnx_ocs.calibration.layout import BEGIN, Part, Start, starts
-from onnx_ocs.calibration.reading import blame, check_declared, checksum
+from onnx_ocs.calibration.reading import blame, check_declared, checksum, read_blocks
 from onnx_ocs.errors import UserError
 
 __all__ = ["Declared", "Feeds", "InputSpec", "Raw", "input_specs"]
@@ -82,8 +82,11 @@ class Declared:
             self._said.add(message)
             _LOG.log(level, "%s", message)
 
-    def take(self, feed: object, where: str) -> dict[str, NDArray[Any]]:
-        """Check the names, types and values of one feed (or one .npz), and cast what is safe to cast."""
+    def take(self, feed: object, where: str, first: int = 0) -> dict[str, NDArray[Any]]:
+        """Check the names, types and values of one feed (or one .npz, or what comes behind its first samples).
+
+        What is safe to cast is cast.
+        """
         if not isinstance(feed, Mapping):
             raise UserError(f"{where} is a {type(feed).__name__}: give dicts of input name to numpy array")
         result, extra = {}, [name for name in feed if name not in self.names]
@@ -96,12 +99,12 @@ class Declared:
                 raise UserError(f"'{spec.name}' in {where} is a {type(value).__name__}: give a numpy array")
             if isinstance(value, np.ma.MaskedArray):
                 raise UserError(f"'{spec.name}' in {where} is a masked array: fill what is masked, or leave it out")
-            result[spec.name] = self.convert(spec, np.asarray(value), where)
+            result[spec.name] = self.convert(spec, np.asarray(value), where, first)
         if extra and not self.labels:
             self.say(f"ignored arrays that the model does not take: {extra}")
         return result
 
-    def convert(self, spec: InputSpec, array: NDArray[Any], where: str) -> NDArray[Any]:
+    def convert(self, spec: InputSpec, array: NDArray[Any], where: str, first: int = 0) -> NDArray[Any]:
         """Cast the values of one input where that is safe, and check them."""
         want, have, place = spec.dtype, array.dtype, f"input '{spec.name}' in {where}"
         if array.ndim and not len(array):
@@ -116,7 +119,7 @@ class Declared:
             with np.errstate(over="ignore"):
                 array = array.astype(want)
         if want.kind in "fc" and not np.isfinite(array).all():
-            sample = np.argwhere(~np.isfinite(np.atleast_1d(array)))[0, 0]
+            sample = first + np.argwhere(~np.isfinite(np.atleast_1d(array)))[0, 0]
             raise UserError(f"{place} has NaN or infinity in sample {sample}: mend or remove that sample")
         return array
 
@@ -150,20 +153,35 @@ class Declared:
 
         Labels stand behind the inputs, and are part of the kind.
         """
-        where, loaded = "the calibration data", part
-        if isinstance(part, Path):
-            where = f"'{part}'"
-            sound = blame(f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input")
-            with sound, np.load(part, allow_pickle=False) as archive:
-                check_declared(part, None if self.labels else self.names)
-                read = {name for name in archive if self.labels or name in self.names}
-                loaded = {name: archive[name] if name in read else None for name in archive}
-        arrays = self.take(loaded, where)
+        if not isinstance(part, Path):
+            yield from self._rows_of(part, "the calibration data", 0)
+            return
+        where = f"'{part}'"
+        problem, advice = f"{where} is no sound .npz", "write it with numpy.savez, a plain array for each input"
+        with blame(problem, advice):
+            check_declared(part, None if self.labels else self.names)
+            blocks = read_blocks(part, None if self.labels else self.names)
+        first = 0
+        while True:
+            with blame(problem, advice):
+                block = next(blocks, None)
+            if block is None:
+                return
+            for kind, row in self._rows_of(block, where, first):
+                first += 1
+                yield kind, row
+            del block, row  # before the next one comes
+
+    def _rows_of(
+        self, part: Mapping[str, Any], where: str, first: int
+    ) -> Iterator[tuple[Any, list[NDArray[Any]]]]:
+        """The samples of arrays that are at hand, `first` of whose file come before them."""
+        arrays = self.take(part, where, first)
         totals = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
         if len(set(totals.values())) > 1:
             raise UserError(f"{where} has different numbers of samples, {totals}: give every input as many")
         rows = next(iter(totals.values()))
-        labels = labels_in(cast(Mapping[str, Any], loaded), self.names, rows) if self.labels else {}
+        labels = labels_in(part, self.names, rows) if self.labels else {}
         kind = self._kind({k: a.shape for k, a in arrays.items()}, {k: a.shape for k, a in labels.items()}, where)
         for index in range(rows):
             yield kind, [value[index : index + 1].copy() for value in (*arrays.values(), *labels.values())]
@@ -218,6 +236,8 @@ class Declared:
                 feed = {spec.name: array[0, ...] if extra else array for spec, array, (extra, _) in pairs}
                 labels = {name: array for (name, _), array in zip(named, joined[len(cuts) :], strict=True)}
                 yield len(part), Feed(feed, len(part), labels)
+                if given >= limit:
+                    return
 
 
 def _check_shape(spec: InputSpec, found: Sizes, shape: Shape | None, where: str) -> None:

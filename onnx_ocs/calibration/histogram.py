@@ -14,6 +14,7 @@ __all__ = ["BINS", "FEW", "Histogram", "compact", "smoothed"]
 BINS = 1024
 BLOCK = 1 << 18  # values that are counted at a time
 ROWS = 32  # channels that are smoothed at a time, so that they stay in the cache
+WIDTHS: tuple[type[np.unsignedinteger[Any]], ...] = (np.uint16, np.uint32, np.uint64)
 FEW = 32  # neighbouring values of one channel below which a tensor is transposed first
 
 
@@ -21,7 +22,8 @@ class Histogram:
     """Counts of one tensor's values per channel.
 
     Attributes:
-        counts: int64 (C, BINS), over [-range, range) for signed tensors, [0, range) for others.
+        counts: (C, BINS), over [-range, range) for signed tensors, [0, range) for others; in the smallest unsigned type
+            of 16 bits or more that has room for them: most of a model's memory would be its zeros.
         zeros: int64 (C,), values that are exactly 0 (not in `counts`).
         exponent: the range is 2 ** exponent.
         signed: whether negative values are counted.
@@ -31,7 +33,8 @@ class Histogram:
 
     def __init__(self, channels: int, signed: bool) -> None:
         """Start empty."""
-        self.counts = np.zeros((channels, BINS), np.int64)
+        self.counts = np.zeros((channels, BINS), WIDTHS[0])
+        self._most = 0  # no count is larger
         self.zeros = np.zeros(channels, np.int64)
         self.exponent: int | None = None
         self.signed = signed
@@ -43,11 +46,22 @@ class Histogram:
         if self.exponent is None:
             self.exponent = needed
         while self.exponent < needed:
-            merged = self.counts.reshape(len(self.counts), BINS // 2, 2).sum(2)
+            self._most = int(self.counts.max(initial=0))
+            self._make_room(self._most)
+            merged = self.counts.reshape(len(self.counts), BINS // 2, 2).sum(2, dtype=self.counts.dtype)
             start = BINS // 4 if self.signed else 0
             self.counts[:] = 0
             self.counts[:, start : start + BINS // 2] = merged
             self.exponent += 1
+
+    def _make_room(self, more: int) -> None:
+        """Take a wider type, where counts that grow by up to so many do not fit."""
+        room = int(np.iinfo(self.counts.dtype).max)
+        if self._most + more > room:
+            self._most = int(self.counts.max(initial=0))
+        self._most += more
+        if self._most > room:
+            self.counts = self.counts.astype(next(t for t in WIDTHS if self._most <= np.iinfo(t).max))
 
     def add(self, a: Array) -> None:
         """Count float32 values, shape (C, n) or (B, C, n); values that are not finite are left out."""
@@ -74,6 +88,7 @@ class Histogram:
     def _count(self, a: Array, channels: slice) -> None:
         """Count finite values that lie in the range; few at a time, so that they stay in the cache."""
         assert self.exponent is not None
+        self._make_room(a.shape[0] * a.shape[2])
         zeros = np.count_nonzero(a == 0 if self.signed else a <= 0, axis=(0, 2))
         position = a * np.float32(BINS / 2.0 ** (self.exponent + (1 if self.signed else 0)))
         if self.signed:
@@ -83,8 +98,9 @@ class Histogram:
             np.maximum(position, 0, out=position)
         index = position.astype(np.intp)
         index += (np.arange(a.shape[1]) * BINS)[:, None]
-        np.add.at(self.counts[channels].reshape(-1), index.ravel(), 1)
-        self.counts[channels, BINS // 2 if self.signed else 0] -= zeros
+        one = self.counts.dtype.type(1)  # a plain 1 would be cast, slowly
+        np.add.at(self.counts[channels].reshape(-1), index.ravel(), one)
+        self.counts[channels, BINS // 2 if self.signed else 0] -= zeros.astype(self.counts.dtype)
         self.zeros[channels] += zeros
 
     def merge(self, other: Histogram) -> None:
@@ -97,15 +113,23 @@ class Histogram:
         assert self.exponent is not None
         if other.exponent < self.exponent:
             wider = Histogram(len(other.counts), other.signed)
-            wider.counts, wider.exponent = other.counts.astype(np.int64), other.exponent
+            wider.put(other.counts)
+            wider.exponent = other.exponent
             wider._grow(2.0 ** (self.exponent - 1))
             other = wider
-        self.counts += other.counts
+        self._make_room(int(other.counts.max(initial=0)))
+        self.counts += other.counts.astype(self.counts.dtype, copy=False)
+
+    def put(self, counts: Array) -> None:
+        """Take over counts, none below 0, of any type."""
+        self._most = int(counts.max(initial=0))
+        self.counts = counts.astype(next(t for t in WIDTHS if self._most <= np.iinfo(t).max))
 
     def together(self) -> Histogram:
         """The histogram of all channels as one."""
         new = Histogram(1, self.signed)
-        new.counts, new.zeros = self.counts.sum(0, keepdims=True), self.zeros.sum(keepdims=True)
+        new.put(self.counts.sum(0, np.int64, keepdims=True))
+        new.zeros = self.zeros.sum(keepdims=True)
         new.exponent, new.low, new.high = self.exponent, self.low, self.high
         return new
 
@@ -122,7 +146,7 @@ class Histogram:
     @property
     def total(self) -> Array:
         """Number of values of every channel, int64 (C,)."""
-        return np.asarray(self.counts.sum(1) + self.zeros)
+        return np.asarray(self.counts.sum(1, np.int64) + self.zeros)
 
 
 def compact(counts: Array) -> Array:

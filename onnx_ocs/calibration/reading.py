@@ -11,9 +11,9 @@ import re
 import sys
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "imported",
     "is_sample_of",
     "npz_files",
+    "read_blocks",
     "read_sets",
     "sample_files",
     "set_folders",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+BLOCK = 1 << 24  # bytes of an .npz that are read at a time
 FUNCTION = re.compile(r"([^\W\d][\w.]*):([^\W\d]\w*)")
 
 
@@ -97,9 +99,7 @@ def check_declared(path: Path, names: Collection[str] | None = None) -> dict[str
             if names is not None and name not in names:
                 continue
             with archive.open(member) as f:
-                first = np.lib.format.read_magic(f) == (1, 0)
-                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(f)
+                shape, _, dtype = _header(f)
             size = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
             if size > member.file_size:
                 raise UserError(
@@ -110,6 +110,47 @@ def check_declared(path: Path, names: Collection[str] | None = None) -> dict[str
     if total > (most := memory()):
         raise UserError(f"'{path}' needs {total:,} bytes, this machine has {most:,}: split it into several .npz")
     return shapes
+
+
+def _header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is stored column by column, and type of an array that is about to be read."""
+    first = np.lib.format.read_magic(f) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(f)
+    return found
+
+
+def read_blocks(path: Path, names: Collection[str] | None) -> Iterator[dict[str, NDArray[Any] | None]]:
+    """The arrays of an .npz, some rows of all at a time, so that its size does not matter; a small one at once.
+
+    Args:
+        path: the file.
+        names: the arrays that are read, the others being None; None: all.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        found = list(archive)
+        read = [n for n in found if names is None or n in names]
+        nothing = dict.fromkeys(found)
+    with ZipFile(path) as members, ExitStack() as stack:
+        files = {n: stack.enter_context(members.open(n + ".npy")) for n in read if n + ".npy" in members.namelist()}
+        heads = {n: _header(f) for n, f in files.items()}
+        rows = {shape[0] if shape else 0 for shape, _, _ in heads.values()}
+        each = {n: math.prod(shape[1:]) * dtype.itemsize for n, (shape, _, dtype) in heads.items()}
+        large = sum(each.values()) * max(rows, default=0) > BLOCK
+        plain = len(files) == len(read) and not any(turned or t.hasobject for _, turned, t in heads.values())
+        if large and plain and len(rows) == 1:
+            (left,), most = rows, max(1, BLOCK // max(sum(each.values()), 1))
+            while left:
+                size = min(most, left)
+                left -= size
+                blocks = {n: f.read(size * each[n]) for n, f in files.items()}
+                yield nothing | {
+                    n: np.frombuffer(b, heads[n][2]).reshape(size, *heads[n][0][1:]) for n, b in blocks.items()
+                }
+            return
+    with np.load(path, allow_pickle=False) as archive:
+        whole = {n: archive[n] for n in read}
+    yield nothing | whole
 
 
 def set_folders(path: Path) -> list[Path]:

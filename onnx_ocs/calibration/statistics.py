@@ -237,6 +237,7 @@ def _histogram(counts: Array, zeros: Array, info: Array) -> Histogram:
         raise ValueError("no counts")
     exponent, signed, low, high = info.tolist()
     h = Histogram(0, bool(signed))
-    h.counts, h.zeros = counts.astype(np.int64), zeros.astype(np.int64)
+    h.put(counts)
+    h.zeros = zeros.astype(np.int64)
     h.exponent, h.low, h.high = None if exponent == NOTHING else int(exponent), low, high
     return h

@@ -43,8 +43,9 @@ from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.instrument import as_bytes, expose
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
-from onnx_ocs.runtime.threads import share, side_by_side
+from onnx_ocs.runtime.threads import share
 
 __all__ = ["LIMIT", "measure_layers"]
 
@@ -151,13 +152,13 @@ def _energy(a: Array) -> float:
 
 def _bars(h: Histogram) -> dict[str, Any] | None:
     """A histogram with few bins over the values seen; zeros are not counted."""
-    used = np.flatnonzero(h.counts.sum(0))
+    used = np.flatnonzero(h.counts.any(0))
     if not used.size:
         return None
     edges = np.append(h.edges, 2 * h.edges[-1] - h.edges[-2])
     width = -(-(used[-1] + 1 - used[0]) // BARS)
     starts = np.arange(used[0], used[-1] + 1, width)
-    rest, saved = (np.add.reduceat(row[: used[-1] + 1], starts) for row in h.counts)
+    rest, saved = (np.add.reduceat(row[: used[-1] + 1], starts, dtype=np.int64) for row in h.counts)
     ends = [float(edges[starts[0]]), float(edges[min(starts[-1] + width, len(edges) - 1)])]
     return {"range": ends, "counts": (rest + saved).tolist(), "saved": saved.tolist()}
 
@@ -206,6 +207,9 @@ class _Quantized:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
 
 
+_Source = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
 class _Layers:
     """The quantized activations of a model, and where each is in the models before and after."""
 
@@ -226,27 +230,33 @@ class _Layers:
         quantized = [(r, r.quantizer) for r in self.regions if r.quantizer is not None]
         self.tensors = [_tensor(r, q, after.get(r.outputs[0])) for r, q in quantized]
 
-    def sources(self, threads: int) -> list[Callable[[Mapping[str, Array]], Mapping[str, Array]]]:
+    def sources(self, threads: int) -> list[_Source]:
         """The reference and the quantized models, loaded."""
         models = {"before": self.original, "after": self.rewritten}
         quantized = [_Quantized(m, self.cuts[when], threads) for when, m in models.items() if m is not None]
         return [Activations(self.original, self.regions, [t.region for t in self.tensors], threads), *quantized]
 
-    def sums(self, answers: Sequence[Mapping[str, Array]], first: int) -> list[_Sums]:
-        """Of every tensor, over what the sources say to part of a feed, `first` of whose samples come before it."""
-        batch, *integers = answers
-        size, held = samples_in(batch), dict(zip(self.cuts, integers, strict=True))
-        found = []
-        for t in self.tensors:
-            a, values = np.asarray(batch[t.region.tensor]), {}
-            narrow = 1 if t.axis is None or not a.ndim else a.shape[t.axis]
-            for when, cuts in self.cuts.items():
+    def sums(self, sources: Sequence[_Source], part: Feed, first: int) -> list[_Sums]:
+        """Of every tensor, over what the sources say to part of a feed, `first` of whose samples come before it.
+
+        The sources are asked one after the other, and only what is looked at is held of what each says.
+        """
+        reference, *quantized = sources
+        size, batch = samples_in(part), reference(part)
+        pairs = [(t, np.asarray(batch[t.region.tensor])) for t in self.tensors]
+        channels = [1 if t.axis is None or not a.ndim else a.shape[t.axis] for t, a in pairs]
+        floats = [t.expected(_columns(a, t.axis, n, size, first)) for (t, a), n in zip(pairs, channels, strict=True)]
+        del batch, pairs
+        held: list[dict[str, Array]] = [{} for _ in self.tensors]
+        for (when, cuts), source in zip(self.cuts.items(), quantized, strict=True):
+            integers = source(part)
+            for t, n, values in zip(self.tensors, channels, held, strict=True):
                 cut = cuts.get(t.region.outputs[0])
                 if cut is not None:
                     scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
-                    values[when] = _steps(cut, held[when][cut.rewritten], t.axis, narrow, size, first) * scale
-            found.append(t.sums(t.expected(_columns(a, t.axis, narrow, size, first)), values))
-        return found
+                    values[when] = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
+            del integers
+        return [t.sums(a, values) for t, a, values in zip(self.tensors, floats, held, strict=True)]
 
 
 def _tensor(region: Quantized, q: Quantizer, after: Cut | None) -> _Tensor:
@@ -295,14 +305,11 @@ def measure_layers(
 def _by_part(layers: _Layers, context: Context, samples: Samples, limit: int) -> Iterator[tuple[int, list[_Sums]]]:
     """How many samples each part of a feed has, and the sums over it, in order."""
     if context.engine is None:
-        sources = layers.sources(share(3))  # three run side by side
-
-        def ask(part: Feed) -> list[Mapping[str, Array]]:
-            return side_by_side(lambda source: source(part), sources)
-
+        sources = layers.sources(share(1))
         for feed in samples.batches(BATCH, limit):
             for first, part in parts_of(layers.original, feed):  # none ahead: all activations of a part are much
-                yield samples_in(part), layers.sums(ask(part), first)
+                yield samples_in(part), layers.sums(sources, part, first)
+            give_back()
         return
     models = [m for m in (layers.original, layers.rewritten) if m is not None]
     stored = tuple(context.engine.store(m, fingerprint(m)) for m in models)
@@ -336,5 +343,5 @@ def _measure(job: _Job, shard: Shard) -> list[tuple[int, list[_Sums]]]:
     found = []
     for feed in shard.read(job.place, loaded.layers.original, job.models[0].hash):
         for first, part in parts_of(loaded.layers.original, feed):
-            found.append((samples_in(part), loaded.layers.sums([source(part) for source in loaded.sources], first)))
+            found.append((samples_in(part), loaded.layers.sums(loaded.sources, part, first)))
     return found

@@ -25,6 +25,7 @@ from onnx_ocs.planning.plan import Plan, early_or_late
 from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.search import Trial, best_plan, freed, improve
 from onnx_ocs.regions.region import Key, Region
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.targets.ort import operators
 from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.translation.decision import Decision
@@ -194,6 +195,7 @@ class Spending:
         unseen = self.objective(trial.choices)  # by samples that this plan was not made from
         macs, ratio, time = problem.cost(trial.choices)
         del problem  # its tables make room for others
+        give_back()
         problem = self.problem.on(None, copies=macs > 0 or ratio > 0)
         # the same way, for the same regions, at the same cost, from all samples
         spent = Budget(macs, None) if budget.ratio is None else Budget(None, ratio)

@@ -52,7 +52,7 @@ def _copied(problem: Problem, c: Candidate, mass: Array, share: float) -> Array:
 
 def _mass(problem: Problem, c: Candidate) -> Array:
     """Sum of the values in (X, 2 X] of every channel, or what a copy of a whole range holds."""
-    h, q = problem.tables[c.index].histogram, c.region.quantizer
+    h, q = problem.statistics.histogram(c.index, problem.tables[c.index].half), c.region.quantizer
     middle = h.edges + (h.edges[1] - h.edges[0]) / 2
     top = np.broadcast_to(q.x_clip, (len(h.counts),))[:, None]
     each = np.broadcast_to(q.x_clip + q.x_low, (len(h.counts),))[:, None] if c.full else top

@@ -40,7 +40,7 @@ class Savings:
     """What copies of one tensor save, by step.
 
     Attributes:
-        copies: what every further copy saves, float32 (C, 2, N).
+        copies: what every further copy saves, float32 (C, 2, N) for as many as there is room for.
         curves: error and cost at every price.
     """
 
@@ -68,7 +68,7 @@ def savings(
     extra = np.maximum(readers.gain_mean - readers.gain, 0)[:, None, None]
     copies, curves = [], []
     for t, room in zip(tables, rooms, strict=True):
-        square, mean = (errors[:, :, : most + 1] for errors in (t.square, t.mean))
+        square, mean = t.up_to(most)
         e = gain * square + extra * mean**2
         if uniform:
             e = np.broadcast_to(e.mean(0), e.shape)
@@ -76,6 +76,6 @@ def savings(
         for side, free in enumerate(room):
             saving[:, side, max(free, 0) :] = 0
         ordered = np.sort(saving[saving > 0])
-        copies.append(saving.astype(np.float32))
+        copies.append(saving[:, :, : max(*room, 0)].astype(np.float32))
         curves.append(Curve(float(e[:, :, 0].sum()), ordered, np.concatenate([[0.0], np.cumsum(ordered)])))
     return Savings(tuple(copies), tuple(curves))

@@ -47,10 +47,10 @@ class Readers:
 
     def error(self, table: Table, up: Array, low: Array) -> float:
         """J of so many copies a channel on the upper and on the lower side, int64 (C,), at a table's step."""
-        rows = np.arange(len(self.gain))
-        up, low = up[rows], low[rows]  # where the step alone is chosen, all channels are one row
-        square = table.square[rows, 0, up] + table.square[rows, 1, low]
-        m = table.mean[rows, 0, up] + table.mean[rows, 1, low]
+        rows = len(self.gain)  # where the step alone is chosen, all channels are one
+        up, low = up[:rows], low[:rows]
+        (upper, above), (lower, below) = table.at(0, up), table.at(1, low)
+        square, m = upper + lower, above + below
         own = (
             self.gain_mean * m * m
             if self.coherent is None
@@ -105,13 +105,39 @@ def readers(graph: Graph, region: Region) -> Readers:
 class Table:
     """Errors of one tensor per element, for one step: for each channel and number of copies on each side.
 
+    Only so many numbers of copies are held as differ: what there is no room for, or nothing left for, is as good as
+    what comes before.
+
     Attributes:
-        square: sum of squared errors over the number of values, float64 (C, 2, N + 1); side 0 is the upper one.
-        mean: the same of signed errors.
+        sides: upper and lower side: sums of squared errors over the number of values, and the same of signed errors,
+            float64 (2, C, n) for 0..n - 1 copies.
+        most: copies up to which the table goes.
     """
 
-    square: Array
-    mean: Array
+    sides: tuple[Array, Array]
+    most: int
+
+    def at(self, side: int, copies: Array) -> tuple[Array, Array]:
+        """Squared and signed errors of so many copies a channel, int64 (C,)."""
+        squares, means = self.sides[side]
+        rows, n = np.arange(len(squares)), np.minimum(copies, squares.shape[1] - 1)
+        return squares[rows, n], means[rows, n]
+
+    def up_to(self, most: int) -> tuple[Array, Array]:
+        """Squared and signed errors of 0..most copies, each float64 (C, 2, most + 1)."""
+        found = (np.take(s, np.minimum(np.arange(most + 1), s.shape[2] - 1), axis=2) for s in self.sides)
+        squares, means = np.stack(list(found), axis=2)
+        return squares, means
+
+    @property
+    def square(self) -> Array:
+        """Squared errors of all numbers of copies, float64 (C, 2, most + 1); side 0 is the upper one."""
+        return self.up_to(self.most)[0]
+
+    @property
+    def mean(self) -> Array:
+        """The same of signed errors."""
+        return self.up_to(self.most)[1]
 
 
 def tabulate(
@@ -144,10 +170,11 @@ def tabulate(
     turn = np.arange(BINS) * 0.6180339887498949 % 1.0
     v = edges + width * ((np.arange(POINTS)[:, None] + turn) % POINTS) / POINTS
     total = np.maximum(h.zeros + counts.sum(1), 1)
-    square, mean = (np.zeros((len(scales), len(counts), 2, most + 1)) for _ in range(2))
+    sides: list[Sequence[Array]] = []
     positive = int(np.searchsorted(edges, 0.0))
     for side, (levels, mine) in enumerate(((high, slice(positive, BINS)), (low, slice(positive)))):
         if mine.stop == 0:
+            sides.append([np.zeros((2, len(counts), 1))] * len(scales))
             continue
         x = np.abs(v[:, mine])
         errors = []
@@ -158,10 +185,10 @@ def tabulate(
         # one product for all steps: the counts are read once
         ends = np.cumsum([e.shape[2] for e in errors])[:-1]
         found = counts[:, mine] @ np.concatenate(errors, 2) / total[:, None]
-        for s, (squares, means) in enumerate(zip(*(np.split(f, ends, 1) for f in found), strict=True)):
-            last = np.minimum(np.arange(most + 1), squares.shape[1] - 1)
-            square[s, :, side], mean[s, :, side] = squares[:, last], means[:, last] * (1 if side == 0 else -1)
-    return [Table(s, m) for s, m in zip(square, mean, strict=True)]
+        if side == 1:
+            found[1] *= -1
+        sides.append(np.split(found, ends, 2))
+    return [Table(both, most) for both in zip(*sides, strict=True)]
 
 
 def _bins(x: Array, scale: float, width: float, most: Array) -> Array:

@@ -37,6 +37,7 @@ from onnx_ocs.planning.sensitivity import FEWEST, Alone, harmful, weigh, weighed
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.targets.timing import timing_of
@@ -212,9 +213,11 @@ def _bench(
     else:
         screened = steps()
         board.forget()  # calibration needs the memory
+        give_back()
         statistics = calibrate(model, regions, context, model_hash, screened, apart=options.budget != 0)
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
+    give_back()
     shapes = infer_shapes(model, one)
     return _Bench(
         model_hash, graph, regions, board, learn, held, one, shapes, statistics, outputs, divisible, alone

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnx_ocs.calibration.histogram import Histogram, smoothed
+from onnx_ocs.calibration.histogram import smoothed
 from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.measurement.cost import layer_macs
 from onnx_ocs.model.graph import Graph
@@ -46,13 +46,13 @@ class Tables:
     Attributes:
         errors: for each step a table.
         rooms: for each step the most copies on the upper and the lower side.
-        histogram: what they were made from.
+        half: the samples that they were made from (`Statistics.histogram`).
         prepared: what copies save, by most copies a channel; filled when it is first asked for.
     """
 
     errors: tuple[Table, ...]
     rooms: tuple[tuple[int, int], ...]
-    histogram: Histogram
+    half: int | None
     prepared: dict[int, Savings] = field(default_factory=dict)
 
 
@@ -114,7 +114,7 @@ class Problem:
         low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
         scales = (float(q.scale.mean()) * c.steps).tolist()
         made = tabulate(h, smoothed(h, samples), scales, low, high, rooms, most, c.full)
-        return Tables(tuple(made), rooms, h)
+        return Tables(tuple(made), rooms, half)
 
     def without(self, dropped: Collection[int]) -> Problem:
         """The same where some regions stay as they are."""

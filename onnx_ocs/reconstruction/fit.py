@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,13 @@ from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import rows_of
 from onnx_ocs.reconstruction.moments import Moments, Sums, added
 from onnx_ocs.reconstruction.pairing import Pair, Reference
+from onnx_ocs.reconstruction.parted import Part, divisible, parted
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.reconstruction.shelf import Shelf
-from onnx_ocs.reconstruction.solve import Solution, choose_ridge, mean_bias, solve
+from onnx_ocs.reconstruction.solve import Problem, Solution, choose_ridge, mean_bias, solve
 from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, prepare, stages
 from onnx_ocs.reconstruction.write import Values, values, write_all
-from onnx_ocs.runtime.memory import share_of_memory
+from onnx_ocs.runtime.memory import give_back, share_of_memory
 from onnx_ocs.runtime.threads import CORES, in_order, side_by_side
 
 __all__ = ["Fitted", "Fitting"]
@@ -39,12 +41,13 @@ __all__ = ["Fitted", "Fitting"]
 ROWS = 30000  # output positions of a layer that are looked at
 INPUTS = 30_000_000  # values of these positions' inputs, beyond which fewer are
 FEWEST = 6000
-HELD = 4  # of the memory that a run may take, the part for what is needed again; the rest waits in files
+HELD = 8  # of the memory that a run may take, the part for what is needed again; the rest waits in files
 ROUNDS = 3
-WRITTEN = ("positions", "folds", "target", "weights", "shape")  # of every layer and batch
+CLEARED = 4  # stages behind which freed memory goes back: it costs time to get it again
 
 Products = tuple[float, Array, Array, Array, Array, Array]
-_Part = tuple[int, Array, Array, Array | None, Products | None]
+_Rows = tuple[Array, Array, Array, Array]  # inputs, targets, folds, weights
+_Part = tuple[int, tuple[Array, Array, Array | None] | None, Products | None]  # the former where it is needed again
 Feeds = Callable[[], Iterator[Mapping[str, Array]]]
 Progress = Callable[[str, int, int | None], None]
 
@@ -75,6 +78,7 @@ class Fitting:
         self.unit = unit
         self.masks, self.progress = masks, progress
         self.shelf = Shelf(folder, share_of_memory(HELD))
+        self.batch: list[int] = []  # of each part of the samples
         self.dice = np.random.default_rng(seed).random(1 << 17)
         self.fitted = [Fitted(layer) for layer in layers]
         tasks = prepare(graph, self.fitted, pairs)
@@ -88,9 +92,15 @@ class Fitting:
             feeds: gives the samples, batch by batch, each time it is called.
         """
         with threadpool_limits(1, "blas"):
-            self._targets(feeds())
+            self._prepare_reference()
+            model = self.graph.model
+            parts = all(divisible(model, feed, self.reference.run) for feed in islice(feeds(), 1))
+            self._targets(parted(model, feeds(), parts, self.masks))
+            self.reference.forget()
+            give_back()
             stages = [[t for g in s for task in g for t in (task.layer.x, task.other) if t] for s in self.stages]
-            forward = Forward(self.graph, stages, feeds(), self.shelf)
+            again = (p.feed for p in parted(model, feeds(), parts, lambda _: None))
+            forward = Forward(self.graph, stages, again, self.shelf)
             for k, stage in enumerate(self.stages):
                 self.progress("fitting layers", k, len(self.stages))
                 self._stage(forward, k, [t for group in stage for t in group])
@@ -99,35 +109,35 @@ class Fitting:
 
     # ---- targets ----------------------------------------------------------------------------------------------------
 
-    def _targets(self, feeds: Iterator[Mapping[str, Array]]) -> None:
-        """Draw positions, and write down the reference's values there."""
+    def _prepare_reference(self) -> None:
         names = [(t.pair.floats, t.pair.tensor) for t in self.tasks]
         names += [(t.pair.floats, t.pair.other[0]) for t in self.tasks if t.other and t.pair.other]
         self.reference.prepare([n for f, n in names if f], [n for f, n in names if not f], 1)
 
-        def work(feed: Mapping[str, Array]) -> tuple[Mapping[str, Array], dict[tuple[bool, str], Array]]:
-            return feed, self.reference.run(feed)
+    def _targets(self, parts: Iterator[Part]) -> None:
+        """Draw positions, and write down the reference's values there."""
 
-        first = 0
-        for batch, (feed, got) in enumerate(in_order(work, feeds, CORES)):
-            self.progress("float targets", first, self.total)
-            size = samples_in(feed)
-            mask = self.masks(feed)
+        def work(item: tuple[int, Part]) -> Part:
+            number, part = item
+            got = self.reference.run(part.feed)
             for task in self.tasks:
-                self._draw(task, batch, first, size, got, mask)
-            first += size
+                self._draw(task, number, part, got)
+            return part
 
-    def _draw(
-        self, task: Task, batch: int, first: int, size: int,
-        got: Mapping[tuple[bool, str], Array], mask: Array | None,
-    ) -> None:  # fmt: skip
+        for part in in_order(work, enumerate(parts), 1):  # all that the layers write is much
+            self.progress("float targets", part.first, self.total)
+            self.batch.append(part.batch)
+
+    def _draw(self, task: Task, number: int, part: Part, got: Mapping[tuple[bool, str], Array]) -> None:
+        """Draw a layer's positions in a part, and keep the reference's values there."""
+        first, size = part.first, samples_in(part.feed)
         layer, pair = task.layer, task.pair
         y = got[pair.floats, pair.tensor]
         axis = layer.axis % y.ndim
         shape = tuple(d for a, d in enumerate(y.shape) if a != axis)
         count = int(np.prod(shape))
         parts = size if shape and shape[0] % size == 0 else 1
-        weights = rows_of(mask, shape, size)
+        weights = rows_of(part.weights, shape, size)
         allowed = None if weights is None else weights > 0
         inputs_of_row = layer.columns.size
         most = min(ROWS, max(FEWEST, INPUTS // inputs_of_row))
@@ -152,32 +162,28 @@ class Fitting:
                 target = target + outputs(other, layer.axis, positions)
             else:
                 task.other = None
-        for what, value in (
-            ("positions", positions),
-            ("folds", fold(numbers, self.total, self.unit)),
-            ("target", target),
-            ("weights", np.empty(0) if weights is None or weights.dtype == np.bool_ else weights[positions]),
-        ):
-            self.shelf.put((what, task.number, batch), value)
-        self.shelf.put(("shape", task.number, batch), np.asarray(y.shape))
+        weigh = np.empty(0) if weights is None or weights.dtype == np.bool_ else weights[positions]
+        folds = fold(numbers, self.total, self.unit)
+        self.shelf.put(("drawn", task.number, number), positions, folds, target, weigh, np.asarray(y.shape))
 
     # ---- one stage --------------------------------------------------------------------------------------------------
 
     def _stage(self, forward: Forward, number: int, stage: Sequence[Task]) -> None:
-        def work(item: tuple[int, Mapping[str, Array]]) -> list[list[_Part]]:
-            return [self._parts(task, *item) for task in stage]
+        def rows(part: int, got: Mapping[str, Array]) -> list[_Rows | None]:
+            return [self._rows(task, part, got) for task in stage]
 
-        for found in in_order(work, forward.run(number), CORES):
-            for task, parts in zip(stage, found, strict=True):
-                for which, x, t, weights, products in parts:
-                    sums = task.sums.setdefault(which, Sums(x, t))
-                    sums.add(sums.products(x, t, weights) if products is None else products)
-                    if task.clamp is not None and which != Fold.JUDGE:
-                        task.rows.append((x, t, weights))
-        for task in stage:
-            for batch in range(forward.batches):
-                for what in WRITTEN:
-                    self.shelf.drop((what, task.number, batch))
+        def work(batch: list[list[_Rows | None]]) -> list[list[_Part]]:
+            each = [[r for r in some if r is not None] for some in zip(*batch, strict=True)]
+            batch.clear()  # what is put together need not be there twice
+            return [_by_fold(task, some) for task, some in zip(stage, each, strict=True)]
+
+        seen = groupby(forward.run(number, rows), key=lambda found: self.batch[found[0]])
+        batches = ([r for _, r in some] for _, some in seen)
+        first = map(work, islice(batches, 1))  # the others are summed about its means
+        for found in chain(first, in_order(work, batches, CORES)):
+            _add(stage, found)
+        if number % CLEARED == CLEARED - 1:
+            give_back()
 
     def _solve_stage(self, stage: Sequence[Sequence[Task]]) -> None:
         """New values for all layers whose moments are summed, put into the graph."""
@@ -189,30 +195,22 @@ class Fitting:
                 task.sums.clear()
                 task.rows.clear()
 
-    def _parts(self, task: Task, batch: int, got: Mapping[str, Array]) -> list[_Part]:
-        """Inputs and targets at the drawn positions of a batch, by fold, and their products with each other."""
-        layer = task.layer
-        positions, folds, target, weights, shape = (self.shelf.get((what, task.number, batch)) for what in WRITTEN)
+    def _rows(self, task: Task, part: int, got: Mapping[str, Array]) -> _Rows | None:
+        """Inputs and targets at the drawn positions of a part, their folds and weights; None where none are drawn."""
+        layer, key = task.layer, ("drawn", task.number, part)
+        positions, folds, target, weights, shape = self.shelf.get(key)
+        self.shelf.drop(key)
         if not positions.size:
-            return []
+            return None
         x = inputs(layer, got[layer.x], shape.tolist(), positions)
         if task.other is not None:
             target = target - outputs(got[task.other], layer.axis, positions)
-        found = []
-        for which in Fold:
-            at = folds == which
-            if at.any():
-                seen = x if at.all() else x[:, at]
-                aim = np.take(target[at].T, layer.outputs, axis=0).transpose(0, 2, 1)
-                sums, weigh = task.sums.get(int(which)), weights[at] if weights.size else None
-                products = None if sums is None else sums.products(seen, aim, weigh)
-                found.append((int(which), seen, aim, weigh, products))
-        return found
+        return x, target, folds, weights
 
     def _solve(self, group: Sequence[Task]) -> list[Values] | None:
         """New values of the layers that share a weight, from their moments; None where they stay."""
         first = group[0]
-        p, one = first.problem, _one_bias([t.layer for t in group])
+        p, one = first.problem(), _one_bias([t.layer for t in group])
         summed = [self._moments(t) for t in group]
         parts = [s for s in summed if s is not None]
         if len(parts) < len(group):
@@ -228,7 +226,7 @@ class Fitting:
         both = [s[Fold.FIT] + s[Fold.CHOOSE] for s in each]
         s = solve(p, added(both), ridge)
         if first.clamp is not None:
-            s = self._clamped(first, s)
+            s = self._clamped(first, p, s)
         found: list[Values] = []
         for task, part, m in zip(group, parts, both * len(group) if one else both, strict=False):
             fixed = task.layer.fixed[task.layer.rows]
@@ -241,7 +239,7 @@ class Fitting:
                 leave(group, "bias_range", new)
                 return None
             found.append(new)
-            self._measure(task, part.get(Fold.JUDGE, m), ridge, s.weight, bias, fixed)
+            self._measure(task, p, part.get(Fold.JUDGE, m), ridge, s.weight, bias, fixed)
         return found
 
     def _moments(self, task: Task) -> dict[int, Moments] | None:
@@ -258,15 +256,17 @@ class Fitting:
             return None
         return parts
 
-    def _measure(self, task: Task, judge: Moments, ridge: float, weight: Array, bias: Array, fixed: Array) -> None:
+    def _measure(
+        self, task: Task, p: Problem, judge: Moments, ridge: float, weight: Array, bias: Array, fixed: Array
+    ) -> None:
         """What the report says of a layer."""
-        f, p = task.fitted, task.problem
+        f = task.fitted
         now = fixed if task.layer.free else np.zeros_like(fixed)
         f.ridge, f.signal = ridge, float(judge.energy().sum())
         f.before = float(judge.error(p.weight(p.now), now).sum())
         f.after = float(judge.error(weight, bias).sum())
 
-    def _clamped(self, task: Task, s: Solution) -> Solution:
+    def _clamped(self, task: Task, p: Problem, s: Solution) -> Solution:
         """Targets that lie where what follows cannot go are replaced by the prediction, held on that side."""
         assert task.clamp is not None
         low, high = (b[task.layer.outputs][:, None] for b in task.clamp)
@@ -281,8 +281,43 @@ class Fitting:
                 sums.add(sums.products(x, aim, weights))
             assert sums is not None
             m = sums.moments()
-            s = solve(task.problem, m if task.layer.free else _without(m, task.layer.fixed[task.layer.rows]), s.ridge)
+            s = solve(p, m if task.layer.free else _without(m, task.layer.fixed[task.layer.rows]), s.ridge)
         return s
+
+
+def _by_fold(task: Task, rows: list[_Rows]) -> list[_Part]:
+    """Inputs and targets of a batch by fold, and their products with each other; in the order of its parts."""
+    if not rows:
+        return []
+    x, target, folds, weights = (
+        some[0] if len(some) == 1 else np.concatenate(some, axis=1 if k == 0 else 0)
+        for k, some in enumerate(zip(*rows, strict=True))
+    )
+    rows.clear()
+    found = []
+    for which in Fold:
+        at = folds == which
+        if at.any():
+            seen = x if at.all() else x[:, at]
+            aim = np.take(target[at].T, task.layer.outputs, axis=0).transpose(0, 2, 1)
+            sums, weigh = task.sums.get(int(which)), weights[at] if weights.size else None
+            products = None if sums is None else sums.products(seen, aim, weigh)
+            kept = products is None or (task.clamp is not None and which != Fold.JUDGE)
+            found.append((int(which), (seen, aim, weigh) if kept else None, products))
+    return found
+
+
+def _add(stage: Sequence[Task], found: Sequence[Sequence[_Part]]) -> None:
+    """Add up what was found in a batch."""
+    for task, parts in zip(stage, found, strict=True):
+        for which, seen, products in parts:
+            if products is None:
+                assert seen is not None
+                sums = task.sums.get(which) or Sums(*seen[:2])
+                task.sums[which], products = sums, sums.products(*seen)
+            task.sums[which].add(products)
+            if task.clamp is not None and which != Fold.JUDGE and seen is not None:
+                task.rows.append(seen)
 
 
 def _pooled(parts: Iterable[Moments]) -> Moments:

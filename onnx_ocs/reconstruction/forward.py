@@ -6,7 +6,8 @@ Every node runs once for each sample.  Between two stages the tensors that are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from onnx import NodeProto
@@ -24,6 +25,7 @@ from onnx_ocs.runtime.threads import CORES, in_order
 
 __all__ = ["Forward"]
 
+T = TypeVar("T")
 
 
 class Forward:
@@ -81,11 +83,15 @@ class Forward:
             wanted = (wanted | read) - written
         return found[::-1]
 
-    def run(self, stage: int) -> Iterator[tuple[int, dict[str, Array]]]:
+    def run(self, stage: int, look: Callable[[int, dict[str, Array]], T]) -> Iterator[tuple[int, T]]:
         """Run one stage; they must be run in order.
 
+        Args:
+            stage: its number.
+            look: called with a batch's number and the tensors asked for, which are then gone.
+
         Yields:
-            A batch's number, and the tensors asked for.
+            A batch's number, and what `look` made of it.
 
         Raises:
             UserError: onnxruntime does not run a piece of the model.
@@ -93,7 +99,7 @@ class Forward:
         tensors, nodes, keep = self._parts[stage]
         known = set(self.alive)
         missing = [t for t in dict.fromkeys([*tensors, *keep]) if t not in known]
-        first = {t: self.shelf.get((0, t)) for t in self.alive}
+        first = {t: self.shelf.get((0, t))[0] for t in self.alive}
         try:
             session = None
             if missing:
@@ -102,26 +108,26 @@ class Forward:
         except RUN_ERRORS as e:
             raise _broken(e) from None
 
-        def work(batch: int) -> tuple[int, dict[str, Array]]:
-            return batch, self._ask(session, batch, tensors, missing)
-
-        for batch, got in in_order(work, range(self.batches), CORES):
+        def work(batch: int) -> tuple[int, T]:
+            got = self._ask(session, batch, tensors, missing)
+            for t in known.difference(keep):
+                self.shelf.drop((batch, t))
             for t in keep:
                 if t in got and t not in known:
                     self.shelf.put((batch, t), got[t])
-            for t in known.difference(keep):
-                self.shelf.drop((batch, t))
-            yield batch, got
+            return batch, look(batch, got)
+
+        yield from in_order(work, range(self.batches), CORES)
         self.alive = [t for t in dict.fromkeys([*self.alive, *missing]) if t in keep]
 
     def _ask(
         self, session: Session | None, batch: int, tensors: Sequence[str], missing: Sequence[str]
     ) -> dict[str, Array]:
-        found = {t: self.shelf.get((batch, t)) for t in tensors if t not in missing}
+        found = {t: self.shelf.get((batch, t))[0] for t in tensors if t not in missing}
         if session is None:
             return found
         try:
-            return found | session.run({t: self.shelf.get((batch, t)) for t in session.inputs}, missing)
+            return found | session.run({t: self.shelf.get((batch, t))[0] for t in session.inputs}, missing)
         except RUN_ERRORS as e:
             raise _broken(e) from None
 

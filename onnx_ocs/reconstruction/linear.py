@@ -48,7 +48,7 @@ class LinearMap:
         y: name of its output, behind the bias; behind the sum where copies are added up.
         axis: channel axis of y.
         channels: rows of the weight and of the bias, copies included.
-        index: positions in the flattened weight, int64 (G, m, K); -1 where a group has fewer inputs.
+        positions: in the flattened weight, int64 (G, m, K), -1 where a group has fewer inputs; None: all, as they are.
         columns: which inputs each group sees, int64 (G, K); -1 likewise.
         rows: row of the weight and of the bias, int64 (G, m); copies' rows are left out.
         outputs: channel of the float model's tensor, int64 (G, m).
@@ -68,7 +68,7 @@ class LinearMap:
     y: str
     axis: int
     channels: int
-    index: Array
+    positions: Array | None
     columns: Array
     rows: Array
     outputs: Array
@@ -82,9 +82,18 @@ class LinearMap:
         return label(self.node)
 
     @property
+    def index(self) -> Array:
+        """Positions in the flattened weight, int64 (G, m, K); -1 where a group has fewer inputs; large, so not held."""
+        if self.positions is not None:
+            return self.positions
+        form = canonical(self.node, self.weight.index, self.weight.chain.shape)
+        assert form is not None
+        return form[0]
+
+    @property
     def dense(self) -> bool:
         """Whether every output sees all inputs."""
-        return len(self.index) == 1 and bool(np.array_equal(self.columns[0], np.arange(self.columns.shape[1])))
+        return len(self.columns) == 1 and bool(np.array_equal(self.columns[0], np.arange(self.columns.shape[1])))
 
     @property
     def depthwise(self) -> bool:
@@ -204,12 +213,12 @@ def _map(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Mapp
             return Refusal("copies", "its rows do not follow each other as the layout says", at)
         positions, rows = positions[:, tie.base], rows[:, tie.base]
         outputs = np.arange(tie.base.size)[None]
-    factor = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0
+    factor, own = float(attribute(node, "alpha", 1.0)) if node.op_type == "Gemm" else 1.0, positions is not form[0]
     if not factor:
         return Refusal("weight_form", "alpha is 0", at)
     return LinearMap(
         node, weight, bias, bias_node, bias_index, free, fixed, x, y, axis, groups * inside,
-        positions, columns, rows, outputs, factor, tie, wide,
+        positions if own else None, columns, rows, outputs, factor, tie, wide,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from onnx_ocs.model.nodes import Array
 
 __all__ = ["Moments", "Sums", "added"]
 
+CAST = 1 << 20  # values that become float64 at a time, as far as groups allow
 ROWS = 4096  # multiplied at a time in float32 (their sums are then added up in float64)
 
 
@@ -157,4 +158,5 @@ class Sums:
 def _added_up(x: Array, weights: Array | None = None) -> Array:
     """Sum over the rows, float64 (G, K), as a product: many times faster than a sum along rows."""
     by = np.ones(x.shape[1]) if weights is None else weights.astype(np.float64)
-    return np.asarray(by @ x)
+    some = max(1, CAST // max(1, x[0].size))
+    return np.concatenate([by @ x[g : g + some] for g in range(0, len(x), some)])

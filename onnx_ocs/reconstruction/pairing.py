@@ -37,7 +37,8 @@ class Pair:
     Attributes:
         tensor: name of the target, in the float model or the stand-in.
         floats: whether it is the float model's.
-        prior: float weights in the layer's form and units, (G, m, K); None where they are not known.
+        prior: float weights in the layer's form and units, (G, m, K), in float32 where that loses nothing; None where
+            they are not known.
         other: the other operand, where the layer's output is only added to something: its name in the reference, and
             in the quantized model.
     """
@@ -73,6 +74,10 @@ class Reference:
             wanted = list(dict.fromkeys(names))
             if model is not None and wanted:
                 self._asked.append((model is self.floats, wanted, as_written(expose(model, wanted), threads)))
+
+    def forget(self) -> None:
+        """Give back what was loaded."""
+        self._asked = []
 
     def run(self, feed: Mapping[str, Array]) -> dict[tuple[bool, str], Array]:
         """The tensors for one feed, by (whether the float model's, name)."""
@@ -240,9 +245,11 @@ def _both(there: Graph, tensor: str, other: str | None) -> tuple[str, str] | Non
 
 
 def _widened(w: Array, back: Array | None, layer: LinearMap) -> Array:
-    if back is None:
-        return w
-    return np.asarray(np.where(layer.index >= 0, w[:, :, back], 0.0))
+    if back is not None:
+        w = np.asarray(np.where(layer.index >= 0, w[:, :, back], 0.0))
+    with np.errstate(over="ignore"):
+        small = w.astype(np.float32)
+    return small if np.array_equal(small, w) else w
 
 
 def _by_value(

@@ -123,7 +123,7 @@ def problem(layer: LinearMap, prior: Array | None, scale_free: bool) -> Problem 
     now = np.where(used, layer.matrix(stored.integers), zero)
     dyadic = bool(np.all(np.frexp(stored.scale)[0] == 0.5))
     precision = np.dtype(stored.dtype) if stored.kind == "floats" else np.dtype(np.float32)
-    before = ((now - zero) * scales) if prior is None else prior
+    before = ((now - zero) * scales) if prior is None else prior.astype(np.float64)
     return Problem(
         before, row, stretch, zero, stored.low, stored.high, now, owner, stored.scale.size, dyadic, precision,
         layer.free, np.asarray(used.any(1, keepdims=True)),

@@ -63,8 +63,8 @@ class Stored:
         index: which of its inputs.
         kind: "integers" behind DQ, "floats" on a grid behind Q and DQ, or "plain" floats.
         chain: how it is stored.
-        value: what the reader sees, float64, in its axes.
-        integers: what DQ sees, int64, in the reader's axes; None for plain floats.
+        seen: what the reader sees, in its axes and type.
+        held: what DQ sees, in the reader's axes and the file's type; None for plain floats.
         scale: float64, shape () or along `axis`; 1 for plain floats.
         zero: zero-point, int64, of the scale's shape.
         axis: the reader's axis along which the scale lies; None for one scale, and where a Reshape stands behind it.
@@ -81,8 +81,8 @@ class Stored:
     index: int
     kind: Kind
     chain: Weight
-    value: Array
-    integers: Array | None
+    seen: Array
+    held: Array | None
     scale: Array
     zero: Array
     axis: int | None
@@ -93,6 +93,16 @@ class Stored:
     high: int
     dtype: np.dtype[np.generic]
     scales: tuple[tuple[NodeProto, str], ...]
+
+    @property
+    def value(self) -> Array:
+        """What the reader sees, float64."""
+        return self.seen.astype(np.float64)
+
+    @property
+    def integers(self) -> Array | None:
+        """What DQ sees, int64; None for plain floats."""
+        return None if self.held is None else self.held.astype(np.int64)
 
     @property
     def root(self) -> str:
@@ -164,8 +174,8 @@ def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
         index,
         "floats" if quantizers else "integers",
         chain,
-        seen.astype(np.float64),
-        turned.astype(np.int64),
+        seen,
+        turned,
         grid.scale,
         grid.zero_point,
         chain.parameter_axis(graph, at) if plain else None,
@@ -230,7 +240,7 @@ def _plain(graph: Graph, node: NodeProto, index: int, chain: Weight) -> Stored |
     one, nothing, moves = np.ones(()), np.zeros((), np.int64), _moves(graph, chain.nodes)
     grid = (value.shape, None)
     return Stored(
-        node, index, "plain", chain, value.astype(np.float64), None, one, nothing, None, grid, moves, (), 0, 0,
+        node, index, "plain", chain, value, None, one, nothing, None, grid, moves, (), 0, 0,
         root.dtype, (),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
@@ -57,7 +57,7 @@ class Task:
         number: of the layer.
         fitted: what becomes of it.
         pair: what it aims at.
-        problem: what is known of it besides its moments.
+        free: whether its weight may get new scales.
         other: the tensor that is added behind it, where it is waited for.
         clamp: what follows can express, where that is coarse.
         sums: moments, by fold.
@@ -67,7 +67,7 @@ class Task:
     number: int
     fitted: Fitted
     pair: Pair
-    problem: Problem
+    free: bool
     other: str | None = None
     clamp: tuple[Array, Array] | None = None
     sums: dict[int, Sums] = field(default_factory=dict)
@@ -77,6 +77,12 @@ class Task:
     def layer(self) -> LinearMap:
         """The layer."""
         return self.fitted.layer
+
+    def problem(self) -> Problem:
+        """What is known of it besides its moments; made anew, as it is many times what the file stores."""
+        found = problem(self.layer, self.pair.prior, self.free)
+        assert found is not None
+        return found
 
 
 def leave(tasks: Sequence[Task], code: str, why: str) -> None:
@@ -98,22 +104,23 @@ def prepare(graph: Graph, fitted: Sequence[Fitted], pairs: Sequence[Pair | None]
         if pair is None:
             f.why = "no_target", "no tensor of the float model is what this layer writes"
             continue
-        p = problem(f.layer, pair.prior, scale_free(f.layer, graph))
+        free = scale_free(f.layer, graph)
+        p = problem(f.layer, pair.prior, free)
         if p is None:
             f.why = "weight_form", "its scales lie neither along rows nor along inputs"
             continue
         found = reach(graph, f.layer)
         few = found is not None and min(p.high - p.low + 1, found.levels) <= CLAMPED_LEVELS
-        tasks[k] = Task(k, f, pair, p, clamp=(found.low, found.high) if few and found else None)
+        clamp = (found.low, found.high) if few and found else None
+        tasks[k] = Task(k, f, pair, free and p.owner is not None, clamp=clamp)
     for numbers in sharing([f.layer for f in fitted]):
         group = [tasks[k] for k in numbers if k in tasks]
         if len(group) < len(numbers):
             leave(group, "weight_shared", "another layer that reads the weight cannot be fitted")
         elif len(group) > 1:
-            free = all(t.problem.owner is not None for t in group)
+            free = all(t.free for t in group)
             for t in group:
-                t.clamp = None
-                t.problem = t.problem if free else replace(t.problem, owner=None)
+                t.clamp, t.free = None, free
     return [t for t in tasks.values() if t.fitted.why is None]
 
 

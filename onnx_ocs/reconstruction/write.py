@@ -31,7 +31,7 @@ class Values:
     """What a layer's constants become.
 
     Attributes:
-        weight: integers, int64, in the reader's axes.
+        weight: integers, in the reader's axes and the smallest type.
         scale: scales of the weight, float64; None where they stay.
         bias: integers, or floats; in the shape in which the reader sees them; None where the bias stays.
         bias_scale: float64; None where it stays.
@@ -91,7 +91,7 @@ def values(layer: LinearMap, p: Problem, s: Solution, graph: Graph) -> Values | 
     scale = None
     if np.any(factor != 1):
         scale = (stored.scale * factor.reshape(stored.scale.shape)).astype(stored.dtype).astype(np.float64)
-    weight = flat.reshape(stored.chain.shape)
+    weight = _small(flat).reshape(stored.chain.shape)
     if not layer.free:
         return Values(weight, scale, None, None)
     wanted = np.zeros(layer.channels)
@@ -100,6 +100,13 @@ def values(layer: LinearMap, p: Problem, s: Solution, graph: Graph) -> Values | 
         wanted = wanted[layer.tie.base[layer.tie.origin]] - output_shift(layer)
     found = _bias(layer, wanted / beta(layer), scale, graph)
     return found if isinstance(found, str) else Values(weight, scale, *found)
+
+
+def _small(values: Array) -> Array:
+    """Integers in the smallest type: many layers hold theirs until the last is fitted."""
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    fits = (t for t in (np.int8, np.uint8, np.int16, np.uint16) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return values.astype(next(fits, np.int64))
 
 
 def _all_rows(layer: LinearMap) -> Array:

@@ -13,7 +13,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
 
-__all__ = ["as_bytes", "cut", "expose", "piece"]
+__all__ = ["as_bytes", "constants_first", "cut", "expose", "piece"]
 
 
 def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -90,6 +90,25 @@ def as_bytes(model: onnx.ModelProto, tensors: Mapping[str, np.dtype[Any]]) -> on
         g.node.append(helper.make_node("Cast", [name + "__narrow"], [name + "__byte"], to=byte))
         g.node.append(helper.make_node("Cast", [name + "__byte"], [name], to=back))
     return new
+
+
+def constants_first(graph: onnx.GraphProto) -> None:
+    """Put the nodes that depend on constants alone in front, in place; the order stays topological.
+
+    Without its optimizer, onnxruntime walks from the outputs back, and at a node visits the input that stands last
+    first.  Where a weight's DequantizeLinear stands behind the layer before it, all weights become floats before the
+    first layer runs; where it stands in front, each one when its layer runs.
+    """
+    constants = {t.name for t in graph.initializer}
+    varying = {i.name for i in graph.input} - constants
+    first: list[NodeProto] = []
+    then: list[NodeProto] = []
+    for n in graph.node:
+        depends = not varying.isdisjoint(mentioned(n))
+        (then if depends else first).append(n)
+        varying.update(n.output if depends else ())
+    del graph.node[:]
+    graph.node.extend([*first, *then])
 
 
 def piece(

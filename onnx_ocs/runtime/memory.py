@@ -5,9 +5,11 @@ A container's limits are respected.  What is kept, and what waits in files, foll
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["allow_memory", "free_memory", "memory", "share_of_memory"]
+__all__ = ["allow_memory", "free_memory", "give_back", "memory", "share_of_memory"]
 
 GIGABYTE = 10**9
 UNKNOWN = 4 * GIGABYTE  # where the system does not say
@@ -42,6 +44,27 @@ def memory() -> int:
 def share_of_memory(parts: int) -> int:
     """Bytes that one of so many parts of a run may take."""
     return memory() // parts
+
+
+def give_back() -> None:
+    """Give back to the system what the C library keeps of freed memory: a next stage asks for blocks of other sizes.
+
+    Where the library has no such call, it keeps it.
+    """
+    if _TRIM is not None:
+        _TRIM(0)
+
+
+def _trim() -> Callable[[int], int] | None:
+    """The GNU C library's `malloc_trim`."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another library, or another system
+        return None
+    return found
+
+
+_TRIM = _trim()
 
 
 def free_memory() -> int:

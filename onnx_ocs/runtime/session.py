@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
 from onnx_ocs.model import sizes, tensors
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.runtime.instrument import constants_first
 from onnx_ocs.runtime.names import shorten
 
 __all__ = [
@@ -58,8 +59,9 @@ def session_options(level: str, fusion: bool, size: int = SMALL, precise: bool =
     if size < SMALL:  # threads cost more than they bring
         options.intra_op_num_threads = 1
     options.graph_optimization_level = LEVELS[level]
-    if size > LARGE:  # what a layer needs is given back when it is done
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    # an arena keeps up to twice what a run needs as long as the session lives, and many live at once
+    options.enable_cpu_mem_arena = not precise and size <= LARGE  # what is timed runs as users run it
+    options.enable_mem_pattern = size <= LARGE  # of a large model, what a layer needs is given back when it is done
     options.log_severity_level = 4
     # many short-lived sessions: threads that spin would take the time of the next one
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -81,10 +83,11 @@ def serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[byt
     """
     outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
     large = sizes.inline_size(model) >= PROTOBUF_LIMIT // 2
-    if not outside and not large:
+    if not outside and sizes.inline_size(model) <= LARGE:
         return model.SerializeToString(), []
     new = onnx.ModelProto()
     new.CopyFrom(model)
+    constants_first(new.graph)
     folders = {tensors.reference(t)[tensors.FOLDER] for t in outside}
     folder = min(folders, default="")
     if folders:
@@ -140,12 +143,15 @@ class Session:
             precise: whether integer kernels must not saturate, on whatever CPU; else they are as fast as they are.
         """
         model, self._short = shorten(model)
-        options = session_options(level, fusion, sizes.rough_size(model, SMALL), precise)
+        size = sizes.rough_size(model, SMALL)
+        options = session_options(level, fusion, size, precise)
         if threads is not None:
             options.intra_op_num_threads = threads
         self._long = {short: long for long, short in self._short.items()}
         data, self._kept = serialized(model, options)
-        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        # folded, the integers of a large model's weights would be held as floats, four times as much
+        without = {"disabled_optimizers": ["ConstantFolding"]} if size > LARGE and not fusion else {}
+        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], **without)
         self.inputs = {self._long.get(i.name, i.name) for i in self._session.get_inputs()}
         self.outputs: list[str] = [self._long.get(o.name, o.name) for o in self._session.get_outputs()]
         self._shared = all(v.type in NUMBERS for v in (*self._session.get_inputs(), *self._session.get_outputs()))

@@ -36,6 +36,7 @@ from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
 from onnx_ocs.report.verdict import advise
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.verbs.automatic import Chosen, automatic
@@ -253,6 +254,7 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
         return outcome.noting("--float is used with --calib only: there are no samples to compare the models on")
     reference, against = ready.reference
     models = [original, outcome.model] if outcome.changed else [original]
+    give_back()
     total = context.total()
     context.progress("comparing", 0, total)
     tick = _ticker(context.progress, "comparing", total)
@@ -289,12 +291,14 @@ def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:
     if context.samples is None:
         return outcome
     new = outcome.model if outcome.changed else None
+    give_back()
     return replace(outcome, regions=with_errors(outcome.regions, original, new, context))
 
 
 def _prove(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Outcome:
     """Verify the rewritten model, and time both in the target's runtime."""
     original, context = ready.original, ready.context
+    give_back()
     context.progress("verifying", 0, None)
     checked = verify_models(original, outcome.model, ready.fed, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)

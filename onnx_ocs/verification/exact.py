@@ -115,6 +115,7 @@ class _Comparison:
                     rest = int(c.quantizer.zero_point.flat[0]) + c.wide.rests(c.quantizer)[copies]
                     active, total = active + int(np.sum(values != rest)), total + values.size
             self._compare(computed, got, fed, True, _asking(whole, feed))
+            del got, fed, computed  # before the next ones come
         self.result.active = active / total if total else 0.0
         return True
 
@@ -153,12 +154,14 @@ class _Comparison:
             if not isinstance(got, str):  # else the original cannot take this size either
                 batched = batched or batch
                 yield feed, got
+            del got
         for sample in given[:1] if batched else given:
             got = attempt_run(whole, sample, asked)
             if isinstance(got, str):
                 self.result.notes.append(f"onnxruntime does not run the original on these inputs: {got}")
                 return
             yield sample, got
+            del got
 
     @property
     def _floats(self) -> set[str]:

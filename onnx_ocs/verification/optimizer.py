@@ -65,6 +65,7 @@ def between(
         for o in (o.name for o in model.graph.output):
             if o in a:
                 difference.floats(o, a[o], b[o])
+        del got, fed, complete, a, b  # before the next ones come
     return difference
 
 

@@ -35,6 +35,7 @@ from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.wide import Wide
 from onnx_ocs.runtime.cpu import may_saturate
 from onnx_ocs.runtime.instrument import as_bytes
+from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import RUN_ERRORS, attempt
 from onnx_ocs.verification.branches import check_branches
 from onnx_ocs.verification.comparison import DAMAGED
@@ -244,6 +245,7 @@ def _translation(
         result.fail(
             "the models could not be run on these inputs, so nothing was compared: give samples that fit (--calib)"
         )
+    give_back()
     if declared.refitted and result.verdict == "PASSED":
         for why in check_refitted(final, rewritten, declared.refitted, inputs.samples, inputs.limit):
             result.fail(why)
@@ -260,6 +262,7 @@ def _optimized(
     `models` are the "genuine" original, the "original" with the new steps, if there are any, and the "rewritten" one.
     What has to load is the genuine one.
     """
+    give_back()
     for who in ("genuine", "rewritten"):
         loaded = attempt(models[who], "enable_all")
         if isinstance(loaded, str):

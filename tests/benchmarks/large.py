@@ -14,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -77,7 +78,12 @@ def build(path: Path, gigabytes: float, weight: int) -> None:
 
 def peak() -> int:
     """Most memory that this process has had resident, MB."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return status("VmHWM")
+
+
+def status(name: str) -> int:
+    """What the system says of this process's memory, MB."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
     return int(line.split()[1]) // 1024
 
 
@@ -111,14 +117,21 @@ def verified(source: Path, out: Path) -> None:
     """The whole `rewrite`, in this process; onnxruntime maps the weights, and holds what it makes of them."""
     import onnx_ocs
 
-    start = time.perf_counter()
+    start, own = time.perf_counter(), [0]
+
+    def watch() -> None:
+        while True:
+            own[0] = max(own[0], status("RssAnon"))
+            time.sleep(0.01)
+
+    threading.Thread(target=watch, daemon=True).start()
     result = onnx_ocs.rewrite(source, out)
     assert result.verification is not None
     print(f"input {sum(f.stat().st_size for f in source.parent.iterdir()) / 1e9:.2f} GB, ", end="")
     print(f"output {sum(f.stat().st_size for f in out.parent.iterdir()) / 1e9:.2f} GB")
     print(f"{result.verification.verdict}: {result.verification.translated} wide quantizers, ", end="")
     print(f"{result.verification.exact.values:,} values compared, {time.perf_counter() - start:.0f} s in all")
-    print(f"peak memory {peak()} MB, mapped weights counted")
+    print(f"peak memory {peak()} MB, mapped weights counted, at most {own[0]} MB without")
 
 
 def main() -> None:

@@ -162,3 +162,22 @@ def test_smoothed_tails_come_from_other_channels() -> None:
 def test_smoothed_nothing() -> None:
     h = Histogram(2, True)
     assert np.array_equal(smoothed(h, 5), h.counts)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_counts_take_wider_types_when_they_need_them(signed: bool) -> None:
+    """By adding, by merging, and by doubling the range; the counts are those of a plain count throughout."""
+    rng = np.random.default_rng(3)
+    parts = [np.where(rng.random((2, 40000)) < 0.9, 1.01, 0.4).astype(np.float32) for _ in range(3)]
+    h = histogram(signed, parts[0])
+    assert h.counts.dtype == np.uint16
+    h.add(parts[1])
+    assert h.counts.dtype == np.uint32
+    check(h, np.concatenate(parts[:2], axis=1))
+    h.merge(histogram(signed, parts[2]))
+    check(h, np.concatenate(parts, axis=1))
+    near = (1 + np.arange(40000) % 2 / 512).astype(np.float32)[None]  # neighbouring bins
+    h = histogram(signed, np.concatenate([near, near[:, :20000]], axis=1))
+    assert h.counts.dtype == np.uint16
+    h.add(np.full((1, 1), 1e5, np.float32))
+    check(h, np.concatenate([near, near[:, :20000], np.full((1, 1), 1e5, np.float32)], axis=1))

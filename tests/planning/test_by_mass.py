@@ -17,7 +17,7 @@ from onnx_ocs.planning.problem import LEARNT, Problem
 def masses(problem: Problem, index: int) -> np.ndarray:
     """Sum of the values in (X, 2 X], from the histogram's bins one by one."""
     c = next(c for c in problem.candidates if c.index == index)
-    h, q = problem.tables[index].histogram, c.region.quantizer
+    h, q = problem.statistics.histogram(index, problem.tables[index].half), c.region.quantizer
     assert q is not None
     width = h.edges[1] - h.edges[0]
     found = np.zeros(len(h.counts))

@@ -39,9 +39,11 @@ def readers(gain: Array) -> Readers:
     return Readers(gain, None, gain)
 
 
-def table(square: Array) -> Table:
-    """Errors of 2 sides and as many copies as there are columns; no mean error."""
-    return Table(square, np.zeros_like(square))
+def table(square: Array, mean: Array | float = 0.0) -> Table:
+    """Errors of 2 sides and as many copies as there are columns."""
+    means = np.broadcast_to(mean, square.shape)
+    upper, lower = (np.stack([square[:, k], means[:, k]]) for k in (0, 1))
+    return Table((upper, lower), square.shape[2] - 1)
 
 
 SQUARE = np.asarray([  # (2 channels, 2 sides, 0 to 3 copies)
@@ -64,11 +66,13 @@ def test_every_further_copy_saves_what_the_table_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "left"), [((1, 3), [[5, 0, 0], [0, 0, 0]]), ((0, 0), [[0, 0, 0]] * 2), ((-1, 0), [[0, 0, 0]] * 2)]
+    ("room", "left"),
+    [((1, 3), [[5, 0, 0], [0, 0, 0]]), ((1, 0), [[5], [0]]), ((0, 0), [[]] * 2), ((-1, 0), [[]] * 2)],
 )
 def test_where_there_is_no_room_nothing_is_saved(room: tuple[int, int], left: Any) -> None:
     s = savings(readers(np.ones(2)), [table(SQUARE)], [room], 3, False)
     np.testing.assert_allclose(s.copies[0][0], left)
+    assert np.array_equal(s.curves[0].savings, np.sort(s.copies[0][s.copies[0] > 0]))
 
 
 def test_no_more_copies_than_asked_for() -> None:
@@ -93,5 +97,5 @@ def test_errors_that_add_up_coherently_weigh_more() -> None:
     mean = np.zeros_like(SQUARE)
     mean[0, 0] = [2.0, 1.0, 0.0, 0.0]
     r = Readers(np.asarray([1.0, 1.0]), None, np.asarray([3.0, 0.5]))
-    s = savings(r, [Table(SQUARE, mean)], [(3, 3)], 3, False)
+    s = savings(r, [table(SQUARE, mean)], [(3, 3)], 3, False)
     np.testing.assert_allclose(s.copies[0][0, 0], [5 + 2 * (4 - 1), 1 + 2 * 1, 0])

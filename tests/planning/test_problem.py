@@ -53,7 +53,7 @@ def test_tables_are_of_the_samples_that_were_asked_for() -> None:
     problem = problem_of("residual")
     parts = [problem.on(h) for h in (0, 1, None)]
     for c in problem.candidates:
-        totals = [p.tables[c.index].histogram.total for p in parts]
+        totals = [p.statistics.histogram(c.index, p.tables[c.index].half).total for p in parts]
         np.testing.assert_array_equal(totals[0] + totals[1], totals[2])
         for p in parts:
             t = p.tables[c.index]

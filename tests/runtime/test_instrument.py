@@ -11,7 +11,7 @@ from onnx import TensorProto
 from zoo import execute
 
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.runtime.instrument import as_bytes, cut, expose, piece
+from onnx_ocs.runtime.instrument import as_bytes, constants_first, cut, expose, piece
 
 
 def outputs(model: onnx.ModelProto) -> list[str]:
@@ -118,3 +118,18 @@ def test_edits_need_not_be_committed() -> None:
     conv, doubled = execute(part, {"x": feed["x"]})
     np.testing.assert_array_equal(doubled, 2 * conv)
     assert part.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_constants_stand_in_front() -> None:
+    """In their order, and the others in theirs; the model computes what it did."""
+    model, feed = zoo.build("residual")
+    before = [n.name for n in model.graph.node]
+    want = zoo.execute(model, feed)
+    constants_first(model.graph)
+    names = [n.name for n in model.graph.node]
+    dq = [n.name for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] not in {
+        o for m in model.graph.node for o in m.output
+    }]  # fmt: skip
+    assert dq and names[: len(dq)] == dq and sorted(names) == sorted(before)
+    assert names[len(dq) :] == [n for n in before if n not in dq]
+    assert all(np.array_equal(a, b) for a, b in zip(zoo.execute(model, feed), want, strict=True))
