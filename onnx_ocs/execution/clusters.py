@@ -13,6 +13,7 @@ from onnx_ocs.errors import UserError, first_line
 __all__ = ["cluster"]
 
 PATIENCE = "10s"  # for a scheduler to answer
+START = 300  # seconds for the first worker to start
 
 
 @contextmanager
@@ -35,7 +36,10 @@ def cluster(address: str | None, workers: int | None) -> Iterator[tuple[Executor
         count = workers or os.cpu_count() or 1
         made = LocalCluster(count, threads_per_worker=1, dashboard_address=None, silence_logs=quiet, memory_limit=0)
         with made, Client(made) as client:
-            client.wait_for_workers(count)
+            try:  # on a busy machine some start late, or never: who is there begins
+                client.wait_for_workers(1, START)
+            except TimeoutError:
+                raise UserError("no worker of Dask's local cluster has started: give fewer workers") from None
             yield client.get_executor(), count
         return
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["forget", "kept"]
+__all__ = ["forget", "kept", "lent"]
 
 MOST = 4  # things at once: a run asks of few models
 T = TypeVar("T")
@@ -31,6 +32,21 @@ def kept(key: Hashable, make: Callable[[], T]) -> T:
         _things.move_to_end(key)
         found: T = _things[key]
         return found
+
+
+@contextmanager
+def lent(key: Hashable, make: Callable[[], T]) -> Iterator[T]:
+    """The same for a thing that one thread uses at a time: there are as many as threads ask at once.
+
+    One whose user fails is not kept.
+    """
+    idle: list[T] = kept(key, list)
+    try:
+        thing = idle.pop()
+    except IndexError:
+        thing = make()
+    yield thing
+    idle.append(thing)
 
 
 def forget() -> None:

@@ -24,7 +24,7 @@ from onnx_ocs.measurement.channels import by_scale, channel_axes, noise_along, s
 from onnx_ocs.measurement.outputs import judged_outputs
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["ALL", "ANSWERS", "OUTPUT_DB", "Output", "Part", "Yardstick", "outputs_of"]
+__all__ = ["ALL", "ANSWERS", "OUTPUT_DB", "Output", "Part", "Yardstick", "noise_of", "outputs_of", "truth_of"]
 
 ALL = slice(None)
 OUTPUT_DB = 0.1  # what one of several outputs may lose where the others gain
@@ -100,14 +100,12 @@ class Yardstick:
         """
         self.outputs = [o for o in outputs if o.weight > 0]
         labels = {o.name: _is_label(np.asarray(references[0][o.name]), o.quantized) for o in self.outputs}
-        self.references = [
-            {n: np.asarray(r[n]) if label else np.asarray(r[n], np.float64) for n, label in labels.items()}
-            for r in references
-        ]
+        self.references = [_truth(labels, r) for r in references]
         found = {o.name: self._parts(o, labels[o.name]) for o in self.outputs}
         self.parts = tuple(p for parts in found.values() for p in parts)
         self.weights = np.asarray([p.weight for p in self.parts])
-        self.signal = np.asarray([self._signal(r) for r in self.references]).reshape(len(references), len(self.parts))
+        signal = [[_signal(p, r[p.output]) for p in self.parts] for r in self.references]
+        self.signal = np.asarray(signal).reshape(len(references), len(self.parts))
         self._labels = np.asarray([p.labels for p in self.parts], bool)
 
     def _parts(self, output: Output, labels: bool) -> list[Part]:
@@ -126,27 +124,9 @@ class Yardstick:
                 return [Part(output.name, False, share), *(Part(output.name, False, share, axis, g) for g in groups)]
         return [whole]
 
-    def _signal(self, reference: Mapping[str, Array]) -> list[float]:
-        found = []
-        for p in self.parts:
-            r = reference[p.output]
-            found.append(float(r.size) if p.labels else _over(p, _finite_squares(r)))
-        return found
-
     def noise(self, k: int, outputs: Mapping[str, Array]) -> Array:
         """What is wrong with the outputs for feed number k: squared errors, or labels that differ, (parts,)."""
-        found, squares, last = [], np.zeros(0), ""
-        for n, p in enumerate(self.parts):
-            truth, value = self.references[k][p.output], np.asarray(outputs[p.output])
-            if value.shape != truth.shape:  # another number of results is another answer
-                found.append(float(self.signal[k, n]))
-            elif p.labels:
-                found.append(float(np.sum(value != truth)))
-            else:
-                if p.output != last:
-                    squares, last = _squares(truth, value.astype(np.float64)), p.output
-                found.append(_over(p, squares))
-        return np.asarray(found)
+        return noise_of(self.parts, self.references[k], outputs)
 
     def errors(self, noise: Array, feeds: slice = ALL) -> Array:
         """Errors of the parts, (parts,), of what was wrong with these feeds together."""
@@ -213,6 +193,41 @@ class Yardstick:
             return noise[:, 0]
         whole = noise.sum(0)
         return np.asarray((noise / np.where(whole > 0, whole, np.inf) * self.weights).sum(1))
+
+
+def truth_of(parts: Sequence[Part], reference: Mapping[str, Array]) -> dict[str, Array]:
+    """A reference's outputs for one feed, as `noise_of` takes them: float64, labels as they are."""
+    return _truth({p.output: p.labels for p in parts}, reference)
+
+
+def noise_of(parts: Sequence[Part], truth: Mapping[str, Array], outputs: Mapping[str, Array]) -> Array:
+    """What is wrong with the outputs for one feed: squared errors, or labels that differ, (parts,).
+
+    Args:
+        parts: what has an error of its own.
+        truth: the reference's outputs (`truth_of`).
+        outputs: others.
+    """
+    found, squares, last = [], np.zeros(0), ""
+    for p in parts:
+        exact, value = truth[p.output], np.asarray(outputs[p.output])
+        if value.shape != exact.shape:  # another number of results is another answer
+            found.append(_signal(p, exact))
+        elif p.labels:
+            found.append(float(np.sum(value != exact)))
+        else:
+            if p.output != last:
+                squares, last = _squares(exact, value.astype(np.float64)), p.output
+            found.append(_over(p, squares))
+    return np.asarray(found)
+
+
+def _truth(labels: Mapping[str, bool], reference: Mapping[str, Array]) -> dict[str, Array]:
+    return {n: np.asarray(reference[n], None if label else np.float64) for n, label in labels.items()}
+
+
+def _signal(part: Part, reference: Array) -> float:
+    return float(reference.size) if part.labels else _over(part, _finite_squares(reference))
 
 
 def _is_label(value: Array, quantized: bool) -> bool:

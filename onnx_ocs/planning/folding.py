@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from onnx_ocs.planning.allocate import at_price
 from onnx_ocs.planning.candidates import Candidate
-from onnx_ocs.planning.choices import Choices
+from onnx_ocs.planning.choices import Choice, Choices
 from onnx_ocs.planning.objective import Judge
 from onnx_ocs.planning.problem import Problem
 
@@ -44,19 +44,30 @@ def folded(whole: Problem, judge: Judge, choices: Choices, timely: Callable[[Cho
     best, least = choices, list(score(choices))
     judge.stand_on(whole.settings(choices))
     damage = sum(c.damage for c in problem.candidates)
-    for share in THRIFT:
-        price = share * damage / max(problem.total, 1)
-        trial = {**choices, **{k: c for k, c in at_price(problem, price).items() if c.count}}
+    trials = [_bought(problem, choices, share * damage / max(problem.total, 1)) for share in THRIFT]
+    judge.ahead(map(whole.settings, trials), judge.parts[0], whole.settings(choices))
+    for trial in trials:
         if trial.keys() == choices.keys() and all(trial[k] is choices[k] for k in trial):
             continue
         if (found := _no_worse(score(trial), least, strictly=True)) is not None:
             best, least = trial, found
     judge.stand_on(whole.settings(best))
-    for k in _doubted(problem, choices, best):  # each must be worth its own time
-        trial = {i: c for i, c in best.items() if i != k} | ({k: choices[k]} if k in choices else {})
+
+    def without(k: int) -> Choices:
+        return {i: c for i, c in best.items() if i != k} | ({k: choices[k]} if k in choices else {})
+
+    doubted = _doubted(problem, choices, best)
+    judge.ahead((whole.settings(without(k)) for k in doubted), judge.parts[0], whole.settings(best))
+    for k in doubted:  # each must be worth its own time
+        trial = without(k)
         if (found := _no_worse(score(trial), least)) is not None:
             best, least = trial, found
     return best if best is not choices and timely(best) else choices
+
+
+def _bought(problem: Problem, choices: Choices, price: float) -> dict[int, Choice]:
+    """The choices, with all copies that are worth a price."""
+    return {**choices, **{k: c for k, c in at_price(problem, price).items() if c.count}}
 
 
 def _no_worse(scores: Iterator[float], least: list[float], strictly: bool = False) -> list[float] | None:

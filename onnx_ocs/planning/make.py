@@ -14,7 +14,10 @@ import onnx
 from onnx_ocs.calibration.collect import calibrate, counted_before
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.calibration.shards import place_of
 from onnx_ocs.calibration.statistics import Statistics
+from onnx_ocs.calibration.stream import BATCH
+from onnx_ocs.calibration.taken import Taken
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.measurement.yardstick import Output, outputs_of
@@ -26,12 +29,13 @@ from onnx_ocs.planning.budget import Judged, Spending
 from onnx_ocs.planning.choices import Budget
 from onnx_ocs.planning.fitted import behind_a_fit
 from onnx_ocs.planning.later import later
-from onnx_ocs.planning.objective import Judge, first_feeds, first_samples, held_out
+from onnx_ocs.planning.objective import Judge, first_feeds, first_samples, held_out, looked_at
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.peaks_first import peaks_first
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.planning.prices import find_prices
 from onnx_ocs.planning.problem import LEARNT, Problem, pose
+from onnx_ocs.planning.questions import Questions, ready
 from onnx_ocs.planning.search import best_plan
 from onnx_ocs.planning.sensitivity import FEWEST, Alone, harmful, weigh, weighed_on
 from onnx_ocs.probes.switchboard import Switchboard
@@ -67,20 +71,22 @@ class _Bench:
         outputs: what is compared of the model with the reference.
         divisible: whether feeds may be cut.
         alone: what quantizers do by themselves, on the first samples.
+        ask: makes workers ready to answer questions about some feeds; None: this process answers.
     """
 
     hash: str
     graph: Graph
     regions: Sequence[Quantized]
     board: Switchboard
-    learn: Sequence[Mapping[str, Array]]
-    held: Sequence[Mapping[str, Array]]
+    learn: Sequence[Taken]
+    held: Sequence[Taken]
     one: Mapping[str, Sequence[int]]
     shapes: Mapping[str, Shape]
     statistics: Statistics
     outputs: Sequence[Output]
     divisible: bool
     alone: Alone
+    ask: Callable[[Sequence[Taken]], Questions | None]
 
     @property
     def sample(self) -> dict[str, Array]:
@@ -203,7 +209,10 @@ def _bench(
     outputs = outputs_of(model if float_model is None else float_model, model, context.judging)
     asked = [o.name for o in outputs if o.weight > 0 or context.judging.metric is not None]
     board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None, outputs=asked)
-    alone = Alone(board, first_samples(learn[:1], FEWEST, divisible), outputs)
+    place = place_of(samples, looked_at(samples, context.limit), BATCH)
+    ask = ready(context.engine, model, model_hash, float_model, context.bounded, board, place)
+    first = first_samples(learn[:1], FEWEST, divisible)
+    alone = Alone(board, first, outputs, ask(first))
 
     def steps() -> list[int]:
         return harmful(alone, regions, context.progress) if options.rescale else []
@@ -220,7 +229,7 @@ def _bench(
     give_back()
     shapes = infer_shapes(model, one)
     return _Bench(
-        model_hash, graph, regions, board, learn, held, one, shapes, statistics, outputs, divisible, alone
+        model_hash, graph, regions, board, learn, held, one, shapes, statistics, outputs, divisible, alone, ask
     )
 
 
@@ -229,7 +238,8 @@ def _weighing(bench: _Bench, problem: Problem) -> Alone:
     wanted = weighed_on(problem)
     if wanted <= FEWEST:
         return bench.alone
-    return Alone(bench.board, first_samples(bench.learn, wanted, bench.divisible), bench.outputs)
+    feeds = first_samples(bench.learn, wanted, bench.divisible)
+    return Alone(bench.board, feeds, bench.outputs, bench.ask(feeds))
 
 
 def _posed(bench: _Bench, options: PlanOptions) -> Problem:
@@ -264,8 +274,9 @@ def _spending(
     truth = None if float_model is None else as_written(float_model)
     metric = context.judging.metric
 
-    def judge_of(feeds: Sequence[Mapping[str, Array]]) -> Judge:
-        return Judge(bench.board, first_feeds(feeds, wanted), truth, options.objective, bench.outputs, metric)
+    def judge_of(feeds: Sequence[Taken]) -> Judge:
+        some = first_feeds(feeds, wanted)
+        return Judge(bench.board, some, truth, options.objective, bench.outputs, metric, bench.ask(some))
 
     judge = judge_of(bench.held)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnx_ocs.planning.sensitivity import weigh_in_place
 __all__ = ["Trial", "best_plan", "freed", "improve", "recipes"]
 
 EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts
+AHEAD = 32  # regions that workers look at at once, each as if none of the others were left out
 FEW = 2  # copies a channel, as an alternative to as many as allowed
 
 Progress = Callable[[str, int, int | None], None]
@@ -84,10 +86,16 @@ def best_plan(
     """
     best: tuple[float, Trial] | None = None
     tried = [r for r in recipes(options) if r.rescale or not rescaled]
-    for n, recipe in enumerate(tried):
+
+    @cache
+    def made(n: int) -> Trial:
         progress("comparing plans", n, len(tried))
-        weighed = replace(recipe, lambdas=weights(problem, recipe))
-        trial = Trial(recipe.name, weighed, solve(problem, weighed, budget))
+        weighed = replace(tried[n], lambdas=weights(problem, tried[n]))
+        return Trial(weighed.name, weighed, solve(problem, weighed, budget))
+
+    judge.ahead(problem.settings(made(n).choices) for n in range(len(tried)))
+    for n in range(len(tried)):
+        trial = made(n)
         value = _judged(problem, judge, trial, log_to)
         if best is None or value < best[0]:
             best = value, trial
@@ -145,15 +153,22 @@ def improve(
 
 def _roll_back(problem: Problem, judge: Judge, choices: Choices, progress: Progress) -> tuple[Choices, tuple[int, ...]]:
     """Leave out, one by one, the regions without which the held-out objective is better."""
-    kept, dropped = dict(choices), []
+    kept, dropped, order, asked = dict(choices), [], list(choices), 0
     judge.stand_on(problem.settings(kept))
     now = tuple(judge.halves(problem.settings(kept)))
-    for n, k in enumerate(list(choices)):
+
+    def without(k: int) -> Choices:
+        return {i: c for i, c in kept.items() if i != k}
+
+    for n, k in enumerate(order):
         progress("checking regions", n, len(choices))
-        trial = {i: c for i, c in kept.items() if i != k}
-        then = better(judge.halves(problem.settings(trial)), now)
+        if n == asked:  # most regions stay: workers answer for some at once
+            asked = n + AHEAD
+            some = (problem.settings(without(i)) for i in order[n:asked])
+            judge.ahead(some, judge.parts[0], problem.settings(kept))
+        then = better(judge.halves(problem.settings(without(k))), now)
         if then is not None:
-            kept, now = trial, then
+            kept, now, asked = without(k), then, n + 1
             dropped.append(k)
     progress("checking regions", len(choices), len(choices))
     return kept, tuple(dropped)

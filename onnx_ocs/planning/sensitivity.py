@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from onnx_ocs.measurement.yardstick import Output, Yardstick
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.planning.candidates import Candidate
 from onnx_ocs.planning.choices import Choices
+from onnx_ocs.planning.gauge import Gauge
 from onnx_ocs.planning.objective import Judge
 from onnx_ocs.planning.problem import Problem
+from onnx_ocs.planning.questions import Questions
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.regions.region import Quantized, adjustable
 
@@ -34,7 +37,11 @@ class Alone:
     """
 
     def __init__(
-        self, board: Switchboard, feeds: Sequence[Mapping[str, Array]], outputs: Sequence[Output] | None = None
+        self,
+        board: Switchboard,
+        feeds: Sequence[Mapping[str, Array]],
+        outputs: Sequence[Output] | None = None,
+        questions: Questions | None = None,
     ) -> None:
         """Measure nothing yet.
 
@@ -42,8 +49,9 @@ class Alone:
             board: the model with switched quantizers.
             feeds: the samples.
             outputs: what is compared; default: all that a quantizer can change.
+            questions: workers that answer questions about these feeds; None: this process.
         """
-        self.board, self.feeds = board, feeds
+        self.board, self.feeds, self._questions = board, feeds, questions
         known = {o.name: o for o in outputs or ()}
         moved = [known.get(o, Output(o, o)) for o in board.reached if outputs is None or o in known]
         self._moved = [o for o in moved if o.weight > 0]
@@ -65,6 +73,7 @@ class Alone:
         """
         if not self._moved or not trials:
             return np.zeros(len(trials))
+        self._ask_workers(trials, partial(progress, what))
         for n, on in enumerate(trials):
             progress(what, n, len(trials))
             if tuple(on) not in self._noise:
@@ -72,6 +81,23 @@ class Alone:
                 self._noise[tuple(on)] = sum(noise, np.zeros(1))
         progress(what, len(trials), len(trials))
         return self._yardstick.together(np.asarray([self._noise[tuple(on)] for on in trials]))
+
+
+    def _ask_workers(self, trials: Sequence[Mapping[int, Setting]], tell: Callable[[int, int | None], None]) -> None:
+        """Let workers measure what is not known yet."""
+        fresh = [on for on in trials if tuple(on) not in self._noise]
+        if self._questions is None or len(fresh) < 2:
+            return
+        yardstick, at = self._yardstick, range(len(self.feeds))
+        parts = yardstick.parts
+        gauge = Gauge(parts, (False,) * len(parts), {o.name: o.name for o in yardstick.outputs}, floats=False)
+        found: dict[int, dict[int, Array]] = {}
+        for n, k, error in self._questions.answers(gauge, yardstick.references, fresh, at):
+            found.setdefault(n, {})[k] = error.noise
+            tell(len(trials) - len(fresh) + n, len(trials))
+        for n, noise in found.items():
+            if len(noise) == len(at):
+                self._noise[tuple(fresh[n])] = sum((noise[k] for k in at), np.zeros(1))
 
 
 def harmful(alone: Alone, regions: Sequence[Quantized], progress: Progress) -> list[int]:
@@ -137,15 +163,22 @@ def weigh_in_place(
         The new ones.
     """
     settings, candidates = problem.settings(choices), problem.candidates
+
+    def without(c: Candidate) -> dict[int, Setting]:
+        return {k: s for k, s in settings.items() if k != c.index}
+
+    def tell(n: int) -> None:
+        progress("weighing in place", n, len(candidates))
+
     judge.stand_on(settings, SOME)
+    judge.ahead(map(without, candidates), SOME, settings, tell)
     now, _ = judge(settings, SOME)
     gains, predicted = [], []
     for n, c in enumerate(candidates):
-        progress("weighing in place", n, len(candidates))
-        off = {k: s for k, s in settings.items() if k != c.index}
-        gains.append(max(now - judge(off, SOME)[0], 0.0))
+        tell(n)
+        gains.append(max(now - judge(without(c), SOME)[0], 0.0))
         predicted.append(problem.error(c, choices.get(c.index)))
-    progress("weighing in place", len(candidates), len(candidates))
+    tell(len(candidates))
     floor = 0.02 * max(gains, default=0.0)
     fresh = [max(g, floor) / p if p > 0 else 0.0 for g, p in zip(gains, predicted, strict=True)]
     old = np.asarray([weights[c.index] for c in candidates])

@@ -95,6 +95,8 @@ class Stages:
         stages: int = STAGES,
         example: Mapping[str, Array] | None = None,
         outputs: Sequence[str] | None = None,
+        sliced: bool = False,
+        threads: int | None = None,
     ) -> None:
         """Load it.
 
@@ -105,6 +107,8 @@ class Stages:
             stages: in how many sessions at most.
             example: a feed to try on whether its samples may run a few at a time; None: they may not.
             outputs: the graph outputs that are asked for, and nothing else is computed; default: all.
+            sliced: whether samples may run a few at a time, where that was tried before.
+            threads: how many may be used; None: as many as help.
 
         Raises:
             Exception: whatever onnxruntime raises for a model that it does not load.
@@ -115,17 +119,17 @@ class Stages:
         parts = _Parts(model, rest, set(switched), asked)
         self._outputs, cuts = parts.outputs, parts.cuts(stages)
         slices = [] if example is None else _sliced(example)
-        self.sliced = len(slices) > 1
+        self.sliced, self._threads = sliced or len(slices) > 1, threads
         self._rest = {name: value.tobytes() for name, value in rest.items()}
         self._parameters = rest
         self._asked: _Question | None = None
-        self._load(parts, cuts, len(slices) if self.sliced else 1)
+        self._load(parts, cuts, len(slices) if len(slices) > 1 else 1)
         if self.sliced and example is not None and not self._same(example, slices):
             self.sliced = False
             self._load(parts, cuts, 1)
 
     def _load(self, parts: _Parts, cuts: Sequence[int], at_once: int) -> None:
-        self.stages = parts.load(cuts, at_once)
+        self.stages = parts.load(cuts, at_once, self._threads)
         self._readers: dict[str, list[int]] = defaultdict(list)
         for k, stage in enumerate(self.stages):
             for name in stage.parameters:
@@ -153,7 +157,7 @@ class Stages:
         known = self._feeds.pop(id(feed), None)
         if known is None:
             known = _Known(feed, [_Slice(f) for f in (_sliced(feed) if self.sliced else [feed])])
-        outputs = side_by_side(lambda s: self._ask(s, question), known.slices)
+        outputs = side_by_side(lambda s: self._ask(s, question), known.slices, self._threads)
         self._keep(known)
         if len(outputs) == 1:
             return outputs[0]
@@ -282,14 +286,15 @@ class _Parts:
                 switches = 0
         return found
 
-    def load(self, cuts: Sequence[int], at_once: int = 1) -> list[_Stage]:
+    def load(self, cuts: Sequence[int], at_once: int = 1, most: int | None = None) -> list[_Stage]:
         """The sessions of all parts; of one, where what crosses a cut cannot be handed over.
 
         Args:
             cuts: behind how many nodes to cut.
             at_once: how many runs there will be side by side, which share the cores.
+            most: threads of a session, where they are bounded.
         """
-        threads = 1 if self.small else 0 if at_once == 1 else share(at_once)
+        threads = most or (1 if self.small else 0 if at_once == 1 else share(at_once))
         known, stages = dict(self.inputs), []
         bounds = [0, *cuts, len(self.nodes)]
         for begin, end in pairwise(bounds):
@@ -301,7 +306,7 @@ class _Parts:
             for name, kind, shape in session.described():
                 if self.last.get(name, -1) >= end:  # an output that nobody reads crosses nothing
                     if kind not in NUMBERS:
-                        return self.load([], at_once)
+                        return self.load([], at_once, most)
                     known[name] = helper.make_tensor_value_info(name, NUMBERS[kind], shape)
         return stages
 

@@ -130,6 +130,7 @@ class Switchboard:
         outputs: the graph outputs that it gives.
         reached: those of them that a quantizer can change.
         stages: how many sessions it is loaded in.
+        sliced: whether the samples of a feed run a few at a time.
     """
 
     def __init__(
@@ -141,6 +142,8 @@ class Switchboard:
         example: Mapping[str, Array] | None = None,
         outputs: Sequence[str] | None = None,
         only: Collection[int] | None = None,
+        sliced: bool = False,
+        threads: int | None = None,
     ) -> None:
         """Build and load it.
 
@@ -153,19 +156,36 @@ class Switchboard:
             outputs: graph outputs that are asked for; default: all that are tensors.
             only: the regions, by index, that have a switch, those on the grid of another one included; all others are
                 off.  Default: all but those.
+            sliced: whether samples run a few at a time, where that was tried before: `sliced` of such a board.
+            threads: how many may be used; None: as many as help.
 
         Raises:
             UserError: onnxruntime does not load it.
         """
         self.regions = regions
         self.outputs = tensor_outputs(model) if outputs is None else list(outputs)
-        carried = {o for r in regions if isinstance(r, Region) for n in r.walk.carried for o in n.output}
-        e = Editor(model)
         self._columns: dict[int, int] = {}
         self._switched: list[str] = []
         self._asked: Mapping[int, Setting] | None = None
         self._made: dict[tuple[int, bytes], dict[str, Array]] = {}  # parameters of settings: most come again
-        values = 0  # of all quantized activations of a sample
+        e = Editor(model)
+        values = self._switch_all(e, shapes, only)
+        try:
+            off = {name: v for k, n in self._columns.items() for name, v in _parameters(k, None, n).items()}
+            self._rest = {t.name: off[t.name] for t in e.graph.inputs if t.name in off}
+            switched, example = e.export(), example if values >= MANY else None
+            self._model = Stages(
+                switched, self._rest, self._switched, stages, example, self.outputs, sliced, threads
+            )
+            self.stages, self.sliced = len(self._model.stages), self._model.sliced
+        except RUN_ERRORS as error:
+            raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None
+        self.reached = _reached(switched, self._rest, self.outputs)
+
+    def _switch_all(self, e: Editor, shapes: Mapping[str, tuple[object, ...]], only: Collection[int] | None) -> int:
+        """Put a switch in the place of every quantizer; returns the quantized values of a sample."""
+        regions, values = self.regions, 0
+        carried = {o for r in regions if isinstance(r, Region) for n in r.walk.carried for o in n.output}
         for k, r in enumerate(regions):
             q = r.quantizer
             if q is None:
@@ -182,15 +202,7 @@ class Switchboard:
                 if k in only if only is not None else name not in carried:
                     value = self._switch(e, k, name, value, q)
                 e.replace(name, q, value)
-        try:
-            off = {name: v for k, n in self._columns.items() for name, v in _parameters(k, None, n).items()}
-            self._rest = {t.name: off[t.name] for t in e.graph.inputs if t.name in off}
-            switched, example = e.export(), example if values >= MANY else None
-            self._model = Stages(switched, self._rest, self._switched, stages, example, self.outputs)
-            self.stages = len(self._model.stages)
-        except RUN_ERRORS as error:
-            raise UserError(f"onnxruntime cannot run the model switch by switch: {first_line(error)}") from None
-        self.reached = _reached(switched, self._rest, self.outputs)
+        return values
 
     def _switch(self, e: Editor, k: int, name: str, value: gs.Tensor, q: Quantizer) -> gs.Tensor:
         known = {t.name: t for t in e.graph.inputs}

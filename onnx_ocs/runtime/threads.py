@@ -19,15 +19,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def side_by_side(work: Callable[[T], R], items: Sequence[T], most: int | None = None) -> list[R]:
     """What the work makes of every item, in the order of the items.
+
+    Args:
+        work: makes it.
+        items: the items.
+        most: threads at most; None: one for each core.
 
     Raises:
         Exception: the first that the work has raised, in that order.
     """
-    if len(items) < 2 or CORES < 2:
+    threads = min(CORES if most is None else most, len(items))
+    if threads < 2:
         return [work(i) for i in items]
-    with ThreadPoolExecutor(min(CORES, len(items))) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, items))
 
 

@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -30,6 +33,31 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     address = "tcp://127.0.0.1:9"
     with pytest.raises(UserError, match=f"no Dask scheduler answers at {address}"), cluster(address, None):
         pass
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_who_has_started_begins(monkeypatch: pytest.MonkeyPatch, starts: bool) -> None:
+    """On a busy machine some of a local cluster's workers start late, or never."""
+
+    class Client(nullcontext[Any]):
+        def wait_for_workers(self, count: int, timeout: float) -> None:
+            if count > starts:
+                raise TimeoutError(timeout)
+
+        def get_executor(self) -> str:
+            return "executor"
+
+        def __enter__(self) -> Any:
+            return self
+
+    fake = SimpleNamespace(Client=Client, LocalCluster=lambda *_, **__: nullcontext())
+    monkeypatch.setitem(sys.modules, "distributed", fake)
+    if starts:
+        with cluster(None, 4) as found:
+            assert found == ("executor", 4)
+    else:
+        with pytest.raises(UserError, match="no worker of Dask's local cluster has started"), cluster(None, 4):
+            pass
 
 
 SCRIPT = """
