@@ -93,8 +93,10 @@ def _done(report: Report) -> str:
     steps = [r for r in regions if r["mode"] in ("rescale", "carried") or r["scale"] != r["scale_before"]]
     grids = _applied(report.get("grids", ()))
     signs = [g for g in grids if g["edit"] == "unsigned"]
+    shorts = [g for g in grids if g["edit"] == "bits16"]
     counts = (
-        (len(grids) - len(signs), "new grid", "new grids"),
+        (len(grids) - len(signs) - len(shorts), "new grid", "new grids"),
+        (len(shorts), "quantizer with 16 bits", "quantizers with 16 bits"),
         (len(signs), "quantizer stored as uint8", "quantizers stored as uint8"),
         (len(copied), "tensor with copies", "tensors with copies"),
         (len(steps), "other step", "other steps"),

@@ -5,11 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from onnx_ocs.measurement.cost import Cost
-from onnx_ocs.planning.options import PlanOptions
-from onnx_ocs.verbs.outcome import Outcome
+import onnx
 
-__all__ = ["kernel_notes", "time_notes"]
+from onnx_ocs.measurement.cost import Cost
+from onnx_ocs.measurement.latency import compared
+from onnx_ocs.passmanager import PassResult
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.verbs.common import first_sample
+from onnx_ocs.verbs.outcome import Outcome, Prepared
+
+__all__ = ["kernel_notes", "time_notes", "what_is_left"]
+
+
+def what_is_left(
+    ready: Prepared, model: onnx.ModelProto, results: Mapping[str, PassResult], options: PlanOptions
+) -> float | None:
+    """The limit of time for a plan, behind passes that may have spent some of it: those that give 16 bits.
+
+    Args:
+        ready: what the rewrite starts from.
+        model: what these passes left, which the plan is for.
+        results: theirs.
+        options: what is asked for.
+
+    Returns:
+        A ratio to the model's time; None for no limit.
+    """
+    limit = options.max_latency
+    spent = any(g["edit"] == "bits16" and g["status"] == "applied" for r in results.values() for g in r.grids)
+    if limit is None or not spent:
+        return limit
+    took = compared(ready.original, model, first_sample(ready.original, ready.fed))
+    return limit if took is None else max(limit / took.ratio, 1.0)
 
 
 def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
