@@ -1,7 +1,7 @@
 """Quantizers of 16 bits: the old range in steps 257 times finer, or a wider one.
 
     uint8 (s, z)  ->  uint16 (s / 257, 257 z)         255 * 257 = 65535: the range stays, every old value stays
-    int8  (s, 0)  ->  int16  (s / 256, 0)             symmetric stays symmetric; -128 s is held, 127 s as well
+    int8  (s, 0)  ->  int16  (s / 256, 0)             symmetric stays symmetric: it reaches as far up as it does down
 
 Any other number of levels, of 4-bit integers or between the bounds of a Clip (QCDQ), goes the same way: the grid of 16
 bits over the range.  The Clip goes, for onnxruntime has none for 16 bits, and the type's own ends saturate where its

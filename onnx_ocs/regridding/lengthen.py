@@ -48,9 +48,11 @@ def stored_16(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass, bound
     new.CopyFrom(model)
     graph = EditableGraph(new)
     edits: list[Edit] = []
+    followed: set[int] = set()  # quantizers that carry another one on
     for r in find_regions(graph, infer_shapes(new), bounded=bounded):
-        if isinstance(r, Region) and r.key in grids:
+        if isinstance(r, Region) and r.key in grids and followed.isdisjoint(map(id, r.nodes)):
             edits += to_16(graph, r, grids[r.key])
+            followed |= {id(n) for n in r.walk.carried}
     graph.commit(lambda node: stamp(node, by.name, by.version))
     record_edits(new, edits)
     return new

@@ -53,6 +53,7 @@ from onnx_ocs.verification.verdict import Verification
 __all__ = ["verify"]
 
 _LOG = logging.getLogger("onnx_ocs.verification")
+IO = "graph inputs, outputs or opsets are not those of the original"
 
 
 def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
@@ -61,7 +62,7 @@ def _structure(result: Verification, original: onnx.ModelProto, rewritten: onnx.
 
     if signature(original) != signature(rewritten):
         result.io_unchanged = False
-        result.fail("graph inputs or outputs are not those of the original")
+        result.fail(IO)
     original, rewritten = without_side_files(original), without_side_files(rewritten)
     for full in (True, False):
         why = complaint(original, full, 160)
@@ -81,7 +82,7 @@ def _opsets(result: Verification, yardstick: onnx.ModelProto, rewritten: onnx.Mo
     theirs, ours = (sorted((o.domain, o.version) for o in m.opset_import) for m in (yardstick, rewritten))
     if theirs != ours:
         result.io_unchanged = False
-        result.fail("opsets are not those of the original")
+        result.fail(IO)
 
 
 def _yardstick(result: Verification, original: onnx.ModelProto, rewritten: onnx.ModelProto) -> onnx.ModelProto | None:
