@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from onnx_ocs.calibration.context import Context
     from onnx_ocs.passmanager import PassResult
-    from onnx_ocs.regridding.run import Shorts
+    from onnx_ocs.regridding.lengthen import Shorts
 
 __all__ = ["Regrid"]
 
@@ -78,7 +78,7 @@ class Regrid:
 
     def _shorts(self) -> Shorts:
         """What quantizers of 16 bits may be like on the target."""
-        from onnx_ocs.regridding.run import Shorts
+        from onnx_ocs.regridding.lengthen import Shorts
         from onnx_ocs.targets.registry import rules_of
 
         rules = rules_of(self.runtime)

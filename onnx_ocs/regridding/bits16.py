@@ -56,7 +56,7 @@ def range_16(region: Region, seen: Extremes | None) -> Interval:
     low, high = -float(q.x_low.reshape(-1)[0]), float(q.x_clip.reshape(-1)[0])
     if seen is None:
         return low, high
-    bottom, top = region.bounds
+    bottom, top = region.firm  # what other quantizers cannot express now, they may with 16 bits
     wanted = min(MARGIN * float(seen.high.max(initial=0.0)), top, region.ceiling)
     lowest = max(MARGIN * float(seen.low.min(initial=0.0)), bottom)
     return low if q.rectifies else min(low, lowest), max(high, wanted)

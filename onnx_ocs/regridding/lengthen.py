@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -13,6 +13,7 @@ import onnx
 from onnx_ocs.calibration.feed import one_sample
 from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.calibration.samples import Samples
+from onnx_ocs.measurement.cost import cost
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
@@ -30,8 +31,10 @@ from onnx_ocs.regridding.grids import Grid
 from onnx_ocs.regridding.seen import extremes
 from onnx_ocs.regridding.worst import Candidate, damages, judged, layers_around, priced, within
 
-__all__ = ["Lengthening", "stored_16"]
+__all__ = ["MOST", "Lengthening", "Shorts", "stored_16"]
 
+FEWEST, MOST = 16, 64  # feeds that choices are judged on
+WORK = 4e10  # multiply-accumulates of one judgement
 WEIGHED = 4  # feeds on which it is measured what a quantizer costs
 
 
@@ -58,6 +61,19 @@ def stored_16(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass, bound
     return new
 
 
+@dataclass(frozen=True)
+class Shorts:
+    """What quantizers of 16 bits may be like.
+
+    Attributes:
+        types: of activations that the target takes.
+        limit: the most time, as a ratio to the original's; None: they cost none, or nobody counts it.
+    """
+
+    types: frozenset[str]
+    limit: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Lengthening:
     """What quantizers of 16 bits are chosen with.
@@ -68,8 +84,7 @@ class Lengthening:
         learn: samples to choose from.
         judge: samples that nothing is chosen on.
         judging: which outputs count, and the user's metric.
-        types: of activations that the target takes.
-        limit: the most time, as a ratio to the original's; None: 16 bits cost no time, or nobody counts it.
+        shorts: what may be.
         by: the pass.
         bounded: which tensors the float model bounds at 6.
     """
@@ -79,8 +94,7 @@ class Lengthening:
     learn: Samples
     judge: Samples
     judging: Judging
-    types: Collection[str]
-    limit: float | None
+    shorts: Shorts
     by: Pass
     bounded: Bounded
 
@@ -107,19 +121,24 @@ class Lengthening:
         if found is None:
             return refused, ["16 bits: what each quantizer costs cannot be told, so none was chosen"]
         order = self._affordable(model, found, feeds[0])
-        held_out = list(self.judge.batches(1))
+        held_out = list(islice(self.judge.batches(1), self._judged(model, feeds[0])))
         count = 0
         if order:
             count = judged(
                 self.truth, model, held_out, self.judging, len(order), lambda n: self._made(model, order[:n])
             )
-        told = [_told(count, len(order), len(found), self.limit)]
+        told = [_told(count, len(order), len(found), self.shorts.limit)]
         if not count:
             return refused, told
         chosen = {c.key: c.grid for c in order[:count]}
         model.CopyFrom(self._made(model, order[:count]))
         entries = [sixteen_entry(self.by.name, r, chosen[r.key]) for r in regions if r.key in chosen]
         return [*entries, *refused], told
+
+    def _judged(self, model: onnx.ModelProto, feed: Mapping[str, Array]) -> int:
+        """On how many feeds choices are judged: the larger the model, the fewer, on any machine."""
+        macs = cost(model, {k: v.shape for k, v in feed.items()}, kernels=False).macs
+        return max(FEWEST, min(MOST, int(WORK / max(macs, 1))))
 
     def _made(self, model: onnx.ModelProto, chosen: Sequence[Candidate]) -> onnx.ModelProto:
         return stored_16(model, {c.key: c.grid for c in chosen}, self.by, self.bounded)
@@ -136,7 +155,7 @@ class Lengthening:
         for k, r in narrow.items():
             one = isinstance(r, Region) and r.quantizer.scale.size == 1
             grid = grid_16(r, seen.get(r.tensor)) if isinstance(r, Region) and one else None
-            why = check_16(graph, r, grid, self.types)
+            why = check_16(graph, r, grid, self.shorts.types)
             if isinstance(why, Refusal):
                 refused.append(sixteen_entry(self.by.name, r, None, why))
             elif isinstance(r, Region) and grid is not None and followed.isdisjoint(map(id, r.nodes)):
@@ -169,10 +188,10 @@ class Lengthening:
         self, model: onnx.ModelProto, found: Sequence[Candidate], feed: Mapping[str, Array]
     ) -> list[Candidate]:
         """The candidates in order, as far as the time allows."""
-        if self.limit is None or not found:
+        if self.shorts.limit is None or not found:
             return priced(found, None)
         one = one_sample(model, feed)
-        return within(self.original, found, lambda chosen: self._made(model, chosen), self.limit, one)
+        return within(self.original, found, lambda chosen: self._made(model, chosen), self.shorts.limit, one)
 
 
 def _is_narrow(region: Quantized) -> bool:

@@ -28,14 +28,14 @@ from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
 from onnx_ocs.regridding.entries import killer_entry
 from onnx_ocs.regridding.grids import Grid
-from onnx_ocs.regridding.lengthen import Lengthening
+from onnx_ocs.regridding.lengthen import MOST, Lengthening, Shorts
 from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
 from onnx_ocs.regridding.move import better_grids, movable
-from onnx_ocs.regridding.seen import extremes, halves, seen_of
+from onnx_ocs.regridding.seen import extremes, halves, held_out, seen_of
 from onnx_ocs.regridding.sign import without_sign
 from onnx_ocs.runtime.session import attempt
 
-__all__ = ["Shorts", "found_killers", "regrid"]
+__all__ = ["found_killers", "regrid"]
 
 BY = "regrid"
 CLEARLY = 0.1  # decibels that count as a gain
@@ -86,24 +86,11 @@ def regrid(
     if shorts is not None:
         found = _Found(model, context.bounded) if moved.changed else found
         context.progress("choosing 16 bits", 0, None)
-        longer = work.longer(found, shorts, context.original or model)
+        longer = work.longer(found, shorts, context.original or model, held_out(context.samples, context.limit, MOST))
     stored = without_sign(model, found.regions, by, context.bounded) if signs else []
     changed = mended.changed or moved.changed or longer.changed or bool(stored)
     grids = mended.grids + moved.grids + longer.grids + stored
     return PassResult(changed, grids=grids, notes=mended.notes + longer.notes)
-
-
-@dataclass(frozen=True)
-class Shorts:
-    """What quantizers of 16 bits may be like.
-
-    Attributes:
-        types: of activations that the target takes.
-        limit: the most time, as a ratio to the original's; None: they cost none, or nobody counts it.
-    """
-
-    types: frozenset[str]
-    limit: float | None
 
 
 class _Found:
@@ -179,12 +166,9 @@ class _Work:
         model.CopyFrom(best.model)
         return PassResult(True, grids=entries)
 
-    def longer(self, found: _Found, shorts: Shorts, original: onnx.ModelProto) -> PassResult:
+    def longer(self, found: _Found, shorts: Shorts, original: onnx.ModelProto, judge: Samples) -> PassResult:
         """Give the worst quantizers 16 bits, in place."""
-        _, learn, judge = self.samples
-        work = Lengthening(
-            original, self.truth, learn, judge, self.judging, shorts.types, shorts.limit, self.by, self.bounded
-        )
+        work = Lengthening(original, self.truth, self.samples[1], judge, self.judging, shorts, self.by, self.bounded)
         entries, notes = work.run(found.model, found.graph, found.regions, found.plain)
         return PassResult(any(e["status"] == "applied" for e in entries), grids=entries, notes=notes)
 

@@ -25,7 +25,7 @@ from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.cost import layer_macs
 from onnx_ocs.measurement.gate import Judge, Rule
-from onnx_ocs.measurement.latency import compared
+from onnx_ocs.measurement.latency import SECONDS, compared
 from onnx_ocs.measurement.yardstick import Yardstick, outputs_of
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
@@ -41,6 +41,10 @@ _LOG = logging.getLogger("onnx_ocs.regridding")
 Feed = Mapping[str, Array]
 Losses = tuple[Array, float]
 HARMLESS = 1e-3  # share of all damage below which a quantizer is not worth 16 bits
+BOLD = 4.0  # by what more is tried at first than prices allow
+LESS = 0.8  # by what it is less each time that the time does not hold
+LONGER = 4.0  # times as long
+LEAST_TIME = 1e-3  # of the time, or of all prices: nothing
 ELEMENT = 16  # multiply-accumulates that an element of a tensor counts for: what is no layer runs in float, too
 
 
@@ -172,7 +176,9 @@ def within(
     original: onnx.ModelProto, candidates: Sequence[Candidate], made: Callable[[Sequence[Candidate]], onnx.ModelProto],
     limit: float, feed: Feed,
 ) -> list[Candidate]:
-    """Candidates in order, as many as the time allows: measured for all, chosen by price, measured again.
+    """Candidates in order, as many as the time allows: measured for all, chosen by price, measured until it holds.
+
+    Prices are rough, so more is tried first than they allow.
 
     Args:
         original: what is timed against.
@@ -182,21 +188,30 @@ def within(
         feed: one sample.
     """
     whole = compared(original, made(candidates), feed)
-    extra = 0.0 if whole is None else whole.ratio - 1
-    order = priced(candidates, 1.0 if extra <= 0 else max(limit - 1, 0.0) / extra)
-    if whole is None:  # it cannot be timed, and will not be
-        return order
+    everything = priced(candidates, 1.0)
+    if whole is None or whole.holds(limit):  # what cannot be timed now will not be timed in the end
+        return everything
+    room, tried = BOLD * max(limit - 1, 0.0) / max(whole.ratio - 1, LEAST_TIME), everything
+    while order := priced(candidates, min(room, 1.0)):
+        if len(order) < len(tried):
+            tried = order
+            if _holds(original, made(order), limit, feed):
+                return order
+        room *= LESS
+        if room < LEAST_TIME:
+            return []
+    return []
 
-    def holds(n: int) -> bool:
-        took = compared(original, made(order[:n]), feed)
-        return took is None or took.holds(limit)
 
-    low, high = 0, len(order) + 1
-    n = len(order)
-    while n > low:
-        low, high = (n, high) if holds(n) else (low, n)
-        n = (low + high) // 2
-    return order[:low]
+def _holds(original: onnx.ModelProto, model: onnx.ModelProto, limit: float, feed: Feed) -> bool:
+    """Whether a model holds a limit of time; measured again, and longer, where one measurement cannot tell."""
+    for seconds in (SECONDS, LONGER * SECONDS):
+        took = compared(original, model, feed, seconds)
+        if took is None or took.holds(limit):
+            return True
+        if took.exceeds(limit):
+            return False
+    return False
 
 
 def fewest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -32,11 +32,14 @@ def what_is_left(
         A ratio to the model's time; None for no limit.
     """
     limit = options.max_latency
-    spent = any(g["edit"] == "bits16" and g["status"] == "applied" for r in results.values() for g in r.grids)
-    if limit is None or not spent:
+    if limit is None or not _has_shorts([g for r in results.values() for g in r.grids]):
         return limit
     took = compared(ready.original, model, first_sample(ready.original, ready.fed))
     return limit if took is None else max(limit / took.ratio, 1.0)
+
+
+def _has_shorts(grids: Sequence[Mapping[str, Any]]) -> bool:
+    return any(g["edit"] == "bits16" and g["status"] == "applied" for g in grids)
 
 
 def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
@@ -58,15 +61,24 @@ def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
     return notes
 
 
-def kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -> list[str]:
-    """What became of the operators that onnxruntime runs on integers."""
+def kernel_notes(
+    costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None, grids: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
+    """What became of the operators that onnxruntime runs on integers.
+
+    Args:
+        costs: of the model before and after.
+        weighed: what copies that cost kernels would have gained.
+        grids: the report's entries.
+    """
     notes = []
+    mend = "it has none for 16 bits" if _has_shorts(grids) else "the mode 'integer' makes no copies there"
     lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
     if lost > 0:
         notes.append(
             f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
             f"{'has' if lost == 1 else 'have'} none or a slow one now, which costs more time than multiply-accumulates "
-            f"say; the mode 'integer' makes no copies there"
+            f"say; {mend}"
             + (f", for {weighed['gain_db']:.2f} dB less of the objective" if weighed and not weighed["kept"] else "")
         )
     if (costs[0].integer_operators or 0) - (costs[1].integer_operators or 0) > max(lost, 0):

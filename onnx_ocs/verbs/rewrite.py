@@ -309,7 +309,7 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
     shapes = sample_shapes(ready.original, lambda: ready.fed)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
-    notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]
+    notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels"), outcome.grids), *time_notes(outcome, options)]
     if not outcome.changed:
         notes.append(f"nothing was rewritten: the output is the {'converted ' * ready.converted}input")
     made_before = any(isinstance(p, Translate) and p.plan is not None for p in chosen.passes)

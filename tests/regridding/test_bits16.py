@@ -157,7 +157,7 @@ def test_a_bias_that_would_overflow_leaves_the_tensor() -> None:
 
 
 def int32_bias(readers: int = 1) -> Model:
-    """Layers with an int32 bias on the scale s_x * s_w behind one quantizer, each with a DequantizeLinear of its own."""
+    """Layers with an int32 bias on the scale s_x * s_w behind one quantizer, each with its own DequantizeLinear."""
     rng = np.random.default_rng(0)
     values = {"s": np.float32(0.02), "z": np.uint8(100), "ws": np.float32(0.01), "wz": np.int8(0)}
     values |= {"w": rng.integers(-9, 9, (4, 3, 1, 1)).astype(np.int8), "b": rng.integers(-99, 99, 4).astype(np.int32)}
