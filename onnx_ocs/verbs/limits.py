@@ -11,6 +11,7 @@ from onnx_ocs.measurement.cost import Cost
 from onnx_ocs.measurement.latency import compared
 from onnx_ocs.passmanager import PassResult
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.verbs.common import first_sample
 from onnx_ocs.verbs.outcome import Outcome, Prepared
 
@@ -32,7 +33,8 @@ def what_is_left(
         A ratio to the model's time; None for no limit.
     """
     limit = options.max_latency
-    if limit is None or not _has_shorts([g for r in results.values() for g in r.grids]):
+    spent = _has_shorts([g for r in results.values() for g in r.grids])
+    if limit is None or not spent or rules_of(options.runtime).short_as_fast:
         return limit
     took = compared(ready.original, model, first_sample(ready.original, ready.fed))
     return limit if took is None else max(limit / took.ratio, 1.0)
@@ -57,7 +59,9 @@ def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
         )
     if outcome.latency is not None and outcome.latency.exceeds(limit):
         ratio = outcome.latency.ratio
-        notes.append(f"the finished file takes x {ratio:.2f} of the time, which is more than x {limit:g}")
+        free = options is not None and _has_shorts(outcome.grids) and rules_of(options.runtime).short_as_fast
+        where = " in onnxruntime on this CPU, which has no integer kernels for 16 bits" if free else ""
+        notes.append(f"the finished file takes x {ratio:.2f} of the time{where}, which is more than x {limit:g}")
     return notes
 
 

@@ -64,3 +64,8 @@ def test_a_plan_has_the_time_that_16_bits_have_left(monkeypatch: pytest.MonkeyPa
     assert what_is_left(ready, onnx.ModelProto(), other, LIMITED) == 1.2
     assert what_is_left(ready, onnx.ModelProto(), shorts, PlanOptions(max_latency=1.05)) == 1.0
     assert what_is_left(ready, onnx.ModelProto(), shorts, PlanOptions()) is None
+    qnn = PlanOptions(budget=None, max_latency=1.2, runtime="qnn")
+    assert what_is_left(ready, onnx.ModelProto(), shorts, qnn) == 1.2, "16 bits cost nothing there"
+    slow = Outcome(onnx.ModelProto(), True, latency=Compared(1.0, 1.5, 1.5, 0.1), grids=tuple(shorts["regrid"].grids))
+    (note,) = time_notes(slow, qnn)
+    assert "x 1.50 of the time in onnxruntime on this CPU, which has no integer kernels for 16 bits" in note
