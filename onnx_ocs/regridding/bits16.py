@@ -118,8 +118,15 @@ def _untyped(graph: Graph, quantize: NodeProto) -> bool:
     return len(graph.readers(t)) == len(graph.value_readers(t))
 
 
-def to_16(graph: EditableGraph, region: Region, grid: Grid) -> list[Sixteen]:
-    """Give a region's quantizers 16 bits (checked before), and those that carry it on."""
+def to_16(graph: EditableGraph, region: Region, grid: Grid, original: Graph | None = None) -> list[Sixteen]:
+    """Give a region's quantizers 16 bits (checked before), and those that carry it on.
+
+    Args:
+        graph: the graph.
+        region: the region.
+        grid: of 16 bits.
+        original: the graph before the run, where the step may have changed since: biases are rounded once.
+    """
     q, walk, kind = region.quantizer, region.walk, type_16(region.quantizer)
     contrib, edits = _contrib(graph), []
     if contrib and all(o.domain != CONTRIB for o in graph.model.opset_import):
@@ -139,7 +146,7 @@ def to_16(graph: EditableGraph, region: Region, grid: Grid) -> list[Sixteen]:
             edits.append(Sixteen(str(n.output[0]), kind.name, int(q.zero_point), grid.zero_point))
         else:
             _without_clip(graph, n)
-    rescale(graph, region, np.asarray(grid.scale))
+    rescale(graph, region, np.asarray(grid.scale), original)
     return edits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from math import prod
 from typing import Any
@@ -38,7 +39,9 @@ WORK = 4e10  # multiply-accumulates of one judgement
 WEIGHED = 4  # feeds on which it is measured what a quantizer costs
 
 
-def stored_16(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass, bounded: Bounded) -> onnx.ModelProto:
+def stored_16(
+    model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass, bounded: Bounded, original: Graph | None = None
+) -> onnx.ModelProto:
     """A copy of a model in which quantizers have 16 bits.
 
     Args:
@@ -46,6 +49,7 @@ def stored_16(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass, bound
         grids: by the regions' keys, which have been checked.
         by: the pass; its name and version are written on all that is edited.
         bounded: which tensors the float model bounds at 6.
+        original: the graph before the run, where steps may have changed since.
     """
     new = onnx.ModelProto()
     new.CopyFrom(model)
@@ -54,7 +58,7 @@ def stored_16(model: onnx.ModelProto, grids: Mapping[Key, Grid], by: Pass, bound
     followed: set[int] = set()  # quantizers that carry another one on
     for r in find_regions(graph, infer_shapes(new), bounded=bounded):
         if isinstance(r, Region) and r.key in grids and followed.isdisjoint(map(id, r.nodes)):
-            edits += to_16(graph, r, grids[r.key])
+            edits += to_16(graph, r, grids[r.key], original)
             followed |= {id(n) for n in r.walk.carried}
     graph.commit(lambda node: stamp(node, by.name, by.version))
     record_edits(new, edits)
@@ -97,6 +101,11 @@ class Lengthening:
     shorts: Shorts
     by: Pass
     bounded: Bounded
+
+    @cached_property
+    def _before(self) -> Graph:
+        """The original's graph."""
+        return Graph(self.original)
 
     def run(
         self, model: onnx.ModelProto, graph: Graph, regions: Sequence[Quantized], plain: onnx.ModelProto
@@ -141,7 +150,7 @@ class Lengthening:
         return max(FEWEST, min(MOST, int(WORK / max(macs, 1))))
 
     def _made(self, model: onnx.ModelProto, chosen: Sequence[Candidate]) -> onnx.ModelProto:
-        return stored_16(model, {c.key: c.grid for c in chosen}, self.by, self.bounded)
+        return stored_16(model, {c.key: c.grid for c in chosen}, self.by, self.bounded, self._before)
 
     def _possible(
         self, graph: Graph, regions: Sequence[Quantized], plain: onnx.ModelProto

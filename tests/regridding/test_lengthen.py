@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regridding import lengthen, worst
 from onnx_ocs.verification.verify import verify
 
+DATA = Path(__file__).resolve().parents[1] / "data"
 ALL = Regrid(bits16=True, zero_points=False, unsigned=False, max_latency=None)
 
 
@@ -58,6 +60,14 @@ def test_with_all_other_passes() -> None:
     options = PlanOptions(budget=0.3, max_latency=None)
     result = rewrite(model, calib=inputs(model, 32), passes=passes, options=options)
     assert result.verification is not None and result.verification.verdict == "PASSED" and applied(result.report)
+
+
+def test_a_bias_is_rounded_once() -> None:
+    """Where a zero-point and its step have moved before: the bias follows both from what the file held."""
+    model = onnx.load(DATA / "ort_hswish_l17_weightqdq.onnx")
+    result = rewrite(model, calib=inputs(model, 16), passes=[Regrid(bits16=True, max_latency=None)])
+    assert {g["edit"] for g in result.report["grids"]} == {"new grid", "bits16"}
+    assert result.verification is not None and not result.verification.failures
 
 
 def test_a_limit_of_time_leaves_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ def other_step(patch: Patch) -> None:
 def declared_step(patch: Patch) -> None:
     """The wrong step, and declared so: the range is the old one no more, and biases follow the right one."""
     real = bits16.rescale
-    patch.setattr(bits16, "rescale", lambda graph, region, scale: real(graph, region, scale) or off(graph, region))
+    patch.setattr(bits16, "rescale", lambda graph, region, *more: real(graph, region, *more) or off(graph, region))
 
     def off(graph: EditableGraph, region: Region) -> None:
         for n in region.nodes:
