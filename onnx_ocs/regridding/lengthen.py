@@ -217,6 +217,6 @@ def _told(count: int, affordable: int, found: int, limit: float | None) -> str:
     if count < affordable:
         return f"{left}; more are not surely better on unseen samples"
     if count < found:
-        why = "the others cost next to nothing" if limit is None else f"more would take over x {limit:g} of the time"
-        return f"{left}; {why}"
+        time = "" if limit is None else f", or would take over x {limit:g} of the time"
+        return f"{left}; the others cost next to nothing{time}"
     return left
