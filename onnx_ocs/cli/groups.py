@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from onnx_ocs.options import option
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.runtime.memory import allow_memory
+from onnx_ocs.targets.choice import time_of
 from onnx_ocs.translation.options import PANEL
 
 __all__ = [
@@ -203,11 +204,12 @@ class Time:
 
     max_latency: str | None = option(
         None,
-        "The most time that the result may take in onnxruntime, as a ratio to the input's, such as 1.25; 'none' for "
-        "no limit. A plan with copies is timed in turns with the input, and cut back until it holds. Alone it says how "
-        "much is spent; with --budget or --ratio both do.",
+        "The most time that the result may take, as a ratio to the input's, such as 1.25; 'none' for no limit. A plan "
+        "with copies is timed in turns with the input, and cut back until it holds. Alone it says how much is spent; "
+        "with --budget or --ratio both do. Files for OpenVINO are timed there, where it is installed, all others in "
+        "onnxruntime.",
         metavar="X",
-        shown="1.1, or none where --budget or --ratio is given",
+        shown="1.1, or none where --budget or --ratio is given; with a budget for OpenVINO 1.15 times 1 + that",
     )
 
     panel: ClassVar[str] = PANEL
@@ -310,18 +312,19 @@ def plan_options(given: Given, spend: bool = False) -> PlanOptions:
         UserError: the target needs a metric, and there is none.
     """
     target, timed = _target(given), given.make(Time)
+    planned = given.make(PlanOptions, target=target)  # said in any case: the flag of this name is the runtime's
     if given.value("--budget") is not None:
-        return given.make(PlanOptions, target=target, max_latency=timed.limit(None))
+        return replace(planned, max_latency=timed.limit(time_of(planned.runtime, planned.budget)))
     if given.value("--ratio") is not None:
-        return given.make(PlanOptions, target=target, budget=None, max_latency=timed.limit(None))
+        return replace(planned, budget=None, max_latency=timed.limit(None))
     if target is not None:
-        return given.make(PlanOptions, target=target, budget=NO_LIMIT, max_latency=timed.limit(None))
+        return replace(planned, budget=NO_LIMIT, max_latency=timed.limit(None))
     limit = timed.limit(LATENCY)
     if spend and limit is None:
-        return given.make(PlanOptions, budget=NO_LIMIT, max_latency=None)
+        return replace(planned, budget=NO_LIMIT)
     if (spend or timed.max_latency is not None) and limit is not None:  # time alone says how much is spent
-        return given.make(PlanOptions, budget=None, max_latency=limit)
-    return given.make(PlanOptions, max_latency=limit)
+        return replace(planned, budget=None, max_latency=limit)
+    return replace(planned, max_latency=limit)
 
 
 def _target(given: Given) -> Target | None:

@@ -1,6 +1,6 @@
-"""Time of one sample in onnxruntime, such as before and after: what multiply-accumulates do not say.
+"""Time of one sample in the target's runtime, such as before and after: what multiply-accumulates do not say.
 
-Integer kernels, lost fusions and layouts decide it.  One thread, ORT_ENABLE_ALL; the models take turns, and the
+Integer kernels, lost fusions and layouts decide it.  One thread, all optimizations; the models take turns, and the
 thread's CPU time is counted, which other work on the machine disturbs less than wall time.  What disturbs a run makes
 it longer, never shorter, so a ratio is that of the shortest runs.  It is taken three times, from every third round
 each: the middle one counts, and half of what they are apart is the tolerance.  Runs end early once that is small.
@@ -17,7 +17,8 @@ import onnx
 
 from onnx_ocs.model import sizes
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.runtime.session import LARGE, RUN_ERRORS, Session, attempt_run
+from onnx_ocs.runtime.session import LARGE, RUN_ERRORS
+from onnx_ocs.targets.timing import ONNXRUNTIME, Timing
 
 __all__ = ["SECONDS", "Compared", "Looks", "compared", "latencies", "shortest"]
 
@@ -39,12 +40,14 @@ class Compared:
         after_ms: as many as the ratio makes of them.
         ratio: after / before, of the shortest runs.
         tolerance: how far the ratio may be off, by what its parts are apart.
+        runtime: where both ran.
     """
 
     before_ms: float
     after_ms: float
     ratio: float
     tolerance: float
+    runtime: str = ONNXRUNTIME.name
 
     def holds(self, limit: float) -> bool:
         """Whether the ratio is within a limit, even if it is off by its tolerance."""
@@ -56,7 +59,11 @@ class Compared:
 
 
 def compared(
-    before: onnx.ModelProto, after: onnx.ModelProto, feed: Mapping[str, Array], seconds: float = SECONDS
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    feed: Mapping[str, Array],
+    seconds: float = SECONDS,
+    on: Timing = ONNXRUNTIME,
 ) -> Compared | None:
     """Time two models against each other; None where `latencies` would be None.
 
@@ -65,12 +72,13 @@ def compared(
         after: what was made of it.
         feed: what both are fed, such as one sample.
         seconds: after which no more runs are begun, if there were enough.
+        on: the runtime.
     """
-    took = None if _large([before, after]) else _took([before, after], feed, ROUNDS, seconds, LEAST, Looks())
+    took = None if _large([before, after]) else _took([before, after], feed, ROUNDS, seconds, LEAST, on, Looks())
     if took is None:
         return None
     then, (ratio, tolerance) = 1e3 * min(took[0]), _ratio(took)
-    return Compared(then, then * ratio, ratio, tolerance)
+    return Compared(then, then * ratio, ratio, tolerance, on.name)
 
 
 def _ratio(took: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -113,15 +121,20 @@ def latencies(
         seconds: after which no more runs are begun.
 
     Returns:
-        Milliseconds of CPU time of each; None for models that onnxruntime does not run, or above 256 MB, where loading
-        them again would take longer than all else.
+        Milliseconds of CPU time of each in onnxruntime; None for models that it does not run, or above 256 MB, where
+        loading them again would take longer than all else.
     """
-    took = None if _large(models) else _took(models, feed, most, seconds, 1)
+    took = None if _large(models) else _took(models, feed, most, seconds, 1, ONNXRUNTIME)
     return None if took is None else [1e3 * float(np.median(found)) for found in took]
 
 
 def shortest(
-    models: Sequence[onnx.ModelProto], feed: Mapping[str, Array], most: int, seconds: float, least: int
+    models: Sequence[onnx.ModelProto],
+    feed: Mapping[str, Array],
+    most: int,
+    seconds: float,
+    least: int,
+    on: Timing = ONNXRUNTIME,
 ) -> list[float] | None:
     """The shortest run of each model.
 
@@ -131,11 +144,12 @@ def shortest(
         most: runs of each.
         seconds: after which no more runs are begun.
         least: runs of each, however long they take.
+        on: the runtime.
 
     Returns:
-        Seconds of CPU time of each; None for models that onnxruntime does not run.
+        Seconds of CPU time of each; None for models that it does not run.
     """
-    took = _took(models, feed, most, seconds, least)
+    took = _took(models, feed, most, seconds, least, on)
     return None if took is None else [min(found) for found in took]
 
 
@@ -149,22 +163,23 @@ def _took(
     most: int,
     seconds: float,
     least: int,
+    on: Timing,
     looks: Looks | None = None,
 ) -> list[list[float]] | None:
     """Seconds of the runs of each model, which take turns, and now and then swap them."""
     try:
-        sessions = [Session(m, "enable_all", threads=1, precise=False) for m in models]
+        runs = [on.load(m) for m in models]
+        for run in runs:
+            run(feed)
     except RUN_ERRORS:
         return None
-    if any(isinstance(attempt_run(s, feed), str) for s in sessions):
-        return None
     took: list[list[float]] = [[] for _ in models]
-    turns = list(zip(sessions, took, strict=True))
+    turns = list(zip(runs, took, strict=True))
     start = time.perf_counter()
     while (rounds := len(took[0])) < least or (rounds < most and time.perf_counter() - start < seconds):
-        for session, found in turns[:: 1 if rounds % 2 else -1]:
+        for run, found in turns[:: 1 if rounds % 2 else -1]:
             now = time.thread_time()
-            session.run(feed)
+            run(feed)
             found.append(time.thread_time() - now)
         if looks is not None and looks.enough(took):
             break

@@ -11,7 +11,7 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.latency import compared
+from onnx_ocs.measurement.latency import SECONDS, Compared, compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
@@ -26,6 +26,7 @@ from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.search import Trial, best_plan, freed, improve
 from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.targets.ort import operators
+from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.together import agreed
 from onnx_ocs.translation.widen import widened
@@ -97,9 +98,9 @@ class Spending:
         """A plan's objective and SQNR on samples that no plan is made from."""
         return self.judge(self.problem.settings(choices))
 
-    def _surely(self, choices: Choices) -> bool:
-        """Whether a plan is better on both halves of these samples: a few samples that gain a lot are luck."""
-        now, then = (self.judge.halves(self.problem.settings(c)) for c in (choices, {}))
+    def surely(self, choices: Choices, before: Choices | None = None) -> bool:
+        """Whether a plan is better than another on both halves of these samples: a few that gain a lot are luck."""
+        now, then = (self.judge.halves(self.problem.settings(c)) for c in (choices, before or {}))
         return better(now, then) is not None
 
     def carried_out(self, choices: Choices) -> onnx.ModelProto:
@@ -111,6 +112,18 @@ class Spending:
             return [d for d in agreed(graph, found) if isinstance(d, Decision)]
 
         return widened(self.model, decide)
+
+    def allowed(self, choices: Choices) -> bool:
+        """Whether what choices really cost is within the limits, measured."""
+        options = self.options
+        if options.budget is not None and self.price(choices) > options.budget + 1e-6:
+            return False
+        took = None if options.max_latency is None else self._timed(self.carried_out(choices))
+        return took is None or options.max_latency is None or took.holds(options.max_latency)
+
+    def _timed(self, new: onnx.ModelProto, seconds: float = SECONDS) -> Compared | None:
+        """A model's time beside the input's, in the target's runtime."""
+        return compared(self.model, new, self.sample, seconds, timing_of(self.options.runtime))
 
     def _best(self, problem: Problem, budget: Budget, log_to: dict[str, Any], thorough: bool) -> Trial:
         """The best plan of one half of the samples."""
@@ -148,9 +161,9 @@ class Spending:
                 break
             self.context.progress("timing plans", lowering, None)
             new = self.carried_out(trial.choices)
-            took = compared(self.model, new, self.sample)
+            took = self._timed(new)
             if took is not None and not took.holds(limit) and not took.exceeds(limit):  # too close, or too noisy
-                took = compared(self.model, new, self.sample, LONGER) or took
+                took = self._timed(new, LONGER) or took
             if took is None:
                 break
             log.append({"allowed": allowed, "ratio": took.ratio, "tolerance": took.tolerance})
@@ -195,7 +208,7 @@ class Spending:
             trial = self._timely(problem, trial, options.max_latency, {} if found is None else found)
         after = self.objective(trial.choices)
         gains = all(worth(self.before, found, self.judge.objective) for found in (after, unseen))
-        if gains and self._surely(trial.choices):
+        if gains and self.surely(trial.choices):
             return self._folding(Judged(trial, unseen, after))
         return self._folding(Judged(replace(self.untouched, dropped=trial.dropped), unseen, self.before))
 
@@ -206,7 +219,7 @@ class Spending:
         trial, limit = judged.trial, self.options.max_latency
 
         def timely(choices: Choices) -> bool:
-            took = None if limit is None else compared(self.model, self.carried_out(choices), self.sample)
+            took = None if limit is None else self._timed(self.carried_out(choices))
             return took is None or limit is None or took.holds(limit)
 
         self.context.progress("folding copies", 0, None)

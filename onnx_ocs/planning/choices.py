@@ -31,6 +31,11 @@ class Budget:
         pairs = (macs, self.macs), (ratio, self.ratio), (time, self.time)
         return all(most is None or n <= most + 1e-9 for n, most in pairs)
 
+    def without(self, spent: Spent) -> Budget:
+        """What is left of it."""
+        pairs = (self.macs, spent.macs), (self.ratio, spent.ratio), (self.time, spent.time)
+        return Budget(*(None if most is None else max(most - n, 0.0) for most, n in pairs))
+
     def times(self, share: float) -> Budget:
         """A share of it."""
         return Budget(*(None if v is None else v * share for v in (self.macs, self.ratio, self.time)))

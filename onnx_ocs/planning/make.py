@@ -28,6 +28,7 @@ from onnx_ocs.planning.fitted import behind_a_fit
 from onnx_ocs.planning.later import later
 from onnx_ocs.planning.objective import Judge, first_feeds, first_samples, held_out
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.peaks_first import peaks_first
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.planning.prices import find_prices
 from onnx_ocs.planning.problem import LEARNT, Problem, pose
@@ -38,6 +39,7 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.targets.registry import rules_of
+from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.translation.reach import mode_for
 
 __all__ = ["make_plan"]
@@ -151,7 +153,7 @@ def _weighed(
 ) -> tuple[Spending, Judged]:
     """The best plan; of mode "auto" against one of late copies alone, and one that costs no integer operators."""
     options = spending.options
-    judged = spending.within(found["candidates"], found)
+    judged = peaks_first(spending, spending.within(found["candidates"], found), found)
     if options.mode != "auto" or options.budget is None or options.max_latency is not None:
         return spending, judged
     judged, problem = later(spending, judged, lambda: pose_again(replace(options, mode="late")), found)
@@ -238,7 +240,8 @@ def _priced(
     if options.max_latency is None or options.budget == 0:
         return problem
     wanted, total = problem.candidates, problem.total
-    prices = find_prices(model, bench.graph, bench.shapes, wanted, total, bench.sample, context.progress)
+    on = timing_of(options.runtime)
+    prices = find_prices(model, bench.graph, bench.shapes, wanted, total, bench.sample, on, context.progress)
     return replace(problem, prices=prices)
 
 

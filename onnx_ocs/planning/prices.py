@@ -3,10 +3,10 @@
     time(n copies) = start + n * each
 
 A region is cut out with what makes and what reads it, from quantizer to quantizer, as it is, with a copy of some
-channels and with one of all.  The three take turns in onnxruntime for some milliseconds, and the shortest runs count:
-float nodes, lost kernels and Transposes are in them, whatever they are.  Prices are shares of the whole model's time,
-so they are those of the machine that plans.  What is too short to be told from noise costs half of what its
-multiply-accumulates would at the model's pace, never nothing.
+channels and with one of all.  The three take turns in the target's runtime for some milliseconds, and the shortest
+runs count: float nodes, lost kernels and Transposes are in them, whatever they are.  Prices are shares of the whole
+model's time, so they are those of the machine that plans.  What is too short to be told from noise costs half of what
+its multiply-accumulates would at the model's pace, never nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from onnx_ocs.model.shapes import Shape
 from onnx_ocs.planning.candidates import Candidate
 from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.runtime.instrument import piece
+from onnx_ocs.targets.timing import Timing
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.widen import widened
 
@@ -61,6 +62,7 @@ def find_prices(
     candidates: Iterable[Candidate],
     total: int,
     feed: Mapping[str, Array],
+    on: Timing,
     progress: Callable[[str, int, int | None], None],
 ) -> dict[int, Price]:
     """Measure the price of every candidate that may get copies, by index of its region.
@@ -72,17 +74,18 @@ def find_prices(
         candidates: the candidates.
         total: multiply-accumulates of the model.
         feed: one sample.
+        on: the runtime.
         progress: called during the work.
 
     Returns:
         Prices; a region that cannot be cut out costs by its multiply-accumulates, at the pace of the whole model.
     """
     wanted = [c for c in candidates if c.shares]
-    whole = shortest([model], feed, ROUNDS, SECONDS, FEWEST) if wanted else None
+    whole = shortest([model], feed, ROUNDS, SECONDS, FEWEST, on) if wanted else None
     found = {}
     for done, c in enumerate(wanted):
         progress("timing tensors", done, len(wanted))
-        price, pace = None if whole is None else _price(graph, shapes, c), c.macs / max(total, 1)
+        price, pace = None if whole is None else _price(graph, shapes, c, on), c.macs / max(total, 1)
         if whole is None or price is None:
             found[c.index] = Price(0.0, pace)
         else:
@@ -91,7 +94,7 @@ def find_prices(
     return found
 
 
-def _price(graph: Graph, shapes: Mapping[str, Shape], c: Candidate) -> Price | None:
+def _price(graph: Graph, shapes: Mapping[str, Shape], c: Candidate, on: Timing) -> Price | None:
     """The price in seconds; None where the region cannot be cut out."""
     region, channels = c.region, c.region.walk.channels
     cutout = _neighbourhood(graph, shapes, region)
@@ -106,7 +109,7 @@ def _price(graph: Graph, shapes: Mapping[str, Shape], c: Candidate) -> Price | N
         if new is None:
             return None
         models.append(new)
-    took = shortest(models, feed, ROUNDS, SECONDS, FEWEST)
+    took = shortest(models, feed, ROUNDS, SECONDS, FEWEST, on)
     if took is None:
         return None
     few, many = max(took[1] - took[0], 0.0), max(took[2] - took[0], 0.0)

@@ -24,6 +24,7 @@ from onnx_ocs.planning.curve import Savings, savings
 from onnx_ocs.planning.distortion import Table, tabulate
 from onnx_ocs.planning.foldable import find_foldable
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.peaks import Ladder, find_ladders
 from onnx_ocs.planning.plan import PlannedRegion
 from onnx_ocs.planning.prices import Price
 from onnx_ocs.probes.switchboard import Setting, narrow
@@ -71,6 +72,7 @@ class Problem:
         tables: errors of every candidate, by index of its region (see `on`).
         prices: of the copies of every candidate in time, by index of its region; empty where nobody asks.
         foldable: the candidates with copies that are folded back for all readers, where they may have these.
+        ladders: what may be done with tensors in which a few channels are far beyond the rest.
     """
 
     regions: Sequence[Quantized]
@@ -84,6 +86,7 @@ class Problem:
     tables: Mapping[int, Tables] = field(default_factory=dict)
     prices: Mapping[int, Price] = field(default_factory=dict)
     foldable: tuple[Candidate, ...] = ()
+    ladders: tuple[Ladder, ...] = ()
 
     @cached_property
     def total(self) -> int:
@@ -120,7 +123,9 @@ class Problem:
     def damaged(self, damage: Mapping[int, float]) -> Problem:
         """The same with measured errors at the model's output, by index of the region."""
         one, other = (tuple(replace(c, damage=damage[c.index]) for c in of) for of in (self.candidates, self.foldable))
-        return replace(self, candidates=one, foldable=other)
+        known = {c.index: c for c in one}
+        ladders = tuple(replace(p, candidate=known[p.candidate.index]) for p in self.ladders)
+        return replace(self, candidates=one, foldable=other, ladders=ladders)
 
     def folding(self) -> Problem:
         """The problem of the copies that are folded back, with tables."""
@@ -225,9 +230,11 @@ def pose(
     found = find_candidates(graph, regions, base, statistics, options)
     channels = sum(len(c.readers.gain) for c in found if c.shares)
     folds = find_foldable(graph, regions, found, shapes, statistics, options)
+    ladders = find_ladders(graph, found, statistics, options)
     return Problem(
-        regions, tuple(found), statistics, base, channels, options.mode, options.copies, options.align, foldable=folds
-    )
+        regions, tuple(found), statistics, base, channels, options.mode, options.copies, options.align,
+        foldable=folds, ladders=ladders,
+    )  # fmt: skip
 
 
 def _each(work: Callable[[Candidate], T], candidates: Sequence[Candidate]) -> list[T]:

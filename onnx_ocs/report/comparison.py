@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from onnx_ocs.report.costs import COSTS, MORE_IS_BETTER, told_change
+from onnx_ocs.report.costs import COSTS, MORE_IS_BETTER, latency_label, told_change
 from onnx_ocs.report.format import counted, number, percent
 from onnx_ocs.report.grids import told_grid
 from onnx_ocs.report.outputs import every_row
@@ -162,9 +162,10 @@ def _cost(a: Entry, b: Entry) -> Section:
         rows.append((Cell(name), *(Cell(_counts(t)) for t in told), change))
     times = [[r["latency"][f"{when}_ms"] for when in ("before", "after")] for r in (a, b)]
     x, y = times[0][1], times[1][1]
-    if x and y:
+    label, other = (latency_label(r["latency"]) for r in (a, b))
+    if x and y and label == other:
         shown = (Cell(" → ".join("–" if v is None else f"{v:.3g}" for v in t) + " ms") for t in times)
-        rows.append((Cell("latency, one thread"), *shown, Cell(f"x {y / x:.2f}", _tone(x / y - 1, 0.03))))
+        rows.append((Cell(label), *shown, Cell(f"x {y / x:.2f}", _tone(x / y - 1, 0.03))))
     return Section("Cost", ("", "A", "B", "B against A"), tuple(rows))
 
 
@@ -308,7 +309,7 @@ def _summary(a: Entry, b: Entry, outputs: Section, tensors: Section) -> str:
         if (x := a["cost"].get(f"{key}_after")) and (y := b["cost"].get(f"{key}_after")) is not None
     ]
     x, y = a["latency"]["after_ms"], b["latency"]["after_ms"]
-    if x and y:
+    if x and y and latency_label(a["latency"]) == latency_label(b["latency"]):
         cost.append(f"latency x {y / x:.2f}")
     if cost:
         words.append(", ".join(cost))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["COSTS", "MORE_IS_BETTER", "told_change"]
+from collections.abc import Mapping
+
+__all__ = ["COSTS", "MORE_IS_BETTER", "latency_label", "told_change"]
 
 COSTS = {
     "macs": "MACs", "params": "parameters", "bytes": "bytes", "nodes": "nodes", "integer_kernels": "integer kernels",
@@ -17,3 +19,9 @@ def told_change(key: str, before: int, after: int) -> str:
     if before and key not in COUNTED:
         return f"{100 * (after - before) / before:+.1f} %"
     return f"{after - before:+d}"
+
+
+def latency_label(latency: Mapping[str, object]) -> str:
+    """What the time of a report is called: of one thread, and where, if not in onnxruntime."""
+    runtime = latency.get("runtime") or "onnxruntime"
+    return "latency, one thread" if runtime == "onnxruntime" else f"latency in {runtime}, one thread"

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.answer import answer
 from onnx_ocs.report.comparison import Comparison
-from onnx_ocs.report.costs import COSTS, told_change
+from onnx_ocs.report.costs import COSTS, latency_label, told_change
 from onnx_ocs.report.format import counted, cut_name, db_or_dash, declared, from_to, readable
 from onnx_ocs.report.grids import grid_lines
+from onnx_ocs.report.measures import LatencyEntry
 from onnx_ocs.report.outputs import every_row
 from onnx_ocs.report.reading import was_changed
 from onnx_ocs.report.trials import trial_rows
@@ -116,6 +117,7 @@ def _template(name: str) -> Template:
     pages.filters |= {"number": _number, "db": db_or_dash, "percent": _percent, "name": cut_name, "count": counted}
     pages.filters |= {"declared": declared, "breakable": _breakable, "saved": _saved}
     pages.globals["range_of"] = from_to
+    pages.globals["latency_label"] = latency_label
     return pages.get_template(name)
 
 
@@ -175,12 +177,12 @@ def _refusals(regions: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
     return sorted(found.items(), key=lambda f: -len(f[1]))
 
 
-def _cost(cost: Mapping[str, int | None], latency: Mapping[str, float | None]) -> list[tuple[str, str, str, str]]:
+def _cost(cost: Mapping[str, int | None], latency: LatencyEntry) -> list[tuple[str, str, str, str]]:
     """Rows of the table of cost: name, before, after, change."""
     rows = []
     if latency["ratio"] is not None:
         rows.append((
-            "latency, one thread", f"{latency['before_ms']:.3g} ms", f"{latency['after_ms']:.3g} ms",
+            latency_label(latency), f"{latency['before_ms']:.3g} ms", f"{latency['after_ms']:.3g} ms",
             f"× {latency['ratio']:.2f}",
         ))  # fmt: skip
     for key, name in {**COSTS, "macs": "multiply-accumulates"}.items():

@@ -109,6 +109,7 @@ class LatencyEntry(TypedDict):
         ratio: after / before, of the shortest runs of either, which took turns.
         tolerance: how far the ratio may be off, by what its parts are apart.
         limit: the largest ratio that was asked for; null where time does not count.
+        runtime: where both ran; reports of earlier versions lack it, and mean onnxruntime.
     """
 
     before_ms: float | None
@@ -116,6 +117,7 @@ class LatencyEntry(TypedDict):
     ratio: float | None
     tolerance: float | None
     limit: float | None
+    runtime: NotRequired[str | None]
 
 
 class QualityEntry(TypedDict):

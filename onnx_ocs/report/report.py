@@ -105,7 +105,7 @@ def _cost(costs: tuple[Cost, Cost] | None) -> CostEntry:
 
 
 def _latency(latency: Compared | None, limit: float | None) -> LatencyEntry:
-    names = ("before_ms", "after_ms", "ratio", "tolerance")
+    names = ("before_ms", "after_ms", "ratio", "tolerance", "runtime")
     found = dict.fromkeys(names) if latency is None else asdict(latency)
     return cast(LatencyEntry, {**found, "limit": limit})
 

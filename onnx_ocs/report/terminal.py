@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_ocs.errors import printable
-from onnx_ocs.report.costs import COSTS, told_change
+from onnx_ocs.report.costs import COSTS, latency_label, told_change
 from onnx_ocs.report.format import changed, changed_share, decibels, declared, number, percent, readable, shortened
 from onnx_ocs.report.grids import grid_lines
 from onnx_ocs.report.outputs import output_rows
@@ -282,7 +282,7 @@ def _totals(console: Console, report: Report) -> None:
     time = report["latency"]
     if time["ratio"] is not None:
         a, b = time["before_ms"], time["after_ms"]
-        table.add_row("latency, one thread", f"{a:.3g} ms", f"{b:.3g} ms", f"x {time['ratio']:.2f}")
+        table.add_row(latency_label(time), f"{a:.3g} ms", f"{b:.3g} ms", f"x {time['ratio']:.2f}")
     for key, name in COSTS.items():
         a, b = c.get(f"{key}_before"), c.get(f"{key}_after")
         if a is None or b is None:

@@ -63,12 +63,13 @@ class VerdictEntry(TypedDict):
     next: list[str]
 
 
-def advise(report: Report, budget: float | None = None) -> VerdictEntry:
+def advise(report: Report, budget: float | None = None, floats: bool = True) -> VerdictEntry:
     """Make the verdict.
 
     Args:
         report: what is known otherwise.
         budget: the share of extra multiply-accumulates that was allowed; None where none was given.
+        floats: whether the target has float operators.
     """
     worst = _worst(report)
     return {
@@ -77,7 +78,7 @@ def advise(report: Report, budget: float | None = None) -> VerdictEntry:
         "costs": _costs(report["cost"], report["latency"]),
         "budget": None if budget is None or report["verb"] == "inspect" else _budget(report, budget),
         "worst": worst,
-        "next": _next(report, budget, worst),
+        "next": _next(report, budget, worst, floats),
     }
 
 
@@ -132,7 +133,8 @@ def _costs(cost: Report, time: Report) -> str:
     if before is not None and after is not None and before != after:
         parts.append(f"{before} → {after} integer kernels")
     if time["ratio"] is not None:
-        parts.append(f"{time['before_ms']:.3g} → {time['after_ms']:.3g} ms a sample (x {time['ratio']:.2f})")
+        where = "" if time.get("runtime") in (None, "onnxruntime") else f" in {time['runtime']}"
+        parts.append(f"{time['before_ms']:.3g} → {time['after_ms']:.3g} ms a sample{where} (x {time['ratio']:.2f})")
     return ", ".join(parts) or "nothing"
 
 
@@ -195,7 +197,7 @@ def _left(layer: Report) -> float | None:
 # ---- what to try next -----------------------------------------------------------------------------------------------
 
 
-def _next(report: Report, budget: float | None, worst: Sequence[WorstEntry]) -> list[str]:
+def _next(report: Report, budget: float | None, worst: Sequence[WorstEntry], floats: bool) -> list[str]:
     quality = report["quality"]
     if quality["reference"] is None:
         return ["give calibration samples (--calib): quality is then measured, and a plan goes by measured error"]
@@ -204,9 +206,22 @@ def _next(report: Report, budget: float | None, worst: Sequence[WorstEntry]) -> 
         found.append("give the float model (--float): weights are then fitted to it, and the quality is the real one")
     if budget and _spent(report["cost"]) >= SPENT * budget:
         found.append(f"a larger --budget than {percent(budget)}: all of it was spent")
+    found += _what_costs(report, budget, floats)
+    return found
+
+
+def _what_costs(report: Report, budget: float | None, floats: bool) -> list[str]:
+    """Passes that were not tried and cost time, where there is something left to mend.
+
+    Branches bring nothing behind weights that were fitted again (docs/results.md).
+    """
+    quality = report["quality"]
     after, many = quality["sqnr_after_db"], (quality["samples"] or 0) >= FEW // 2
-    tried = report["verb"] == "inspect" or report["compensations"] or "trials" in report
-    if not tried and many and after is not None and after < MENDED_DB:
+    if report["verb"] == "inspect" or "trials" in report or not many or after is None or after >= MENDED_DB:
+        return []
+    found = ["--budget 0.1: copies of what is clipped cost time, and bring decibels"] if budget == 0 else []
+    fitted = _applied(report.get("reconstructions", ()))
+    if floats and not fitted and not report["compensations"]:
         found.append(
             "--passes regrid,translate,reconstruct,compensate: branches were not tried, and float time buys more"
         )

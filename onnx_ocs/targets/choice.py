@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 from onnx_ocs.options import Option
 
-__all__ = ["RUNTIME", "Runtime"]
+__all__ = ["RUNTIME", "Runtime", "is_timed", "time_of"]
+
+SLACK = 1.15  # times what multiply-accumulates say
 
 Runtime = Literal["ort", "openvino", "tensorrt", "qnn", "generic-int8"]
 RUNTIME = Option(
@@ -16,3 +19,17 @@ RUNTIME = Option(
     flag="--target",
     panel="Translation",
 )
+
+
+def is_timed(runtime: Runtime) -> bool:
+    """Whether files for a target are timed in its own runtime, which is installed; else they are in onnxruntime."""
+    return runtime == "openvino" and find_spec("openvino") is not None
+
+
+def time_of(runtime: Runtime, budget: float | None) -> float | None:
+    """The ratio of time that a budget of multiply-accumulates stands for; None where it bounds no time.
+
+    In onnxruntime it does not: there operators that leave the integers are counted, and weighed against the gain.
+    In another runtime nobody counts them, and a copy may take ten times as long as its multiply-accumulates say.
+    """
+    return SLACK * (1 + budget) if budget and is_timed(runtime) else None

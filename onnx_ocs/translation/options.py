@@ -21,8 +21,8 @@ RATIO = Option(
 )
 MOST = 255  # copies a channel
 COPIES = Option(
-    "Most copies a channel. More than 31 are for a channel with values hundreds of times the rest: name its tensor "
-    "with --include, since the planner's memory grows with N.",
+    "Most copies a channel; the planner's memory grows with N. With the default of a plan, or more, the few channels "
+    "of a tensor whose values are far beyond the rest may get up to 255.",
     metavar="N",
     low=1,
     high=MOST,

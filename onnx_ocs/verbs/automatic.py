@@ -24,6 +24,7 @@ from onnx_ocs.passmanager import Pass
 from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.report.trials import TrialEntry, TrialsEntry, front
 from onnx_ocs.targets.registry import rules_of
+from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.verbs.outcome import Outcome, Prepared, not_applied
 from onnx_ocs.verbs.trials import Bench, Run, Trial, gain, not_better
 
@@ -74,7 +75,7 @@ def automatic(ready: Prepared, auto: Auto, options: PlanOptions | None, run: Run
     apart = set_apart(context.samples, context.limit)
     if apart is None:
         return _few(ready, auto, options, run)
-    bench = Bench(ready, apart, run, options.max_latency)
+    bench = Bench(ready, apart, run, options.max_latency, timing_of(options.runtime))
     search = _Search(bench, auto.moves, options)
     stopped = search.run()
     best = search.best

@@ -22,7 +22,6 @@ from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare, gained, losing
 from onnx_ocs.model import files
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.model.tensors import has_side_files
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
@@ -37,7 +36,8 @@ from onnx_ocs.report.plans import PlanEntry, TargetEntry
 from onnx_ocs.report.report import assemble
 from onnx_ocs.report.schema import Report
 from onnx_ocs.report.verdict import advise
-from onnx_ocs.targets.registry import complaints
+from onnx_ocs.targets.registry import rules_of
+from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.verbs.automatic import Chosen, automatic
 from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
@@ -58,7 +58,7 @@ from onnx_ocs.verbs.limits import kernel_notes, time_notes, what_is_left
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import Measured, by_plan, unsaid
-from onnx_ocs.verbs.targeted import check_kept, check_passes, fitting, runtime_of
+from onnx_ocs.verbs.targeted import check_kept, check_passes, fitting, runtime_of, said_before
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
 
@@ -133,7 +133,7 @@ def rewrite(
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
         chosen = _chosen(ready, passes, options)
         outcome = _made(ready, chosen, output, files_of_run)
-        outcome = _prove(ready, outcome) if verify and outcome.changed else outcome
+        outcome = _prove(ready, outcome, chosen) if verify and outcome.changed else outcome
         report = dict(_report(ready, outcome, chosen))
         checked = outcome.verification
         if checked is not None and checked.verdict != "PASSED":
@@ -183,7 +183,7 @@ def _run(
     """Plan where that is asked for, and run the passes; on top of an outcome, if there is one."""
     original, context = ready.original, ready.context
     runtime = runtime_of(passes, options)
-    onto = onto or Outcome(original, False, notes=(*ready.notes, *complaints(Graph(original), runtime)))
+    onto = onto or Outcome(original, False, notes=(*ready.notes, *said_before(original, runtime)))
     passes = fitting(passes, runtime, options)
     check_passes(passes, runtime)
     planned, made = onto.planned, onto.plan
@@ -293,13 +293,14 @@ def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:
     return replace(outcome, regions=with_errors(outcome.regions, original, new, context))
 
 
-def _prove(ready: Prepared, outcome: Outcome) -> Outcome:
-    """Verify the rewritten model, and time both."""
+def _prove(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Outcome:
+    """Verify the rewritten model, and time both in the target's runtime."""
     original, context = ready.original, ready.context
     context.progress("verifying", 0, None)
     checked = verify_models(original, outcome.model, ready.fed, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)
-    latency = compared(original, outcome.model, first_sample(original, ready.fed))
+    on = timing_of(runtime_of(chosen.passes, chosen.asked))
+    latency = compared(original, outcome.model, first_sample(original, ready.fed), on=on)
     return replace(outcome, verification=checked, latency=latency)
 
 
@@ -330,7 +331,8 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
         report["target"] = cast(TargetEntry, target)
         if target["shortfall"]:
             report["notes"].append(target["shortfall"])
-    report["verdict"] = advise(report, None if options is None else options.budget)
+    floats = rules_of(runtime_of(chosen.passes, options)).floats
+    report["verdict"] = advise(report, None if options is None else options.budget, floats)
     return report
 
 

@@ -15,9 +15,10 @@ from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.targets.choice import Runtime
-from onnx_ocs.targets.registry import added, rules_of
+from onnx_ocs.targets.registry import added, complaints, rules_of
+from onnx_ocs.targets.timing import ONNXRUNTIME, timing_of
 
-__all__ = ["check_kept", "check_passes", "fitting", "runtime_of"]
+__all__ = ["check_kept", "check_passes", "fitting", "runtime_of", "said_before"]
 
 
 def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
@@ -26,6 +27,14 @@ def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
         return options.runtime
     named = [p.runtime for p in passes if isinstance(p, (Regrid, Translate)) and p.runtime != "ort"]
     return named[0] if named else "ort"
+
+
+def said_before(original: onnx.ModelProto, runtime: Runtime) -> list[str]:
+    """What is to be known of a target before anything is rewritten for it: rules that the file breaks, whose times."""
+    notes = complaints(Graph(original), runtime)
+    if runtime == "openvino" and timing_of(runtime) is ONNXRUNTIME:
+        notes.append("OpenVINO is not installed here: all times are onnxruntime's (`pip install openvino`)")
+    return notes
 
 
 def fitting(passes: Sequence[Pass], runtime: Runtime, options: PlanOptions | None = None) -> list[Pass]:

@@ -15,6 +15,7 @@ from onnx_ocs.measurement.quality import Quality, compare, gained, losing
 from onnx_ocs.measurement.yardstick import OUTPUT_DB
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.targets.timing import ONNXRUNTIME, Timing
 from onnx_ocs.verbs.common import first_sample, sample_shapes
 from onnx_ocs.verbs.outcome import Outcome, Prepared
 
@@ -99,7 +100,14 @@ class Bench:
         limit: the largest ratio of time; None for no limit.
     """
 
-    def __init__(self, ready: Prepared, apart: tuple[Samples, Samples], run: Run, limit: float | None) -> None:
+    def __init__(
+        self,
+        ready: Prepared,
+        apart: tuple[Samples, Samples],
+        run: Run,
+        limit: float | None,
+        on: Timing = ONNXRUNTIME,
+    ) -> None:
         """Judge the model as it is.
 
         Args:
@@ -107,8 +115,9 @@ class Bench:
             apart: the samples to fit on, and those to judge on.
             run: runs passes on the model, or on top of an outcome.
             limit: the largest ratio of time.
+            on: the runtime that candidates are timed in.
         """
-        self.limit, self._run = limit, run
+        self.limit, self._run, self._on = limit, run, on
         context = replace(ready.context, samples=apart[0], limit=None)
         self._ready, self._truth = replace(ready, context=context), ready.reference[0]
         held = apart[1]
@@ -141,7 +150,7 @@ class Bench:
     def timed(self, model: onnx.ModelProto) -> Compared | None:
         """Its time beside the original's; looked at again where it is too close to the limit."""
         original, limit = self._ready.original, self.limit
-        took = compared(original, model, self._sample)
+        took = compared(original, model, self._sample, on=self._on)
         if took is not None and limit is not None and not took.holds(limit) and not took.exceeds(limit):
-            took = compared(original, model, self._sample, LONGER) or took
+            took = compared(original, model, self._sample, LONGER, self._on) or took
         return took

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Translate
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.targets import choice
+from onnx_ocs.targets.choice import time_of
 
 
 def given(**values: Any) -> Given:
@@ -88,6 +91,21 @@ def test_options_that_do_not_go_together(values: dict[str, Any], calib: str | No
 )
 def test_what_the_planner_is_asked(values: dict[str, Any], wanted: PlanOptions) -> None:
     assert plan_options(given(**values)) == wanted
+
+
+@pytest.mark.parametrize("values", [{}, {"budget": 0.3}, {"ratio": 0.5}, {"max_latency": "1.5"}, {"target_sqnr": 9.0}])
+@pytest.mark.parametrize("spend", [False, True])
+def test_a_runtime_is_no_quality(values: dict[str, Any], spend: bool) -> None:
+    """Both are targets: `--target qnn` and `--target-sqnr 9`."""
+    without, found = (plan_options(given(**more, **values), spend) for more in ({}, {"target": "qnn"}))
+    assert found == replace(without, runtime="qnn")
+
+
+def test_a_budget_for_openvino_bounds_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda _: object())
+    assert plan_options(given(budget=0.25, target="openvino")).max_latency == time_of("openvino", 0.25)
+    for said, wanted in (("none", None), ("1.2", 1.2)):
+        assert plan_options(given(budget=0.25, target="openvino", max_latency=said)).max_latency == wanted
 
 
 @pytest.mark.parametrize("value", ["0.9", "much", "nan", "inf", ""])

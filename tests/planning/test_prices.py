@@ -15,6 +15,7 @@ from onnx_ocs.planning import prices
 from onnx_ocs.planning.prices import LEAST, Price, find_prices
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.runtime.session import Session, attempt_run
+from onnx_ocs.targets.timing import ONNXRUNTIME
 
 
 def quiet(*_: Any) -> None:
@@ -27,7 +28,7 @@ def priced(name: str) -> tuple[Any, dict[int, Price]]:
     problem, graph = problem_of(name), Graph(model)
     one = {k: v[:1] for k, v in feed.items()}
     shapes = infer_shapes(model, {k: list(v.shape) for k, v in one.items()})
-    return problem, find_prices(model, graph, shapes, problem.candidates, problem.total, one, quiet)
+    return problem, find_prices(model, graph, shapes, problem.candidates, problem.total, one, ONNXRUNTIME, quiet)
 
 
 def test_the_first_copy_costs_more_than_the_next() -> None:
@@ -73,10 +74,10 @@ def test_without_shapes_or_a_session_the_price_is_that_of_the_multiply_accumulat
     problem, graph = problem_of("residual"), Graph(model)
     wanted = {c.index: c.macs / problem.total for c in problem.candidates if c.shares}
     arguments = graph, {}, problem.candidates, problem.total
-    blind = find_prices(model, *arguments, {k: v[:1] for k, v in feed.items()}, quiet)
+    blind = find_prices(model, *arguments, {k: v[:1] for k, v in feed.items()}, ONNXRUNTIME, quiet)
     assert {k: p.each for k, p in blind.items()} == wanted and all(p.start == 0 for p in blind.values())
     monkeypatch.setattr(prices, "shortest", lambda *_: None)
-    none = find_prices(model, *arguments, {}, quiet)
+    none = find_prices(model, *arguments, {}, ONNXRUNTIME, quiet)
     assert {k: p.each for k, p in none.items()} == wanted
 
 

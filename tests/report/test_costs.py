@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_ocs.report.costs import COSTS, MORE_IS_BETTER, told_change
+from onnx_ocs.report.costs import COSTS, MORE_IS_BETTER, latency_label, told_change
 
 
 def test_shares_and_numbers() -> None:
@@ -13,3 +13,8 @@ def test_shares_and_numbers() -> None:
 
 def test_what_is_better_has_a_name() -> None:
     assert set(MORE_IS_BETTER) < set(COSTS)
+
+
+def test_another_runtime_is_named() -> None:
+    assert latency_label({}) == latency_label({"runtime": None}) == latency_label({"runtime": "onnxruntime"})
+    assert latency_label({"runtime": "OpenVINO"}) == "latency in OpenVINO, one thread"

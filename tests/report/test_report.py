@@ -59,7 +59,7 @@ def test_cost_and_time() -> None:
     costs = Cost(1, 2, 3, 4, 5), Cost(6, 7, 8, 9, None)
     report = assemble("rewrite", 0, costs=costs, latency=Compared(2.0, 3.0, 1.5, 0.1), limit=1.6)
     assert report["cost"]["macs_before"] == 1 and report["cost"]["integer_kernels_after"] is None
-    timed = {"before_ms": 2.0, "after_ms": 3.0, "ratio": 1.5, "tolerance": 0.1, "limit": 1.6}
+    timed = {"before_ms": 2.0, "after_ms": 3.0, "ratio": 1.5, "tolerance": 0.1, "limit": 1.6, "runtime": "onnxruntime"}
     assert report["latency"] == timed
     empty = assemble("plan", 0)
     assert empty["cost"] == {} and set(empty["latency"].values()) == {None} and empty["outputs"] == []

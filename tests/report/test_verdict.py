@@ -51,6 +51,8 @@ def test_what_was_done_brought_and_costs() -> None:
     assert v["done"] == "1 tensor with copies, 1 other step"
     assert v["brought"] == ["'y' 10.00 dB → 20.00 dB, same answer 50.00 % → 75.00 %"]
     assert v["costs"] == "+5.0 % multiply-accumulates, no more bytes, 2 → 2.2 ms a sample (x 1.10)"
+    there = advise(report(latency=TIME | {"runtime": "OpenVINO"}), 0.1)["costs"]
+    assert there.endswith("2 → 2.2 ms a sample in OpenVINO (x 1.10)")
     assert v["worst"][0] == {"kind": "tensor", "name": "a", "sqnr_db": 25.0, "share": None}
     assert v["next"] == [], "nothing is advised without a reason"
     nothing = advise(report(regions=[region("c")]), 0.1)
@@ -83,8 +85,8 @@ def test_what_was_left_of_the_budget_and_why(budget: float, plan: dict[str, Any]
 
 
 def advice(**more: Any) -> str:
-    budget = more.pop("budget", None)
-    return "\n".join(advise(report(**more), budget)["next"])
+    budget, floats = more.pop("budget", None), more.pop("floats", True)
+    return "\n".join(advise(report(**more), budget, floats)["next"])
 
 
 def test_advice_has_a_reason() -> None:
@@ -93,7 +95,12 @@ def test_advice_has_a_reason() -> None:
     assert "--float" in advice(quality={**QUALITY, "reference": "QDQ model without its activation quantizers"})
     assert "larger --budget than 5.00 %" in advice(budget=0.05) and "--budget" not in advice(budget=0.5)
     assert "16 are few" in advice(quality={**QUALITY, "samples": 16})
-    assert "compensate" in advice(quality={**QUALITY, "sqnr_after_db": 20.0}) and "compensate" not in advice()
+    low = {**QUALITY, "sqnr_after_db": 20.0}
+    assert "compensate" in advice(quality=low) and "compensate" not in advice()
+    assert "compensate" not in advice(quality=low, floats=False), "the target has no operators for it"
+    fitted = {"status": "applied", "layer": "n", "error_before_db": 9.0, "error_after_db": 12.0, "reason": None}
+    assert "compensate" not in advice(quality=low, reconstructions=[fitted]), "nothing is left for it"
+    assert "--budget 0.1" in advice(quality=low, budget=0.0) and "--budget 0.1" not in advice(quality=low, budget=0.5)
     plan = {"after": [1.0, 30.0], "unseen": [1.0, 27.0]}
     assert "3.0 dB worse on samples that it was not made from" in advice(plan=plan)
     fit = {"status": "refused", "layer": "n", "error_before_db": 9.0, "error_after_db": 9.0}

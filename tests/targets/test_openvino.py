@@ -144,3 +144,9 @@ def test_the_example() -> None:
 def test_its_rules() -> None:
     """What the measurements above and those of `docs/targets.md` ask for."""
     assert RULES.floats and RULES.align == 8 and RULES.activations == {"int8", "uint8"}
+
+
+def test_a_rewrite_for_it_is_timed_in_it() -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '.[runtimes]'")
+    new = onnx_ocs.rewrite(DIGITS, passes=FORMS["early"])
+    assert new.changed and new.report["latency"]["runtime"] == "OpenVINO"
