@@ -178,6 +178,7 @@ CATALOGUE: dict[str, Meaning] = {
     "mixed": Meaning("grid", "no single grid holds both its large and its small channels"),
     "acts": Meaning("grid", "it saturates where an activation would, so it must stay as it is"),
     "kernel": Meaning("grid", "layers read it with their integer kernels, so it must stay"),
+    "typed": Meaning("grid", "an attribute of its quantizers says which type their integers have"),
     "still_worse": Meaning(
         "grid", "on samples that the grids were not chosen on, an output is no better", "more calibration samples"
     ),

@@ -3,6 +3,7 @@
     Concat(boxes, scores) -> Q DQ -> output         step 1.25: every score between 0 and 0.6 becomes 0
     Concat(boxes, Q DQ(scores)) -> output           each part on its own grid, or in float
     Q DQ of int8 -> three MatMuls                   stored as uint8: onnxruntime has integer kernels for these
+    Q DQ of uint8, step s                           of uint16, step s / 257: where that is asked for, and surely pays
 
 A channel of an output is dead where it is constant on the samples and the float model's is not.  The quantizers that
 kill it are found, each alone.  A pair behind a Concat gives way to one pair for each part; a pair that floats alone
@@ -19,12 +20,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from onnx_ocs.options import option
+from onnx_ocs.planning.options import LATENCY
+from onnx_ocs.targets.choice import RUNTIME, Runtime
 
 if TYPE_CHECKING:
     import onnx
 
     from onnx_ocs.calibration.context import Context
     from onnx_ocs.passmanager import PassResult
+    from onnx_ocs.regridding.lengthen import Shorts
 
 __all__ = ["Regrid"]
 
@@ -40,6 +44,15 @@ class Regrid:
     unsigned: bool = option(
         True, "Store int8 activations as uint8, the same values, where layers then find integer kernels in onnxruntime."
     )
+
+    bits16: bool = option(
+        False,
+        "Give the activations whose quantizers cost the outputs most 16 bits: where --target takes them (ort, qnn), "
+        "the outputs are surely better on unseen samples, and for ort --max-latency holds. qnn is taken to compute "
+        "with 16 bits as fast.",
+    )
+    runtime: Runtime = option("ort", RUNTIME)
+    max_latency: float | None = LATENCY  # the planner's, where there is a plan
 
     name: ClassVar[str] = "regrid"
     version: ClassVar[str] = "1"
@@ -60,4 +73,13 @@ class Regrid:
         """
         from onnx_ocs.regridding.run import regrid
 
-        return regrid(model, context, self, self.leave_out, self.zero_points, self.unsigned)
+        shorts = self._shorts() if self.bits16 else None
+        return regrid(model, context, self, self.leave_out, self.zero_points, self.unsigned, shorts)
+
+    def _shorts(self) -> Shorts:
+        """What quantizers of 16 bits may be like on the target."""
+        from onnx_ocs.regridding.lengthen import Shorts
+        from onnx_ocs.targets.registry import rules_of
+
+        rules = rules_of(self.runtime)
+        return Shorts(rules.activations, None if rules.short_as_fast else self.max_latency)

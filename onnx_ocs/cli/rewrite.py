@@ -40,7 +40,7 @@ from onnx_ocs.cli.running import Running
 from onnx_ocs.errors import UserError, VerificationError, printable
 from onnx_ocs.options import option
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND, MOVES, PASSES, Regrid, Translate
-from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.report.format import readable
 from onnx_ocs.translation.options import PANEL
 
@@ -201,6 +201,8 @@ def _passes(given: Given, names: Sequence[str], plan: Path | None, auto: bool) -
         kind = find_pass(name)
         if plan is None or kind is not Translate:
             options |= {f"{name}.{field}": value for field, value in given.of(kind).items()}
+    if options.get(f"{Regrid.name}.bits16"):
+        options[f"{Regrid.name}.max_latency"] = given.make(Time).limit(LATENCY)
     if plan is not None:
         from onnx_ocs.planning.plan import Plan
 

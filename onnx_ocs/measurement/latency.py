@@ -20,7 +20,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import LARGE, RUN_ERRORS
 from onnx_ocs.targets.timing import ONNXRUNTIME, Timing
 
-__all__ = ["Compared", "Looks", "compared", "latencies", "shortest"]
+__all__ = ["SECONDS", "Compared", "Looks", "compared", "latencies", "shortest"]
 
 SECONDS = 1.0  # of running all models; each runs once at least
 MOST = 50  # runs of each

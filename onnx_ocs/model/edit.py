@@ -170,12 +170,13 @@ class EditableGraph(Graph):
             for n in self.touched.values():
                 stamp(n)
         nodes, used = self._alive()
-        self._write_initializers(used)
+        gone = self._write_initializers(used)
         g = self.model.graph
         del g.node[:]
         g.node.extend(nodes)
         written = {o for n in nodes for o in n.output}
-        drop_value_info(g, lambda name: name in self.reshaped or (name not in written and name in self._written))
+        gone |= self.reshaped | (self._written - written)  # exporters say the shapes of constants, too
+        drop_value_info(g, lambda name: name in gone)
 
     def _alive(self) -> tuple[list[NodeProto], set[str]]:
         """The nodes that are read or were idle from the start, sorted, and all that they and the outputs read."""
@@ -189,8 +190,8 @@ class EditableGraph(Graph):
                 used.update(self._mentions.get(id(n), ()))
         return alive[::-1], used
 
-    def _write_initializers(self, used: set[str]) -> None:
-        """Drop from the model what an edit left unread, and write what was added."""
+    def _write_initializers(self, used: set[str]) -> set[str]:
+        """Drop from the model what an edit left unread, whose names it returns, and write what was added."""
         g = self.model.graph
         known = {t.name for t in g.initializer}
         unread = known - used - self._idle
@@ -209,3 +210,4 @@ class EditableGraph(Graph):
             if self._arrays.pop(name, None) is not None:  # it is held once
                 self._constants.pop(name, None)
                 self.initializers[name] = new
+        return unread

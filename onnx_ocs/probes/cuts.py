@@ -123,8 +123,12 @@ def find_cuts(
         at = _final(original, name)
         if new in rewritten.producer:
             after = _final(rewritten, new)
+            writer = rewritten.producer[new]
+            now = read_quantizer(rewritten, writer) if is_op(writer, "QuantizeLinear") else q
             if q.dtype.kind not in "iu":  # 2- and 4-bit integers pass through a byte there
-                at, after = at + "__byte", after + "__byte"
+                at += "__byte"
+            if isinstance(now, Quantizer) and now.dtype.kind not in "iu":
+                after += "__byte"
             cuts.append(Cut(n.input[0], q, at, names.get(name, at), after, wide, name))
     return cuts
 

@@ -13,6 +13,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.feed import samples_in, together
 from onnx_ocs.calibration.labels import cut
 from onnx_ocs.errors import UserError
+from onnx_ocs.measurement.gate import Judge, choose
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.staging import scratch
@@ -21,7 +22,6 @@ from onnx_ocs.reconstruction.entries import entries
 from onnx_ocs.reconstruction.find import find_maps, sharing
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
 from onnx_ocs.reconstruction.folds import Fold, fold
-from onnx_ocs.reconstruction.gate import Judge, choose
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import mask_of, weights_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers

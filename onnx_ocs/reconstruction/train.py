@@ -21,11 +21,11 @@ import onnx
 from onnx_ocs.calibration.declared import input_specs
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import UserError
+from onnx_ocs.measurement.gate import LIKELY, beyond_chance
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
-from onnx_ocs.reconstruction.gate import LIKELY, beyond_chance
 from onnx_ocs.reconstruction.standin import stand_in
 from onnx_ocs.reconstruction.trainable import Trainable, find_trainable
 from onnx_ocs.regions.find import folded_bounds

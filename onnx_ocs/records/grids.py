@@ -6,11 +6,14 @@ One metadata entry of the model, a JSON list under the key `onnx_ocs.grids`, in 
     {"edit": "split", "joined": C, "parts": [{"input": k, "quantized": Q, "dequantized": D, "names": [q, d],
                                               "scale": s, "zero_point": z}]}
     {"edit": "zero point", "quantized": Q, "before": z, "now": z'}
+    {"edit": "bits16", "quantized": Q, "type": "uint16" | "int16", "before": z, "now": z'}
 
 Tensors are named as they are when the edit is made.  A pair that is left out: whoever read D, which the
 DequantizeLinear writes, reads what its QuantizeLinear read; layers still read D, and a graph output D is written by an
 Identity.  A split: inputs of the Concat that writes C get a pair of their own, of the type that the pair behind the
-Concat has.  A new step is declared on its QuantizeLinear (`onnx_ocs.records.steps`).
+Concat has.  16 bits: Q and every DequantizeLinear that reads its integers have the type and the zero-point now; a Clip
+between them is gone, and below opset 21 they are onnxruntime's own operators (com.microsoft).  A new step is declared
+on its QuantizeLinear (`onnx_ocs.records.steps`).
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ import onnx
 from onnx_ocs.model.text import from_json
 from onnx_ocs.records.metadata import set_entry
 
-__all__ = ["GRIDS", "Edit", "LeftOut", "Part", "Split", "ZeroPoint", "read_edits", "record_edits"]
+__all__ = ["GRIDS", "SHORTS", "Edit", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "read_edits", "record_edits"]
 
 GRIDS = "onnx_ocs.grids"
+SHORTS = ("uint16", "int16")
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,26 @@ class ZeroPoint:
     now: int
 
 
-Edit = LeftOut | Split | ZeroPoint
-KINDS: dict[str, type[LeftOut] | type[Split] | type[ZeroPoint]] = {
-    "left out": LeftOut, "split": Split, "zero point": ZeroPoint,
+@dataclass(frozen=True)
+class Sixteen:
+    """Integers of 16 bits.
+
+    Attributes:
+        quantized: what the QuantizeLinear writes.
+        type: of its integers now, one of `SHORTS`.
+        before: the zero-point before.
+        now: the zero-point now.
+    """
+
+    quantized: str
+    type: str
+    before: int
+    now: int
+
+
+Edit = LeftOut | Split | ZeroPoint | Sixteen
+KINDS: dict[str, type[LeftOut] | type[Split] | type[ZeroPoint] | type[Sixteen]] = {
+    "left out": LeftOut, "split": Split, "zero point": ZeroPoint, "bits16": Sixteen,
 }  # fmt: skip
 
 
@@ -129,6 +150,10 @@ def _edit(entry: Mapping[str, Any]) -> Edit:
         return LeftOut(_text(entry["dequantized"]), None if identity is None else _text(identity))
     if kind is ZeroPoint:
         return ZeroPoint(_text(entry["quantized"]), _whole(entry["before"]), _whole(entry["now"]))
+    if kind is Sixteen:
+        if entry["type"] not in SHORTS:
+            raise ValueError(f"{entry['type']!r} is no type of 16 bits")
+        return Sixteen(_text(entry["quantized"]), entry["type"], _whole(entry["before"]), _whole(entry["now"]))
     return Split(_text(entry["joined"]), tuple(_part(p) for p in entry["parts"]))
 
 

@@ -23,7 +23,7 @@ from onnx_ocs.regions.steps import check_rescale
 from onnx_ocs.regridding.grids import Grid
 from onnx_ocs.translation.rescale import rescale
 
-__all__ = ["check_grid", "check_left_out", "leave_out", "regrid", "split"]
+__all__ = ["alone", "check_grid", "check_left_out", "leave_out", "regrid", "split"]
 
 
 # ---- left out -------------------------------------------------------------------------------------------------------
@@ -151,13 +151,13 @@ def check_grid(graph: Graph, region: Quantized, grid: Grid) -> Refusal | None:
     lifted = region.quantizer.rectifies and region.bounds[0] < 0 and grid.zero_point != region.quantizer.qmin
     if region.folded or lifted:
         return Refusal.of("acts", at)
-    moved = [n for n in (*region.nodes, *region.walk.carried) if not _alone(graph, n)]
+    moved = [n for n in (*region.nodes, *region.walk.carried) if not alone(graph, n)]
     if grid.zero_point != int(region.quantizer.zero_point) and moved:
         return Refusal.of("integers_leave", label(moved[0]))
     return check_rescale(graph, region, np.asarray(grid.scale))
 
 
-def _alone(graph: Graph, n: NodeProto) -> bool:
+def alone(graph: Graph, n: NodeProto) -> bool:
     """Whether DequantizeLinears alone read a quantizer's integers, or its Clip and they."""
     readers = graph.value_readers(n.output[0])
     behind = [r for c in readers if is_op(c, "Clip") for r in graph.value_readers(c.output[0])]

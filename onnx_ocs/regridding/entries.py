@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regridding.bits16 import type_16
 from onnx_ocs.regridding.dead import Dead
-from onnx_ocs.regridding.grids import Extremes, current, killed
+from onnx_ocs.regridding.grids import Extremes, Grid, current, killed
 from onnx_ocs.regridding.mend import Mended
 
-__all__ = ["killer_entry", "unsigned_entry"]
+__all__ = ["killer_entry", "sixteen_entry", "unsigned_entry"]
 
 
 def killer_entry(
@@ -60,6 +63,39 @@ def unsigned_entry(by: str, before: Region, now: Region) -> dict[str, Any]:
         "zero_point": q.zero_point.tolist(),
         "largest": None,
         "reason": None,
+    }
+
+
+def sixteen_entry(by: str, region: Quantized, grid: Grid | None, reason: Refusal | None = None) -> dict[str, Any]:
+    """One quantizer that has 16 bits, or should.
+
+    Args:
+        by: the pass.
+        region: the quantizer's, as it was.
+        grid: of 16 bits; None where it stays.
+        reason: why it stays.
+    """
+    q = region.quantizer
+    assert q is not None
+    entry = {
+        **_entry(by, region, "applied" if grid is not None else "refused"),
+        "dead": {},
+        "edit": "bits16",
+        "scale": q.scale.tolist() if grid is None else grid.scale,
+        "zero_point": q.zero_point.tolist() if grid is None else grid.zero_point,
+        "largest": None,
+        "reason": None if reason is None else reason.as_dict(),
+    }
+    if grid is None:
+        return entry
+    kind = type_16(q)
+    limits = np.iinfo(kind)
+    return {
+        **entry,
+        "type_before": q.dtype.name,
+        "type": kind.name,
+        "range_before": [-float(q.x_low.max()), float(q.x_clip.max())],
+        "range": [float((z - grid.zero_point) * grid.scale) for z in (limits.min, limits.max)],
     }
 
 

@@ -28,9 +28,10 @@ from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
 from onnx_ocs.regridding.entries import killer_entry
 from onnx_ocs.regridding.grids import Grid
+from onnx_ocs.regridding.lengthen import MOST, Lengthening, Shorts
 from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
 from onnx_ocs.regridding.move import better_grids, movable
-from onnx_ocs.regridding.seen import extremes, halves, seen_of
+from onnx_ocs.regridding.seen import extremes, halves, held_out, seen_of
 from onnx_ocs.regridding.sign import without_sign
 from onnx_ocs.runtime.session import attempt
 
@@ -39,15 +40,18 @@ __all__ = ["found_killers", "regrid"]
 BY = "regrid"
 CLEARLY = 0.1  # decibels that count as a gain
 ONE_BY_ONE = 16  # most zero-points that are tried one by one
+BEFORE = "16 bits: the file was rewritten before, so nothing was chosen: give the original file"
 NEEDS = "regrid: dead channels are found on calibration samples: give --calib"
 
 
 def regrid(
-    model: onnx.ModelProto, context: Context, by: Pass, floats: bool = True, moves: bool = True, signs: bool = True
-) -> PassResult:
+    model: onnx.ModelProto, context: Context, by: Pass, floats: bool = True, moves: bool = True, signs: bool = True,
+    shorts: Shorts | None = None,
+) -> PassResult:  # fmt: skip
     """Mend the quantizers that kill channels of outputs, then move zero-points where that pays, in place.
 
-    In the end integers lose their sign where layers find integer kernels for it.
+    Then the worst get 16 bits, where that is asked for.  In the end integers lose their sign where layers find integer
+    kernels for it.
 
     Args:
         model: the model.
@@ -56,15 +60,17 @@ def regrid(
         floats: whether quantizers may be left out; else they are split, or get another grid.
         moves: whether zero-points may be moved.
         signs: whether integers may be stored without a sign.
+        shorts: what quantizers of 16 bits may be like; None: there are none.
 
     Returns:
-        One entry for each quantizer that kills a channel, gets another zero-point, or loses its sign.
+        One entry for each quantizer that kills a channel, gets another zero-point or 16 bits, or loses its sign.
 
     Raises:
         UserError: the model does not run on the samples.
     """
     if context.again or history(model):
-        return PassResult(False)
+        asked = shorts is not None and not context.again
+        return PassResult(False, notes=[BEFORE] if asked else [])
     if context.samples is None:
         return PassResult(False, notes=[NEEDS])
     context.progress("looking for dead channels", 0, None)
@@ -76,9 +82,15 @@ def regrid(
         found = _Found(model, context.bounded)
     context.progress("moving zero-points", 0, None)
     moved = work.moved(found) if moves else PassResult(False)
+    longer = PassResult(False)
+    if shorts is not None:
+        found = _Found(model, context.bounded) if moved.changed else found
+        context.progress("choosing 16 bits", 0, None)
+        longer = work.longer(found, shorts, context.original or model, held_out(context.samples, context.limit, MOST))
     stored = without_sign(model, found.regions, by, context.bounded) if signs else []
-    grids = mended.grids + moved.grids + stored
-    return PassResult(mended.changed or moved.changed or bool(stored), grids=grids, notes=mended.notes)
+    changed = mended.changed or moved.changed or longer.changed or bool(stored)
+    grids = mended.grids + moved.grids + longer.grids + stored
+    return PassResult(changed, grids=grids, notes=mended.notes + longer.notes)
 
 
 class _Found:
@@ -153,6 +165,12 @@ class _Work:
         entries = [killer_entry(self.by.name, regions[k], {}, best, seen) for k in kept]
         model.CopyFrom(best.model)
         return PassResult(True, grids=entries)
+
+    def longer(self, found: _Found, shorts: Shorts, original: onnx.ModelProto, judge: Samples) -> PassResult:
+        """Give the worst quantizers 16 bits, in place."""
+        work = Lengthening(original, self.truth, self.samples[1], judge, self.judging, shorts, self.by, self.bounded)
+        entries, notes = work.run(found.model, found.graph, found.regions, found.plain)
+        return PassResult(any(e["status"] == "applied" for e in entries), grids=entries, notes=notes)
 
     def _compared(self, *models: onnx.ModelProto) -> list[Quality]:
         """Models beside the reference, on samples that they were not made from."""

@@ -16,7 +16,7 @@ from onnx_ocs.regridding.grids import Extremes
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 
-__all__ = ["extremes", "halves", "seen_of"]
+__all__ = ["extremes", "halves", "held_out", "seen_of"]
 
 SAMPLES = 32  # most that are looked at
 VALUES = 1 << 13  # of a tensor, to choose a grid by
@@ -28,6 +28,13 @@ def halves(samples: Samples, limit: int | None) -> tuple[Samples, Samples, Sampl
     if len(feeds) == 1:
         return (_of(feeds),) * 3
     return _of(feeds), _of(feeds[0::2]), _of(feeds[1::2])
+
+
+def held_out(samples: Samples, limit: int | None, most: int) -> Samples:
+    """Samples to judge on, more than those of `halves`, and none that is there to learn from."""
+    total = samples.count(limit)
+    feeds = list(samples.batches(1, min(2 * most, total)))
+    return _of(feeds[1::2] if len(feeds) > 1 else feeds)
 
 
 def _of(feeds: Sequence[dict[str, Array]]) -> Samples:

@@ -142,13 +142,17 @@ class GridEntry(_Passed):
         quantizers: what its QuantizeLinear nodes write.
         dead: by graph output, the channels that are constant behind it and not in the reference.
         edit: "left out"; "split": each input of the Concat in front has a grid of its own; "new grid"; "unsigned": its
-            int8 are stored as uint8.
+            int8 are stored as uint8; "bits16": its integers have 16 bits now, or should.
         scale_before: the step of the original.
         zero_point_before: of the original.
         scale: the step now.
         zero_point: the integer that stands for 0 now.
         largest: largest absolute value of the channels that are constant behind it.
         reason: why nothing was done.
+        type_before: of its integers, where they have 16 bits now.
+        type: of its integers now.
+        range_before: what it expressed: the smallest and the largest value.
+        range: what it expresses now.
     """
 
     status: Literal["applied", "refused", "candidate"]
@@ -162,6 +166,10 @@ class GridEntry(_Passed):
     zero_point: Integers
     largest: float | None
     reason: Reason | None
+    type_before: NotRequired[str]
+    type: NotRequired[str]
+    range_before: NotRequired[list[float]]
+    range: NotRequired[list[float]]
 
 
 # ---- blocks and layers ----------------------------------------------------------------------------------------------

@@ -14,8 +14,11 @@ DONE = {
     "split": "each part of the Concat has a grid of its own",
     "new grid": "it has another grid",
     "unsigned": "its int8 are stored as uint8",
+    "bits16": "it has 16 bits",
 }
-NAMED = 2  # quantizers that are named, of those that have lost their sign
+NAMED = 2  # quantizers that are named, of those to which the same was done
+WIDER = 1.02  # by what a range is more than rounded
+TOGETHER = ("unsigned", "bits16")  # what is done to many
 
 
 def grid_lines(grids: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -24,15 +27,36 @@ def grid_lines(grids: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         grids: the entries.
     """
-    signs = [g for g in grids if g["edit"] == "unsigned"]
-    lines = [f"{_fault(g)}: {_done(g)}." for g in grids if g["edit"] != "unsigned"]
-    return lines + ([_unsigned(signs)] if signs else [])
+    signs, shorts = ([g for g in grids if g["edit"] == edit] for edit in TOGETHER)
+    lines = [f"{_fault(g)}: {_done(g)}." for g in grids if g["edit"] not in TOGETHER]
+    return lines + ([_unsigned(signs)] if signs else []) + _sixteen(shorts)
+
+
+def _names(grids: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The first tensors by name, and how many more there are."""
+    names = ", ".join(f"'{g['tensor']}'" for g in grids[:NAMED])
+    return names, f" and {len(grids) - NAMED} more" if len(grids) > NAMED else ""
+
+
+def _sixteen(grids: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for the quantizers that have 16 bits, and one for each reason why others cannot have them."""
+    lines = []
+    for code in dict.fromkeys(g["reason"] and g["reason"]["code"] for g in grids):
+        same = [g for g in grids if (g["reason"] and g["reason"]["code"]) == code]
+        names, more = _names(same)
+        if code is None:
+            sizes = [[g[key][1] - g[key][0] for key in ("range_before", "range")] for g in same]
+            wider = sum(now > WIDER * before for before, now in sizes)
+            told = f", {wider} of them over a wider range" if wider else ""
+            lines.append(f"{names}{more}: 16 bits in place of 8 or fewer{told}.")
+        else:
+            lines.append(f"{names}{more}: no 16 bits, {same[0]['reason']['message']} ({code}).")
+    return lines
 
 
 def _unsigned(grids: Sequence[Mapping[str, Any]]) -> str:
     """One sentence for all quantizers that have lost their sign, or would have."""
-    names = ", ".join(f"'{g['tensor']}'" for g in grids[:NAMED])
-    more = f" and {len(grids) - NAMED} more" if len(grids) > NAMED else ""
+    names, more = _names(grids)
     reason = grids[0]["reason"]
     left = f": left alone, {reason['message']} ({reason['code']})" if reason else ""
     return (

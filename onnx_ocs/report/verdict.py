@@ -94,8 +94,10 @@ def _done(report: Report) -> str:
     steps = [r for r in regions if r["mode"] in ("rescale", "carried") or r["scale"] != r["scale_before"]]
     grids = _applied(report.get("grids", ()))
     signs = [g for g in grids if g["edit"] == "unsigned"]
+    shorts = [g for g in grids if g["edit"] == "bits16"]
     counts = (
-        (len(grids) - len(signs), "new grid", "new grids"),
+        (len(grids) - len(signs) - len(shorts), "new grid", "new grids"),
+        (len(shorts), "quantizer with 16 bits", "quantizers with 16 bits"),
         (len(signs), "quantizer stored as uint8", "quantizers stored as uint8"),
         (len(copied), "tensor with copies", "tensors with copies"),
         (len(steps), "other step", "other steps"),
@@ -262,16 +264,17 @@ def _ranges(regions: Sequence[Report]) -> list[str]:
 
 def _sixteen_bits(report: Report, worst: Sequence[WorstEntry]) -> list[str]:
     """Tensors that nothing here can mend and that stand out, as a share of the loss or by their own error."""
+    flag = "" if any(g["edit"] == "bits16" for g in report.get("grids", ())) else " (--bits16)"
     stuck = {r["tensor"] for r in report["regions"] if r["status"] != "candidate"}
     tensors = [w for w in worst if w["kind"] == "tensor" and w["name"] in stuck]
     harmful = [w for w in tensors if (w["share"] or 0.0) >= HARMFUL][:2]
     if harmful:
         names = " and ".join(f"'{w['name']}' ({percent(w['share'])} of the loss)" for w in harmful)
-        return [f"leave {names} at 16 bits"]
+        return [f"leave {names} at 16 bits{flag}"]
     own = [v for r in report["regions"] if (v := _own(r)) is not None]
     if len(own) <= WORST or any(w["share"] for w in tensors):
         return []
     usual = median(own)
     apart = [w for w in tensors if w["sqnr_db"] is not None and w["sqnr_db"] < usual - APART_DB][:2]
     names = " and ".join(f"'{w['name']}' ({decibels(w['sqnr_db'])} by its own quantizer)" for w in apart)
-    return [f"leave {names} at 16 bits: {decibels(usual)} is usual"] if apart else []
+    return [f"leave {names} at 16 bits{flag}: {decibels(usual)} is usual"] if apart else []

@@ -12,6 +12,8 @@ the model held before the run: b' is what the declared steps give, and errors do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import NodeProto
 
@@ -27,6 +29,8 @@ from onnx_ocs.regions.steps import coarsening, tied_bias
 
 __all__ = ["rescale"]
 
+ROUNDING = 1e-6  # relative; what a float type makes of a step that was multiplied on the way
+
 
 def rescale(graph: EditableGraph, region: Region, scale: Array, original: Graph | None = None) -> None:
     """Change one region's step (checked before), its carried quantizers' and the readers' tied biases.
@@ -40,6 +44,7 @@ def rescale(graph: EditableGraph, region: Region, scale: Array, original: Graph 
     walk, q = region.walk, region.quantizer
     new = scale.astype(q.float_dtype)
     made: dict[tuple[tuple[int, ...], bytes], str] = {}
+    steps: list[tuple[Array, Array]] = []  # of the dequantizers, before and now
     for node in (*region.nodes, *walk.carried, *walk.dequantizers):
         old = graph.constant(node.input[1])
         assert old is not None
@@ -52,12 +57,14 @@ def rescale(graph: EditableGraph, region: Region, scale: Array, original: Graph 
         graph.set_input(node, 1, made[key])
         if is_op(node, "QuantizeLinear"):
             record_step(node, before, value.astype(np.float64).reshape(before.shape))
+        else:
+            steps.append((before, value.reshape(before.shape)))
     for node, share in zip(walk.weights, walk.factors, strict=True):
-        tied = tied_bias(graph, node, q.scale * share)
+        before, at_reader = _at_reader(steps, q.scale * share, new * share)
+        tied = tied_bias(graph, node, before)
         if tied is None:
             continue
         bias, _, weight_scale = tied
-        at_reader = (new * share).reshape(())
         factors = coarsening(tied, at_reader)
         if np.any(factors > 1):
             coarsen(graph, node, 1, factors)
@@ -75,6 +82,15 @@ def rescale(graph: EditableGraph, region: Region, scale: Array, original: Graph 
             product.reshape(-1) if old_product.ndim else product.reshape(-1)[0], old_product.shape
         )
         graph.set_input(dq, 1, graph.add_initializer(dq.input[1] + "_rescaled", product.astype(old_product.dtype)))
+
+
+def _at_reader(steps: Sequence[tuple[Array, Array]], before: Array, now: Array) -> tuple[Array, Array]:
+    """The step that a layer reads, before and now: that of a quantizer in between, which rounds it, if there is one."""
+    if before.size > 1:
+        return before, now
+    rounded = (s for s in steps if np.allclose(s[0], before, rtol=ROUNDING, atol=0))
+    then, new = next(rounded, (before, now))
+    return then.reshape(()), new.reshape(())
 
 
 def _first(

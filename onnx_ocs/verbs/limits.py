@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnx_ocs.measurement.cost import Cost
-from onnx_ocs.planning.options import PlanOptions
-from onnx_ocs.verbs.outcome import Outcome
+import onnx
 
-__all__ = ["kernel_notes", "time_notes"]
+from onnx_ocs.measurement.cost import Cost
+from onnx_ocs.measurement.latency import compared
+from onnx_ocs.passmanager import PassResult
+from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.targets.registry import rules_of
+from onnx_ocs.verbs.common import first_sample
+from onnx_ocs.verbs.outcome import Outcome, Prepared
+
+__all__ = ["kernel_notes", "time_notes", "what_is_left"]
+
+
+def what_is_left(
+    ready: Prepared, model: onnx.ModelProto, results: Mapping[str, PassResult], options: PlanOptions
+) -> float | None:
+    """The limit of time for a plan, behind passes that may have spent some of it: those that give 16 bits.
+
+    Args:
+        ready: what the rewrite starts from.
+        model: what these passes left, which the plan is for.
+        results: theirs.
+        options: what is asked for.
+
+    Returns:
+        A ratio to the model's time; None for no limit.
+    """
+    limit = options.max_latency
+    spent = _has_shorts([g for r in results.values() for g in r.grids])
+    if limit is None or not spent or rules_of(options.runtime).short_as_fast:
+        return limit
+    took = compared(ready.original, model, first_sample(ready.original, ready.fed))
+    return limit if took is None else max(limit / took.ratio, 1.0)
+
+
+def _has_shorts(grids: Sequence[Mapping[str, Any]]) -> bool:
+    return any(g["edit"] == "bits16" and g["status"] == "applied" for g in grids)
 
 
 def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
@@ -27,19 +59,30 @@ def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
         )
     if outcome.latency is not None and outcome.latency.exceeds(limit):
         ratio = outcome.latency.ratio
-        notes.append(f"the finished file takes x {ratio:.2f} of the time, which is more than x {limit:g}")
+        free = options is not None and _has_shorts(outcome.grids) and rules_of(options.runtime).short_as_fast
+        where = " in onnxruntime on this CPU, which has no integer kernels for 16 bits" if free else ""
+        notes.append(f"the finished file takes x {ratio:.2f} of the time{where}, which is more than x {limit:g}")
     return notes
 
 
-def kernel_notes(costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None) -> list[str]:
-    """What became of the operators that onnxruntime runs on integers."""
+def kernel_notes(
+    costs: tuple[Cost, Cost], weighed: Mapping[str, Any] | None, grids: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
+    """What became of the operators that onnxruntime runs on integers.
+
+    Args:
+        costs: of the model before and after.
+        weighed: what copies that cost kernels would have gained.
+        grids: the report's entries.
+    """
     notes = []
+    mend = "it has none for 16 bits" if _has_shorts(grids) else "the mode 'integer' makes no copies there"
     lost = (costs[0].integer_kernels or 0) - (costs[1].integer_kernels or 0)
     if lost > 0:
         notes.append(
             f"{lost} of {costs[0].integer_kernels} layers with integer kernels in onnxruntime "
             f"{'has' if lost == 1 else 'have'} none or a slow one now, which costs more time than multiply-accumulates "
-            f"say; the mode 'integer' makes no copies there"
+            f"say; {mend}"
             + (f", for {weighed['gain_db']:.2f} dB less of the objective" if weighed and not weighed["kept"] else "")
         )
     if (costs[0].integer_operators or 0) - (costs[1].integer_operators or 0) > max(lost, 0):

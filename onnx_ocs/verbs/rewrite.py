@@ -55,7 +55,7 @@ from onnx_ocs.verbs.common import (
 )
 from onnx_ocs.verbs.gain import without_gain
 from onnx_ocs.verbs.inputs import check_outputs
-from onnx_ocs.verbs.limits import kernel_notes, time_notes
+from onnx_ocs.verbs.limits import kernel_notes, time_notes, what_is_left
 from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import Measured, by_plan, unsaid
@@ -185,7 +185,7 @@ def _run(
     original, context = ready.original, ready.context
     runtime = runtime_of(passes, options)
     onto = onto or Outcome(original, False, notes=(*ready.notes, *said_before(original, runtime)))
-    passes = fitting(passes, runtime)
+    passes = fitting(passes, runtime, options)
     check_passes(passes, runtime)
     planned, made = onto.planned, onto.plan
     new, results = onto.model, dict[str, PassResult]()
@@ -194,7 +194,8 @@ def _run(
         new, results = run_passes(new, passes[:first], context)  # the plan is made for what these leave
         passes = passes[first:]
         measure = Measured(new, passes, context, original)
-        wanted = replace(options, refitted=any(isinstance(p, Reconstruct) for p in passes))
+        left = options.max_latency if new is onto.model else what_is_left(ready, new, results, options)
+        wanted = replace(options, max_latency=left, refitted=any(isinstance(p, Reconstruct) for p in passes))
         made, planned = make_plan(new, wanted, context, context.floats, measure=measure)
         new, more = measure.carried_out(made)
     else:
@@ -313,7 +314,7 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
     shapes = sample_shapes(ready.original, lambda: ready.fed)
     before = cost(ready.original, shapes)
     costs = before, cost(outcome.model, shapes) if outcome.changed else before
-    notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels")), *time_notes(outcome, options)]
+    notes = [*outcome.notes, *kernel_notes(costs, planned.get("kernels"), outcome.grids), *time_notes(outcome, options)]
     if not outcome.changed:
         notes.append(f"nothing was rewritten: the output is the {'converted ' * ready.converted}input")
     made_before = any(isinstance(p, Translate) and p.plan is not None for p in chosen.passes)

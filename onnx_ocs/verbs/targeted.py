@@ -25,7 +25,8 @@ def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
     """The runtime that a file is rewritten for."""
     if options is not None:
         return options.runtime
-    return next((p.runtime for p in passes if isinstance(p, Translate)), "ort")
+    named = [p.runtime for p in passes if isinstance(p, (Regrid, Translate)) and p.runtime != "ort"]
+    return named[0] if named else "ort"
 
 
 def said_before(original: onnx.ModelProto, runtime: Runtime) -> list[str]:
@@ -36,14 +37,17 @@ def said_before(original: onnx.ModelProto, runtime: Runtime) -> list[str]:
     return notes
 
 
-def fitting(passes: Sequence[Pass], runtime: Runtime) -> list[Pass]:
+def fitting(passes: Sequence[Pass], runtime: Runtime, options: PlanOptions | None = None) -> list[Pass]:
     """The passes without what the target does not have: a quantizer that is left out leaves floats.
 
-    Which type of integers is the faster one is known of onnxruntime alone.
+    Which type of integers is the faster one is known of onnxruntime alone.  What the planner's options say of the time
+    holds for all.
     """
 
     def fits(p: Regrid) -> Regrid:
-        return replace(p, leave_out=p.leave_out and rules_of(runtime).floats, unsigned=p.unsigned and runtime == "ort")
+        leave_out, unsigned = p.leave_out and rules_of(runtime).floats, p.unsigned and runtime == "ort"
+        limit = p.max_latency if options is None else options.max_latency
+        return replace(p, leave_out=leave_out, unsigned=unsigned, runtime=runtime, max_latency=limit)
 
     return [fits(p) if isinstance(p, Regrid) else p for p in passes]
 
@@ -54,6 +58,8 @@ def check_passes(passes: Sequence[Pass], runtime: Runtime) -> None:
     Raises:
         UserError: there is one.
     """
+    if any(isinstance(p, Regrid) and p.bits16 for p in passes) and not rules_of(runtime).shorts:
+        raise UserError(f"the target {runtime} takes no activations of 16 bits: leave --bits16")
     if not rules_of(runtime).floats:
         for p in passes:
             if not isinstance(p, (Regrid, Translate, Reconstruct)):

@@ -7,6 +7,8 @@ another one than is declared, is a difference.  What may be declared:
     left out     Q [Clip] DQ, on one grid: its readers read what Q read.  Layers still read DQ.
     split        inputs of a Concat behind which a pair stood: a Q and a DQ of their own, on any grid of that type
     zero point   Q and every DQ on its grid that reads its integers, which nobody else may read
+    16 bits      Q [Clip] and every DQ behind it: the type and the zero-point, without the Clip; the domain, where the
+                 opset has no such types.  Steps are declared by themselves
 
 A quantizer that saturates at 0 where its input goes below, stands for a ReLU: it must not be left out.
 """
@@ -27,12 +29,14 @@ from onnx_ocs.model.protobuf import drop_value_info
 from onnx_ocs.qdq.intervals import value_bounds
 from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
-from onnx_ocs.records.grids import LeftOut, Part, Split, ZeroPoint, read_edits
+from onnx_ocs.records.grids import LeftOut, Part, Sixteen, Split, ZeroPoint, read_edits
 from onnx_ocs.verification.values import Differs
 
 __all__ = ["regridded"]
 
 MOVING = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "Clip"})
+FIRST16 = 21  # the first opset in which Q and DQ have types of 16 bits
+CONTRIB = "com.microsoft"
 
 
 def regridded(original: onnx.ModelProto, rewritten: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -66,6 +70,8 @@ def regridded(original: onnx.ModelProto, rewritten: onnx.ModelProto) -> tuple[on
             y.leave_out(edit)
         elif isinstance(edit, Split):
             y.split(edit)
+        elif isinstance(edit, Sixteen):
+            y.lengthen(edit)
         else:
             y.move(edit)
         y.finish(idle)
@@ -96,6 +102,7 @@ class _Yardstick:
         self.model, self.graph = model, Graph(model)
         self.added: list[NodeProto] = []
         self.gone: set[int] = set()
+        self.retyped: set[str] = set()  # tensors whose type is another one, so that nothing is said of them any more
         self.names = Names(self.graph.initializers, self.graph.producer)
 
     def _node(self, output: str, *ops: str) -> NodeProto:
@@ -221,6 +228,52 @@ class _Yardstick:
             del m.input[2:]
             m.input.append(zero)
 
+    # ---- 16 bits ----------------------------------------------------------------------------------------------------
+
+    def lengthen(self, e: Sixteen) -> None:
+        """A QuantizeLinear and the DequantizeLinears behind it get integers of 16 bits."""
+        n = self._node(e.quantized, "QuantizeLinear")
+        q, limits = self._grid(n), np.iinfo(np.dtype(e.type))
+        if q.scale.size != 1 or int(q.zero_point) != e.before or not limits.min <= e.now <= limits.max:
+            raise Differs(f"the zero-point that '{e.quantized}' is said to have had, or to have now, cannot be")
+        if q.qmax - q.qmin > 255 or q.dtype.name.startswith("u") != e.type.startswith("u"):
+            raise Differs(f"the integers of '{e.quantized}' are {q.dtype.name}, which do not become {e.type}")
+        if q.rectifies and e.now != limits.min:
+            raise Differs(f"'{e.quantized}' saturates at 0, as a ReLU does, and would not with 16 bits")
+        nodes = [n, *self._behind(e.quantized, q)]
+        old = max((o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), default=1) < FIRST16
+        if old and all(o.domain != CONTRIB for o in self.model.opset_import):
+            self.model.opset_import.add(domain=CONTRIB, version=1)
+        zeros: dict[tuple[int, ...], str] = {}
+        for m in nodes:
+            scale = self.graph.constant(m.input[1])
+            assert scale is not None
+            if scale.shape not in zeros:
+                zeros[scale.shape] = self._constant(e.quantized, np.full(scale.shape, e.now, e.type))
+            del m.input[2:]
+            m.input.append(zeros[scale.shape])
+            if old:
+                m.domain = CONTRIB
+
+    def _behind(self, quantized: str, q: Quantizer) -> list[NodeProto]:
+        """All that reads integers: DequantizeLinears on their grid, behind a Clip too, which they read around now."""
+        found: list[NodeProto] = []
+        stack = [quantized]
+        while stack:
+            t = stack.pop()
+            if t in self.graph.outputs or self.graph.captured(t):
+                raise Differs(f"the integers '{t}', which have 16 bits now, are read outside the graph's nodes")
+            self.retyped.add(t)
+            for r in self.graph.readers(t):
+                if is_op(r, "DequantizeLinear") and self._grid(r).same_parameters(q):
+                    r.input[0] = quantized
+                    found.append(r)
+                elif is_op(r, "Clip") and r.input[0] == t == quantized:
+                    stack.append(str(r.output[0]))
+                else:
+                    raise Differs(f"'{label(r)}' reads the integers '{t}', which have 16 bits now")
+        return found
+
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def finish(self, idle: Iterable[str]) -> None:
@@ -241,7 +294,7 @@ class _Yardstick:
             if g.initializer[k].name not in used | kept:
                 del g.initializer[k]
         gone = known - _named(g)  # what is said of tensors that never were there stays, as some quantizers leave it
-        drop_value_info(g, lambda name: name in gone)
+        drop_value_info(g, lambda name: name in gone or name in self.retyped)
 
 
 def _named(g: GraphProto) -> set[str]:

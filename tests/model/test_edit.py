@@ -87,3 +87,15 @@ def test_what_was_idle_from_the_start_stays() -> None:
         "Neg",
     }
     assert [t.name for t in model.graph.initializer] == ["a", "lo", "hi", "spare"]
+
+
+def test_what_is_said_of_a_constant_goes_with_it() -> None:
+    """NNCF's files say the shapes of zero-points."""
+    model = chain()
+    for name in ("a", "b"):
+        model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
+    graph = EditableGraph(model)
+    graph.set_input(graph.producer["m"], 1, graph.add_initializer("new", np.float32(2)))
+    graph.commit()
+    names = {v.name for v in model.graph.value_info}
+    assert "a" not in names and "b" in names

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from feeds import inputs
 from typer.testing import CliRunner
 
 from onnx_ocs.cli.app import app
@@ -67,3 +68,21 @@ def test_nothing_is_left_out_on_request(files: Path) -> None:
     run("rewrite", files / "in.onnx", files / "out.onnx", "--calib", files / "calib.npz", "--passes", "regrid",
         "--no-leave-out", "--report", report)  # fmt: skip
     assert [g["edit"] for g in json.loads(report.read_text())["grids"]] == ["new grid", "split"]
+
+
+def test_16_bits_on_the_command_line(files: Path) -> None:
+    """Told in the table, the verdict and the report; verify needs the files alone; targets without 16 bits say so."""
+    model, out, report = files / "sum.onnx", files / "out.onnx", files / "r.json"
+    net, _ = zoo.build("residual")
+    onnx.save(net, model)
+    np.savez(files / "sum.npz", **inputs(net, 32))
+    asked = "rewrite", model, out, "--calib", files / "sum.npz", "--passes", "regrid", "--bits16", "--report", report
+    told = " ".join(run(*asked, "--max-latency", "none").split())
+    assert "quantizers with 16 bits" in told and "16 bits in place of 8 or fewer" in told and "PASSED" in told
+    assert {g["type"] for g in json.loads(report.read_text())["grids"] if g["status"] == "applied"} == {"uint16"}
+    assert "PASSED" in run("verify", model, out)
+    assert "uint16" in {g["type"] for g in json.loads(report.read_text())["grids"] if "type" in g}
+    run("inspect", out, "--calib", files / "sum.npz")
+    run(*asked, "--target", "qnn", "--no-verify")
+    refused = CliRunner().invoke(app, [str(a) for a in (*asked, "--target", "openvino")])
+    assert isinstance(refused.exception, UserError) and "openvino takes no activations of 16" in str(refused.exception)

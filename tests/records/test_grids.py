@@ -7,10 +7,13 @@ import json
 import onnx
 import pytest
 
-from onnx_ocs.records.grids import GRIDS, Edit, LeftOut, Part, Split, ZeroPoint, read_edits, record_edits
+from onnx_ocs.records.grids import GRIDS, Edit, LeftOut, Part, Sixteen, Split, ZeroPoint, read_edits, record_edits
 
 PART = Part(1, "q", "dq", ("nq", "nd"), 1 / 3, -7)
-EDITS: list[Edit] = [Split("joined", (PART,)), LeftOut("dq"), LeftOut("y", "y/Identity"), ZeroPoint("q", 0, 12)]
+EDITS: list[Edit] = [
+    Split("joined", (PART,)), LeftOut("dq"), LeftOut("y", "y/Identity"), ZeroPoint("q", 0, 12),
+    Sixteen("q", "int16", -3, -771),
+]  # fmt: skip
 
 
 def test_what_is_written_is_read() -> None:
@@ -31,6 +34,8 @@ def test_what_is_written_is_read() -> None:
         [{"edit": "left out", "dequantized": "a"}],
         [{"edit": "zero point", "quantized": "q", "before": 0, "now": 1.5}],
         [{"edit": "zero point", "quantized": "q", "before": False, "now": 1}],
+        [{"edit": "bits16", "quantized": "q", "type": "uint8", "before": 0, "now": 1}],
+        [{"edit": "bits16", "quantized": "q", "type": "uint16", "before": 0, "now": True}],
         [{"edit": "split", "joined": "j", "parts": [{}]}],
         [{"edit": "split", "joined": "j", "parts": None}],
         [7],

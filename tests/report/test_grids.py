@@ -43,6 +43,16 @@ def test_a_zero_point() -> None:
     assert line == "The zero-point 0 of '<t>' wastes its range: it has another grid, step 0.5, zero-point 9."
 
 
+def test_quantizers_of_16_bits_share_a_line() -> None:
+    more = {"edit": "bits16", "dead": {}, "range_before": [0.0, 1.0], "type": "uint16", "type_before": "uint8"}
+    same, wider = entry(**more, range=[0.0, 1.0]), entry(**more, range=[0.0, 2.0])
+    refused = entry(**{**more, "status": "refused", "reason": REASON})
+    done, left = grid_lines([same, wider, wider, refused])
+    assert done == "'<t>', '<t>' and 1 more: 16 bits in place of 8 or fewer, 2 of them over a wider range."
+    assert left == "'<t>': no 16 bits, no grid (mixed)."
+    assert grid_lines([same]) == ["'<t>': 16 bits in place of 8 or fewer."]
+
+
 def test_the_page_has_them() -> None:
     page = to_html(dict(assemble("rewrite", 0, grids=[entry()])), "t")
     assert "their values reach 0.25" in page and "<t>" not in page

@@ -121,7 +121,9 @@ def test_tensors_for_sixteen_bits() -> None:
     assert "leave 'worse' (9.00 dB by its own quantizer) and 'bad' (12.00 dB" in found
     assert "16 bits" not in advice(regions=usual)
     costly = region("costly", share_alone=0.6, sqnr_alone_db=11.0)
-    assert "leave 'costly' (60.00 % of the loss) at 16 bits" in advice(verb="inspect", regions=[*usual, costly])
+    assert "leave 'costly' (60.00 % of the loss) at 16 bits (--bits16)" in advice(
+        verb="inspect", regions=[*usual, costly]
+    )
     mendable = {**costly, "status": "candidate", "mode": "late"}
     loss = {"share_mendable": 0.9}
     told = advice(verb="inspect", regions=[*usual, mendable], loss=loss)

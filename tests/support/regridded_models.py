@@ -13,14 +13,16 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes import Regrid
-from onnx_ocs.records.grids import record_edits
+from onnx_ocs.records.grids import SHORTS, record_edits
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regridding import edits
+from onnx_ocs.regridding.bits16 import check_16, grid_16
 from onnx_ocs.regridding.grids import Extremes, Grid
+from onnx_ocs.regridding.lengthen import stored_16
 from onnx_ocs.regridding.mend import Mended, Way, mend
 
-__all__ = ["mended", "moved_zero_point", "regridded"]
+__all__ = ["lengthened", "mended", "moved_zero_point", "regridded"]
 
 BOXES = Extremes(np.full(4, 20.0), np.full(4, 300.0))
 SCORES = Extremes(np.zeros(3), np.full(3, 0.4))
@@ -40,6 +42,21 @@ def regridded(name: str, ways: Sequence[Way]) -> tuple[onnx.ModelProto, onnx.Mod
     model = detectors.build(name)
     killers = KILLERS[1:] if name in ("float_parts", "moved", "read_by_a_layer") else KILLERS
     return model, mended(model, ways, killers).model
+
+
+def lengthened(
+    model: onnx.ModelProto, tensors: Sequence[str] | None = None, seen: Extremes | None = None
+) -> onnx.ModelProto:
+    """A model whose quantizers have 16 bits: of these tensors, or of all that can; over a range that holds `seen`."""
+    graph = Graph(model)
+    grids = {
+        r.key: grid_16(r, seen)
+        for r in find_regions(graph, infer_shapes(model))
+        if isinstance(r, Region)
+        and (tensors is None or r.tensor in tensors)
+        and check_16(graph, r, None, SHORTS) is None
+    }
+    return stored_16(model, grids, Regrid(), {})
 
 
 def moved_zero_point() -> tuple[onnx.ModelProto, onnx.ModelProto]:

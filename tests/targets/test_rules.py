@@ -33,6 +33,14 @@ def rules_broken(model: onnx.ModelProto, rules: Rules) -> set[str]:
     return {v.rule for v in violations(Graph(model), rules)}
 
 
+def test_which_targets_take_16_bits() -> None:
+    fast = {n: rules_of(n).short_as_fast for n in ("ort", "qnn", "openvino", "tensorrt", "generic-int8")}  # type: ignore[arg-type]
+    takes = {n: rules_of(n).shorts for n in fast}  # type: ignore[arg-type]
+    assert takes["ort"] == takes["qnn"] == {"int16", "uint16"}
+    assert not takes["openvino"] | takes["tensorrt"] | takes["generic-int8"]
+    assert [n for n, f in fast.items() if f] == ["qnn"]
+
+
 def test_what_breaks_each_rule() -> None:
     model = chain()
     assert rules_broken(model, rules_of("generic-int8")) == set() == rules_broken(model, Rules("all"))

@@ -40,7 +40,8 @@ def test_only_for_onnxruntime_it_is_known_which_integers_are_faster() -> None:
         fitting([p], r)  # type: ignore[arg-type]
         for p, r in ((Regrid(), "ort"), (Regrid(), "openvino"), (Regrid(unsigned=False), "ort"))
     )
-    assert (ours, theirs, off) == (Regrid(), Regrid(unsigned=False), Regrid(unsigned=False))
+    assert (ours, off) == (Regrid(), Regrid(unsigned=False))
+    assert theirs == Regrid(unsigned=False, runtime="openvino")
 
 
 @pytest.mark.parametrize("runtime", ["qnn", "generic-int8", "tensorrt"])
@@ -49,8 +50,21 @@ def test_the_default_passes_run_for_every_target(runtime: Any) -> None:
     model, _ = zoo.build("residual")
     found = onnx_ocs.rewrite(model, calib=inputs(model, 16), options=PlanOptions(runtime=runtime), verify=False)
     assert found.report["regions"]
-    assert fitting([Regrid(), Translate()], "generic-int8") == [Regrid(leave_out=False, unsigned=False), Translate()]
-    assert fitting([Regrid()], "tensorrt") == [Regrid(unsigned=False)]
+    there = Regrid(leave_out=False, unsigned=False, runtime="generic-int8")
+    assert fitting([Regrid(), Translate()], "generic-int8") == [there, Translate()]
+    assert fitting([Regrid()], "tensorrt") == [Regrid(unsigned=False, runtime="tensorrt")]
+
+
+def test_16_bits_where_the_target_takes_them() -> None:
+    for runtime in ("ort", "qnn"):
+        check_passes([Regrid(bits16=True)], runtime)  # type: ignore[arg-type]
+    for runtime in ("openvino", "tensorrt", "generic-int8"):
+        with pytest.raises(UserError, match=f"the target {runtime} takes no activations of 16 bits"):
+            check_passes([Regrid(bits16=True)], runtime)  # type: ignore[arg-type]
+    assert runtime_of([Regrid(bits16=True, runtime="qnn"), Reconstruct()], None) == "qnn"
+    assert runtime_of([Regrid(), Translate(runtime="qnn")], None) == "qnn"
+    limited = fitting([Regrid(bits16=True)], "ort", PlanOptions(max_latency=1.5))
+    assert limited == [Regrid(bits16=True, max_latency=1.5)]
 
 
 def test_a_rewrite_that_breaks_a_rule_is_not_written() -> None:

@@ -11,13 +11,16 @@ import mutations
 import numpy as np
 import onnx
 import pytest
-from regridded_models import moved_zero_point, regridded
+import zoo
+from regridded_models import lengthened, moved_zero_point, regridded
 
 from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.records.grids import GRIDS
-from onnx_ocs.regridding import edits, mend
+from onnx_ocs.regions.region import Region
+from onnx_ocs.regridding import bits16, edits, lengthen, mend
 from onnx_ocs.regridding.mend import WAYS
+from onnx_ocs.translation import rescale
 from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify
 
@@ -33,7 +36,19 @@ SUBJECTS: dict[str, Callable[[], tuple[Model, Model]]] = {
     "split, read by a layer": lambda: regridded("read_by_a_layer", WAYS[0]),
     "new grid": lambda: regridded("several", WAYS[0]),
     "moved zero-point": moved_zero_point,
+    "16 bits": lambda: sixteen(zoo.Style(bias="int32")),
+    "16 bits, opset 21": lambda: sixteen(zoo.Style(bias="int32", opset=21, dtype="int8")),
+    "16 bits, behind a Clip": lambda: sixteen(zoo.Style(bias="int32", bits=4)),
 }
+
+
+def sixteen(style: zoo.Style) -> tuple[Model, Model]:
+    """Layers with int32 biases, a sum, and one tensor that two DequantizeLinears read, all with 16 bits."""
+    net = zoo.Net(style, x=(3, 6, 6))
+    integers = net.q(net.op("Relu", net.conv(net.qdq("x", "mid"))), "low")
+    both = [net.dq(integers, out=f"read{k}") for k in range(2)]
+    model = net.model(net.qdq(net.op("Add", net.conv(both[0]), both[1]), "mid"))
+    return model, lengthened(model)
 
 
 @cache
@@ -65,7 +80,7 @@ def test_what_is_said_of_a_tensor_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("kind", mutations.KINDS)
-@pytest.mark.parametrize("name", ["left out", "split, read by a layer", "moved zero-point"])
+@pytest.mark.parametrize("name", ["left out", "split, read by a layer", "moved zero-point", "16 bits"])
 def test_mutations(name: str, kind: str) -> None:
     original, new = subject(name)
     feed = next(random_samples(original, 8, 0).batches(8, 8))
@@ -95,7 +110,8 @@ def test_declarations(name: str) -> None:
     wrong += [[f for f in entries if f is not e] for e in entries]
     for k, e in enumerate(entries):
         for key, value in e.items():
-            other = {"identity": "none", "before": 99, "now": 99, "parts": [], "edit": "gone"}.get(key, "nobody")
+            others = {"identity": "none", "before": 99, "now": 99, "parts": [], "edit": "gone", "type": "uint8"}
+            other = others.get(key, "nobody")
             wrong.append([*entries[:k], {**e, key: None if value == other else other}, *entries[k + 1 :]])
     for w in wrong:
         assert checked(original, redeclared(new, w)).verdict == "FAILED", w
@@ -150,6 +166,7 @@ def other_source(patch: Patch) -> None:
 
 def undeclared(patch: Patch) -> None:
     patch.setattr(mend, "record_edits", lambda *_: None)
+    patch.setattr(lengthen, "record_edits", lambda *_: None)
 
 
 def other_scale(patch: Patch) -> None:
@@ -168,7 +185,7 @@ def other_zero_point(patch: Patch) -> None:
         EditableGraph,
         "add_initializer",
         lambda self, name, value: real(
-            self, name, value + np.asarray(1, value.dtype) if name.endswith(("_zero_point", "_moved")) else value
+            self, name, value + np.asarray(1, value.dtype) if name.endswith(("_zero_point", "_moved", "_16")) else value
         ),
     )
 
@@ -190,9 +207,55 @@ def layers_too(patch: Patch) -> None:
     patch.setattr(edits, "LAYERS", ())
 
 
+def other_step(patch: Patch) -> None:
+    """The step is another one than is declared: the last bit of it."""
+    real = EditableGraph.add_initializer
+
+    def add(self: EditableGraph, name: str, value: np.ndarray) -> str:
+        wrong = name.endswith("_scale_rescaled") and value.size == 1
+        return real(self, name, np.nextafter(value, np.float32(1)) if wrong else value)
+
+    patch.setattr(EditableGraph, "add_initializer", add)
+
+
+def declared_step(patch: Patch) -> None:
+    """The wrong step, and declared so: the range is the old one no more, and biases follow the right one."""
+    real = bits16.rescale
+    patch.setattr(bits16, "rescale", lambda graph, region, *more: real(graph, region, *more) or off(graph, region))
+
+    def off(graph: EditableGraph, region: Region) -> None:
+        for n in region.nodes:
+            scale = graph.constant(n.input[1])
+            graph.set_input(n, 1, graph.add_initializer("off", scale * np.float32(2)))
+
+
+def bias_forgotten(patch: Patch) -> None:
+    patch.setattr(rescale, "tied_bias", lambda *_: None)
+
+
+def clip_stays(patch: Patch) -> None:
+    """What reads the integers still reads the Clip of 8 bits."""
+    patch.setattr(bits16, "_without_clip", lambda *_: None)
+
+
+def domain_stays(patch: Patch) -> None:
+    patch.setattr(bits16, "_contrib", lambda _: False)
+
+
 @pytest.mark.parametrize(
     ("name", "mistake"),
     [
+        ("16 bits", other_zero_point),
+        ("16 bits", other_step),
+        ("16 bits", declared_step),
+        ("16 bits", bias_forgotten),
+        ("16 bits", one_reader_forgotten),
+        ("16 bits", undeclared),
+        ("16 bits", domain_stays),
+        ("16 bits, opset 21", other_zero_point),
+        ("16 bits, opset 21", bias_forgotten),
+        ("16 bits, behind a Clip", clip_stays),
+        ("16 bits, behind a Clip", one_reader_forgotten),
         ("left out, of several", other_source),
         ("left out", undeclared),
         ("left out, read by a layer", one_reader_forgotten),
@@ -211,3 +274,12 @@ def test_mistakes_are_found(name: str, mistake: Callable[[Patch], None], monkeyp
     _, bad = SUBJECTS[name]()
     assert bad.SerializeToString() != good.SerializeToString(), "the mistake was not made"
     assert checked(original, bad).verdict == "FAILED"
+
+
+def test_a_relu_stays_where_integers_have_16_bits() -> None:
+    """Its zero-point must lie at the end of the type still."""
+    original, new = subject("16 bits")
+    entries = declared(new)
+    (k,) = [k for k, e in enumerate(entries) if e["before"] == 0]
+    bad = redeclared(new, [*entries[:k], {**entries[k], "now": 5}, *entries[k + 1 :]])
+    assert "as a ReLU does" in "; ".join(checked(original, bad).failures)

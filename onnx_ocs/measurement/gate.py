@@ -21,7 +21,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
-__all__ = ["LIKELY", "Judge", "beyond_chance", "choose"]
+__all__ = ["LIKELY", "Judge", "Rule", "beyond_chance", "choose"]
 
 GAIN = 0.1  # decibels that a choice must bring
 SURE = 2.0  # standard errors by which taking layers back must be better: each of them was better by itself
@@ -122,7 +122,7 @@ def choose(
     before = losses(nothing)
     if not before[0].size:
         return nothing
-    rule = _Rule(before, weights, slack)
+    rule = Rule(before, weights, slack)
     kept, best = everything, losses(everything)
     asked, segments = 0, [(0, count)]
     while segments and asked < QUESTIONS:
@@ -144,7 +144,7 @@ def choose(
     return _prefix(sorted(kept), lambda layers: rule.stands(losses(layers)))
 
 
-class _Rule:
+class Rule:
     """What is better: by the user's metric where that sees a difference, else by the errors."""
 
     def __init__(self, before: tuple[Array, float], weights: Array | None, slack: Array | float) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_ocs.calibration.judging import Judging
-from onnx_ocs.reconstruction.gate import Judge, choose
+from onnx_ocs.measurement.gate import Judge, choose
 
 RNG = np.random.default_rng(0)
 Feed = Mapping[str, np.ndarray]
