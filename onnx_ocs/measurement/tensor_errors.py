@@ -12,7 +12,7 @@ The models are asked for the integers of all quantizers at once; wide ones are f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,12 @@ from onnx_ocs.execution.stored import Stored
 from onnx_ocs.measurement.quality import decibels
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.shapes import infer_shapes
-from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles
+from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles, requantized
 from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.probes.retyped import retyped
-from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
+from onnx_ocs.qdq.quantizer import Quantizer
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.find import find_regions
@@ -226,7 +226,7 @@ class _Layers:
             known = read_layouts(original)  # of an earlier run: what is wide in both is compared as it is
             layouts = {k: v for k, v in read_layouts(rewritten).items() if k not in known}
             now = Graph(rewritten)
-            self.cuts["after"] = {c.quantized: _as_it_is(now, c) for c in find_cuts(yardstick, now, layouts, {})}
+            self.cuts["after"] = {c.quantized: requantized(now, c) for c in find_cuts(yardstick, now, layouts, {})}
         after = self.cuts.get("after", {})
         quantized = [(r, r.quantizer) for r in self.regions if r.quantizer is not None]
         self.tensors = [_tensor(r, q, after.get(r.outputs[0])) for r, q in quantized]
@@ -258,13 +258,6 @@ class _Layers:
                     values[when] = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
             del integers
         return [t.sums(a, values) for t, a, values in zip(self.tensors, floats, held, strict=True)]
-
-
-def _as_it_is(rewritten: Graph, cut: Cut) -> Cut:
-    """A cut with the rewritten model's own quantizer, of another zero-point and type perhaps, where it has one step."""
-    n = rewritten.producer.get(cut.quantized)
-    q = read_quantizer(rewritten, n) if n is not None and is_op(n, "QuantizeLinear") else None
-    return replace(cut, quantizer=q) if isinstance(q, Quantizer) and q.scale.size == 1 else cut
 
 
 def _tensor(region: Quantized, q: Quantizer, after: Cut | None) -> _Tensor:

@@ -7,7 +7,7 @@ channels (OCS) hold k twice, in steps of twice the size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["Cut", "find_cuts", "nibbles"]
+__all__ = ["Cut", "find_cuts", "nibbles", "requantized"]
 
 
 @dataclass(frozen=True)
@@ -142,3 +142,10 @@ def nibbles(graph: Graph) -> dict[str, np.dtype[np.generic]]:
             if isinstance(q, Quantizer) and q.dtype.kind not in "iu":
                 found[_final(graph, str(n.output[0]))] = q.dtype
     return found
+
+
+def requantized(rewritten: Graph, cut: Cut) -> Cut:
+    """A cut with the rewritten model's own quantizer, of another zero-point and type perhaps, where it has one step."""
+    n = rewritten.producer.get(cut.quantized)
+    q = read_quantizer(rewritten, n) if n is not None and is_op(n, "QuantizeLinear") else None
+    return replace(cut, quantizer=q) if isinstance(q, Quantizer) and q.scale.size == 1 else cut

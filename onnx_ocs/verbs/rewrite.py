@@ -291,9 +291,9 @@ def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:
     original, context = ready.original, ready.context
     if context.samples is None:
         return outcome
-    new = outcome.model if outcome.changed else None
     give_back()
-    return replace(outcome, regions=with_errors(outcome.regions, original, new, context))
+    found = with_errors(outcome.regions, original, outcome.model if outcome.changed else None, context)
+    return replace(outcome, regions=found)
 
 
 def _prove(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Outcome:
@@ -331,12 +331,11 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
         report["trials"] = chosen.trials
     asked = options is not None and options.target
     if (planned or chosen.trials) and asked and outcome.qualities is not None:
-        target = asked.outcome(asked.value(outcome.qualities[1]))
-        report["target"] = cast(TargetEntry, target)
+        report["target"] = target = cast(TargetEntry, asked.outcome(asked.value(outcome.qualities[1])))
         if target["shortfall"]:
             report["notes"].append(target["shortfall"])
-    floats = rules_of(runtime_of(chosen.passes, options)).floats
-    report["verdict"] = advise(report, None if options is None else options.budget, floats)
+    rules = rules_of(runtime_of(chosen.passes, options))
+    report["verdict"] = advise(report, None if options is None else options.budget, rules.floats)
     return report
 
 
