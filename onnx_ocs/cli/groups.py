@@ -312,7 +312,7 @@ def plan_options(given: Given, spend: bool = False) -> PlanOptions:
         UserError: the target needs a metric, and there is none.
     """
     target, timed = _target(given), given.make(Time)
-    planned = given.make(PlanOptions, target=target)  # said in any case: the flag of this name is the runtime's
+    planned = given.make(PlanOptions, target=target)
     if given.value("--budget") is not None:
         return replace(planned, max_latency=timed.limit(time_of(planned.runtime, planned.budget)))
     if given.value("--ratio") is not None:

