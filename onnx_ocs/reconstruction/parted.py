@@ -1,4 +1,4 @@
-"""The batches of a fit in parts of a few samples: what layers leave behind is little, whatever a batch holds.
+"""The batches of a fit in parts of a few samples, so that what layers leave behind stays little.
 
 Sums are a batch's: the rows of its parts are put together again.  So the parts change no number, as far as a model
 computes a sample alike whatever others come with it.
@@ -19,6 +19,7 @@ __all__ = ["Part", "divisible", "parted"]
 
 Feed = Mapping[str, Array]
 FEW = 2, 3  # samples by which it is seen whether rows are samples
+LITTLE = 1 << 26  # bytes that a batch may leave behind: parts of a small model cost more time than they save memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Part:
 
 
 def divisible(model: onnx.ModelProto, feed: Feed, run: Callable[[Feed], Mapping[tuple[bool, str], Array]]) -> bool:
-    """Whether batches may be parted: of every tensor that is asked for, the first axis grows as the samples do.
+    """Whether batches are parted: they leave much behind, and of every tensor the first axis grows as the samples do.
 
     Args:
         model: what takes the samples.
@@ -49,8 +50,10 @@ def divisible(model: onnx.ModelProto, feed: Feed, run: Callable[[Feed], Mapping[
     size = samples_in(feed)
     if size <= max(FEW) or len(list(parts_of(model, feed))) < 2:
         return False
-    few, more = ({k: v.shape for k, v in run(cut(feed, slice(n), size)).items()} for n in FEW)
-    return all(_grows(few[k], more[k]) for k in few)
+    few, more = ({k: (v.shape, v.nbytes) for k, v in run(cut(feed, slice(n), size)).items()} for n in FEW)
+    if sum(nbytes for _, nbytes in few.values()) * size < LITTLE * FEW[0]:
+        return False
+    return all(_grows(few[k][0], more[k][0]) for k in few)
 
 
 def _grows(few: tuple[int, ...], more: tuple[int, ...]) -> bool:

@@ -13,7 +13,7 @@ __all__ = ["allow_memory", "free_memory", "give_back", "memory", "share_of_memor
 
 GIGABYTE = 10**9
 UNKNOWN = 4 * GIGABYTE  # where the system does not say
-USUAL = GIGABYTE  # more helps little
+USUAL = GIGABYTE // 2  # more helps little
 INFO = Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
