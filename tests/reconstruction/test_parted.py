@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
+import zoo
 from zoo import build
 
+import onnx_ocs
+from onnx_ocs.reconstruction import fit
+from onnx_ocs.reconstruction import parted as module
 from onnx_ocs.reconstruction.parted import divisible, parted
 
 Array = np.ndarray
@@ -42,9 +47,10 @@ def test_whole_batches() -> None:
         (lambda x: x.reshape(len(x), -1)[:, : len(x)], False),
     ],
 )
-def test_rows_must_be_samples(tensor: object, wanted: bool) -> None:
+def test_rows_must_be_samples(tensor: object, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every tensor that is asked for."""
     assert callable(tensor)
+    monkeypatch.setattr(module, "LITTLE", 1)
 
     def run(feed: Mapping[str, Array]) -> dict[tuple[bool, str], Array]:
         return {(True, "x"): feed["x"], (False, "t"): np.asarray(tensor(feed["x"]))}
@@ -52,5 +58,35 @@ def test_rows_must_be_samples(tensor: object, wanted: bool) -> None:
     assert divisible(MODEL, {"x": X[:8]}, run) == wanted
 
 
+def test_what_leaves_little_behind_stays_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what all samples of a batch leave: eight times 1,000 bytes here."""
+
+    def run(feed: Mapping[str, Array]) -> dict[tuple[bool, str], Array]:
+        return {(True, "x"): np.zeros((len(feed["x"]), 250), np.float32)}
+
+    for bound, wanted in ((8000, True), (8001, False)):
+        monkeypatch.setattr(module, "LITTLE", bound)
+        assert divisible(MODEL, {"x": X[:8]}, run) == wanted
+
+
 def test_few_samples_stay_together() -> None:
     assert not divisible(MODEL, {"x": X[:3]}, lambda f: {(True, "x"): f["x"]})
+
+
+def test_a_fit_in_parts_is_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feed = zoo.build("bias_int32_residual")
+    rng = np.random.default_rng(0)
+    calib = {k: (2 * rng.standard_normal((48, *v.shape[1:]))).astype(v.dtype) for k, v in feed.items()}
+    asked, made = list[bool](), list[bytes]()
+
+    def seen(*args: Any) -> bool:
+        asked.append(divisible(*args))
+        return asked[-1]
+
+    monkeypatch.setattr(fit, "divisible", seen)
+    for little in (1, 1 << 40):
+        monkeypatch.setattr(module, "LITTLE", little)
+        done = onnx_ocs.rewrite(model, calib=calib, passes=["reconstruct"], verify=False)
+        assert done.changed
+        made.append(done.model.SerializeToString(deterministic=True))
+    assert {*asked} == {True, False} and made[0] == made[1]
