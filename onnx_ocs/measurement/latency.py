@@ -9,7 +9,7 @@ each: the middle one counts, and half of what they are apart is the tolerance.  
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,10 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import LARGE, RUN_ERRORS
 from onnx_ocs.targets.timing import ONNXRUNTIME, Timing
 
-__all__ = ["SECONDS", "Compared", "Looks", "compared", "latencies", "shortest"]
+__all__ = ["SECONDS", "Compared", "Looks", "compared", "decided", "latencies", "shortest"]
 
 SECONDS = 1.0  # of running all models; each runs once at least
+LONGER = 4.0  # of a second look
 MOST = 50  # runs of each
 ROUNDS = 3000  # of two models that are compared, for what they tell of each other
 LOOK = 96  # rounds after which their ratio is looked at, and again whenever there are twice as many
@@ -79,6 +80,19 @@ def compared(
         return None
     then, (ratio, tolerance) = 1e3 * min(took[0]), _ratio(took)
     return Compared(then, then * ratio, ratio, tolerance, on.name)
+
+
+def decided(look: Callable[[float], Compared | None], limit: float) -> Compared | None:
+    """What a look says of a limit of time; where it is too close, or too noisy, what a longer one says.
+
+    Args:
+        look: times two models for so many seconds.
+        limit: the most time, as a ratio.
+    """
+    took = look(SECONDS)
+    if took is None or took.holds(limit) or took.exceeds(limit):
+        return took
+    return look(LONGER) or took
 
 
 def _ratio(took: Sequence[Sequence[float]]) -> tuple[float, float]:

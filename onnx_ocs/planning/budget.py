@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.latency import SECONDS, Compared, compared
+from onnx_ocs.measurement.latency import SECONDS, Compared, compared, decided
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
@@ -37,7 +38,6 @@ __all__ = ["Judged", "Spending"]
 HALVED = 10 * float(np.log10(2))  # dB to be gained if every operator leaves the integers; for some, their share
 CHEAPER = 0.97  # of what a budget is lowered to where a plan costs too much
 LOWERINGS = 4
-LONGER = 4.0  # seconds of a second look
 SLOWER = 6  # times that the time allowed is lowered
 
 
@@ -119,8 +119,13 @@ class Spending:
         options = self.options
         if options.budget is not None and self.price(choices) > options.budget + 1e-6:
             return False
-        took = None if options.max_latency is None else self._timed(self.carried_out(choices))
-        return took is None or options.max_latency is None or took.holds(options.max_latency)
+        return self._in_time(choices)
+
+    def _in_time(self, choices: Choices) -> bool:
+        """Whether a plan keeps to the limit of time, at one look."""
+        limit = self.options.max_latency
+        took = None if limit is None else self._timed(self.carried_out(choices))
+        return took is None or limit is None or took.holds(limit)
 
     def _timed(self, new: onnx.ModelProto, seconds: float = SECONDS) -> Compared | None:
         """A model's time beside the input's, in the target's runtime."""
@@ -162,9 +167,7 @@ class Spending:
                 break
             self.context.progress("timing plans", lowering, None)
             new = self.carried_out(trial.choices)
-            took = self._timed(new)
-            if took is not None and not took.holds(limit) and not took.exceeds(limit):  # too close, or too noisy
-                took = self._timed(new, LONGER) or took
+            took = decided(partial(self._timed, new), limit)
             if took is None:
                 break
             log.append({"allowed": allowed, "ratio": took.ratio, "tolerance": took.tolerance})
@@ -219,16 +222,11 @@ class Spending:
         if not self.problem.foldable:
             return judged
         trial, limit = judged.trial, self.options.max_latency
-
-        def timely(choices: Choices) -> bool:
-            took = None if limit is None else self._timed(self.carried_out(choices))
-            return took is None or limit is None or took.holds(limit)
-
         self.context.progress("folding copies", 0, None)
-        choices = folded(self.problem, self.judge, trial.choices, timely)
+        choices = folded(self.problem, self.judge, trial.choices, self._in_time)
         if choices is trial.choices and limit is not None and makes_copies(choices):
             steps = self._steps(trial)  # other copies leave no time: perhaps it is better spent here
-            choices = folded(self.problem, self.judge, steps, timely)
+            choices = folded(self.problem, self.judge, steps, self._in_time)
             choices = trial.choices if choices is steps else choices
         after = self.objective(choices)
         if choices is trial.choices or not worth(judged.after, after, self.judge.objective):

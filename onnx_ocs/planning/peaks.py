@@ -66,8 +66,11 @@ def find_ladders(
         return ()
     found = []
     for c in candidates:
-        h = statistics.histogram(c.index, None)
-        if c.shares and not (c.uniform or c.full) and len(h.counts) == c.region.walk.channels and np.isfinite(h.high):
+        one_step = c.region.quantizer.scale.size == 1
+        if not c.shares or c.uniform or c.full or not one_step:
+            continue
+        h = statistics.histogram(c.index, None)  # merged: asked for where it can matter alone
+        if len(h.counts) == c.region.walk.channels and np.isfinite(h.high):
             rungs = tuple(_rungs(graph, c, h))
             few = [r for r in rungs if EIGHTH * r.count <= len(h.counts)]
             if any(float(r.scale) * EIGHTH <= float(c.region.quantizer.scale) * (1 + 1e-6) for r in few):
@@ -78,8 +81,6 @@ def find_ladders(
 def _rungs(graph: Graph, c: Candidate, h: Histogram) -> list[Choice]:
     """The steps that the readers' biases allow, up to as many copies as there are channels."""
     q, found = c.region.quantizer, list[Choice]()
-    if q.scale.size > 1:
-        return found
     width = float(h.edges[1] - h.edges[0])
     seen = h.counts > 0
     none = ~seen.any(1)

@@ -25,7 +25,7 @@ from onnx_ocs.calibration.judging import Judging
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.cost import layer_macs
 from onnx_ocs.measurement.gate import Judge, Rule
-from onnx_ocs.measurement.latency import SECONDS, compared
+from onnx_ocs.measurement.latency import compared, decided
 from onnx_ocs.measurement.yardstick import Yardstick, outputs_of
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
@@ -43,7 +43,6 @@ Losses = tuple[Array, float]
 HARMLESS = 1e-3  # share of all damage below which a quantizer is not worth 16 bits
 BOLD = 4.0  # by what more is tried at first than prices allow
 LESS = 0.8  # by what it is less each time that the time does not hold
-LONGER = 4.0  # times as long
 LEAST_TIME = 1e-3  # of the time, or of all prices: nothing
 ELEMENT = 16  # multiply-accumulates that an element of a tensor counts for: what is no layer runs in float, too
 
@@ -205,13 +204,8 @@ def within(
 
 def _holds(original: onnx.ModelProto, model: onnx.ModelProto, limit: float, feed: Feed) -> bool:
     """Whether a model holds a limit of time; measured again, and longer, where one measurement cannot tell."""
-    for seconds in (SECONDS, LONGER * SECONDS):
-        took = compared(original, model, feed, seconds)
-        if took is None or took.holds(limit):
-            return True
-        if took.exceeds(limit):
-            return False
-    return False
+    took = decided(lambda seconds: compared(original, model, feed, seconds), limit)
+    return took is None or took.holds(limit)
 
 
 def fewest(

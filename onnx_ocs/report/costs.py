@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["COSTS", "MORE_IS_BETTER", "latency_label", "told_change"]
+__all__ = ["COSTS", "MORE_IS_BETTER", "elsewhere", "latency_label", "told_change"]
 
 COSTS = {
     "macs": "MACs", "params": "parameters", "bytes": "bytes", "nodes": "nodes", "integer_kernels": "integer kernels",
@@ -23,5 +23,10 @@ def told_change(key: str, before: int, after: int) -> str:
 
 def latency_label(latency: Mapping[str, object]) -> str:
     """What the time of a report is called: of one thread, and where, if not in onnxruntime."""
+    return f"latency{elsewhere(latency)}, one thread"
+
+
+def elsewhere(latency: Mapping[str, object]) -> str:
+    """Where the time of a report was measured, in words; nothing for onnxruntime, as in reports that do not say."""
     runtime = latency.get("runtime") or "onnxruntime"
-    return "latency, one thread" if runtime == "onnxruntime" else f"latency in {runtime}, one thread"
+    return "" if runtime == "onnxruntime" else f" in {runtime}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal, TypedDict
 
+from onnx_ocs.report.costs import elsewhere
 from onnx_ocs.report.format import changed_share, counted, decibels, percent
 
 __all__ = ["VerdictEntry", "WorstEntry", "advise"]
@@ -133,8 +134,8 @@ def _costs(cost: Report, time: Report) -> str:
     if before is not None and after is not None and before != after:
         parts.append(f"{before} → {after} integer kernels")
     if time["ratio"] is not None:
-        where = "" if time.get("runtime") in (None, "onnxruntime") else f" in {time['runtime']}"
-        parts.append(f"{time['before_ms']:.3g} → {time['after_ms']:.3g} ms a sample{where} (x {time['ratio']:.2f})")
+        where, ms = elsewhere(time), (time["before_ms"], time["after_ms"])
+        parts.append(f"{ms[0]:.3g} → {ms[1]:.3g} ms a sample{where} (x {time['ratio']:.2f})")
     return ", ".join(parts) or "nothing"
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx_ocs.calibration.apart import every
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.measurement.cost import cost
-from onnx_ocs.measurement.latency import Compared, compared
+from onnx_ocs.measurement.latency import SECONDS, Compared, compared, decided
 from onnx_ocs.measurement.quality import Quality, compare, gained, losing
 from onnx_ocs.measurement.yardstick import OUTPUT_DB
 from onnx_ocs.passmanager import Pass
@@ -22,7 +22,6 @@ from onnx_ocs.verbs.outcome import Outcome, Prepared
 __all__ = ["Bench", "Run", "Seen", "Trial", "gain", "not_better"]
 
 Run = Callable[[Prepared, Sequence[Pass], PlanOptions | None, Outcome | None], Outcome]
-LONGER = 4.0  # seconds of a second look at the time
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,9 @@ class Bench:
 
     def timed(self, model: onnx.ModelProto) -> Compared | None:
         """Its time beside the original's; looked at again where it is too close to the limit."""
-        original, limit = self._ready.original, self.limit
-        took = compared(original, model, self._sample, on=self._on)
-        if took is not None and limit is not None and not took.holds(limit) and not took.exceeds(limit):
-            took = compared(original, model, self._sample, LONGER, self._on) or took
-        return took
+        original = self._ready.original
+
+        def look(seconds: float) -> Compared | None:
+            return compared(original, model, self._sample, seconds, self._on)
+
+        return look(SECONDS) if self.limit is None else decided(look, self.limit)

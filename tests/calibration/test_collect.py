@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import re
@@ -20,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from killed import EXECUTORS, killing
 from onnx import numpy_helper
 
 from onnx_ocs import api
@@ -226,31 +226,12 @@ def test_a_sample_that_the_model_does_not_take(threads: Executor) -> None:
             count_all(model, Ready(feeds, 40).samples, executor)
 
 
-KILLED = """
-import os, signal
-from pathlib import Path
-import numpy as np
-def feeds(shard):
-    x = np.load("c.npz")["x"]
-    for k in range(*shard.indices(9)):
-        if k == 6 and os.getpid() != PARENT and not Path("died").exists():
-            Path("died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield {"x": x[8 * k : 8 * k + 8]}
-"""
-
-
-DASK = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs Dask")
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize(
-    "executor", ["processes:2", *(pytest.param(f"dask:local:{n}", marks=DASK) for n in (1, 2))]
-)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_worker_that_is_killed_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str) -> None:
     model, x = data(72)
     np.savez(tmp_path / "c.npz", x=x)
-    (tmp_path / "ocs_killed.py").write_text(KILLED.replace("PARENT", str(os.getpid())))
+    (tmp_path / "ocs_killed.py").write_text(killing(os.getpid(), 9, 6))
     monkeypatch.chdir(tmp_path)
     samples = open_samples("ocs_killed:feeds", model)
     killed = count_all(model, samples, executor)

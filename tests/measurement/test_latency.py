@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_ocs
 from onnx_ocs.measurement import latency
-from onnx_ocs.measurement.latency import LOOK, Compared, Looks, compared, latencies
+from onnx_ocs.measurement.latency import LONGER, LOOK, SECONDS, Compared, Looks, compared, decided, latencies
 from onnx_ocs.passes.translate import Translate
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -96,3 +96,23 @@ def test_in_the_report() -> None:
         onnx_ocs.inspect(DIGITS),
     ):
         assert report["latency"]["ratio"] is None
+
+
+def test_what_one_look_cannot_tell_a_longer_one_does() -> None:
+    asked: list[float] = []
+
+    def looks(*found: Compared | None) -> Compared | None:
+        answers = iter(found)
+        asked.clear()
+
+        def look(seconds: float) -> Compared | None:
+            asked.append(seconds)
+            return next(answers)
+
+        return decided(look, 1.1)
+
+    noisy, fast, slow = Compared(1.0, 1.1, 1.1, 0.2), Compared(1.0, 1.0, 1.0, 0.0), Compared(1.0, 2.0, 2.0, 0.0)
+    for sure in (fast, slow, None):
+        assert looks(sure) is sure and asked == [SECONDS]
+    assert looks(noisy, slow) is slow and asked == [SECONDS, LONGER]
+    assert looks(noisy, None) is noisy

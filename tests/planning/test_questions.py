@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from killed import EXECUTORS, killing
 
 from onnx_ocs import api
 from onnx_ocs.calibration.samples import Source
@@ -84,31 +84,14 @@ def test_a_worker_that_computes_otherwise(
     assert not answered and "computes other numbers" in caplog.text
 
 
-KILLED = """
-import os, signal
-from pathlib import Path
-import numpy as np
-def feeds(shard):
-    x = np.load("c.npz")["x"]
-    for k in range(*shard.indices(5)):
-        if k == 3 and os.getpid() != PARENT and Path("asking").exists() and not Path("died").exists():
-            Path("died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield {"x": x[8 * k : 8 * k + 8]}
-"""
-DASK = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs Dask")
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize(
-    "executor", ["processes:2", *(pytest.param(f"dask:local:{n}", marks=DASK) for n in (1, 2))]
-)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_worker_that_is_killed_between_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: list[Any], executor: str
 ) -> None:
     model, x = data(40)
     np.savez(tmp_path / "c.npz", x=x)
-    (tmp_path / "ocs_asked.py").write_text(KILLED.replace("PARENT", str(os.getpid())))
+    (tmp_path / "ocs_asked.py").write_text(killing(os.getpid(), 5, 3, 'Path("asking").exists()'))
     monkeypatch.chdir(tmp_path)
 
     def progress(what: str, *_: Any) -> None:
