@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto
 
+from onnx_ocs.calibration.histogram import Histogram
 from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
@@ -17,6 +18,7 @@ from onnx_ocs.planning.distortion import Readers, readers
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.qdq.intervals import clip_bounds
 from onnx_ocs.qdq.layers import read_layer
+from onnx_ocs.regions.function import function_behind
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import HALF_COPIES, STEP_ONLY, Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
@@ -30,7 +32,7 @@ __all__ = ["COARSE", "COARSER", "Candidate", "factors", "find_candidates", "room
 
 STEPS = 24  # steps that are tried for a region
 COARSER = 1.3  # the largest of them, against the old one
-COARSE = (3.0, 2.5, 2.1, 1.8, 1.5)  # beyond, on trial: for ranges that clip a lot and have many steps to spare
+COARSE = (8.0, 7.0, 6.0, 5.2, 4.5, 3.9, 3.4, 3.0, 2.6, 2.25, 1.95, 1.7, 1.5)  # beyond, on trial: where a lot is clipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ class Candidate:
         damage: error at the model's output when this tensor alone is quantized as it is; measured later.
         folds: whether it may get copies that no reader takes, and that are folded back (`onnx_ocs.planning.foldable`).
         start: what the first of these costs besides.
+        function: the one function that reads the tensor, behind which errors count (`onnx_ocs.regions.function`).
     """
 
     index: int
@@ -64,6 +67,7 @@ class Candidate:
     damage: float = 0.0
     folds: bool = False
     start: float = 0.0
+    function: str | None = None
 
     @property
     def full(self) -> bool:
@@ -99,7 +103,9 @@ def find_candidates(
     for k, r in ((k, r) for k, r in enumerate(regions) if isinstance(r, Region)):
         useful = r.refusal is None or r.refusal.code in STEP_ONLY
         if useful and options.allows(r.tensor) and k in seen and not any(id(n) in carried for n in r.nodes):
-            c = _candidate(graph, base, k, r, options, r.tensor in held)
+            function = function_behind(graph, r)
+            reach = _reach(r, [half[k] for half in statistics.halves], function)
+            c = replace(_candidate(graph, base, k, r, options, r.tensor in held, reach), function=function)
             if r.fold_only:  # it may be counted by channel
                 c = replace(c, readers=Readers.equal(len(statistics.halves[0][k].counts)))
             far = c.shares and beyond(r, c.mode, rules_of(options.runtime)) is not None
@@ -123,9 +129,20 @@ def _one_copy(c: Candidate) -> Decision:
     return Decision(c.region, c.mode, one, 0 * one)
 
 
-def _candidate(graph: Graph, base: Mapping[int, int], k: int, r: Region, options: PlanOptions, held: bool) -> Candidate:
+def _reach(region: Region, seen: Sequence[Histogram], function: str | None) -> float:
+    """The largest value that was seen and counts, as a share of what the quantizer can express on its side."""
+    q = region.quantizer
+    sides = [(max(h.high for h in seen), float(q.x_clip.max()))]
+    if function is None:  # which makes nothing of large negative values
+        sides.append((-min(h.low for h in seen), float(q.x_low.max())))
+    return max((far / end for far, end in sides if end > 0), default=0.0)
+
+
+def _candidate(
+    graph: Graph, base: Mapping[int, int], k: int, r: Region, options: PlanOptions, held: bool, reach: float
+) -> Candidate:
     mode: Mode = options.mode
-    steps = np.unique(np.append(factors(graph, r, options.copies) if options.rescale else (), 1.0))
+    steps = np.unique(np.append(factors(graph, r, options.copies, reach) if options.rescale else (), 1.0))
     alone = Candidate(k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, steps, r.ceiling)
     if not r.walk.weights:
         return alone
@@ -157,18 +174,21 @@ def _share(graph: Graph, r: Region, node: NodeProto) -> float:
     return inner / (r.walk.columns[k].size if layer is None else layer.inputs)
 
 
-def factors(graph: Graph, region: Region, copies: int) -> Array:
+def factors(graph: Graph, region: Region, copies: int, reach: float = np.inf) -> Array:
     """Steps that may be chosen, as factors of the old one: finer ones as far as the readers' biases allow.
 
     Args:
         graph: the graph, not edited.
         region: the region.
         copies: most copies a channel, which a finer step may need to keep the range.
+        reach: by how much the largest value that was seen exceeds the old range: no step clips less than one that
+            just holds it.
     """
     q = region.quantizer
     if q.scale.size > 1 or check_rescale(graph, region, q.scale * COARSER) is not None:
         return np.ones(0)
-    found = np.append(COARSE, np.geomspace(COARSER, 1 / (copies + 1), STEPS))
+    coarse = [f for f in COARSE if f <= reach * COARSER]
+    found = np.append(coarse, np.geomspace(COARSER, 1 / (copies + 1), STEPS))
     clip = graph.producer.get(region.tensor)
     if clip is not None and is_op(clip, "Clip"):
         # beyond its bounds a coarser step only rounds more, and costs a kernel: onnxruntime computes layer, Clip

@@ -5,7 +5,8 @@ their means m (clipping errors have one sign and add up coherently):
 
     J = sum_c g_c * (E[e_c^2] - m_c^2) + m' G m,        g_c = sum of W[:, c]^2,   G = S' S,  S = W summed over its taps
 
-g and G add up over all readers of the tensor.
+g and G add up over all readers of the tensor.  Where one function f alone reads a tensor, as SiLU does what a Conv
+writes, the error is f(x) - f(Q(x)): negative values that f makes nothing of may be clipped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx_ocs.calibration.histogram import BINS, Histogram
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute
 from onnx_ocs.qdq.layers import Layer, read_layer
+from onnx_ocs.regions.function import Function
 from onnx_ocs.regions.region import Region
 
 __all__ = ["Readers", "Table", "readers", "tabulate"]
@@ -149,6 +151,7 @@ def tabulate(
     rooms: Sequence[tuple[int, int]],
     most: int,
     full: bool = False,
+    behind: Function | None = None,
 ) -> list[Table]:
     """Errors of quantizing with each of several steps, for 0..most copies on each side.
 
@@ -163,6 +166,7 @@ def tabulate(
         rooms: most copies on the upper and the lower side, for every step.
         most: copies up to which the tables go.
         full: whether each copy holds all integers of the quantizer, not those of its side.
+        behind: the one function that reads the tensor: errors are those behind it.
     """
     edges = h.edges
     width = edges[1] - edges[0]
@@ -181,7 +185,11 @@ def tabulate(
         for scale, room in zip(scales, rooms, strict=True):
             each = low + high if full else levels
             enough = 1 + np.ceil((np.rint(x.max() / scale) - levels) / each) if each else 1
-            errors.append(_bins(x, scale, width, levels + each * np.arange(max(1, min(room[side] + 1, int(enough))))))
+            most_of = levels + each * np.arange(max(1, min(room[side] + 1, int(enough))))
+            if behind is None:
+                errors.append(_bins(x, scale, width, most_of))
+            else:
+                errors.append(_bins_behind(x, scale, width, most_of, behind, -1 if side else 1))
         # one product for all steps: the counts are read once
         ends = np.cumsum([e.shape[2] for e in errors])[:-1]
         found = counts[:, mine] @ np.concatenate(errors, 2) / total[:, None]
@@ -221,4 +229,17 @@ def _bins(x: Array, scale: float, width: float, most: Array) -> Array:
     error = np.where(k > top, x - top * scale, rounded[:, at[0]])
     out[0][at] = np.where(k > top, error**2, inside[:, at[0]]).mean(0)
     out[1][at] = error.mean(0)
+    return out
+
+
+def _bins_behind(x: Array, scale: float, width: float, most: Array, f: Function, sign: int) -> Array:
+    """The same behind a function of the values `sign * x`; signed errors are those of magnitudes, too."""
+    k, exact = np.rint(x / scale), f(sign * x)
+    out = np.empty((2, x.shape[1], len(most)))
+    for n, top in enumerate(most):
+        error = exact - f(sign * np.minimum(k, top) * scale)
+        if 2 * scale < width:  # finer than a bin resolves: rounding errors are uniform, times the slope
+            slope = (f(sign * x + width / 2) - f(sign * x - width / 2)) / width
+            error = np.where(k > top, error, slope * scale / np.sqrt(12))
+        out[0, :, n], out[1, :, n] = np.square(error).mean(0), sign * error.mean(0)
     return out

@@ -19,6 +19,7 @@ from onnx_ocs.calibration.statistics import Statistics
 from onnx_ocs.calibration.stream import BATCH
 from onnx_ocs.calibration.taken import Taken
 from onnx_ocs.errors import UserError
+from onnx_ocs.measurement.cost import layer_macs
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.measurement.yardstick import Output, outputs_of
 from onnx_ocs.model.files import fingerprint
@@ -37,10 +38,10 @@ from onnx_ocs.planning.prices import find_prices
 from onnx_ocs.planning.problem import LEARNT, Problem, pose
 from onnx_ocs.planning.questions import Questions, ready
 from onnx_ocs.planning.search import best_plan
-from onnx_ocs.planning.sensitivity import FEWEST, Alone, harmful, weigh, weighed_on
+from onnx_ocs.planning.sensitivity import Alone, asked_on, harmful, weigh
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regions.region import Quantized, adjustable
 from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.targets.registry import rules_of
@@ -69,8 +70,7 @@ class _Bench:
         shapes: shapes of all its tensors for one sample.
         statistics: histograms of its activations.
         outputs: what is compared of the model with the reference.
-        divisible: whether feeds may be cut.
-        alone: what quantizers do by themselves, on the first samples.
+        alone: what quantizers do by themselves, on some samples.
         ask: makes workers ready to answer questions about some feeds; None: this process answers.
     """
 
@@ -84,7 +84,6 @@ class _Bench:
     shapes: Mapping[str, Shape]
     statistics: Statistics
     outputs: Sequence[Output]
-    divisible: bool
     alone: Alone
     ask: Callable[[Sequence[Taken]], Questions | None]
 
@@ -128,7 +127,7 @@ def make_plan(
     if not problem.candidates:
         _LOG.info("plan: nothing to change")
         return _nothing(bench.hash, excluded, options, measure)
-    damage = weigh(problem, _weighing(bench, problem), context.progress)
+    damage = weigh(problem, bench.alone, context.progress)
     problem = _priced(model, bench, problem.damaged(damage), options, context)
     spending = _spending(model, bench, problem, options, context, float_model)
     found: dict[str, Any] = {
@@ -211,7 +210,9 @@ def _bench(
     board = Switchboard(model, regions, symbolic, example=learn[0] if divisible else None, outputs=asked)
     place = place_of(samples, looked_at(samples, context.limit), BATCH)
     ask = ready(context.engine, model, model_hash, float_model, context.bounded, board, place)
-    first = first_samples(learn[:1], FEWEST, divisible)
+    shapes = infer_shapes(model, one)
+    macs = sum(layer_macs(n, shapes) for n in graph.nodes)
+    first = first_samples(learn, asked_on(macs, len(adjustable(regions))), divisible)
     alone = Alone(board, first, outputs, ask(first))
 
     def steps() -> list[int]:
@@ -227,19 +228,7 @@ def _bench(
         if options.stats is not None:
             context.write(options.stats, statistics.to_bytes())
     give_back()
-    shapes = infer_shapes(model, one)
-    return _Bench(
-        model_hash, graph, regions, board, learn, held, one, shapes, statistics, outputs, divisible, alone, ask
-    )
-
-
-def _weighing(bench: _Bench, problem: Problem) -> Alone:
-    """What tensors are weighed with: what they were screened with, where that is enough."""
-    wanted = weighed_on(problem)
-    if wanted <= FEWEST:
-        return bench.alone
-    feeds = first_samples(bench.learn, wanted, bench.divisible)
-    return Alone(bench.board, feeds, bench.outputs, bench.ask(feeds))
+    return _Bench(model_hash, graph, regions, board, learn, held, one, shapes, statistics, outputs, alone, ask)
 
 
 def _posed(bench: _Bench, options: PlanOptions) -> Problem:

@@ -18,13 +18,15 @@ from onnx_ocs.planning.questions import Questions
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.regions.region import Quantized, adjustable
 
-__all__ = ["FEWEST", "Alone", "harmful", "weigh", "weigh_in_place", "weighed_on"]
+__all__ = ["FEWEST", "MOST", "Alone", "asked_on", "harmful", "weigh", "weigh_in_place"]
 
 Progress = Callable[[str, int, int | None], None]
 AT_ONCE = 16  # tensors that are asked about together at first
-FEWEST = 2  # samples on which tensors are looked at
-HARMLESS = 5e-3  # share of all tensors' damage below which a step alone is not worth looking at
-WEIGHING_MACS = 4e10  # for all tensors together; a share of work that does not depend on the machine
+FEWEST, MOST = 2, 16  # samples on which tensors are looked at alone
+ALONE_MACS = 4e11  # for all of them together; a share of work that does not depend on the machine
+# share of all tensors' damage below which a step alone is not worth looking at: where a percentile clips everything,
+# other steps take away 15 dB, and what was a thousandth of the damage is most of what is left
+HARMLESS = 2e-4
 SOME = slice(0, None, 3)  # of the feeds that plans are judged on
 
 
@@ -127,9 +129,14 @@ def _halves(group: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return group[:middle], group[middle:]
 
 
-def weighed_on(problem: Problem) -> int:
-    """On how many samples tensors are weighed: the larger the model, and the more tensors, the fewer."""
-    return max(FEWEST, min(16, int(WEIGHING_MACS / max(problem.total * len(problem.candidates), 1))))
+def asked_on(macs: int, tensors: int) -> int:
+    """On how many samples tensors are asked about alone: the larger the model, and the more tensors, the fewer.
+
+    Args:
+        macs: of the model, for one sample.
+        tensors: how many there are.
+    """
+    return max(FEWEST, min(MOST, int(ALONE_MACS / max(macs * tensors, 1))))
 
 
 def weigh(problem: Problem, alone: Alone, progress: Progress) -> dict[int, float]:

@@ -9,68 +9,25 @@ negative values do not matter, so a range that holds them wastes its levels.  Er
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.model.nodes import Array
 from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.regions.function import FUNCTIONS, Function, function_behind
 from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regridding.edits import check_grid
 from onnx_ocs.regridding.grids import Extremes, Grid, current, grid_over
 
-__all__ = ["better_grids", "error", "function_behind", "may_move", "movable", "sits_wrong"]
+__all__ = ["better_grids", "error", "may_move", "movable", "sits_wrong"]
 
-Function = Callable[[Array], Array]
-WASTED = 1.8  # by what the best step at a zero-point is coarser than the best step, in a grid that sits wrong
-WORTH = 1.5  # by what a new grid's squared error must be smaller than that of any step at the old zero-point
+WASTED = 1.15  # by what the best step at a zero-point is coarser than the best step, in a grid that sits wrong
+WORTH = 1.2  # by what a new grid's squared error must be smaller than that of any step at the old zero-point
 LOW = (1.0, 0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.0)  # shares of the smallest value
 HIGH = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # and of the largest
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))))
-
-
-def _gelu(x: Array) -> Array:  # its tanh spelling is near enough to weigh errors
-    return np.asarray(0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))))
-
-
-FUNCTIONS: Mapping[str, Function] = {
-    "Relu": lambda x: np.maximum(x, 0.0),
-    "Sigmoid": _sigmoid,
-    "HardSigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
-    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "Swish": lambda x: x * _sigmoid(x),
-    "Gelu": _gelu,
-    "FastGelu": _gelu,
-}
-GATES = {"Sigmoid": "Swish", "HardSigmoid": "HardSwish"}  # multiplied by what they read
-
-
-def function_behind(graph: Graph, region: Region) -> str | None:
-    """The one function that reads a quantized tensor; None where there is none, or another reader.
-
-    Args:
-        graph: the graph.
-        region: the tensor's.
-    """
-    found: set[str] = set()
-    for d in region.walk.dequantizers:
-        t = d.output[0]
-        if t in graph.outputs or graph.captured(t):
-            return None
-        readers = graph.readers(t)
-        gates = [r for r in readers if r.op_type in GATES]
-        products = {id(m) for g in gates for m in graph.readers(g.output[0]) if is_op(m, "Mul") and t in m.input}
-        for r in readers:
-            if id(r) in products:
-                continue
-            gated = r.op_type in GATES and any(id(m) in products for m in graph.readers(r.output[0]))
-            found.add(GATES[r.op_type] if gated else r.op_type)
-    return found.pop() if len(found) == 1 and found <= FUNCTIONS.keys() else None
 
 
 def sits_wrong(q: Quantizer, seen: Extremes) -> bool:

@@ -18,6 +18,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.planning.distortion import Readers, readers, tabulate
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.function import FUNCTIONS
 from onnx_ocs.regions.region import Region
 
 Array = np.ndarray[Any, Any]
@@ -88,6 +89,27 @@ def test_table_equals_quantized_samples(name: str) -> None:
     assert not table.square[4].any() and not table.mean[4].any()
     if not signed:
         assert not table.square[:, 1].any() and not table.mean[:, 1].any()
+
+
+@pytest.mark.parametrize("name", ["Swish", "Relu", "Gelu"])
+@pytest.mark.parametrize("scale", [0.03, 0.3, 2.0**-10])
+def test_errors_behind_a_function(name: str, scale: float) -> None:
+    f, x = FUNCTIONS[name], 3 * samples(True)
+    h = Histogram(5, True)
+    h.add(x)
+    low, high, copies = 10, 60, 3
+    [table] = tabulate(h, h.counts, [scale], low, high, [(copies, copies)], copies, behind=f)
+    x = x.astype(np.float64)
+    for n in range(copies + 1):
+        error = f(x) - f(scale * np.clip(np.rint(x / scale), -(n + 1) * low, (n + 1) * high))
+        for side, mine in enumerate((x > 0, x < 0)):
+            square = np.mean(np.where(mine, error, 0) ** 2, axis=1)
+            mean = np.mean(np.where(mine, error, 0), axis=1)
+            least = 2e-3 * max(square.max(), scale**2 / 12)
+            np.testing.assert_allclose(table.square[:, side, n], square, rtol=0.05, atol=least)
+            np.testing.assert_allclose(table.mean[:, side, n], mean, rtol=0.05, atol=0.03 * scale)
+    [plain] = tabulate(h, h.counts, [scale], low, high, [(copies, copies)], copies)
+    assert table.square[0, 1, 0] < 0.1 * plain.square[0, 1, 0], "clipped negative values hardly count"
 
 
 def test_more_copies_clip_less() -> None:

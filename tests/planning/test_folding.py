@@ -15,6 +15,7 @@ from zoo import Style
 from onnx_ocs import api
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.passes import Translate
+from onnx_ocs.planning import candidates, search
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.runtime.session import Session
@@ -24,6 +25,13 @@ MODELS = {
     "stream, int8": lambda: streams.residual_stream(Style(dtype="int8")),
     "swish": streams.hard_swish,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_step_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 8 bits a step that is eight times coarser costs little here, and nothing at run time."""
+    for module in (candidates, search):
+        monkeypatch.setattr(module, "COARSE", (3.0, 2.0))
 
 
 @cache

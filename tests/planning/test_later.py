@@ -9,10 +9,17 @@ from wild import network, patches
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import open_samples
-from onnx_ocs.planning import later
+from onnx_ocs.planning import candidates, later, search
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
+
+
+@pytest.fixture(autouse=True)
+def no_step_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 8 bits a step that is eight times coarser costs little here, and nothing at run time."""
+    for module in (candidates, search):
+        monkeypatch.setattr(module, "COARSE", (3.0, 2.0))
 
 
 def plan(**options: Any) -> tuple[Plan, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.planning.objective import Judge
 from onnx_ocs.planning.problem import LEARNT
-from onnx_ocs.planning.sensitivity import FEWEST, Alone, harmful, weigh, weigh_in_place, weighed_on
+from onnx_ocs.planning.sensitivity import FEWEST, MOST, Alone, asked_on, harmful, weigh, weigh_in_place
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.probes.switchboard import Switchboard
 from onnx_ocs.regions.find import find_regions
@@ -83,10 +82,10 @@ def test_what_was_screened_is_not_measured_again(monkeypatch: pytest.MonkeyPatch
     assert found == weigh(problem, Alone(board_of("residual"), alone.feeds), quiet)
 
 
-def test_large_models_are_weighed_on_few_samples() -> None:
-    problem = problem_of("residual")
-    assert weighed_on(problem) == 16
-    assert weighed_on(replace(problem, base=dict.fromkeys(problem.base, 10**12))) == FEWEST
+def test_large_models_are_asked_about_few_samples() -> None:
+    assert asked_on(40_000_000, 37) == asked_on(0, 0) == MOST
+    assert asked_on(520_000_000, 365) == FEWEST
+    assert FEWEST < asked_on(520_000_000, 100) < MOST
 
 
 def test_weights_at_a_plan() -> None:

@@ -14,11 +14,18 @@ def _layer(net: Net) -> str:
 
 
 def silu(spelling: str = "pieces") -> onnx.ModelProto:
-    """A symmetric grid in front of SiLU or HardSwish, whose values reach far below zero."""
+    """A symmetric grid in front of SiLU or HardSwish, whose values reach far below zero.
+
+    Spelled as two nodes ("pieces"), with a quantizer between them ("quantized pieces"), or as "one node".
+    """
     net = Net(Style(opset=17, bias="int32"), x=(3, 8, 8))
     low = net.op("Sub", net.op("Mul", _layer(net), net.const("four", 4.0)), net.const("six", 6.0))
     t = net.qdq(low, "mid", 1.0)
-    y = net.op("HardSwish", t) if spelling == "one node" else net.op("Mul", t, net.op("Sigmoid", t))
+    if spelling == "one node":
+        y = net.op("HardSwish", t)
+    else:
+        gate = net.op("Sigmoid", t)
+        y = net.op("Mul", t, net.qdq(gate, "low", 1.0, scale=1 / 255) if spelling == "quantized pieces" else gate)
     hidden = net.qdq(y, "mid", 1.0, scale=float(np.abs(net.values(y)).max()) / 127)
     return net.model(net.op("Identity", net.conv(hidden, 4, 1), out="y"))
 
