@@ -18,7 +18,7 @@ from onnx_ocs.planning.distortion import Readers, readers
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.qdq.intervals import clip_bounds
 from onnx_ocs.qdq.layers import read_layer
-from onnx_ocs.regions.function import function_behind
+from onnx_ocs.regions.function import Function, counts_beyond, function_behind
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import HALF_COPIES, STEP_ONLY, Quantized, Region, adjustable
 from onnx_ocs.regions.steps import check_rescale
@@ -67,7 +67,7 @@ class Candidate:
     damage: float = 0.0
     folds: bool = False
     start: float = 0.0
-    function: str | None = None
+    function: Function | None = None
 
     @property
     def full(self) -> bool:
@@ -129,13 +129,15 @@ def _one_copy(c: Candidate) -> Decision:
     return Decision(c.region, c.mode, one, 0 * one)
 
 
-def _reach(region: Region, seen: Sequence[Histogram], function: str | None) -> float:
+def _reach(region: Region, seen: Sequence[Histogram], function: Function | None) -> float:
     """The largest value that was seen and counts, as a share of what the quantizer can express on its side."""
-    q = region.quantizer
-    sides = [(max(h.high for h in seen), float(q.x_clip.max()))]
-    if function is None:  # which makes nothing of large negative values
-        sides.append((-min(h.low for h in seen), float(q.x_low.max())))
-    return max((far / end for far, end in sides if end > 0), default=0.0)
+    q, found = region.quantizer, 0.0
+    sides = (1, max(h.high for h in seen), q.x_clip), (-1, -min(h.low for h in seen), q.x_low)
+    for sign, far, ends in sides:
+        end = float(ends.max())
+        if end > 0 and np.isfinite(far) and counts_beyond(function, sign * end, sign * far):
+            found = max(found, far / end)
+    return found
 
 
 def _candidate(

@@ -28,7 +28,6 @@ from onnx_ocs.planning.peaks import Ladder, find_ladders
 from onnx_ocs.planning.plan import PlannedRegion
 from onnx_ocs.planning.prices import Price
 from onnx_ocs.probes.switchboard import Setting, narrow
-from onnx_ocs.regions.function import FUNCTIONS
 from onnx_ocs.regions.producer import Early
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.threads import side_by_side
@@ -114,8 +113,7 @@ class Problem:
         rooms = tuple(room(c, step, most) for step in range(len(c.steps)))
         low, high = int((q.zero_point - q.qmin).max()), int((q.qmax - q.zero_point).max())
         scales = (float(q.scale.mean()) * c.steps).tolist()
-        behind = None if c.function is None else FUNCTIONS[c.function]
-        made = tabulate(h, smoothed(h, samples), scales, low, high, rooms, most, c.full, behind)
+        made = tabulate(h, smoothed(h, samples), scales, low, high, rooms, most, c.full, c.function)
         return Tables(tuple(made), rooms, half)
 
     def without(self, dropped: Collection[int]) -> Problem:

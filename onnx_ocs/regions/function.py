@@ -1,72 +1,188 @@
-"""The one function that reads a quantized tensor, and what it makes of values: errors count behind it.
+"""The function that reads a quantized tensor, and what it makes of values: errors count behind it.
 
-In front of SiLU, GELU, HardSwish or ReLU large negative values do not matter, and large positive ones do.  A gate is
-found with and without a quantizer between its two nodes: x * Sigmoid(x), x * DQ(Q(Sigmoid(x))).
+In front of SiLU, GELU, HardSwish or ReLU large negative values do not matter, and large positive ones do.  Exporters
+spell such functions in many ways: as one node, as two, as an erf or a tanh chain, with quantizers between the pieces
+or without.  So nothing is matched by name.  From the tensor on, nodes that work value by value are followed, quantizers
+passed, until all ways meet in one tensor: what lies between is the function.  onnxruntime computes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
-from onnx import NodeProto
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.regions.region import Region
+from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 
-__all__ = ["FUNCTIONS", "Function", "function_behind"]
+__all__ = ["Function", "counts_beyond", "function_behind"]
 
 Function = Callable[[Array], Array]
 
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))))
-
-
-def _gelu(x: Array) -> Array:  # its tanh spelling is near enough to weigh errors
-    return np.asarray(0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))))
-
-
-FUNCTIONS: Mapping[str, Function] = {
-    "Relu": lambda x: np.maximum(x, 0.0),
-    "Sigmoid": _sigmoid,
-    "HardSigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
-    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "Swish": lambda x: x * _sigmoid(x),
-    "Gelu": _gelu,
-    "FastGelu": _gelu,
-}
-GATES = {"Sigmoid": "Swish", "HardSigmoid": "HardSwish"}  # multiplied by what they read
+# value by value, and defined for all values
+STRAIGHT = frozenset({"Add", "Sub", "Mul", "Div", "Neg"})
+CURVED = frozenset({
+    "Abs", "Celu", "Clip", "Elu", "Erf", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min",
+    "Mish", "Pow", "QuickGelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh",
+})  # fmt: skip
+LIMIT = 32  # nodes of the longest spelling, quantizers between all pieces included
+SAME = 0.01  # of a distance in front of a function, below which a distance behind it is none
 
 
-def function_behind(graph: Graph, region: Region) -> str | None:
-    """The one function that reads a quantized tensor, a key of `FUNCTIONS`; None where others read it, too.
+@dataclass
+class _Cone:
+    """What is computed from one tensor, value by value.
+
+    Attributes:
+        graph: the graph.
+        known: tensors of it, and by what name they are computed.
+        integers: those of them that hold integers.
+        nodes: pieces of the function, in order, quantizers left out.
+        taken: ids of all nodes inside.
+    """
+
+    graph: Graph
+    known: dict[str, str]
+    integers: set[str]
+    nodes: list[NodeProto] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
+
+    @property
+    def open(self) -> set[str]:
+        """By what names tensors are computed that others read, too."""
+        return {name for t, name in self.known.items() if not self._spent(t)}
+
+    def _spent(self, tensor: str) -> bool:
+        readers = self.graph.readers(tensor)
+        outside = tensor in self.graph.outputs or bool(self.graph.captured(tensor))
+        return bool(readers) and not outside and all(id(r) in self.taken for r in readers)
+
+    def ready(self) -> Iterator[NodeProto]:
+        """Nodes that may be taken in next."""
+        for t in list(self.known):
+            yield from (r for r in self.graph.readers(t) if id(r) not in self.taken and self._fits(r))
+
+    def _fits(self, node: NodeProto) -> bool:
+        if len(node.output) != 1 or node.domain not in ("", "ai.onnx", "com.microsoft"):
+            return False
+        if self._passed(node):
+            return node.input[0] in self.known
+        if any(i in self.integers for i in node.input):
+            return False
+        if node.op_type not in STRAIGHT | CURVED:
+            return False
+        rest = [i for i in node.input if i and i not in self.known]
+        constants = {i: c for i in rest if self.graph.is_constant(i) and (c := self.graph.constant(i)) is not None}
+        if len(constants) < len(rest) or any(c.size != 1 for c in constants.values()):
+            return False
+        if node.op_type not in ("Div", "Pow"):
+            return True
+        second = constants.get(node.input[1])  # another power, or a divisor that varies, is not defined everywhere
+        return second is not None and (node.op_type == "Div" or float(second.reshape(())) in (1.0, 2.0, 3.0))
+
+    def _passed(self, node: NodeProto) -> bool:
+        """Whether a node changes nothing but the spelling: quantizers, and the Clip between them in QCDQ."""
+        if node.input[0] in self.integers:
+            return is_op(node, "DequantizeLinear", "Clip")
+        return is_op(node, "QuantizeLinear", "Identity")
+
+    def take(self, node: NodeProto) -> None:
+        """Take a node in."""
+        self.taken.add(id(node))
+        if self._passed(node):
+            self.known[node.output[0]] = self.known[node.input[0]]
+            if not is_op(node, "DequantizeLinear", "Identity"):
+                self.integers.add(node.output[0])
+            return
+        new = NodeProto()
+        new.CopyFrom(node)
+        new.input[:] = [self.known.get(i, i) for i in node.input]
+        self.nodes.append(new)
+        self.known[node.output[0]] = node.output[0]
+
+
+def function_behind(graph: Graph, region: Region) -> Function | None:
+    """The function that alone reads a quantized tensor; None where there is none, or where it is a straight line.
 
     Args:
         graph: the graph.
         region: the tensor's.
+
+    Returns:
+        The function of float64 values of any shape.
     """
-    found: set[str] = set()
-    for d in region.walk.dequantizers:
-        t = d.output[0]
-        if t in graph.outputs or graph.captured(t):
-            return None
-        readers = graph.readers(t)
-        gates = [r for r in readers if r.op_type in GATES]
-        products = {id(m) for g in gates for m in _behind(graph, g) if is_op(m, "Mul") and t in m.input}
-        for r in readers:
-            if id(r) in products:
-                continue
-            gated = r.op_type in GATES and any(id(m) in products for m in _behind(graph, r))
-            found.add(GATES[r.op_type] if gated else r.op_type)
-    return found.pop() if len(found) == 1 and found <= FUNCTIONS.keys() else None
+    start = region.tensor
+    cone = _Cone(graph, dict.fromkeys(region.outputs, start), set(region.outputs))
+    count, end = 0, start
+    while len(cone.taken) < LIMIT and (node := next(cone.ready(), None)) is not None:
+        cone.take(node)
+        if len(met := cone.open) == 1:
+            count, (end,) = len(cone.nodes), met
+    nodes = cone.nodes[:count]
+    if not any(_curved(n, graph) for n in nodes):
+        return None
+    return _compiled(_model(graph, nodes, start, end).SerializeToString(deterministic=True))
 
 
-def _behind(graph: Graph, node: NodeProto) -> Iterator[NodeProto]:
-    """Who reads what a node writes, as it is or quantized."""
-    for r in graph.readers(node.output[0]):
-        if is_op(r, "QuantizeLinear", "DequantizeLinear"):
-            yield from _behind(graph, r)
-        else:
-            yield r
+def _curved(node: NodeProto, graph: Graph) -> bool:
+    return node.op_type in CURVED or (node.op_type == "Mul" and not any(graph.is_constant(i) for i in node.input))
+
+
+def _model(graph: Graph, nodes: Sequence[NodeProto], start: str, end: str) -> onnx.ModelProto:
+    """The pieces of a function as a model from `x` to `y`, without the graph's names: equal functions are equal."""
+    names = {start: "x", end: "y"}
+    constants: list[TensorProto] = []
+    pieces = []
+    for n in nodes:
+        piece = NodeProto()
+        piece.CopyFrom(n)
+        piece.ClearField("name")
+        piece.ClearField("doc_string")
+        for k, i in enumerate(n.input):
+            if i and i not in names and graph.is_constant(i):
+                value = np.asarray(graph.constant(i), np.float32).reshape(())
+                names[i] = f"c{len(constants)}"
+                constants.append(numpy_helper.from_array(value, names[i]))
+            piece.input[k] = names[i] if i else i
+        piece.output[0] = names.setdefault(n.output[0], f"t{len(names)}")
+        pieces.append(piece)
+    x, y = (helper.make_tensor_value_info(t, TensorProto.FLOAT, ["N"]) for t in ("x", "y"))
+    opsets = [o for o in graph.model.opset_import if o.domain in ("", "ai.onnx", "com.microsoft")]
+    made = helper.make_graph(pieces, "function", [x], [y], constants)
+    return helper.make_model(made, opset_imports=opsets, ir_version=graph.model.ir_version)
+
+
+@lru_cache(maxsize=64)
+def _compiled(model: bytes) -> Function | None:
+    """The function that a model computes; None where onnxruntime has no operator for it."""
+    try:
+        session = as_written(onnx.load_from_string(model), threads=1)
+        session.run({"x": np.zeros(1, np.float32)})
+    except RUN_ERRORS:
+        return None
+
+    def function(values: Array) -> Array:
+        found = session.run({"x": np.asarray(values, np.float32).ravel()})["y"]
+        return np.asarray(found, np.float64).reshape(np.shape(values))
+
+    return function
+
+
+def counts_beyond(function: Function | None, edge: float, far: float) -> bool:
+    """Whether a function tells a value from the edge of a range beyond which it lies.
+
+    Args:
+        function: None: the value itself is read.
+        edge: the end of the range.
+        far: the value.
+    """
+    if function is None:
+        return True
+    behind = function(np.asarray([edge, far]))
+    return bool(abs(behind[1] - behind[0]) > SAME * abs(far - edge))

@@ -17,7 +17,7 @@ import numpy as np
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.qdq.quantizer import Quantizer
-from onnx_ocs.regions.function import FUNCTIONS, Function, function_behind
+from onnx_ocs.regions.function import Function, function_behind
 from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regridding.edits import check_grid
 from onnx_ocs.regridding.grids import Extremes, Grid, current, grid_over
@@ -61,8 +61,7 @@ def better_grids(
     for k, r in enumerate(regions):
         if not isinstance(r, Region) or r.tensor not in values or not may_move(graph, r, seen):
             continue
-        name = function_behind(graph, r)
-        grid = _best(r.quantizer, values[r.tensor], None if name is None else FUNCTIONS[name])
+        grid = _best(r.quantizer, values[r.tensor], function_behind(graph, r))
         if grid is not None and check_grid(graph, r, grid) is None:
             found[k] = grid
     return found
