@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,21 @@ def test_tensors_that_no_layer_reads_are_screened() -> None:
     assert [names[k] for k in harmful(Alone(board, feeds("residual", 1)), board.regions, quiet)] == ["conv2"]
     board = board_of("conv_relu_conv")
     assert harmful(Alone(board, feeds("conv_relu_conv", 1)), board.regions, quiet) == []
+
+
+@pytest.mark.parametrize(("share", "found"), [(1e-3, ["conv2"]), (1e-4, [])])
+def test_a_thousandth_of_the_damage_is_looked_at(
+    share: float, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a percentile clips everything, it is most of what other steps leave."""
+    board = board_of("residual")
+    names = [r.tensor for r in board.regions]
+
+    def damages(_: Alone, trials: Sequence[Mapping[int, Any]], *_more: Any) -> Array:
+        return np.asarray([sum(share if names[k] == "conv2" else 0.5 for k in on) for on in trials])
+
+    monkeypatch.setattr(Alone, "damages", damages)
+    assert [names[k] for k in harmful(Alone(board, feeds("residual", 1)), board.regions, quiet)] == found
 
 
 def test_progress_is_told() -> None:
