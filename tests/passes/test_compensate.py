@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from branch_nets import image_net, signature, some_branch
 from feeds import inputs
 from onnx import helper, numpy_helper
 from topologies import gelu_spelled, norm_fused, resnet, transformer
+from warm import QUICK
 from zoo import Net, Style
 
 from onnx_ocs import api
@@ -298,20 +298,9 @@ def test_processes_agree(tmp_path: Path) -> None:
     got = []
     for seed in ("1", "2"):
         out = tmp_path / f"{seed}.onnx"
-        args = [
-            sys.executable,
-            "-m",
-            "onnx_ocs",
-            "rewrite",
-            str(DIGITS),
-            str(out),
-            "--calib",
-            str(CALIB),
-            "--samples",
-            "48",
-        ]
+        args = ["rewrite", str(DIGITS), str(out), "--calib", str(CALIB), "--samples", "48"]
         done = subprocess.run(
-            [*args, "--passes", "compensate", "-q"],
+            [*QUICK, *args, "--passes", "compensate", "-q"],
             cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from warm import QUICK
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.model import files
@@ -25,7 +26,7 @@ def command(folder: Path, seed: int, *args: str) -> dict[str, bytes]:
     model = str(MODELS / "digits.w8a2.onnx")
     environment = os.environ | {"PYTHONHASHSEED": str(seed)}
     subprocess.run(
-        [sys.executable, "-m", "onnx_ocs", "rewrite", model, "wide.onnx", "-q", *args],
+        [*QUICK, "rewrite", model, "wide.onnx", "-q", *args],
         cwd=folder,
         env=environment,
         check=True,
