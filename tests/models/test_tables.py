@@ -104,7 +104,8 @@ def test_rewrites_see_no_test_sample(subject: Subject, tmp_path: Path) -> None:
     """Without the test samples they are what they are with them."""
     assert subject.built.test is not None
     blind = replace(subject, built=replace(subject.built, test=None))
-    for rewrite in (with_passes(Split(0.1)), with_passes(Translate(0.1)), planned(PlanOptions(budget=0.05, effort="quick"))):
+    quick = PlanOptions(budget=0.05, effort="quick")
+    for rewrite in (with_passes(Split(0.1)), with_passes(Translate(0.1)), planned(quick)):
         seen, unseen = (rewrite(s).SerializeToString(deterministic=True) for s in (subject, blind))
         assert seen == unseen != plain(subject).SerializeToString(deterministic=True)
 
