@@ -325,8 +325,8 @@ def test_order_of_passes() -> None:
 
 
 def test_after_translation() -> None:
-    one = api.rewrite(DIGITS, calib=CALIB, passes=[Translate(ratio=0.25)])
-    both = api.rewrite(DIGITS, calib=CALIB, passes=[Translate(ratio=0.25), Compensate()])
+    one = api.rewrite(DIGITS, calib=CALIB, limit=96, passes=[Translate(ratio=0.25)])
+    both = api.rewrite(DIGITS, calib=CALIB, limit=96, passes=[Translate(ratio=0.25), Compensate()])
     assert both.verification is not None and both.verification.verdict == "PASSED"
     assert both.report["quality"]["sqnr_after_db"] > one.report["quality"]["sqnr_after_db"] + 1
     assert both.verification.translated == one.report["verification"]["oracle"]["translated_quantizers"] > 0
