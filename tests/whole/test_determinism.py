@@ -45,6 +45,7 @@ def written(folder: Path, seed: int) -> dict[str, bytes]:
     model = str(MODELS / "digits.w8a2.onnx")
     commands = [["rewrite", model, f"{name}.onnx", "-q", *args] for name, args in COMMANDS.items()]
     environment = os.environ | {"PYTHONHASHSEED": str(seed)}
+    environment.pop("OPENBLAS_NUM_THREADS", None)  # as many threads as users have (see conftest.py)
     program = PROGRAM.format(commands=commands)
     subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     return {p.name: p.read_bytes() for p in folder.iterdir()}
