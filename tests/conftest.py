@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: workers share the cores, and threads that wait spin
+
 from covering import FULL
 
 from onnx_ocs.cli import app as cli
 from onnx_ocs.measurement.latency import LEAST
+from onnx_ocs.targets import ort
 
+ort.KNOWN = 500  # optimized graphs that are remembered: many tests ask about the same small models
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # `models` is no part of the installed package
 
 

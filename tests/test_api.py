@@ -22,8 +22,8 @@ from onnx_ocs.passes import DEFAULT
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
 CALIB = ROOT / "models" / "digits.calib.npz"
-PIXELS = np.load(CALIB)["pixels"][:64]
-FEEDS = [{"pixels": PIXELS[k : k + 8]} for k in range(0, 64, 8)]
+PIXELS = np.load(CALIB)["pixels"][:32]
+FEEDS = [{"pixels": PIXELS[k : k + 8]} for k in range(0, 32, 8)]
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -57,7 +57,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def rewritten(calib: Any) -> bytes:
     result = onnx_ocs.rewrite(DIGITS, calib=calib, passes=[p() for p in DEFAULT], verify=False)
     assert result.changed
-    assert result.report["quality"]["samples"] == 64
+    assert result.report["quality"]["samples"] == len(PIXELS)
     data: bytes = result.model.SerializeToString(deterministic=True)
     return data
 
@@ -68,13 +68,9 @@ def rewritten(calib: Any) -> bytes:
     ids=["arrays", "list", "generator", "loader", "CalibrationDataReader"],
 )
 def test_samples_of_every_kind(expected, calib):
-    assert rewritten(calib()) == expected
-
-
-def test_a_loader_is_read_again_not_kept():
-    loader = Loader()
-    rewritten(loader)
-    assert loader.times > 1
+    given = calib()
+    assert rewritten(given) == expected
+    assert not isinstance(given, Loader) or given.times > 1, "it is read again, not kept"
 
 
 def broken() -> Iterator[dict[str, np.ndarray]]:

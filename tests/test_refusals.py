@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,16 @@ def words(node: ast.AST) -> Iterator[str]:
         yield from words(side)
 
 
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """All modules, read once."""
+    return {p: ast.parse(p.read_text(encoding="utf-8")) for p in FILES}
+
+
 def given(tree: ast.AST) -> Iterator[str]:
     """Codes that a module gives: to refusals, as `code = ...`, as `x.why = ...`, and as an entry's "code"."""
     for n in ast.walk(tree):
-        if isinstance(n, ast.Call) and ast.unparse(n.func) in NAMES and n.args:
+        if isinstance(n, ast.Call) and n.args and ast.unparse(n.func) in NAMES:
             yield from words(n.args[0])
         elif isinstance(n, ast.Dict):
             for k, v in zip(n.keys, n.values, strict=True):
@@ -45,14 +52,14 @@ def given(tree: ast.AST) -> Iterator[str]:
 
 
 def test_every_code_is_in_the_catalogue() -> None:
-    found = {code: p.name for p in FILES for code in given(ast.parse(p.read_text(encoding="utf-8")))}
+    found = {code: p.name for p, tree in trees().items() for code in given(tree)}
     assert len(found) > 30
     assert not {code: name for code, name in found.items() if code not in CATALOGUE}
 
 
 def test_every_entry_of_the_catalogue_is_used() -> None:
-    trees = [ast.parse(p.read_text(encoding="utf-8")) for p in FILES if p.name != "refusals.py"]
-    strings = {n.value for t in trees for n in ast.walk(t) if isinstance(n, ast.Constant)}
+    others = [t for p, t in trees().items() if p.name != "refusals.py"]
+    strings = {n.value for t in others for n in ast.walk(t) if isinstance(n, ast.Constant)}
     assert not CATALOGUE.keys() - strings
 
 

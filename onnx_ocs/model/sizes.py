@@ -51,8 +51,13 @@ def total_size(model: onnx.ModelProto) -> int:
 
 def rough_size(model: onnx.ModelProto, exact: int) -> int:
     """As `total_size`, which has to serialize; of the tensors alone where these have more than `exact` bytes."""
-    rough = sum(stored_size(t) for t in all_tensors(model))
-    return rough if rough > exact else total_size(model)
+    rough = outside = 0
+    for t in all_tensors(model):
+        size = stored_size(t)
+        rough += size
+        if is_external(t):
+            outside += size
+    return rough if rough > exact else int(model.ByteSize()) + outside
 
 
 def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20)) -> onnx.ModelProto:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from onnx_ocs.calibration.histogram import smoothed
 from onnx_ocs.calibration.statistics import Statistics
@@ -237,7 +237,13 @@ def pose(
     )  # fmt: skip
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """What numpy multiplies with: to look for it takes longer than a small model's tables."""
+    return ThreadpoolController()
+
+
 def _each(work: Callable[[Candidate], T], candidates: Sequence[Candidate]) -> list[T]:
     """Do something for every candidate, side by side."""
-    with threadpool_limits(1, "blas"):  # matrix products with threads of their own would wait for each other
+    with _libraries().limit(limits=1, user_api="blas"):  # products with threads of their own would wait
         return side_by_side(work, candidates)

@@ -7,6 +7,7 @@ The page is a Jinja template (`report.html.j2`) that escapes every name; charts 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,9 @@ def comparison_to_html(found: Comparison) -> str:
     return _template("comparison.html.j2").render(found=found)
 
 
+@cache
 def _template(name: str) -> Template:
+    """A page's template, which takes longer to read than to fill."""
     from jinja2 import Environment, FileSystemLoader
 
     loader = FileSystemLoader(Path(__file__).parent)

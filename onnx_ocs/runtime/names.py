@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
+from operator import attrgetter
 
 import onnx
 from onnx import AttributeProto, GraphProto
@@ -11,6 +13,7 @@ __all__ = ["LONG", "rename", "shorten"]
 
 LONG = 1000  # characters from which a name is shortened
 KEPT = 40  # characters of it that stay, for messages
+NAME = attrgetter("name")
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[GraphProto]:
@@ -28,12 +31,10 @@ def _graphs(model: onnx.ModelProto) -> Iterator[GraphProto]:
 
 
 def _names(graph: GraphProto) -> Iterator[str]:
-    for part in (graph.input, graph.output, graph.initializer, graph.value_info, graph.node):
-        yield from (x.name for x in part)
-    yield from (t.values.name for t in graph.sparse_initializer)
-    for n in graph.node:
-        yield from n.input
-        yield from n.output
+    parts = (graph.input, graph.output, graph.initializer, graph.value_info, graph.node)
+    ends = chain.from_iterable((n.input, n.output) for n in graph.node)
+    sparse = (t.values.name for t in graph.sparse_initializer)
+    return chain(map(NAME, chain.from_iterable(parts)), sparse, chain.from_iterable(ends))
 
 
 def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
@@ -65,10 +66,10 @@ def shorten(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     Returns:
         The model itself where no name is long, else a copy; and the short names by the long ones.
     """
+    if max(map(len, chain.from_iterable(map(_names, _graphs(model)))), default=0) < LONG:  # almost all models
+        return model, {}
     taken = {name for g in _graphs(model) for name in _names(g)}
     long = sorted(name for name in taken if len(name) >= LONG)
-    if not long:
-        return model, {}
     short: dict[str, str] = {}
     for name in long:
         turn = len(short)

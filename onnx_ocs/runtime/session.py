@@ -82,9 +82,10 @@ def serialized(model: onnx.ModelProto, options: ort.SessionOptions) -> tuple[byt
     long as the session.
     """
     outside = [t for t in tensors.all_tensors(model) if tensors.is_external(t)]
-    large = sizes.inline_size(model) >= PROTOBUF_LIMIT // 2
-    if not outside and sizes.inline_size(model) <= LARGE:
+    inside = sizes.inline_size(model)
+    if not outside and inside <= LARGE:
         return model.SerializeToString(), []
+    large = inside >= PROTOBUF_LIMIT // 2
     new = onnx.ModelProto()
     new.CopyFrom(model)
     constants_first(new.graph)

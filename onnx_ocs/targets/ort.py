@@ -43,7 +43,7 @@ OTHERS = ("QLinear", "QAttention", "QEmbedLayerNormalization", "NhwcMaxPool")  #
 POOL = "MaxPool"  # takes integers as well as floats, the Nhwc form integers only
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Concat", "Gather", "Split",
          "Clip", "Resize", "Pad", POOL)  # fmt: skip
-KNOWN = 4  # optimized graphs that are remembered, without their weights
+KNOWN = 16  # optimized graphs that are remembered, without their weights: a plan tries as many models, twice
 _KNOWN: dict[bytes, onnx.ModelProto | None] = {}
 UNREAD = "weights"  # file to which onnxruntime writes the weights of a graph that is asked for
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 import pytest
 import typer
+from warm import QUICK
 
 from onnx_ocs.cli import outputs
 from onnx_ocs.errors import UserError
@@ -195,7 +196,7 @@ def test_no_file_of_any_verb_is_anything_else(kind: str, run, tmp_path: Path) ->
 
 def rewriting(folder: Path, *more: str, shell: str = "") -> subprocess.CompletedProcess[str]:
     """A run in a process, with the shell's redirections."""
-    words = [sys.executable, "-m", "onnx_ocs", "rewrite", str(DIGITS), "o.onnx", "--report", "r.json", *more]
+    words = [*QUICK, "rewrite", str(DIGITS), "o.onnx", "--report", "r.json", *more]
     return subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=folder, capture_output=True, text=True)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from warm import QUICK
 
 from onnx_ocs import api, cli
 from onnx_ocs.cli import outputs
@@ -136,7 +137,7 @@ def test_a_killed_run_is_swept_by_the_next(tmp_path: Path) -> None:
         (folder / name).mkdir()
         (folder / name / "lock").touch()
     np.savez(tmp_path / "c.npz", pixels=np.zeros((9, 1, 8, 8), np.float32))
-    words = [sys.executable, "-m", "onnx_ocs", "rewrite", str(DIGITS), "o.onnx", "-q"]
+    words = [*QUICK, "rewrite", str(DIGITS), "o.onnx", "-q"]
     subprocess.run(words, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}, check=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.npz", "o.onnx", "reading", "slow.py", "tmp"]
     assert not ours(tmp_path / "tmp")

@@ -205,19 +205,30 @@ class Stopped(BaseException):
 CALLS = ["fsync", "link", "replace", "write", "copy_file_range", "chmod", "mkdir", "rename", "open"]
 
 
+@pytest.fixture(scope="module")
+def translated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, onnx.ModelProto, np.ndarray]:
+    """The example with a side file, the same translated, and what that computes."""
+    folder = tmp_path_factory.mktemp("translated")
+    source = external(folder / "in")
+    model, _ = run_passes(files.load_model(source), [Translate()], Context())
+    files.save_model(model, folder / "new.onnx", source)
+    return source, model, outputs(folder / "new.onnx")
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Stopped()], ids=["full", "killed"])
 @pytest.mark.parametrize("call", CALLS)
 def test_the_old_output_is_whole_after(
-    call: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str,
+    error: BaseException,
+    translated: tuple[Path, onnx.ModelProto, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each call in turn fails, for the first, second, ... time: the output is the old one or the new one."""
-    source, out = external(tmp_path / "in"), tmp_path / "out" / "wide.onnx"
+    (source, model, new), out = translated, tmp_path / "out" / "wide.onnx"
     out.parent.mkdir()
     files.save_model(files.load_model(source), out, source)
     old = outputs(out)
-    model, _ = run_passes(files.load_model(source), [Translate()], Context())
-    files.save_model(model, tmp_path / "new.onnx", source)
-    new = outputs(tmp_path / "new.onnx")
     assert not np.array_equal(old, new)
     owner = Path if call in ("replace", "chmod", "mkdir", "rename", "open") else sidefiles.os
     genuine = getattr(owner, call)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,31 +291,6 @@ def test_no_groups_in_matrices() -> None:
     assert all(e["form"] == "bias" for e in heads)
 
 
-def test_processes_agree(tmp_path: Path) -> None:
-    got = []
-    for seed in ("1", "2"):
-        out = tmp_path / f"{seed}.onnx"
-        args = [
-            sys.executable,
-            "-m",
-            "onnx_ocs",
-            "rewrite",
-            str(DIGITS),
-            str(out),
-            "--calib",
-            str(CALIB),
-            "--samples",
-            "48",
-        ]
-        done = subprocess.run(
-            [*args, "--passes", "compensate", "-q"],
-            cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        got.append(out.read_bytes())
-    assert got[0] == got[1] and got[0] != DIGITS.read_bytes()
-
-
 # ---- refusals and odd models ----------------------------------------------------------------------------------------
 
 
@@ -353,8 +325,8 @@ def test_order_of_passes() -> None:
 
 
 def test_after_translation() -> None:
-    one = api.rewrite(DIGITS, calib=CALIB, passes=[Translate(ratio=0.25)])
-    both = api.rewrite(DIGITS, calib=CALIB, passes=[Translate(ratio=0.25), Compensate()])
+    one = api.rewrite(DIGITS, calib=CALIB, limit=96, passes=[Translate(ratio=0.25)])
+    both = api.rewrite(DIGITS, calib=CALIB, limit=96, passes=[Translate(ratio=0.25), Compensate()])
     assert both.verification is not None and both.verification.verdict == "PASSED"
     assert both.report["quality"]["sqnr_after_db"] > one.report["quality"]["sqnr_after_db"] + 1
     assert both.verification.translated == one.report["verification"]["oracle"]["translated_quantizers"] > 0

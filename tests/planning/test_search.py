@@ -25,13 +25,13 @@ def test_effort_follows_the_samples_that_plans_are_judged_on(
 ) -> None:
     monkeypatch.setattr(planning, "JUDGING_MACS", macs)
     budget = {"full": 0.11, "quick": 0.12}[effort]  # of this test alone: plans are remembered
-    made, found = plan("digits", folder, budget=budget)
-    asked, same = plan("digits", folder, budget=budget, effort=effort)
+    made, found = plan("residual", folder, budget=budget)
+    asked, same = plan("residual", folder, budget=budget, effort=effort)
     assert found["effort"] == same["effort"] == effort
     assert made.digest() == asked.digest()
     assert ("weighed in place" in found["candidates"]) == (effort == "full")
     other = {"full": "quick", "quick": "full"}[effort]
-    assert plan("digits", folder, budget=budget, effort=other)[1]["effort"] == other, "what is asked for is done"
+    assert plan("residual", folder, budget=budget, effort=other)[1]["effort"] == other, "what is asked for is done"
 
 
 @pytest.mark.parametrize("name", ["digits", "residual"])

@@ -59,7 +59,7 @@ def test_the_papers_rule(ratio: float, mode: Any) -> None:
 
 
 def test_a_plan_keeps_its_budget() -> None:
-    options = onnx_ocs.PlanOptions(budget=0.2, align=4)
+    options = onnx_ocs.PlanOptions(budget=0.2, align=4, effort="quick")
     calib = str(MODELS / "digits.calib.npz")
     result = onnx_ocs.rewrite(DIGITS, calib=calib, limit=32, options=options)
     found, cost = applied(result.report), result.report["cost"]
