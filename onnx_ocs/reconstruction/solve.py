@@ -109,8 +109,8 @@ def problem(layer: LinearMap, prior: Array | None, scale_free: bool) -> Problem 
     """
     stored = layer.weight
     shape = stored.chain.shape
-    assert stored.integers is not None
-    used = layer.index >= 0
+    assert stored.held is not None
+    used = layer.used
     scales = layer.matrix(np.broadcast_to(stored.spread(stored.scale), shape)) * layer.factor
     zero = layer.matrix(np.broadcast_to(stored.spread(stored.zero), shape))
     row = scales[:, :, :1]
@@ -120,9 +120,11 @@ def problem(layer: LinearMap, prior: Array | None, scale_free: bool) -> Problem 
     numbers = layer.matrix(np.broadcast_to(stored.spread(np.arange(stored.scale.size, dtype=np.float64)), shape))
     apart = bool(np.all(~used | (numbers == numbers[:, :, :1])))
     owner = numbers[:, :, 0].astype(np.int64) if scale_free and apart else None
-    now = np.where(used, layer.matrix(stored.integers), zero)
+    now = np.where(used, layer.matrix(stored.held), zero)
     dyadic = bool(np.all(np.frexp(stored.scale)[0] == 0.5))
     precision = np.dtype(stored.dtype) if stored.kind == "floats" else np.dtype(np.float32)
+    if prior is not None and layer.only is not None:
+        prior = prior[:, layer.only]
     before = ((now - zero) * scales) if prior is None else prior.astype(np.float64)
     return Problem(
         before, row, stretch, zero, stored.low, stored.high, now, owner, stored.scale.size, dyadic, precision,
@@ -143,11 +145,11 @@ def _regular(m: Moments, ridge: float) -> tuple[Array, Array]:
     return m.h + lam * np.eye(m.h.shape[1]), lam
 
 
-def best(m: Moments, prior: Array, ridge: float) -> tuple[Array, Array]:
-    """W* and H + lambda I."""
+def best(m: Moments, prior: Array, ridge: float, gained: Array | None = None) -> tuple[Array, Array]:
+    """W* and H + lambda I; `gained` is what `_gained` makes of the prior, where that is known."""
     h, lam = _regular(m, ridge)
-    w = np.linalg.solve(h, (m.c + lam * _gained(m, prior)).transpose(0, 2, 1)).transpose(0, 2, 1)
-    return w, h
+    wanted = m.c + lam * (_gained(m, prior) if gained is None else gained)
+    return np.linalg.solve(h, wanted.transpose(0, 2, 1)).transpose(0, 2, 1), h
 
 
 def _gained(m: Moments, prior: Array) -> Array:
@@ -172,8 +174,9 @@ def choose_ridge(p: Problem, fits: Sequence[Moments], helds: Sequence[Moments]) 
     """
     errors = []
     fit = added(fits)
+    gained = _gained(fit, p.prior)
     for ridge in RIDGES:
-        w, _ = best(fit, p.prior, ridge)
+        w, _ = best(fit, p.prior, ridge, gained)
         each = (held.error(w, mean_bias(m, w)).sum() for m, held in zip(fits, helds, strict=True))
         errors.append(float(sum(each)))
     k = int(np.argmin(errors))

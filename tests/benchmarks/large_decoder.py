@@ -179,10 +179,11 @@ def watched(command: list[str], log: Path) -> int:
             times[doing] = times.get(doing, 0.0) + moment - before
             before = moment
             time.sleep(0.05)
+    print(f"{'':40} {'s':>7} {'anonymous, GB':>14} {'resident, GB':>13}")
     for doing, (anonymous, resident) in peaks.items():
-        print(f"{doing:60} {times[doing]:7.1f} s  anonymous {anonymous / 1e9:5.2f} GB  resident {resident / 1e9:5.2f} GB")
+        print(f"{doing:40} {times[doing]:7.1f} {anonymous / 1e9:14.2f} {resident / 1e9:13.2f}")
     anonymous, resident = (max(p[k] for p in peaks.values()) for k in (0, 1))
-    print(f"{time.perf_counter() - start:.0f} s; peak {anonymous / 1e9:.2f} GB anonymous, {resident / 1e9:.2f} GB resident")
+    print(f"{'peak':40} {time.perf_counter() - start:7.1f} {anonymous / 1e9:14.2f} {resident / 1e9:13.2f}")
     print(log.read_text().replace("\r", "\n")[-1500:])
     return process.returncode or int(anonymous > BOUND)
 
