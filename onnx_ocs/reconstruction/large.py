@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,14 @@ from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import ROWS, Moments
 from onnx_ocs.reconstruction.pairing import Pair
 from onnx_ocs.reconstruction.shelf import Shelf
-from onnx_ocs.reconstruction.solve import Problem, choose_ridge, mean_bias, problem, solve
+from onnx_ocs.reconstruction.solve import RIDGES, Problem, Solution, best, gained, problem, rounded, stretched
 from onnx_ocs.reconstruction.write import Values, smallest, values_of
 
 __all__ = ["Found", "Kept", "fit", "is_large", "sample"]
 
-LARGE = 1 << 24  # values of a weight beyond which it is fitted in parts of so many
+LARGE = 1 << 23  # values of a weight beyond which it is fitted in parts of so many
 SPREAD = 1024  # outputs on which the ridge is chosen
+FEW = 2  # so many times fewer rows than inputs are few
 
 
 def is_large(layer: LinearMap) -> bool:
@@ -92,31 +94,114 @@ class Kept:
         return tuple(np.concatenate([f[n] for f in found]) for n in range(count))
 
 
-@dataclass(frozen=True, eq=False)
 class _Inputs:
-    """Inputs of some rows, centred where the bias is free, and their moments."""
+    """Inputs of some rows, centred where the bias is free."""
 
-    x: Array  # multiplied by the roots of the weights
-    mean: Array
-    h: Array
-    count: float
-    root: Array | None
-    centred: bool
+    def __init__(self, x: Array, weights: Array, centred: bool) -> None:
+        self.weights, self.centred = weights, centred
+        self.root = np.sqrt(weights)[:, None] if weights.size else None
+        self.count = float(weights.sum(dtype=np.float64)) if weights.size else float(len(x))
+        self.mean = _mean(x, weights, self.count) if centred else np.zeros(x.shape[1])
+        self.x = _less(x, self.mean, self.root)  # multiplied by the roots of the weights
+        self.few = FEW * len(x) < x.shape[1]
 
-    @staticmethod
-    def of(x: Array, weights: Array, centred: bool) -> _Inputs:
-        root = np.sqrt(weights)[:, None] if weights.size else None
-        count = float(weights.sum(dtype=np.float64)) if weights.size else float(len(x))
-        mean = _mean(x, weights, count) if centred else np.zeros(x.shape[1])
-        x = _less(x, mean, root)
-        return _Inputs(x, mean, _product(x, x), count, root, centred)
+    @cached_property
+    def h(self) -> Array:
+        """H."""
+        return _product(self.x, self.x)
 
-    def moments(self, t: Array, weights: Array) -> Moments:
-        """The moments with targets (rows, outputs)."""
-        mean = _mean(t, weights, self.count) if self.centred else np.zeros(t.shape[1])
-        t = _less(t, mean, self.root)
-        squares = np.square(t, dtype=np.float64).sum(0)
-        return Moments(self.count, self.mean[None], mean[None], self.h[None], _product(t, self.x)[None], squares[None])
+    @cached_property
+    def level(self) -> float:
+        """Mean of the diagonal of H, where it is not 0."""
+        diagonal = np.square(self.x, dtype=np.float64).sum(0)
+        mean = float(diagonal.sum()) / max(int((diagonal > 0).sum()), 1)
+        return mean if mean > 0 else 1.0
+
+    def regular(self, ridge: float) -> Array:
+        """H + lambda I, (1, K, K)."""
+        found = self.h.copy()
+        found[np.diag_indices_from(found)] += ridge * self.level
+        return found[None]
+
+    def aiming(self, t: Array) -> _Rows:
+        """With targets (rows, outputs)."""
+        return (_Few if self.few else _Many)(self, t)
+
+
+class _Rows:
+    """Inputs and targets: what the equations ask of them.  Weights are float64 (1, outputs, K)."""
+
+    def __init__(self, inputs: _Inputs, t: Array) -> None:
+        self.inputs = inputs
+        self.mean = _mean(t, inputs.weights, inputs.count) if inputs.centred else np.zeros(t.shape[1])
+        self.t = _less(t, self.mean, inputs.root)
+        self.squares = np.square(self.t, dtype=np.float64).sum(0)
+
+    def energy(self) -> float:
+        """Sum of squares of the targets."""
+        return float((self.squares + self.inputs.count * self.mean**2).sum())
+
+    def bias(self, w: Array) -> Array:
+        """The bias that makes means right, (1, outputs)."""
+        return np.asarray((self.mean - w[0] @ self.inputs.mean)[None])
+
+    def error(self, w: Array, bias: Array) -> float:
+        """Squared error."""
+        off = self.mean - w[0] @ self.inputs.mean - bias[0]
+        return float((np.maximum(self.spread(w), 0) + self.inputs.count * off**2).sum())
+
+    def spread(self, w: Array) -> Array:
+        """Squared error about the means, (outputs,)."""
+        raise NotImplementedError
+
+    def start(self, prior: Array) -> Array:
+        """W_0 with every row multiplied by what brings it nearest to the targets."""
+        raise NotImplementedError
+
+    def best(self, start: Array, ridge: float) -> Array:
+        """W*."""
+        raise NotImplementedError
+
+
+class _Many(_Rows):
+    """By the moments, as layers that are not large."""
+
+    @cached_property
+    def moments(self) -> Moments:
+        i = self.inputs
+        c = _product(self.t, i.x)[None]
+        return Moments(i.count, i.mean[None], self.mean[None], i.h[None], c, self.squares[None])
+
+    def spread(self, w: Array) -> Array:
+        m = self.moments
+        return np.asarray((m.tt - 2 * (w * m.c).sum(2) + ((w @ m.h) * w).sum(2))[0])
+
+    def start(self, prior: Array) -> Array:
+        return gained(self.moments, prior)
+
+    def best(self, start: Array, ridge: float) -> Array:
+        return best(self.moments, start, ridge, start)[0]
+
+
+class _Few(_Rows):
+    """Where there are far fewer rows than inputs: W* = W_0 + (T - W_0 X) (X' X + lambda I)^-1 X', rows by rows."""
+
+    @cached_property
+    def x(self) -> Array:
+        return self.inputs.x.astype(np.float64)
+
+    def spread(self, w: Array) -> Array:
+        return np.asarray(np.square(self.t - self.x @ w[0].T).sum(0))
+
+    def start(self, prior: Array) -> Array:
+        y = self.x @ prior[0].T
+        return stretched(prior, (self.t * y).sum(0)[None], np.square(y).sum(0)[None])
+
+    def best(self, start: Array, ridge: float) -> Array:
+        kernel = self.x @ self.x.T
+        kernel[np.diag_indices_from(kernel)] += ridge * self.inputs.level
+        alike = np.linalg.solve(kernel, self.t - self.x @ start[0].T)
+        return np.asarray(start + (alike.T @ self.x)[None])
 
 
 def _mean(x: Array, weights: Array, count: float) -> Array:
@@ -173,34 +258,42 @@ def fit(kept: Kept, pair: Pair, free: bool, folder: Path, graph: Graph) -> Found
         return "few_rows", "too few samples reach it"
     fixed = np.zeros(layer.rows.size) if layer.free else layer.fixed[layer.rows[0]]
 
-    def count(at: Array) -> Array:
-        return weights[at] if weights.size else weights
-
-    def moments(inputs: _Inputs, t: Array, at: Array) -> Moments:
-        return inputs.moments(t[at], count(at))
+    def seen(at: Array) -> _Inputs:
+        return _Inputs(x[at], weights[at] if weights.size else weights, layer.free)
 
     def aims(k: int) -> Array:
         return np.asarray(kept.targets(k) - fixed[kept.parts[k]].astype(np.float32))
 
     t = aims(0)
-    fits, helds = (
-        moments(_Inputs.of(x[at], count(at), layer.free), t, at) for at in (folds == Fold.FIT, folds == Fold.CHOOSE)
-    )
-    if not all(np.isfinite(v).all() for m in (fits, helds) for v in (m.h, m.tt)):
+    if not (np.isfinite(x).all() and np.isfinite(t).all()):
         return "not_finite", "values are not finite there"
-    ridge, useful = choose_ridge(_problem(kept, 0, pair, free), [fits], [helds])
-    if not useful:
+    fits, helds = (seen(at).aiming(t[at]) for at in (folds == Fold.FIT, folds == Fold.CHOOSE))
+    ridge = _ridge(_problem(kept, 0, pair, free).prior, fits, helds)
+    if ridge is None:
         return "no_gain", "no fit is finite on held-out samples"
     del fits, helds
     both = folds != Fold.JUDGE
     judges = ~both if (~both).any() else both
-    solving, judging = (_Inputs.of(x[at], count(at), layer.free) for at in (both, judges))
-    del x
+    solving, judging = seen(both), seen(judges)
+    x = x[:0]
+    h = solving.regular(ridge)
     result = _Result(layer)
     for k in range(1, len(kept.parts)):
         t, p = aims(k), _problem(kept, k, pair, free)
-        result.add(kept.parts[k], p, ridge, moments(solving, t, both), moments(judging, t, judges))
+        mine = solving.aiming(t[both])
+        s = rounded(p, mine.best(mine.start(p.prior), ridge), h, ridge, mine.bias)
+        result.add(kept.parts[k], p, s, judging.aiming(t[judges]))
     return result.found(ridge, folder, graph)
+
+
+def _ridge(prior: Array, fits: _Rows, helds: _Rows) -> float | None:
+    """The ridge that is best on held-out samples; None where the error there is not finite."""
+    start, errors = fits.start(prior), []
+    for ridge in RIDGES:
+        w = fits.best(start, ridge)
+        errors.append(helds.error(w, fits.bias(w)))
+    k = int(np.argmin(errors))
+    return RIDGES[k] if np.isfinite(errors[k]) else None
 
 
 def _problem(kept: Kept, k: int, pair: Pair, free: bool) -> Problem:
@@ -219,9 +312,8 @@ class _Result:
         self.bias = np.zeros(layer.rows.size)
         self.signal = self.before = self.after = 0.0
 
-    def add(self, rows: Array, p: Problem, ridge: float, m: Moments, judge: Moments) -> None:
-        """Fit some outputs, and measure."""
-        s = solve(p, m, ridge)
+    def add(self, rows: Array, p: Problem, s: Solution, judge: _Rows) -> None:
+        """Take over some outputs, and measure."""
         integers = np.rint(s.q[0])
         if self.layer.turned:
             self.weight[:, rows] = integers.T
@@ -229,12 +321,12 @@ class _Result:
             self.weight[rows] = integers
         if p.owner is not None:
             self.factor[p.owner[0]] = s.factor[p.owner[0]]
-        bias = mean_bias(m, s.weight) if self.layer.free else np.zeros((1, len(rows)))
-        now = self.layer.fixed[self.layer.rows[:, rows]] if self.layer.free else np.zeros((1, len(rows)))
-        self.bias[rows] = bias[0]
-        self.signal += float(judge.energy().sum())
-        self.before += float(judge.error(p.weight(p.now), now).sum())
-        self.after += float(judge.error(s.weight, bias).sum())
+        nothing = np.zeros((1, len(rows)))
+        now = self.layer.fixed[self.layer.rows[:, rows]] if self.layer.free else nothing
+        self.bias[rows] = s.bias[0]
+        self.signal += judge.energy()
+        self.before += judge.error(p.weight(p.now), now)
+        self.after += judge.error(s.weight, s.bias)
 
     def found(self, ridge: float, folder: Path, graph: Graph) -> Found | tuple[str, str]:
         """All of it; the weight lies in a file from here on."""

@@ -60,11 +60,14 @@ def damaged(model: onnx.ModelProto) -> onnx.ModelProto:
     return new
 
 
+@pytest.mark.parametrize("few", [2, 0])
 @pytest.mark.parametrize("weigh", [False, True])
 @pytest.mark.parametrize("name", NETS)
 def test_parts_are_fitted_as_the_whole_is(
-    name: str, weigh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, weigh: bool, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By moments, and row by row (`few` = 0: all rows are few)."""
+    monkeypatch.setattr(large, "FEW", few)
     model, feed = build(name)
     rng = np.random.default_rng(0)
     data = {k: rng.standard_normal((64, *v.shape[1:])).astype(v.dtype) for k, v in feed.items()}
