@@ -30,12 +30,13 @@ from onnx_ocs.planning.prices import Price
 from onnx_ocs.probes.switchboard import Setting, narrow
 from onnx_ocs.regions.function import FUNCTIONS
 from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.region import Quantized
+from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.runtime.threads import side_by_side
 from onnx_ocs.translation.decision import Mode
 
-__all__ = ["LEARNT", "Problem", "Tables", "pose"]
+__all__ = ["LEARNT", "Problem", "Tables", "affordable", "pose"]
 
+CELLS = 1 << 20  # channels times numbers of copies: with some 30 steps each has 3 KB of tables and savings
 LEARNT = 0  # the half of the samples that plans are made from; they are judged on the other
 T = TypeVar("T")
 
@@ -210,6 +211,15 @@ class Problem:
         """Cost of a plan, for the report."""
         macs, ratio, _time = self.cost(choices)
         return {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
+
+
+def affordable(options: PlanOptions, regions: Sequence[Quantized]) -> PlanOptions:
+    """The options with so few copies a channel that tables of very many channels fit memory; without a budget as is."""
+    if options.budget == 0:
+        return options
+    wide = (r for r in regions if isinstance(r, Region) and r.walk.weights and options.allows(r.tensor))
+    most = CELLS // max(1, sum(r.walk.channels for r in wide)) - 1
+    return replace(options, copies=min(options.copies, max(1, most)))
 
 
 def pose(

@@ -23,7 +23,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.forward import Forward
-from onnx_ocs.reconstruction.large import Kept, fit, is_large
+from onnx_ocs.reconstruction.large import Kept, at_once, fit, is_large
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import rows_of
 from onnx_ocs.reconstruction.moments import Moments, Sums, added
@@ -77,9 +77,8 @@ class Fitting:
         """
         self.graph, self.reference, self.total, self.unit = graph, reference, total, unit
         self.masks, self.progress = masks, progress
-        self.shelf = Shelf(folder, share_of_memory(HELD))
         self.batch: list[int] = []  # of each part of the samples
-        self.dice = np.random.default_rng(seed).random(1 << 17)
+        self.shelf, self.dice = Shelf(folder, share_of_memory(HELD)), np.random.default_rng(seed).random(1 << 17)
         self.fitted = [Fitted(layer) for layer in layers]
         tasks = prepare(graph, self.fitted, pairs)
         self.stages = stages(graph, tasks)
@@ -158,8 +157,8 @@ class Fitting:
             else:
                 task.other = None
         weigh = np.empty(0) if weights is None or weights.dtype == np.bool_ else weights[positions]
-        folds = fold(numbers, self.total, self.unit)
-        self.shelf.put(("drawn", task.number, number), positions, folds, target, weigh, np.asarray(y.shape))
+        kept = positions, fold(numbers, self.total, self.unit), target, weigh, np.asarray(y.shape)
+        self.shelf.put(("drawn", task.number, number), *kept)
 
     # ---- one stage --------------------------------------------------------------------------------------------------
 
@@ -182,8 +181,9 @@ class Fitting:
 
     def _solve_stage(self, stage: Sequence[Sequence[Task]]) -> None:
         """New values for all layers whose moments are summed, put into the graph."""
-        large, others = ([g for g in stage if (g[0].kept is not None) == is_] for is_ in (True, False))
-        solved = [*map(self._solve_large, large), *side_by_side(self._solve, others)]
+        large, others = [g for g in stage if g[0].kept], [g for g in stage if not g[0].kept]
+        most = min(CORES, at_once([g[0].layer for g in others]))
+        solved = [*map(self._solve_large, large), *side_by_side(self._solve, others, most)]
         for group, new in zip([*large, *others], solved, strict=True):
             for task, found in zip(group, new or (), strict=bool(new)):
                 task.fitted.values = found

@@ -8,7 +8,7 @@ the ridge.  That is chosen on outputs spread over the layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,10 @@ from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.reconstruction.solve import RIDGES, Problem, Solution, best, gained, problem, rounded, stretched
 from onnx_ocs.reconstruction.write import Values, smallest, values_of
 
-__all__ = ["Found", "Kept", "fit", "is_large", "sample"]
+__all__ = ["Found", "Kept", "at_once", "fit", "is_large", "sample"]
 
-LARGE = 1 << 23  # values of a weight beyond which it is fitted in parts of so many
+LARGE = 1 << 22  # values of a weight beyond which it is fitted in parts: the others take 28 times their float64
+PART = 1 << 23  # of so many values
 SPREAD = 1024  # outputs on which the ridge is chosen
 FEW = 2  # so many times fewer rows than inputs are few
 
@@ -35,6 +36,11 @@ FEW = 2  # so many times fewer rows than inputs are few
 def is_large(layer: LinearMap) -> bool:
     """Whether a layer is fitted some outputs at a time."""
     return layer.is_matrix and layer.tie is None and layer.rows.size * layer.columns.size > LARGE
+
+
+def at_once(layers: Sequence[LinearMap]) -> int:
+    """How many layers that are not large are solved side by side: as many as take the memory of a part."""
+    return max(1, PART // max((x.rows.size * x.columns.shape[1] for x in layers), default=1))
 
 
 def sample(layer: LinearMap) -> LinearMap:
@@ -54,7 +60,7 @@ class Kept:
             shelf: where rows are kept.
         """
         outputs = layer.rows.size
-        step = max(1, LARGE // layer.columns.size)
+        step = max(1, PART // layer.columns.size)
         self.layer, self._number, self._shelf = layer, number, shelf
         spread = np.unique(np.linspace(0, outputs - 1, min(outputs, SPREAD)).astype(np.int64))
         self.parts = [spread, *(np.arange(k, min(outputs, k + step)) for k in range(0, outputs, step))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -12,10 +12,12 @@ from problems import COPIES, problem_of
 from onnx_ocs import api
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.passes import Translate
+from onnx_ocs.planning import problem as module
 from onnx_ocs.planning.choices import Choice, Choices
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
-from onnx_ocs.planning.problem import LEARNT, Problem
+from onnx_ocs.planning.problem import LEARNT, Problem, affordable
+from onnx_ocs.regions.region import Region
 
 
 def some(problem: Problem, copies: int = 1) -> Choices:
@@ -130,3 +132,14 @@ def test_description() -> None:
     choices = some(problem)
     macs, ratio, _time = problem.cost(choices)
     assert problem.describe(choices) == {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
+
+
+def test_very_many_channels_get_fewer_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = problem_of("residual").regions
+    channels = sum(r.walk.channels for r in regions if isinstance(r, Region) and r.walk.weights)
+    options = PlanOptions(copies=15, budget=0.1)
+    assert affordable(options, regions) == options
+    for cells, wanted in ((4 * channels, 3), (100 * channels, 15), (1, 1)):
+        monkeypatch.setattr(module, "CELLS", cells)
+        assert affordable(options, regions).copies == wanted
+        assert affordable(replace(options, budget=0.0), regions).copies == 15, "it has no copies"

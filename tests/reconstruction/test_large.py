@@ -16,7 +16,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.reconstruction import large
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
-from onnx_ocs.reconstruction.large import Kept, is_large, sample
+from onnx_ocs.reconstruction.large import Kept, at_once, is_large, sample
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.reconstruction.shelf import Shelf
@@ -74,6 +74,7 @@ def test_parts_are_fitted_as_the_whole_is(
     low = damaged(model)
     whole = fitted(low, model, data, tmp_path, weigh)
     monkeypatch.setattr(large, "LARGE", 20)
+    monkeypatch.setattr(large, "PART", 20)
     _, layers = layers_of(low)
     assert any(map(is_large, layers))
     (tmp_path / "parts").mkdir()
@@ -93,6 +94,7 @@ def test_parts_are_fitted_as_the_whole_is(
 
 def test_a_large_layer_is_rewritten_and_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "LARGE", 20)
+    monkeypatch.setattr(large, "PART", 20)
     model, feed = build("matmul_gelu")
     rng = np.random.default_rng(0)
     calib = {k: (2 * rng.standard_normal((48, *v.shape[1:]))).astype(v.dtype) for k, v in feed.items()}
@@ -102,6 +104,7 @@ def test_a_large_layer_is_rewritten_and_proved(monkeypatch: pytest.MonkeyPatch) 
 
 def test_rows_are_given_in_order_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "LARGE", 20)
+    monkeypatch.setattr(large, "PART", 20)
     _, layers = layers_of(build("matmul_relu")[0])
     layer = next(x for x in layers if is_large(x))
     outputs, inputs = layer.rows.size, layer.columns.size
@@ -117,6 +120,15 @@ def test_rows_are_given_in_order_and_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.array_equal(found, t[:, :outputs])
     kept.targets(0)
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_side_by_side_take_the_memory_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, layers = layers_of(build("matmul_relu")[0])
+    size = max(x.rows.size * x.columns.size for x in layers)
+    for part, wanted in ((3 * size, 3), (size - 1, 1)):
+        monkeypatch.setattr(large, "PART", part)
+        assert at_once(layers) == wanted
+    assert at_once([]) > 1
 
 
 def test_one_output_stands_for_a_large_weight(monkeypatch: pytest.MonkeyPatch) -> None:
