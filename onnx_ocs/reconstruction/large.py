@@ -61,7 +61,7 @@ class Kept:
         """
         outputs = layer.rows.size
         step = max(1, PART // layer.columns.size)
-        self.layer, self._number, self._shelf = layer, number, shelf
+        self.layer, self.number, self._shelf = layer, number, shelf
         spread = np.unique(np.linspace(0, outputs - 1, min(outputs, SPREAD)).astype(np.int64))
         self.parts = [spread, *(np.arange(k, min(outputs, k + step)) for k in range(0, outputs, step))]
         self._seen: set[int] = set()
@@ -77,19 +77,19 @@ class Kept:
             weights: how much it counts, (rows,); empty: all alike.
         """
         self._seen.add(part)
-        self._shelf.put(("inputs", self._number, part), x[0], folds, weights)
+        self._shelf.put(("inputs", self.number, part), x[0], folds, weights)
         for k, rows in enumerate(self.parts):
             wanted = target[:, self.layer.outputs[0][rows]]
-            self._shelf.put(("targets", self._number, part, k), wanted)
+            self._shelf.put(("targets", self.number, part, k), wanted)
 
     def inputs(self) -> tuple[Array, Array, Array]:
         """Inputs (rows, K), folds, and weights of all rows; given once."""
-        x, folds, weights = self._all((("inputs", self._number, p) for p in sorted(self._seen)), 3)
+        x, folds, weights = self._all((("inputs", self.number, p) for p in sorted(self._seen)), 3)
         return x, folds, weights
 
     def targets(self, k: int) -> Array:
         """Targets of one part of the outputs, (rows, outputs); given once."""
-        (found,) = self._all((("targets", self._number, p, k) for p in sorted(self._seen)), 1)
+        (found,) = self._all((("targets", self.number, p, k) for p in sorted(self._seen)), 1)
         return found
 
     def _all(self, keys: Iterable[tuple[object, ...]], count: int) -> tuple[Array, ...]:
@@ -289,7 +289,7 @@ def fit(kept: Kept, pair: Pair, free: bool, folder: Path, graph: Graph) -> Found
         mine = solving.aiming(t[both])
         s = rounded(p, mine.best(mine.start(p.prior), ridge), h, ridge, mine.bias)
         result.add(kept.parts[k], p, s, judging.aiming(t[judges]))
-    return result.found(ridge, folder, graph)
+    return result.found(ridge, kept.number, folder, graph)
 
 
 def _ridge(prior: Array, fits: _Rows, helds: _Rows) -> float | None:
@@ -334,14 +334,13 @@ class _Result:
         self.before += judge.error(p.weight(p.now), now)
         self.after += judge.error(s.weight, s.bias)
 
-    def found(self, ridge: float, folder: Path, graph: Graph) -> Found | tuple[str, str]:
+    def found(self, ridge: float, number: int, folder: Path, graph: Graph) -> Found | tuple[str, str]:
         """All of it; the weight lies in a file from here on."""
         bias = self.bias[None] if self.layer.free else None
         made = values_of(self.layer, self.weight, self.factor, bias, graph)
         if isinstance(made, str):
             return "bias_range", made
-        path = folder / f"weight{len(list(folder.iterdir()))}.bin"
+        path = folder / f"weight{number}.bin"
         self.weight.tofile(path)
         mapped = np.memmap(path, self.weight.dtype, "r", shape=self.weight.shape)
         return Found(replace(made, weight=mapped), ridge, self.signal, self.before, self.after)
-
