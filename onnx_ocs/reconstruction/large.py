@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.reconstruction.equations import Inputs, Rows
 from onnx_ocs.reconstruction.folds import Fold
 from onnx_ocs.reconstruction.linear import LinearMap
-from onnx_ocs.reconstruction.moments import ROWS, Moments
 from onnx_ocs.reconstruction.pairing import Pair
 from onnx_ocs.reconstruction.shelf import Shelf
-from onnx_ocs.reconstruction.solve import RIDGES, Problem, Solution, best, gained, problem, rounded, stretched
+from onnx_ocs.reconstruction.solve import RIDGES, Problem, Solution, problem, rounded
 from onnx_ocs.reconstruction.write import Values, smallest, values_of
 
 __all__ = ["Found", "Kept", "at_once", "fit", "is_large", "sample"]
@@ -30,7 +29,7 @@ __all__ = ["Found", "Kept", "at_once", "fit", "is_large", "sample"]
 LARGE = 1 << 22  # values of a weight beyond which it is fitted in parts: the others take 28 times their float64
 PART = 1 << 23  # of so many values
 SPREAD = 1024  # outputs on which the ridge is chosen
-FEW = 2  # so many times fewer rows than inputs are few
+FEW_ROWS = "few_rows", "too few samples reach it"
 
 
 def is_large(layer: LinearMap) -> bool:
@@ -82,6 +81,11 @@ class Kept:
             wanted = target[:, self.layer.outputs[0][rows]]
             self._shelf.put(("targets", self.number, part, k), wanted)
 
+    @property
+    def empty(self) -> bool:
+        """Whether no row was drawn."""
+        return not self._seen
+
     def inputs(self) -> tuple[Array, Array, Array]:
         """Inputs (rows, K), folds, and weights of all rows; given once."""
         x, folds, weights = self._all((("inputs", self.number, p) for p in sorted(self._seen)), 3)
@@ -98,134 +102,6 @@ class Kept:
             found.append(self._shelf.get(key))
             self._shelf.drop(key)
         return tuple(np.concatenate([f[n] for f in found]) for n in range(count))
-
-
-class _Inputs:
-    """Inputs of some rows, centred where the bias is free."""
-
-    def __init__(self, x: Array, weights: Array, centred: bool) -> None:
-        self.weights, self.centred = weights, centred
-        self.root = np.sqrt(weights)[:, None] if weights.size else None
-        self.count = float(weights.sum(dtype=np.float64)) if weights.size else float(len(x))
-        self.mean = _mean(x, weights, self.count) if centred else np.zeros(x.shape[1])
-        self.x = _less(x, self.mean, self.root)  # multiplied by the roots of the weights
-        self.few = FEW * len(x) < x.shape[1]
-
-    @cached_property
-    def h(self) -> Array:
-        """H."""
-        return _product(self.x, self.x)
-
-    @cached_property
-    def level(self) -> float:
-        """Mean of the diagonal of H, where it is not 0."""
-        diagonal = np.square(self.x, dtype=np.float64).sum(0)
-        mean = float(diagonal.sum()) / max(int((diagonal > 0).sum()), 1)
-        return mean if mean > 0 else 1.0
-
-    def regular(self, ridge: float) -> Array:
-        """H + lambda I, (1, K, K)."""
-        found = self.h.copy()
-        found[np.diag_indices_from(found)] += ridge * self.level
-        return found[None]
-
-    def aiming(self, t: Array) -> _Rows:
-        """With targets (rows, outputs)."""
-        return (_Few if self.few else _Many)(self, t)
-
-
-class _Rows:
-    """Inputs and targets: what the equations ask of them.  Weights are float64 (1, outputs, K)."""
-
-    def __init__(self, inputs: _Inputs, t: Array) -> None:
-        self.inputs = inputs
-        self.mean = _mean(t, inputs.weights, inputs.count) if inputs.centred else np.zeros(t.shape[1])
-        self.t = _less(t, self.mean, inputs.root)
-        self.squares = np.square(self.t, dtype=np.float64).sum(0)
-
-    def energy(self) -> float:
-        """Sum of squares of the targets."""
-        return float((self.squares + self.inputs.count * self.mean**2).sum())
-
-    def bias(self, w: Array) -> Array:
-        """The bias that makes means right, (1, outputs)."""
-        return np.asarray((self.mean - w[0] @ self.inputs.mean)[None])
-
-    def error(self, w: Array, bias: Array) -> float:
-        """Squared error."""
-        off = self.mean - w[0] @ self.inputs.mean - bias[0]
-        return float((np.maximum(self.spread(w), 0) + self.inputs.count * off**2).sum())
-
-    def spread(self, w: Array) -> Array:
-        """Squared error about the means, (outputs,)."""
-        raise NotImplementedError
-
-    def start(self, prior: Array) -> Array:
-        """W_0 with every row multiplied by what brings it nearest to the targets."""
-        raise NotImplementedError
-
-    def best(self, start: Array, ridge: float) -> Array:
-        """W*."""
-        raise NotImplementedError
-
-
-class _Many(_Rows):
-    """By the moments, as layers that are not large."""
-
-    @cached_property
-    def moments(self) -> Moments:
-        i = self.inputs
-        c = _product(self.t, i.x)[None]
-        return Moments(i.count, i.mean[None], self.mean[None], i.h[None], c, self.squares[None])
-
-    def spread(self, w: Array) -> Array:
-        m = self.moments
-        return np.asarray((m.tt - 2 * (w * m.c).sum(2) + ((w @ m.h) * w).sum(2))[0])
-
-    def start(self, prior: Array) -> Array:
-        return gained(self.moments, prior)
-
-    def best(self, start: Array, ridge: float) -> Array:
-        return best(self.moments, start, ridge, start)[0]
-
-
-class _Few(_Rows):
-    """Where there are far fewer rows than inputs: W* = W_0 + (T - W_0 X) (X' X + lambda I)^-1 X', rows by rows."""
-
-    @cached_property
-    def x(self) -> Array:
-        return self.inputs.x.astype(np.float64)
-
-    def spread(self, w: Array) -> Array:
-        return np.asarray(np.square(self.t - self.x @ w[0].T).sum(0))
-
-    def start(self, prior: Array) -> Array:
-        y = self.x @ prior[0].T
-        return stretched(prior, (self.t * y).sum(0)[None], np.square(y).sum(0)[None])
-
-    def best(self, start: Array, ridge: float) -> Array:
-        kernel = self.x @ self.x.T
-        kernel[np.diag_indices_from(kernel)] += ridge * self.inputs.level
-        alike = np.linalg.solve(kernel, self.t - self.x @ start[0].T)
-        return np.asarray(start + (alike.T @ self.x)[None])
-
-
-def _mean(x: Array, weights: Array, count: float) -> Array:
-    by = weights.astype(np.float64) if weights.size else np.ones(len(x))
-    return np.asarray(by @ x / max(count, 1e-30))
-
-
-def _less(x: Array, mean: Array, root: Array | None) -> Array:
-    x = x - mean.astype(np.float32)
-    return x if root is None else x * root.astype(np.float32)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """The product of a, turned, and b; summed in float64."""
-    found = np.zeros((a.shape[1], b.shape[1]))
-    for k in range(0, len(a), ROWS):
-        found += a[k : k + ROWS].T @ b[k : k + ROWS]
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,13 +135,15 @@ def fit(kept: Kept, pair: Pair, free: bool, folder: Path, graph: Graph) -> Found
     """
     layer = kept.layer
     free = free and layer.weight.scale.size == layer.rows.size
+    if kept.empty:
+        return FEW_ROWS
     x, folds, weights = kept.inputs()
     if not {int(Fold.FIT), int(Fold.CHOOSE)} <= set(folds.tolist()):
-        return "few_rows", "too few samples reach it"
+        return FEW_ROWS
     fixed = np.zeros(layer.rows.size) if layer.free else layer.fixed[layer.rows[0]]
 
-    def seen(at: Array) -> _Inputs:
-        return _Inputs(x[at], weights[at] if weights.size else weights, layer.free)
+    def seen(at: Array) -> Inputs:
+        return Inputs(x[at], weights[at] if weights.size else weights, layer.free)
 
     def aims(k: int) -> Array:
         return np.asarray(kept.targets(k) - fixed[kept.parts[k]].astype(np.float32))
@@ -292,7 +170,7 @@ def fit(kept: Kept, pair: Pair, free: bool, folder: Path, graph: Graph) -> Found
     return result.found(ridge, kept.number, folder, graph)
 
 
-def _ridge(prior: Array, fits: _Rows, helds: _Rows) -> float | None:
+def _ridge(prior: Array, fits: Rows, helds: Rows) -> float | None:
     """The ridge that is best on held-out samples; None where the error there is not finite."""
     start, errors = fits.start(prior), []
     for ridge in RIDGES:
@@ -318,7 +196,7 @@ class _Result:
         self.bias = np.zeros(layer.rows.size)
         self.signal = self.before = self.after = 0.0
 
-    def add(self, rows: Array, p: Problem, s: Solution, judge: _Rows) -> None:
+    def add(self, rows: Array, p: Problem, s: Solution, judge: Rows) -> None:
         """Take over some outputs, and measure."""
         integers = np.rint(s.q[0])
         if self.layer.turned:

@@ -13,12 +13,12 @@ from zoo import build
 
 import onnx_ocs
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.reconstruction import large
+from onnx_ocs.reconstruction import equations, large
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
 from onnx_ocs.reconstruction.large import Kept, at_once, is_large, sample
 from onnx_ocs.reconstruction.linear import LinearMap
-from onnx_ocs.reconstruction.pairing import Reference, pair_layers
+from onnx_ocs.reconstruction.pairing import Pair, Reference, pair_layers
 from onnx_ocs.reconstruction.shelf import Shelf
 
 NETS = ["matmul_relu", "gemm_transposed", "matmul_gelu"]
@@ -67,7 +67,7 @@ def test_parts_are_fitted_as_the_whole_is(
     name: str, weigh: bool, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By moments, and row by row (`few` = 0: all rows are few)."""
-    monkeypatch.setattr(large, "FEW", few)
+    monkeypatch.setattr(equations, "FEW", few)
     model, feed = build(name)
     rng = np.random.default_rng(0)
     data = {k: rng.standard_normal((64, *v.shape[1:])).astype(v.dtype) for k, v in feed.items()}
@@ -120,6 +120,19 @@ def test_rows_are_given_in_order_and_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.array_equal(found, t[:, :outputs])
     kept.targets(0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_rows(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, and none to choose by."""
+    monkeypatch.setattr(large, "LARGE", 20)
+    graph, layers = layers_of(build("matmul_relu")[0])
+    layer = next(x for x in layers if is_large(x))
+    kept = Kept(0, layer, Shelf(tmp_path, 1 << 20))
+    if count:
+        x, t = (np.ones((count, n), np.float32) for n in (layer.columns.size, layer.rows.size))
+        kept.keep(0, x[None], t, np.zeros(count), np.empty(0))
+    assert large.fit(kept, Pair("y", False, None, None), True, tmp_path, graph) == large.FEW_ROWS
 
 
 def test_layers_side_by_side_take_the_memory_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
