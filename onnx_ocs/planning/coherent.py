@@ -24,7 +24,7 @@ class Coherent:
     """G.
 
     Attributes:
-        matrix: G, float64 (C, C); with `narrow` F, (C, NARROW), whose rows have the lengths of those of S.
+        matrix: G, float64 (C, C); with `narrow` F, float32 (C, NARROW), whose rows have the lengths of those of S.
         diagonal: of G, float64 (C,).
         narrow: whether the matrix is F.
     """
@@ -70,4 +70,4 @@ class Summing:
             return Coherent(self._sum, np.diag(self._sum))
         length = np.sqrt((self._sum**2).sum(1))
         gain = np.sqrt(self._diagonal) / np.where(length > 0, length, 1.0)
-        return Coherent(self._sum * gain[:, None], self._diagonal, True)
+        return Coherent((self._sum * gain[:, None]).astype(np.float32), self._diagonal, True)
