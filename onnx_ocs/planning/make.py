@@ -35,7 +35,7 @@ from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.peaks_first import peaks_first
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.planning.prices import find_prices
-from onnx_ocs.planning.problem import LEARNT, Problem, affordable, pose
+from onnx_ocs.planning.problem import LEARNT, Problem, pose
 from onnx_ocs.planning.questions import Questions, ready
 from onnx_ocs.planning.search import best_plan
 from onnx_ocs.planning.sensitivity import Alone, asked_on, harmful, weigh
@@ -122,7 +122,6 @@ def make_plan(
         raise UserError("planning needs calibration samples: give --calib")
     options = _for_target(options)
     bench = _bench(model, options, context, context.samples, float_model)
-    options = affordable(options, bench.regions)
     excluded = tuple(dict.fromkeys(r.tensor for r in bench.regions if not options.allows(r.tensor)))
     problem = _posed(bench, options)
     if not problem.candidates:

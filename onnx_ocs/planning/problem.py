@@ -30,13 +30,13 @@ from onnx_ocs.planning.prices import Price
 from onnx_ocs.probes.switchboard import Setting, narrow
 from onnx_ocs.regions.function import FUNCTIONS
 from onnx_ocs.regions.producer import Early
-from onnx_ocs.regions.region import Quantized, Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.threads import side_by_side
 from onnx_ocs.translation.decision import Mode
 
-__all__ = ["LEARNT", "Problem", "Tables", "affordable", "pose"]
+__all__ = ["LEARNT", "Problem", "Tables", "copies_of", "pose"]
 
-CELLS = 1 << 20  # channels times numbers of copies: with some 30 steps each has 3 KB of tables and savings
+CELLS = 1 << 21  # channels times numbers of copies: with some 20 steps each takes 1.2 KB of tables and savings
 LEARNT = 0  # the half of the samples that plans are made from; they are judged on the other
 T = TypeVar("T")
 
@@ -213,13 +213,12 @@ class Problem:
         return {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
 
 
-def affordable(options: PlanOptions, regions: Sequence[Quantized]) -> PlanOptions:
-    """The options with so few copies a channel that tables of very many channels fit memory; without a budget as is."""
-    if options.budget == 0:
-        return options
-    wide = (r for r in regions if isinstance(r, Region) and r.walk.weights and options.allows(r.tensor))
-    most = CELLS // max(1, sum(r.walk.channels for r in wide)) - 1
-    return replace(options, copies=min(options.copies, max(1, most)))
+def copies_of(options: PlanOptions, channels: int) -> int:
+    """Most copies a channel in tables of so many channels, so that these fit memory; none where none may be bought."""
+    most = CELLS // max(1, channels) - 1
+    if options.copies <= most:
+        return options.copies
+    return 0 if options.budget == 0 else max(1, most)
 
 
 def pose(
@@ -244,7 +243,7 @@ def pose(
     folds = find_foldable(graph, regions, found, shapes, statistics, options)
     ladders = find_ladders(graph, found, statistics, options)
     return Problem(
-        regions, tuple(found), statistics, base, channels, options.mode, options.copies, options.align,
+        regions, tuple(found), statistics, base, channels, options.mode, copies_of(options, channels), options.align,
         foldable=folds, ladders=ladders,
     )  # fmt: skip
 

@@ -5,8 +5,9 @@
 
 Makes a decoder of the Llama family with weights of int8 in one side file (blocks of RMSNorm, causal attention and a
 gated MLP; a float embedding; a head), and samples.  Runs the command in a process of its own, with what stands behind
-`--`.  Samples the memory of it and of its children every 50 ms, and prints the peaks by what it was doing: anonymous
-memory, and resident memory, which counts pages of mapped files too.  Fails where anonymous memory exceeds 6 GB.
+`--`.  Samples the memory of it and of its children, and prints the peaks by what it was doing: anonymous memory, every
+50 ms, and every half second all pages, those of mapped files too, each once however often it is mapped.  The system
+takes back pages of files when it needs them.  Fails where anonymous memory exceeds 6 GB.
 """
 
 from __future__ import annotations
@@ -140,20 +141,30 @@ class Maker:
         return self.rng.standard_normal((WORDS, self.width), np.float32)
 
 
-def used(pid: int) -> tuple[float, float, float]:
-    """Anonymous and resident bytes of a process and its children, and seconds of CPU."""
-    anonymous = resident = seconds = 0.0
+def used(pid: int) -> tuple[float, float]:
+    """Anonymous bytes of a process and its children, and seconds of CPU."""
+    anonymous = seconds = 0.0
     for process in family(pid):
         try:
             lines = Path(f"/proc/{process}/status").read_text().splitlines()
             ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
         except OSError:
             continue
-        found = {x.split(":")[0]: x.split()[1] for x in lines if x.startswith(("RssAnon", "VmRSS"))}
-        anonymous += 1024 * float(found.get("RssAnon", 0))
-        resident += 1024 * float(found.get("VmRSS", 0))
+        anonymous += sum(1024 * float(x.split()[1]) for x in lines if x.startswith("RssAnon"))
         seconds += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-    return anonymous, resident, seconds
+    return anonymous, seconds
+
+
+def pages(pid: int) -> float:
+    """Bytes of all pages of a process and its children, each counted once."""
+    found = 0.0
+    for process in family(pid):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        found += sum(1024 * float(x.split()[1]) for x in lines if x.startswith("Pss:"))
+    return found
 
 
 def family(pid: int) -> list[int]:
@@ -169,22 +180,23 @@ def watched(command: list[str], log: Path) -> int:
     """Run a command; print the peaks by what it said that it was doing, and in all."""
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     peaks: dict[str, list[float]] = {}  # by what it does: memory, CPU seconds, seconds
-    before, moment = 0.0, time.perf_counter()
+    before, moment, turn = 0.0, time.perf_counter(), 0
     with log.open("w") as said:
         process = subprocess.Popen(command, env=env, stdout=said, stderr=subprocess.STDOUT)
         while process.poll() is None:
             doing = (log.read_text().replace("\r", "\n").strip().splitlines() or ["start"])[-1]
             most = peaks.setdefault(doing.split(":")[0].split(",")[0][:40], [0.0] * 4)
-            anonymous, resident, seconds = used(process.pid)
+            anonymous, seconds = used(process.pid)
+            all_of_it = 0.0 if turn % 10 else pages(process.pid)
             now = time.perf_counter()
-            most[:2] = max(most[0], anonymous), max(most[1], resident)
+            most[:2] = max(most[0], anonymous), max(most[1], all_of_it)
             most[2:] = most[2] + max(seconds - before, 0.0), most[3] + now - moment
-            before, moment = max(before, seconds), now
+            before, moment, turn = max(before, seconds), now, turn + 1
             time.sleep(0.05)
     peaks["all"] = [f(p[k] for p in peaks.values()) for k, f in enumerate((max, max, sum, sum))]
-    print(f"{'':40} {'anonymous, GB':>14} {'resident, GB':>13} {'CPU s':>7} {'s':>7}")
-    for doing, (anonymous, resident, seconds, clock) in peaks.items():
-        print(f"{doing:40} {anonymous / 1e9:14.2f} {resident / 1e9:13.2f} {seconds:7.0f} {clock:7.0f}")
+    print(f"{'':40} {'anonymous, GB':>14} {'all pages, GB':>13} {'CPU s':>7} {'s':>7}")
+    for doing, (anonymous, all_of_it, seconds, clock) in peaks.items():
+        print(f"{doing:40} {anonymous / 1e9:14.2f} {all_of_it / 1e9:13.2f} {seconds:7.0f} {clock:7.0f}")
     print(log.read_text().replace("\r", "\n")[-1500:])
     return process.returncode or int(peaks["all"][0] > BOUND)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -16,8 +16,7 @@ from onnx_ocs.planning import problem as module
 from onnx_ocs.planning.choices import Choice, Choices
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
-from onnx_ocs.planning.problem import LEARNT, Problem, affordable
-from onnx_ocs.regions.region import Region
+from onnx_ocs.planning.problem import LEARNT, Problem, copies_of
 
 
 def some(problem: Problem, copies: int = 1) -> Choices:
@@ -135,11 +134,9 @@ def test_description() -> None:
 
 
 def test_very_many_channels_get_fewer_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    regions = problem_of("residual").regions
-    channels = sum(r.walk.channels for r in regions if isinstance(r, Region) and r.walk.weights)
-    options = PlanOptions(copies=15, budget=0.1)
-    assert affordable(options, regions) == options
-    for cells, wanted in ((4 * channels, 3), (100 * channels, 15), (1, 1)):
+    free, bought = PlanOptions(copies=15), PlanOptions(copies=15, budget=0.1)
+    for cells, wanted in ((160, (15, 15)), (159, (0, 14)), (40, (0, 3)), (1, (0, 1))):
         monkeypatch.setattr(module, "CELLS", cells)
-        assert affordable(options, regions).copies == wanted
-        assert affordable(replace(options, budget=0.0), regions).copies == 15, "it has no copies"
+        assert (copies_of(free, 10), copies_of(bought, 10)) == wanted
+    problem = problem_of("residual").on(LEARNT)
+    assert all(e.square.shape[2] == 1 for t in problem.tables.values() for e in t.errors), "none may be bought"
