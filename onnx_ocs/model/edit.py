@@ -19,6 +19,7 @@ from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.model.order import inner_names, mentions_of, topological
 from onnx_ocs.model.protobuf import drop_value_info
+from onnx_ocs.model.spill import spill
 
 __all__ = ["EditableGraph"]
 
@@ -107,7 +108,8 @@ class EditableGraph(Graph):
             self._arrays[tensor] = np.asarray(value, order="C")
             return
         if tensor in self.initializers:
-            self.initializers[tensor].CopyFrom(numpy_helper.from_array(value, tensor))
+            if not spill(self.initializers[tensor], value):
+                self.initializers[tensor].CopyFrom(numpy_helper.from_array(value, tensor))
             return
         node = self.producer[tensor]
         del node.attribute[:]

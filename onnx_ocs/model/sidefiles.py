@@ -97,7 +97,7 @@ def _plan(model: onnx.ModelProto, names: _Names) -> dict[str, list[TensorProto]]
     """For each side file of the output its tensors, which are the model's own."""
     everything = list(tensors.all_tensors(model))
     outside = [t for t in everything if tensors.is_external(t)]
-    used = Counter(tensors.reference(t)["location"] for t in outside)
+    used = Counter(tensors.home(t) for t in outside)
     threshold = min((int(tensors.reference(t)["length"]) for t in outside), default=THRESHOLD)
     home = used.most_common(1)[0][0] if used else names.path.name + ".data"
     alone = any(tensors.is_alone(t) for t in outside)
@@ -107,7 +107,7 @@ def _plan(model: onnx.ModelProto, names: _Names) -> dict[str, list[TensorProto]]
         if id(t) in new and tensors.stored_size(t) >= max(threshold, 1):
             location = home
         elif tensors.is_external(t):
-            location = tensors.reference(t)["location"]
+            location = tensors.home(t)
         else:
             continue
         if alone and (tensors.is_taken(t) or not tensors.is_external(t)):

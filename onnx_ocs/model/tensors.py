@@ -27,8 +27,10 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.model.nodes import Array
 
 __all__ = [
+    "ALONE",
     "COMPLEX",
     "FOLDER",
+    "HOME",
     "PRIVATE",
     "TYPED",
     "all_tensors",
@@ -37,6 +39,7 @@ __all__ = [
     "bits",
     "blocks",
     "has_side_files",
+    "home",
     "inlined",
     "is_alone",
     "is_external",
@@ -53,6 +56,7 @@ __all__ = [
 
 PRIVATE = "onnx_ocs."  # entries of external_data that are ours; they never leave the process
 FOLDER, TAKEN, ALONE = PRIVATE + "folder", PRIVATE + "taken", PRIVATE + "alone"
+HOME = PRIVATE + "home"  # the side file in which values are to lie that are somewhere else now
 BLOCK = 1 << 24  # bytes that are copied at a time
 AXES = 32  # most that a tensor may have: numpy 1's limit
 MOST_PACKED = 1 << 26  # bytes of positions that text may hold
@@ -133,6 +137,12 @@ def reference(t: TensorProto) -> dict[str, str]:
 def is_taken(t: TensorProto) -> bool:
     """Whether the values are taken from a side file's and exist nowhere yet."""
     return is_external(t) and any(e.key == TAKEN for e in t.external_data)
+
+
+def home(t: TensorProto) -> str:
+    """The location of the side file in which the values are to lie when the model is written."""
+    entries = reference(t)
+    return entries.get(HOME, entries["location"])
 
 
 def is_alone(t: TensorProto) -> bool:

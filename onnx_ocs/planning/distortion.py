@@ -19,6 +19,7 @@ import numpy as np
 from onnx_ocs.calibration.histogram import BINS, Histogram
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute
+from onnx_ocs.planning.coherent import Coherent, Summing
 from onnx_ocs.qdq.layers import Layer, read_layer
 from onnx_ocs.regions.function import Function
 from onnx_ocs.regions.region import Region
@@ -34,12 +35,12 @@ class Readers:
 
     Attributes:
         gain: g, float64 (C,).
-        coherent: G, float64 (C, C); None when only its diagonal matters (`gain_mean`).
+        coherent: G, or for many channels a narrow F with F F' near G; None when only its diagonal matters.
         gain_mean: diagonal of G, float64 (C,).
     """
 
     gain: Array
-    coherent: Array | None
+    coherent: Coherent | None
     gain_mean: Array
 
     @staticmethod
@@ -56,7 +57,7 @@ class Readers:
         own = (
             self.gain_mean * m * m
             if self.coherent is None
-            else m * (self.coherent @ m) + (self.gain_mean - np.diag(self.coherent)) * m * m
+            else m * self.coherent.times(m) + (self.gain_mean - self.coherent.diagonal) * m * m
         )
         return float((self.gain * (square - m * m)).sum() + own.sum())
 
@@ -76,31 +77,28 @@ def readers(graph: Graph, region: Region) -> Readers:
     """Weights of all layers that read a region, folded into channel gains."""
     walk = region.walk
     c = walk.channels
-    gain, diagonal, coherent = np.zeros(c), np.zeros(c), np.zeros((c, c))
-    dense = False
+    gain, diagonal, coherent = np.zeros(c), np.zeros(c), Summing(c)
     for node, columns, factor in zip(walk.weights, walk.columns, walk.factors, strict=True):
         layer = read_layer(graph, node)
-        flat = None if layer is None else layer.rows(graph)
-        if layer is None or flat is None or columns.size % c:
+        if layer is None or columns.size % c:
             continue
         inner, groups = columns.size // c, layer.groups
-        flat = flat[columns] * factor
-        gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
-        for taps in _phases(layer, flat):
-            summed = taps.sum(2).reshape(c, inner, -1).sum(1)
-            if groups == 1:
-                coherent += summed @ summed.T
-                dense = True
-            elif inner == 1 and c % groups == 0 and groups < c:
-                block = np.arange(c) // (c // groups)
-                coherent += np.where(block[:, None] == block, summed @ summed.T, 0.0)
-                dense = True
-            else:
-                diagonal += (summed**2).sum(1)
+        for part in layer.parts(graph):
+            flat = part[columns] * factor
+            gain += (flat**2).sum((1, 2)).reshape(c, inner).sum(1)
+            for taps in _phases(layer, flat):
+                summed = taps.sum(2).reshape(c, inner, -1).sum(1)
+                if groups == 1:
+                    coherent.add(summed)
+                elif inner == 1 and c % groups == 0 and groups < c:
+                    coherent.add(summed, groups)
+                else:
+                    diagonal += (summed**2).sum(1)
     if walk.folded:  # who reads the value itself sees every channel alike
         level = float(gain.mean()) if gain.any() else 1.0
         gain, diagonal = gain + level, diagonal + level
-    return Readers(gain, coherent if dense else None, np.diag(coherent) + diagonal)
+    found = coherent.found()
+    return Readers(gain, found, diagonal if found is None else found.diagonal + diagonal)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,8 +33,9 @@ from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.threads import side_by_side
 from onnx_ocs.translation.decision import Mode
 
-__all__ = ["LEARNT", "Problem", "Tables", "pose"]
+__all__ = ["LEARNT", "Problem", "Tables", "copies_of", "pose"]
 
+CELLS = 1 << 21  # channels times numbers of copies: with some 20 steps each takes 1.2 KB of tables and savings
 LEARNT = 0  # the half of the samples that plans are made from; they are judged on the other
 T = TypeVar("T")
 
@@ -210,6 +211,14 @@ class Problem:
         return {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
 
 
+def copies_of(options: PlanOptions, channels: int) -> int:
+    """Most copies a channel in tables of so many channels, so that these fit memory; none where none may be bought."""
+    most = CELLS // max(1, channels) - 1
+    if options.copies <= most:
+        return options.copies
+    return 0 if options.budget == 0 else max(1, most)
+
+
 def pose(
     graph: Graph,
     regions: Sequence[Quantized],
@@ -232,7 +241,7 @@ def pose(
     folds = find_foldable(graph, regions, found, shapes, statistics, options)
     ladders = find_ladders(graph, found, statistics, options)
     return Problem(
-        regions, tuple(found), statistics, base, channels, options.mode, options.copies, options.align,
+        regions, tuple(found), statistics, base, channels, options.mode, copies_of(options, channels), options.align,
         foldable=folds, ladders=ladders,
     )  # fmt: skip
 

@@ -118,8 +118,8 @@ class Stages:
         asked = [o.name for o in model.graph.output] if outputs is None else outputs
         parts = _Parts(model, rest, set(switched), asked)
         self._outputs, cuts = parts.outputs, parts.cuts(stages)
-        slices = [] if example is None else _sliced(example)
-        self.sliced, self._threads = sliced or len(slices) > 1, threads
+        slices = [] if example is None or parts.large else _sliced(example)  # each would make floats of all weights
+        self.sliced, self._threads = (sliced and not parts.large) or len(slices) > 1, threads
         self._rest = {name: value.tobytes() for name, value in rest.items()}
         self._parameters = rest
         self._asked: _Question | None = None

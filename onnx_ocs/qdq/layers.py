@@ -9,6 +9,7 @@ MatMul          (..., K, N)                 axis -2     axis -1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnx_ocs.qdq.weights import Weight, read_weight
 
 __all__ = ["LAYERS", "Layer", "is_layer", "read_layer"]
 
+PART = 1 << 23  # values of a weight that become float64 at a time
 LAYERS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 
 
@@ -80,9 +82,20 @@ class Layer:
     def rows(self, graph: Graph) -> Array | None:
         """The weight's values as (input channels, outputs of a group, taps), float64; None where they are none."""
         w = graph.constant(self.node.input[1])
+        return None if w is None else self._arranged(w).astype(np.float64)
+
+    def parts(self, graph: Graph) -> Iterator[Array]:
+        """The same for some outputs at a time: the floats of a large weight would be many times what is stored."""
+        w = graph.constant(self.node.input[1])
         if w is None:
-            return None
-        w = w.astype(np.float64)
+            return
+        w = self._arranged(w)
+        step = max(1, PART // max(1, w[:, :1].size))
+        for k in range(0, w.shape[1], step):
+            yield w[:, k : k + step].astype(np.float64)
+
+    def _arranged(self, w: Array) -> Array:
+        """A weight's values as (input channels, outputs of a group, taps)."""
         if self.kind == "Conv":
             m, k = w.shape[0] // self.groups, w.shape[1]
             split = w.reshape(self.groups, m, k, -1)

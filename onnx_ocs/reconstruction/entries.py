@@ -53,8 +53,11 @@ def _fitted(f: Fitted, kept: bool) -> dict[str, Any]:
         entry |= {"ridge": f.ridge, "error_before_db": decibels(f.signal, f.before)}
         entry |= {"error_after_db": decibels(f.signal, f.after)}
     if kept and new is not None:
-        assert layer.weight.integers is not None
-        entry["changed"] = float(np.mean(new.weight != layer.weight.integers))
+        held = layer.weight.held
+        assert held is not None
+        if held.dtype.kind not in "iu":  # several to a byte
+            held = held.astype(np.int16)
+        entry["changed"] = float(np.mean(new.weight != held))
         entry["scales_changed"] = 0 if new.scale is None else int(np.sum(new.scale != layer.weight.scale))
         return entry
     code, message = f.why or ("taken_back", TAKEN_BACK)

@@ -23,6 +23,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.forward import Forward
+from onnx_ocs.reconstruction.large import Kept, at_once, fit, is_large
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import rows_of
 from onnx_ocs.reconstruction.moments import Moments, Sums, added
@@ -74,16 +75,16 @@ class Fitting:
             masks: gives how much rows of a feed count, (samples, positions) or (samples,), or None: all alike.
             progress: called during long work.
         """
-        self.graph, self.reference, self.total = graph, reference, total
-        self.unit = unit
+        self.graph, self.reference, self.total, self.unit = graph, reference, total, unit
         self.masks, self.progress = masks, progress
-        self.shelf = Shelf(folder, share_of_memory(HELD))
         self.batch: list[int] = []  # of each part of the samples
-        self.dice = np.random.default_rng(seed).random(1 << 17)
+        self.shelf, self.dice = Shelf(folder, share_of_memory(HELD)), np.random.default_rng(seed).random(1 << 17)
         self.fitted = [Fitted(layer) for layer in layers]
         tasks = prepare(graph, self.fitted, pairs)
         self.stages = stages(graph, tasks)
-        self.tasks = [t for t in tasks if t.fitted.why is None]
+        self.tasks, self.folder = [t for t in tasks if t.fitted.why is None], folder
+        for t in self.tasks:
+            t.kept = Kept(t.number, t.layer, self.shelf) if is_large(t.layer) else None
 
     def run(self, feeds: Feeds) -> None:
         """Fit everything.
@@ -142,17 +143,10 @@ class Fitting:
         inputs_of_row = layer.columns.size
         most = min(ROWS, max(FEWEST, INPUTS // inputs_of_row))
         each, share = count // parts, -(-most * (size // parts) // max(self.total, 1))
-        drawn = [
-            p * each
-            + draw(
-                each,
-                share,
-                self.dice,
-                task.number * 7919 + (first + p) * 104729,
-                None if allowed is None else allowed[p * each :][:each],
-            )
-            for p in range(parts)
-        ]
+        drawn = []
+        for p in range(parts):
+            some = None if allowed is None else allowed[p * each :][:each]
+            drawn.append(p * each + draw(each, share, self.dice, task.number * 7919 + (first + p) * 104729, some))
         positions = np.concatenate(drawn)
         numbers = np.repeat(first + np.arange(parts), [len(d) for d in drawn])
         target = outputs(y, layer.axis, positions)
@@ -163,8 +157,8 @@ class Fitting:
             else:
                 task.other = None
         weigh = np.empty(0) if weights is None or weights.dtype == np.bool_ else weights[positions]
-        folds = fold(numbers, self.total, self.unit)
-        self.shelf.put(("drawn", task.number, number), positions, folds, target, weigh, np.asarray(y.shape))
+        kept = positions, fold(numbers, self.total, self.unit), target, weigh, np.asarray(y.shape)
+        self.shelf.put(("drawn", task.number, number), *kept)
 
     # ---- one stage --------------------------------------------------------------------------------------------------
 
@@ -187,7 +181,10 @@ class Fitting:
 
     def _solve_stage(self, stage: Sequence[Sequence[Task]]) -> None:
         """New values for all layers whose moments are summed, put into the graph."""
-        for group, new in zip(stage, side_by_side(self._solve, stage), strict=True):
+        large, others = [g for g in stage if g[0].kept], [g for g in stage if not g[0].kept]
+        most = min(CORES, at_once([g[0].layer for g in others]))
+        solved = [*map(self._solve_large, large), *side_by_side(self._solve, others, most)]
+        for group, new in zip([*large, *others], solved, strict=True):
             for task, found in zip(group, new or (), strict=bool(new)):
                 task.fitted.values = found
             write_all(self.graph, zip((t.layer for t in group), new or (), strict=bool(new)))
@@ -205,7 +202,23 @@ class Fitting:
         x = inputs(layer, got[layer.x], shape.tolist(), positions)
         if task.other is not None:
             target = target - outputs(got[task.other], layer.axis, positions)
+        if task.kept is not None:
+            task.kept.keep(part, x, target, folds, weights)
+            return None
         return x, target, folds, weights
+
+    def _solve_large(self, group: Sequence[Task]) -> list[Values] | None:
+        """New values of a layer that is fitted some outputs at a time; None where it stays."""
+        (task,) = group
+        assert task.kept is not None
+        found = fit(task.kept, task.pair, task.free, self.folder, self.graph)
+        give_back()
+        f = task.fitted
+        if isinstance(found, tuple):
+            f.why = found
+            return None
+        f.ridge, f.signal, f.before, f.after = found.ridge, found.signal, found.before, found.after
+        return [found.values]
 
     def _solve(self, group: Sequence[Task]) -> list[Values] | None:
         """New values of the layers that share a weight, from their moments; None where they stay."""

@@ -11,7 +11,7 @@ formed behind them, have it too: one system for each channel of the sum.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -55,6 +55,7 @@ class LinearMap:
         factor: alpha of a Gemm.
         tie: rows that follow others; None without.
         wide: layout of the input's channels; None where it has no copies.
+        only: the rows of a matrix that are looked at; None: all.
     """
 
     node: NodeProto
@@ -75,6 +76,7 @@ class LinearMap:
     factor: float
     tie: Tie | None
     wide: Wide | None
+    only: Array | None = None
 
     @property
     def name(self) -> str:
@@ -88,7 +90,30 @@ class LinearMap:
             return self.positions
         form = canonical(self.node, self.weight.index, self.weight.chain.shape)
         assert form is not None
-        return form[0]
+        return form[0] if self.only is None else form[0][:, self.only]
+
+    @property
+    def used(self) -> Array:
+        """Which inputs there are, bool (G, m, K)."""
+        if self.is_matrix:
+            return np.ones((1, self.rows.shape[1], self.columns.shape[1]), bool)
+        return np.asarray(self.index >= 0)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the weight is one matrix, as it is or turned: then no position need be looked up."""
+        return self.positions is None and is_op(self.node, "MatMul", "Gemm")
+
+    @property
+    def turned(self) -> bool:
+        """Whether the rows of a matrix are the columns of the weight."""
+        if is_op(self.node, "MatMul"):
+            return self.weight.index == 1
+        return not attribute(self.node, "transB", 0)
+
+    def part(self, rows: Array) -> LinearMap:
+        """Some rows of a matrix as a layer."""
+        return replace(self, only=rows, rows=self.rows[:, rows], outputs=self.outputs[:, rows])
 
     @property
     def dense(self) -> bool:
@@ -104,6 +129,11 @@ class LinearMap:
 
     def matrix(self, values: Array) -> Array:
         """A weight-like array in the reader's axes, as (G, m, K); 0 where a group has fewer inputs."""
+        if self.is_matrix:
+            if self.only is not None:
+                values = values[:, self.only] if self.turned else values[self.only]
+            found = np.array(values, np.float64, order="C")
+            return (found.T if self.turned else found)[None]
         flat = np.append(np.asarray(values, np.float64).reshape(-1), 0.0)
         return np.asarray(flat[self.index])
 

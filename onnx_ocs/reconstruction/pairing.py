@@ -211,15 +211,17 @@ def pair_layers(
     found: list[Pair | None] = []
     unsure: list[tuple[int, LinearMap, list[str], Array | None]] = []
     for layer in layers:
-        w, back = _narrow(layer)
-        k = _find(w, known, used)
         other = _other(graph, layer.y, True)
         stand_in = None
         if layer.y in written:
             seen = other is not None and (other in written or other in graph.inputs)
             stand_in = Pair(layer.y, False, None, (other, other) if other is not None and seen else None)
         found.append(stand_in)
-        if k is None or there is None:
+        if there is None:
+            continue
+        w, back = _narrow(layer)
+        k = _find(w, known, used)
+        if k is None:
             continue
         used.add(k)
         float_w = known[k].weight

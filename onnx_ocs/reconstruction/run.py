@@ -88,13 +88,14 @@ def reconstruct(
         reference = Reference(floats, exact)
         fitting = Fitting(graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress)
         fitting.run(_batches(context))
-    kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)
-    if kept:
-        model.CopyFrom(_written(model, fitting.fitted, kept, by))
+        kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)
+        if kept:  # large weights lie in the folder
+            model.CopyFrom(_written(model, fitting.fitted, kept, by))
+        told = entries(found, fitting.fitted, kept)
     refined = None if effort is None else _refined(model, effort, floats or exact, context, by)
     notes = [] if refined is None else [_told(refined)]
     changed = bool(kept) or (refined is not None and refined.best > 0)
-    return PassResult(changed, reconstructions=entries(found, fitting.fitted, kept), notes=notes)
+    return PassResult(changed, reconstructions=told, notes=notes)
 
 
 def _refined(

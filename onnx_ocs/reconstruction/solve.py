@@ -10,7 +10,7 @@ several are tried, and the best is refined in turn with the integers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,10 @@ from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Moments, added
 from onnx_ocs.reconstruction.rounding import descend, distance, feed_back
 
-__all__ = ["Problem", "Solution", "choose_ridge", "mean_bias", "problem", "solve"]
+__all__ = [
+    "RIDGES", "Problem", "Solution", "best", "choose_ridge", "gained", "mean_bias", "problem", "rounded", "solve",
+    "stretched",
+]  # fmt: skip
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 FEW_LEVELS = 16  # levels up to which new scales are tried
@@ -109,8 +112,8 @@ def problem(layer: LinearMap, prior: Array | None, scale_free: bool) -> Problem 
     """
     stored = layer.weight
     shape = stored.chain.shape
-    assert stored.integers is not None
-    used = layer.index >= 0
+    assert stored.held is not None
+    used = layer.used
     scales = layer.matrix(np.broadcast_to(stored.spread(stored.scale), shape)) * layer.factor
     zero = layer.matrix(np.broadcast_to(stored.spread(stored.zero), shape))
     row = scales[:, :, :1]
@@ -120,9 +123,11 @@ def problem(layer: LinearMap, prior: Array | None, scale_free: bool) -> Problem 
     numbers = layer.matrix(np.broadcast_to(stored.spread(np.arange(stored.scale.size, dtype=np.float64)), shape))
     apart = bool(np.all(~used | (numbers == numbers[:, :, :1])))
     owner = numbers[:, :, 0].astype(np.int64) if scale_free and apart else None
-    now = np.where(used, layer.matrix(stored.integers), zero)
+    now = np.where(used, layer.matrix(stored.held), zero)
     dyadic = bool(np.all(np.frexp(stored.scale)[0] == 0.5))
     precision = np.dtype(stored.dtype) if stored.kind == "floats" else np.dtype(np.float32)
+    if prior is not None and layer.only is not None:
+        prior = prior[:, layer.only]
     before = ((now - zero) * scales) if prior is None else prior.astype(np.float64)
     return Problem(
         before, row, stretch, zero, stored.low, stored.high, now, owner, stored.scale.size, dyadic, precision,
@@ -143,16 +148,20 @@ def _regular(m: Moments, ridge: float) -> tuple[Array, Array]:
     return m.h + lam * np.eye(m.h.shape[1]), lam
 
 
-def best(m: Moments, prior: Array, ridge: float) -> tuple[Array, Array]:
-    """W* and H + lambda I."""
+def best(m: Moments, prior: Array, ridge: float, start: Array | None = None) -> tuple[Array, Array]:
+    """W* and H + lambda I; `start` is what `gained` makes of the prior, where that is known."""
     h, lam = _regular(m, ridge)
-    w = np.linalg.solve(h, (m.c + lam * _gained(m, prior)).transpose(0, 2, 1)).transpose(0, 2, 1)
-    return w, h
+    wanted = m.c + lam * (gained(m, prior) if start is None else start)
+    return np.linalg.solve(h, wanted.transpose(0, 2, 1)).transpose(0, 2, 1), h
 
 
-def _gained(m: Moments, prior: Array) -> Array:
+def gained(m: Moments, prior: Array) -> Array:
     """W_0 with every row multiplied by what brings it nearest to the targets."""
-    along, across = (m.c * prior).sum(2), ((prior @ m.h) * prior).sum(2)
+    return stretched(prior, (m.c * prior).sum(2), ((prior @ m.h) * prior).sum(2))
+
+
+def stretched(prior: Array, along: Array, across: Array) -> Array:
+    """W_0 with every row multiplied by `along / across`, within limits."""
     gain = np.where((along > 0) & (across > 0), along / np.where(across > 0, across, 1.0), 1.0)
     return np.asarray(prior * np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)[:, :, None])
 
@@ -172,8 +181,9 @@ def choose_ridge(p: Problem, fits: Sequence[Moments], helds: Sequence[Moments]) 
     """
     errors = []
     fit = added(fits)
+    start = gained(fit, p.prior)
     for ridge in RIDGES:
-        w, _ = best(fit, p.prior, ridge)
+        w, _ = best(fit, p.prior, ridge, start)
         each = (held.error(w, mean_bias(m, w)).sum() for m, held in zip(fits, helds, strict=True))
         errors.append(float(sum(each)))
     k = int(np.argmin(errors))
@@ -224,15 +234,28 @@ def solve(p: Problem, m: Moments, ridge: float) -> Solution:
         ridge: as chosen.
     """
     target, h = best(m, p.prior, ridge)
-    h = h * p.stretch * p.stretch.transpose(0, 2, 1)
+    return rounded(p, target, h, ridge, lambda w: mean_bias(m, w))
+
+
+def rounded(p: Problem, target: Array, h: Array, ridge: float, bias: Callable[[Array], Array]) -> Solution:
+    """Integers, scales and bias near W*.
+
+    Args:
+        p: the layer.
+        target: W*, (G, m, K).
+        h: H + lambda I.
+        ridge: as chosen.
+        bias: gives the bias that goes with weights.
+    """
+    if np.any(p.stretch != 1):
+        h = h * p.stretch * p.stretch.transpose(0, 2, 1)
     wanted = target / (p.scale * p.stretch)
     factors = _factors(p, wanted)
     q, factor = _round(p, wanted, h, factors)
     if p.few:
         q, factor = _refine(p, wanted, h, q, factor)
     weight = p.weight(q, factor)
-    bias = mean_bias(m, weight) if p.centred else np.zeros(weight.shape[:2])
-    return Solution(q, factor, weight, bias, ridge)
+    return Solution(q, factor, weight, bias(weight) if p.centred else np.zeros(weight.shape[:2]), ridge)
 
 
 def _units(p: Problem, wanted: Array, factor: Array) -> Array:

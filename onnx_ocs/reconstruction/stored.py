@@ -10,7 +10,7 @@ else reads too is replaced by a copy under a fresh name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,7 +63,7 @@ class Stored:
         index: which of its inputs.
         kind: "integers" behind DQ, "floats" on a grid behind Q and DQ, or "plain" floats.
         chain: how it is stored.
-        seen: what the reader sees, in its axes and type.
+        look: gives what the reader sees, in its axes and type; made anew where it comes from a side file.
         held: what DQ sees, in the reader's axes and the file's type; None for plain floats.
         scale: float64, shape () or along `axis`; 1 for plain floats.
         zero: zero-point, int64, of the scale's shape.
@@ -81,7 +81,7 @@ class Stored:
     index: int
     kind: Kind
     chain: Weight
-    seen: Array
+    look: Callable[[], Array]
     held: Array | None
     scale: Array
     zero: Array
@@ -97,7 +97,7 @@ class Stored:
     @property
     def value(self) -> Array:
         """What the reader sees, float64."""
-        return self.seen.astype(np.float64)
+        return self.look().astype(np.float64)
 
     @property
     def integers(self) -> Array | None:
@@ -149,11 +149,11 @@ def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
     at = dequantizers[0]
     dq = chain.nodes[at]
     grid = read_quantizer(graph, dq)
-    integers, seen = graph.constant(dq.input[0]), graph.constant(node.input[index])
+    integers, look = graph.constant(dq.input[0]), _seen(graph, str(node.input[index]))
     root = graph.constant(chain.root)
     if not isinstance(grid, Quantizer):
         return grid.message
-    if integers is None or seen is None or root is None:
+    if integers is None or look is None or root is None:
         return "its values cannot be read"
     if any(is_op(n, "Clip") for n in chain.nodes[:at]) or (not quantizers and root.dtype.kind == "f"):
         return "its values are changed between the grid and the layer"
@@ -174,7 +174,7 @@ def read_stored(graph: Graph, node: NodeProto, index: int) -> Stored | str:
         index,
         "floats" if quantizers else "integers",
         chain,
-        seen,
+        look,
         turned,
         grid.scale,
         grid.zero_point,
@@ -230,6 +230,20 @@ def _reshaped(graph: Graph, node: NodeProto, index: int) -> Weight | None:
     return Weight(tensor, shape, tuple(chain), ())
 
 
+def _seen(graph: Graph, tensor: str) -> Callable[[], Array] | None:
+    """What gives a constant, which is held where the graph holds it, too; None where it cannot be read."""
+    if graph.is_outside(tensor) and graph.is_constant(tensor):
+
+        def look() -> Array:
+            value = graph.constant(tensor)
+            assert value is not None
+            return value
+
+        return look
+    value = graph.constant(tensor)
+    return None if value is None else lambda: value
+
+
 def _plain(graph: Graph, node: NodeProto, index: int, chain: Weight) -> Stored | str:
     value = graph.constant(node.input[index])
     root = graph.constant(chain.root)
@@ -240,7 +254,7 @@ def _plain(graph: Graph, node: NodeProto, index: int, chain: Weight) -> Stored |
     one, nothing, moves = np.ones(()), np.zeros((), np.int64), _moves(graph, chain.nodes)
     grid = (value.shape, None)
     return Stored(
-        node, index, "plain", chain, value, None, one, nothing, None, grid, moves, (), 0, 0,
+        node, index, "plain", chain, lambda: value, None, one, nothing, None, grid, moves, (), 0, 0,
         root.dtype, (),
     )  # fmt: skip
 

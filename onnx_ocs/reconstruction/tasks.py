@@ -15,6 +15,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.reconstruction.bounds import reach
 from onnx_ocs.reconstruction.find import sharing
+from onnx_ocs.reconstruction.large import Kept, is_large, sample
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Sums
 from onnx_ocs.reconstruction.pairing import Pair
@@ -62,6 +63,7 @@ class Task:
         clamp: what follows can express, where that is coarse.
         sums: moments, by fold.
         rows: what is summed there, and how much it counts, where the targets will change.
+        kept: the rows themselves, of a large layer; None of others.
     """
 
     number: int
@@ -72,6 +74,7 @@ class Task:
     clamp: tuple[Array, Array] | None = None
     sums: dict[int, Sums] = field(default_factory=dict)
     rows: list[tuple[Array, Array, Array | None]] = field(default_factory=list)
+    kept: Kept | None = None
 
     @property
     def layer(self) -> LinearMap:
@@ -105,18 +108,20 @@ def prepare(graph: Graph, fitted: Sequence[Fitted], pairs: Sequence[Pair | None]
             f.why = "no_target", "no tensor of the float model is what this layer writes"
             continue
         free = scale_free(f.layer, graph)
-        p = problem(f.layer, pair.prior, free)
+        p = problem(sample(f.layer), pair.prior, free)
         if p is None:
             f.why = "weight_form", "its scales lie neither along rows nor along inputs"
             continue
         found = reach(graph, f.layer)
         few = found is not None and min(p.high - p.low + 1, found.levels) <= CLAMPED_LEVELS
-        clamp = (found.low, found.high) if few and found else None
+        clamp = (found.low, found.high) if few and found and not is_large(f.layer) else None
         tasks[k] = Task(k, f, pair, free and p.owner is not None, clamp=clamp)
     for numbers in sharing([f.layer for f in fitted]):
         group = [tasks[k] for k in numbers if k in tasks]
         if len(group) < len(numbers):
             leave(group, "weight_shared", "another layer that reads the weight cannot be fitted")
+        elif len(group) > 1 and is_large(group[0].layer):
+            leave(group, "weight_shared", "another layer reads the weight, and it is too large to be fitted for both")
         elif len(group) > 1:
             free = all(t.free for t in group)
             for t in group:

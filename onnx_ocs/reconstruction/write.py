@@ -23,7 +23,7 @@ from onnx_ocs.reconstruction.solve import Problem, Solution
 from onnx_ocs.reconstruction.stored import Stored, write_scale, write_values
 from onnx_ocs.records.weights import Refit, Refitted, digest, record_refitted
 
-__all__ = ["Values", "on_grid", "scale_free", "values", "write", "write_all"]
+__all__ = ["Values", "on_grid", "scale_free", "smallest", "values", "values_of", "write", "write_all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,26 +87,41 @@ def values(layer: LinearMap, p: Problem, s: Solution, graph: Graph) -> Values | 
     if layer.tie is not None:
         everything = _all_rows(layer)
         flat[everything] = flat[everything[layer.tie.base[layer.tie.origin]]]
-    factor = _factors(layer, p, s)
-    scale = None
+    return values_of(layer, _small(flat).reshape(stored.chain.shape), _factors(layer, p, s), s.bias, graph)
+
+
+def values_of(layer: LinearMap, weight: Array, factor: Array, bias: Array | None, graph: Graph) -> Values | str:
+    """What a layer's constants become, or why that cannot be stored.
+
+    Args:
+        layer: the layer.
+        weight: integers, in the reader's axes.
+        factor: by what each of the stored scales is multiplied.
+        bias: what is to be added, float64 (G, m), in units of the output; not read where the bias stays.
+        graph: the graph.
+    """
+    stored, scale = layer.weight, None
     if np.any(factor != 1):
         scale = (stored.scale * factor.reshape(stored.scale.shape)).astype(stored.dtype).astype(np.float64)
-    weight = _small(flat).reshape(stored.chain.shape)
     if not layer.free:
         return Values(weight, scale, None, None)
     wanted = np.zeros(layer.channels)
-    wanted[layer.rows] = s.bias
+    wanted[layer.rows] = bias
     if layer.tie is not None:
         wanted = wanted[layer.tie.base[layer.tie.origin]] - output_shift(layer)
     found = _bias(layer, wanted / beta(layer), scale, graph)
     return found if isinstance(found, str) else Values(weight, scale, *found)
 
 
-def _small(values: Array) -> Array:
-    """Integers in the smallest type: many layers hold theirs until the last is fitted."""
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+def smallest(low: int, high: int) -> np.dtype[np.generic]:
+    """The smallest type of integers with such values: many layers hold theirs until the last is fitted."""
     fits = (t for t in (np.int8, np.uint8, np.int16, np.uint16) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
-    return values.astype(next(fits, np.int64))
+    return np.dtype(next(fits, np.int64))
+
+
+def _small(values: Array) -> Array:
+    """Integers in the smallest type."""
+    return values.astype(smallest(int(values.min(initial=0)), int(values.max(initial=0))))
 
 
 def _all_rows(layer: LinearMap) -> Array:
@@ -230,7 +245,7 @@ def _add_bias(graph: EditableGraph, layer: LinearMap, new: Values) -> tuple[Refi
     assert new.bias is not None
     name = label(layer.node) + "_bias"
     if new.bias_scale is None:
-        value = new.bias.astype(layer.weight.value.dtype if layer.weight.dtype == np.float64 else layer.weight.dtype)
+        value = new.bias.astype(layer.weight.dtype)
         root = graph.add_initializer(name, value)
         graph.set_input(layer.bias_node, layer.bias_index, root)
         return Refit(root, None, digest(value)), None

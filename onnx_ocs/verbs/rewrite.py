@@ -23,6 +23,7 @@ from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare, gained, losing
 from onnx_ocs.model import files
 from onnx_ocs.model.publishing import Transaction
+from onnx_ocs.model.spill import spilling
 from onnx_ocs.model.tensors import has_side_files
 from onnx_ocs.passes import DEFAULT, DEFAULT_BLIND
 from onnx_ocs.passes.reconstruct import Reconstruct
@@ -128,7 +129,7 @@ def rewrite(
         PassError: a pass failed; nothing was written.
     """
     check_outputs({"OUT": output}, (model, float_model), calib)
-    with ExitStack() as stack, engine(executor) as workers:
+    with spilling(output is not None and transaction is None), ExitStack() as stack, engine(executor) as workers:
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
         context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging, engine=workers)
         ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
@@ -288,11 +289,10 @@ def _spared(
 
 def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:
     """The outcome with each tensor's own error."""
-    original, context = ready.original, ready.context
-    if context.samples is None:
+    if ready.context.samples is None:
         return outcome
     give_back()
-    found = with_errors(outcome.regions, original, outcome.model if outcome.changed else None, context)
+    found = with_errors(outcome.regions, ready.original, outcome.model if outcome.changed else None, ready.context)
     return replace(outcome, regions=found)
 
 

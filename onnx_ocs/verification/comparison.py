@@ -11,14 +11,14 @@ from onnx import NodeProto
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import Array, attribute, is_op, label
+from onnx_ocs.model.nodes import attribute, is_op, label
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.rescaled import Steps
 from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.verification.bytewise import attributes
 from onnx_ocs.verification.carry import Carrying, join
-from onnx_ocs.verification.constants import Constants
+from onnx_ocs.verification.constants import Constants, Expected
 from onnx_ocs.verification.construct import construct
 from onnx_ocs.verification.container import container
 from onnx_ocs.verification.declared import OURS, Declared
@@ -54,7 +54,7 @@ class Structure:
     declared: Declared = field(default_factory=Declared)
     steps: Steps | None = None
     unfollowed: set[str] = field(default_factory=set)
-    expected: dict[str, Array] = field(default_factory=dict)
+    expected: dict[str, Expected] = field(default_factory=dict)
 
 
 class Comparison:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from onnx_ocs.model import tensors
 from onnx_ocs.model.graph import Graph
@@ -23,7 +23,9 @@ from onnx_ocs.qdq.weights import Weight, read_weight
 from onnx_ocs.verification.bytewise import BLOCK, attributes, equal_arrays, same_tensor
 from onnx_ocs.verification.values import Differs
 
-__all__ = ["Constants", "Edit"]
+__all__ = ["Constants", "Edit", "Expected"]
+
+Expected = Array | TensorProto  # the latter where values lie in a side file
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Constants:
     def __init__(self, before: Graph, after: Graph, refitted: frozenset[str] = frozenset()) -> None:
         self.before, self.after, self.refitted = before, after, refitted
         self.allowed: frozenset[str] = frozenset()
-        self.expected: dict[str, Array] = {}
+        self.expected: dict[str, Expected] = {}
         self.changed: set[str] = set()
         self._same: set[tuple[str, str]] = set()
 
@@ -110,7 +112,8 @@ class Constants:
 
     def _same_initializer(self, new: str, old: str) -> None:
         if new in self.refitted:
-            self._declared(new, lambda: tensors.values(self.before.initializers[old]))
+            stored = self.before.initializers[old]
+            self._declared(new, lambda: tensors.values(stored), stored if tensors.is_external(stored) else None)
         elif new in self.changed or not same_tensor(self.after.initializers[new], self.before.initializers[old]):
             raise Differs(f"the constant '{new}' does not hold what '{old}' held")
 
@@ -162,7 +165,7 @@ class Constants:
         if not equal_arrays(found, np.asarray(expected)):
             raise Differs(f"the constant '{new}' does not hold what the original and the declarations give")
 
-    def _declared(self, new: str, expected: Any) -> None:
+    def _declared(self, new: str, expected: Any, stored: TensorProto | None = None) -> None:
         """A constant with new values: the right type and shape, and declared by the node at hand."""
         if new not in self.allowed:
             raise Differs(f"the constant '{new}' has new values, which another layer declares")
@@ -171,7 +174,7 @@ class Constants:
         value = self.value(self.after, new)
         if found != wanted.shape or value.dtype != wanted.dtype:
             raise Differs(f"the re-fitted constant '{new}' has another type or shape than before")
-        self.expected[new] = wanted
+        self.expected[new] = wanted if stored is None else stored
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 

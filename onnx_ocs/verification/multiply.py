@@ -14,6 +14,8 @@ from onnx_ocs.verification.operands import side
 
 __all__ = ["multiply"]
 
+LARGE = 1 << 24  # values of a matrix that become float64 at a time
+
 
 def multiply(graph: Graph, node: NodeProto, x: Array) -> Array:
     """What a layer with a constant weight writes, float64.
@@ -32,16 +34,26 @@ def multiply(graph: Graph, node: NodeProto, x: Array) -> Array:
     b = graph.constant(node.input[2]) if has_bias else None
     if w is None or (has_bias and b is None):
         raise ValueError("weight or bias is no constant")
-    x, w = x.astype(np.float64), w.astype(np.float64)
+    x = x.astype(np.float64)
     bias = None if b is None else b.astype(np.float64)
     if is_op(node, "MatMul"):
-        return np.asarray(x @ w if at else w @ x)
+        return _product(x, w) if at else np.asarray(w.astype(np.float64) @ x)
     if is_op(node, "Gemm"):
         a = x.T if attribute(node, "transA", 0) else x
-        y = attribute(node, "alpha", 1.0) * (a @ (w.T if attribute(node, "transB", 0) else w))
+        y = attribute(node, "alpha", 1.0) * _product(a, w.T if attribute(node, "transB", 0) else w)
         return np.asarray(y if bias is None else y + attribute(node, "beta", 1.0) * bias)
+    w = w.astype(np.float64)
     y = _conv(node, x, w) if is_op(node, "Conv") else _transposed(node, x, w)
     return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))
+
+
+def _product(x: Array, w: Array) -> Array:
+    """The product, some columns of a large matrix at a time: its floats would be eight times its integers."""
+    if w.ndim != 2 or w.size <= LARGE:
+        return np.asarray(x @ w.astype(np.float64))
+    step = max(1, LARGE // len(w))
+    parts = [x @ w[:, k : k + step].astype(np.float64) for k in range(0, w.shape[1], step)]
+    return np.concatenate(parts, axis=-1)
 
 
 def _geometry(node: NodeProto, rank: int) -> tuple[list[int], list[int], int]:

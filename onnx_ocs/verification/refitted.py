@@ -21,6 +21,7 @@ from onnx_ocs.qdq.weights import read_weight
 from onnx_ocs.records.weights import Refit, Refitted, digest
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import LEVELS, RUN_ERRORS, Session, attempt
+from onnx_ocs.verification.constants import Expected
 from onnx_ocs.verification.multiply import multiply
 from onnx_ocs.verification.operands import read_operand, side
 
@@ -32,7 +33,7 @@ ON_GRID = 1e-3  # of a step, by which a weight that is stored in float may miss 
 TIED = 1e-4  # how far a bias's scale may be from s_x * s_w
 
 
-def substituted(model: onnx.ModelProto, expected: Mapping[str, Array]) -> onnx.ModelProto:
+def substituted(model: onnx.ModelProto, expected: Mapping[str, Expected]) -> onnx.ModelProto:
     """A copy of a model with other values for constants: what it would be if nothing had been re-fitted.
 
     Args:
@@ -43,12 +44,21 @@ def substituted(model: onnx.ModelProto, expected: Mapping[str, Array]) -> onnx.M
     new.CopyFrom(model)
     for t in new.graph.initializer:
         if t.name in expected:
-            t.CopyFrom(onnx.numpy_helper.from_array(np.asarray(expected[t.name], order="C"), t.name))
+            t.CopyFrom(_tensor(expected[t.name], t.name))
     for n in new.graph.node:
         if n.op_type == "Constant" and n.output[0] in expected:
-            value = onnx.numpy_helper.from_array(np.asarray(expected[n.output[0]], order="C"))
+            value = _tensor(expected[n.output[0]], "")
             del n.attribute[:]
             n.attribute.append(onnx.helper.make_attribute("value", value))
+    return new
+
+
+def _tensor(value: Expected, name: str) -> onnx.TensorProto:
+    if not isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.from_array(np.asarray(value, order="C"), name)
+    new = onnx.TensorProto()
+    new.CopyFrom(value)
+    new.name = name
     return new
 
 
@@ -109,8 +119,8 @@ def _digest(graph: Graph, refit: Refit) -> str:
 def _range(graph: Graph, node: NodeProto, root: Array) -> tuple[int | None, int]:
     """Smallest and largest integer of a weight; None where it is stored in float and lies off its grid."""
     if root.dtype.kind != "f":
-        values = root.astype(np.int64)
-        return int(values.min(initial=0)), int(values.max(initial=0))
+        values = root if root.dtype.kind in "iu" else root.astype(np.int64)  # several to a byte
+        return min(int(values.min()), 0) if values.size else 0, max(int(values.max()), 0) if values.size else 0
     weight = read_weight(graph, node, side(graph, node))
     w = None if weight is None else weight.quantizer(graph)
     if weight is None or w is None:

@@ -274,8 +274,8 @@ def energy(case: Reader, model: onnx.ModelProto, mean: Array, deviation: Array, 
 
 def predict(r: Readers, mean: Array, deviation: Array) -> float:
     """The formula of the module's docstring."""
-    coherent = 0.0 if r.coherent is None else mean @ r.coherent @ mean
-    rest = r.gain_mean - (0 if r.coherent is None else np.diag(r.coherent))
+    coherent = 0.0 if r.coherent is None else mean @ r.coherent.times(mean)
+    rest = r.gain_mean - (0 if r.coherent is None else r.coherent.diagonal)
     return float(r.gain @ deviation**2 + coherent + rest @ mean**2)
 
 
@@ -286,7 +286,8 @@ def test_readers_weigh_errors_as_they_do(name: str) -> None:
     rng = np.random.default_rng(1)
     mean, deviation, nothing = rng.uniform(-1, 1, 8), rng.uniform(0.2, 1.5, 8), np.zeros(8)
     if r.coherent is not None:
-        assert np.allclose(r.coherent, r.coherent.T) and np.linalg.eigvalsh(r.coherent).min() > -1e-9
+        matrix = r.coherent.matrix
+        assert np.allclose(matrix, matrix.T) and np.linalg.eigvalsh(matrix).min() > -1e-9
     rounds = 400 if case.per == "all" or len(case.shape) < 3 else 4
     assert predict(r, nothing, deviation) == pytest.approx(energy(case, model, nothing, deviation, rounds), rel=0.08)
     assert predict(r, mean, nothing) == pytest.approx(energy(case, model, mean, nothing, 1), rel=1e-3)

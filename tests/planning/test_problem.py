@@ -12,10 +12,11 @@ from problems import COPIES, problem_of
 from onnx_ocs import api
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.passes import Translate
+from onnx_ocs.planning import problem as module
 from onnx_ocs.planning.choices import Choice, Choices
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
-from onnx_ocs.planning.problem import LEARNT, Problem
+from onnx_ocs.planning.problem import LEARNT, Problem, copies_of
 
 
 def some(problem: Problem, copies: int = 1) -> Choices:
@@ -130,3 +131,12 @@ def test_description() -> None:
     choices = some(problem)
     macs, ratio, _time = problem.cost(choices)
     assert problem.describe(choices) == {"extra_macs": macs, "mean_copies": ratio, "regions": len(choices)}
+
+
+def test_very_many_channels_get_fewer_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, bought = PlanOptions(copies=15), PlanOptions(copies=15, budget=0.1)
+    for cells, wanted in ((160, (15, 15)), (159, (0, 14)), (40, (0, 3)), (1, (0, 1))):
+        monkeypatch.setattr(module, "CELLS", cells)
+        assert (copies_of(free, 10), copies_of(bought, 10)) == wanted
+    problem = problem_of("residual").on(LEARNT)
+    assert all(e.square.shape[2] == 1 for t in problem.tables.values() for e in t.errors), "none may be bought"

@@ -239,6 +239,12 @@ def test_samples_in_slices_give_the_same_numbers(count: int) -> None:
     assert sum(sizes) == count and min(sizes) >= 2 and len(sizes) == max(1, count // 2)
 
 
+def test_a_large_model_makes_floats_of_its_weights_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged, "LARGE", 0)
+    assert not Stages(wide_chain(), switches(3), NAMED, example=samples(8)).sliced
+    assert not Stages(wide_chain(), switches(3), NAMED, sliced=True).sliced
+
+
 def test_slices_keep_what_crossed_the_cuts(ran: list[int]) -> None:
     model, feed = Stages(wide_chain(), switches(3), NAMED, example=samples(8)), samples(8)
     for on, runs in (((1,), 4), ((1, 2), 2), ((0, 1), 4), ((1,), 0)):

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.qdq import layers
 from onnx_ocs.qdq.layers import Layer, read_layer
 
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, int, int, int, int]]] = {
@@ -77,6 +78,22 @@ def test_rows_answer_an_input_of_one_channel(name: str) -> None:
         block = c // (layer.inputs // layer.groups)  # its group's outputs, and no others
         seen = np.flatnonzero((y != 0).any(axis=(0, *range(2, y.ndim))))
         assert set(seen // (layer.outputs // layer.groups)) == {block}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parts_are_the_rows_some_outputs_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, attributes, shape, _ = CASES[name]
+    graph = graph_of(op, attributes, np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    layer = read_layer(graph, graph.nodes[0])
+    assert layer is not None
+    whole = layer.rows(graph)
+    assert whole is not None
+    (one,) = layer.parts(graph)
+    np.testing.assert_array_equal(one, whole)
+    monkeypatch.setattr(layers, "PART", 2 * whole[:, :1].size)
+    parts = list(layer.parts(graph))
+    assert len(parts) == -(-whole.shape[1] // 2)
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
 def test_where_channels_lie() -> None:

@@ -11,6 +11,7 @@ import zoo
 from onnx import helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.verification import multiply as module
 from onnx_ocs.verification.multiply import multiply
 
 Shape = tuple[int, ...]
@@ -72,3 +73,13 @@ def test_a_computed_weight_is_refused() -> None:
     graph = Graph(model)
     with pytest.raises(ValueError, match="no constant"):
         multiply(graph, graph.nodes[0], feed)
+
+
+@pytest.mark.parametrize("name", ["gemm", "gemm, transposed, scaled", "matmul"])
+def test_a_large_matrix_is_multiplied_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, x, w, b, attributes = CASES[name]
+    model, value = layer(op, x, w, b, **attributes)
+    graph = Graph(model)
+    whole = multiply(graph, graph.nodes[0], value)
+    monkeypatch.setattr(module, "LARGE", 4)
+    np.testing.assert_array_equal(multiply(graph, graph.nodes[0], value), whole)
