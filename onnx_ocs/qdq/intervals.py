@@ -76,7 +76,7 @@ def _node(graph: Graph, n: NodeProto, arg: Callable[[int], Interval]) -> Interva
     if op == "Div":
         d = graph.constant(n.input[1])
         if d is not None and d.size and d.dtype.kind == "f" and (np.all(d > 0) or np.all(d < 0)):
-            return _product(arg(0), (float((1 / d).min()), float((1 / d).max())))
+            return _product(arg(0), (1 / float(d.max()), 1 / float(d.min())))
     return ANY
 
 

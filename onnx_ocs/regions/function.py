@@ -32,7 +32,9 @@ CURVED = frozenset({
     "Mish", "Pow", "QuickGelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh",
 })  # fmt: skip
 LIMIT = 32  # nodes of the longest spelling, quantizers between all pieces included
-SAME = 0.01  # of a distance in front of a function, below which a distance behind it is none
+SAME = 0.01  # of a function's steepest slope, below which it is flat
+SLOPES = 128  # places at which slopes are looked at
+TRIED = np.append(np.geomspace(-1e4, -1e-3, 64), np.geomspace(1e-3, 1e4, 64))  # where a function must have values
 
 
 @dataclass
@@ -160,11 +162,13 @@ def _model(graph: Graph, nodes: Sequence[NodeProto], start: str, end: str) -> on
 
 @lru_cache(maxsize=64)
 def _compiled(model: bytes) -> Function | None:
-    """The function that a model computes; None where onnxruntime has no operator for it."""
+    """The function that a model computes; None where onnxruntime has no operator for it, or it has no values."""
     try:
         session = as_written(onnx.load_from_string(model), threads=1)
-        session.run({"x": np.zeros(1, np.float32)})
+        some = session.run({"x": np.append(TRIED, 0).astype(np.float32)})["y"]
     except RUN_ERRORS:
+        return None
+    if not np.isfinite(some).all():  # a division by zero, an overflow
         return None
 
     def function(values: Array) -> Array:
@@ -184,5 +188,7 @@ def counts_beyond(function: Function | None, edge: float, far: float) -> bool:
     """
     if function is None:
         return True
+    grid = np.linspace(-1, 1, SLOPES + 1) * max(abs(edge), abs(far))
+    steepest = np.abs(np.diff(function(grid))).max() / (grid[1] - grid[0])  # it may end with a factor of any size
     behind = function(np.asarray([edge, far]))
-    return bool(abs(behind[1] - behind[0]) > SAME * abs(far - edge))
+    return bool(abs(behind[1] - behind[0]) > SAME * steepest * abs(far - edge))

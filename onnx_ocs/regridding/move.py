@@ -83,6 +83,7 @@ def movable(region: Region) -> bool:
 
 def _best(q: Quantizer, values: Array, f: Function | None) -> Grid | None:
     """The best grid, if it is much better than the old one, and than any other step at the old zero-point."""
+    values = values[np.isfinite(values)]  # a division by zero in front
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     ends = [(a * low, b * high) for a, b in product(LOW, HIGH)]
     zero = current(q).zero_point

@@ -184,6 +184,7 @@ def _as_multiplied(graph: Graph, out: str, x: Array, y: Array) -> bool:
     expected = multiply(graph, graph.producer[out], x)
     if y.shape != expected.shape:
         return False
-    most = CLOSE * np.abs(expected).max(initial=0.0) + 1e-12
+    close = max(CLOSE, 2 * float(np.finfo(y.dtype).eps)) if y.dtype == np.float16 else CLOSE  # it holds 11 bits
+    most = close * np.abs(expected).max(initial=0.0) + 1e-12
     np.subtract(y, expected, out=expected)
     return not np.abs(expected, out=expected).max(initial=0.0) > most

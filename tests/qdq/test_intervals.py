@@ -103,3 +103,10 @@ def test_a_computed_end_is_unknown() -> None:
     n.op("ReduceMax", "x", out="top", keepdims=0)
     model = n.model(n.op("Clip", "x", "", "top", out="y"))
     assert clip_bounds(Graph(model), next(m for m in model.graph.node if m.op_type == "Clip")) == (-np.inf, np.inf)
+
+
+def test_a_divisor_whose_inverse_no_float16_holds() -> None:
+    n = Net(Style(half=True), x=(4, 6, 6))
+    t = n.op("Div", n.clip("x", 0, 6), n.const("c", 1e-6))
+    _, high = value_bounds(Graph(n.model(t)), [t])[t]
+    assert 5e6 < high < 7e6

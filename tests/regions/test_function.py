@@ -77,6 +77,8 @@ SPELLINGS: list[tuple[str | None, Callable[[Net, str], str]]] = [
     (None, lambda n, t: n.op("Add", t, n.const("c", 2.0))),  # a straight line
     (None, lambda n, t: n.op("Mul", t, n.const("c", np.ones((8, 1, 1), np.float32)))),  # a factor for each channel
     (None, lambda n, t: n.op("Softmax", t)),
+    (None, lambda n, t: n.op("Div", n.op("Relu", t), n.const("c", 0.0))),  # it has no values
+    (None, lambda n, t: n.op("Mul", t, n.op("Pow", n.op("Mul", t, n.const("c", 1e10)), n.const("three", 3.0)))),
     (None, lambda n, t: n.op("Add", n.op("Relu", t), n.op("Softmax", t))),  # another reader sees the values
     (None, lambda n, t: n.op("Mul", n.op("Sigmoid", "x2"), t)),  # somebody else's gate
 ]
@@ -119,3 +121,13 @@ def test_what_counts_beyond_a_range() -> None:
     assert not counts_beyond(silu, -5.0, -60.0) and counts_beyond(silu, 5.0, 60.0)
     assert counts_beyond(leaky, -5.0, -60.0) and counts_beyond(None, -5.0, -60.0)
     assert not counts_beyond(FUNCTIONS["ReLU6"], 6.0, 60.0)
+
+
+def test_a_factor_behind_a_function_changes_nothing() -> None:
+    """What counts is how steep it is elsewhere: LayerScale and the like make all of it small."""
+    for factor in (1e-6, 1 / 255, 1e6):
+
+        def small(x: Array, factor: float = factor) -> Array:
+            return factor * np.maximum(x, 0)
+
+        assert counts_beyond(small, 5.0, 60.0) and not counts_beyond(small, -5.0, -60.0)

@@ -95,3 +95,13 @@ def test_nothing_to_move() -> None:
     assert not rewrite(model, calib=detectors.samples(), passes=[Regrid()]).changed
     moved = rewrite(wasted.wrong_side(), calib=detectors.samples(), passes=[Regrid(zero_points=False)])
     assert not moved.changed and moved.report["grids"] == []
+
+
+def test_values_that_are_none_do_not_count() -> None:
+    """A division by zero in front of a quantizer."""
+    model = wasted.wrong_side()
+    found = regions(model)["relu1"]
+    values = np.asarray([np.nan, np.inf, *np.linspace(0, 5, 100)])
+    seen = {"relu1": Extremes(np.asarray([0.0]), np.asarray([5.0]))}
+    grids = better_grids(Graph(model), [found], seen, {"relu1": values})
+    assert 0.01 < grids[0].scale < 0.03

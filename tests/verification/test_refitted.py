@@ -311,3 +311,15 @@ def test_a_file_that_onnxruntimes_optimizer_does_not_load() -> None:
     result = check(model, refitted(model))
     assert result.verdict == "PASSED" and result.refitted
     assert any("ORT_ENABLE_ALL" in note for note in result.notes)
+
+
+def test_float16_holds_what_a_layer_computes_less_exactly() -> None:
+    for seed in range(6):
+        net = zoo.Net(zoo.Style(half=True, opset=21), seed=seed, x=(3, 8, 8))
+        model = net.model(net.op("Identity", net.conv(net.qdq("x", "mid", 1.0)), out="y"))
+        new = copy_of(model)
+        conv = next(n for n in new.graph.node if is_op(n, "Conv"))
+        value = Graph(new).constant("conv1_w")
+        assert value is not None
+        record_refitted(conv, Refitted(Refit("conv1_w", "conv1_w", digest(value)), None, None, None, -127, 127))
+        assert verify(model, new, random_samples(model, 8, 0), 8).failures == []
