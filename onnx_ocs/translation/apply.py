@@ -10,6 +10,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.records.history import rewritten, stamp
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.runtime.memory import no_cycles
 from onnx_ocs.translation.decision import Decision
 from onnx_ocs.translation.entries import entries, entry
 from onnx_ocs.translation.selection import Selection, find_outliers
@@ -36,13 +37,15 @@ def apply(model: onnx.ModelProto, context: Context, selection: Selection, by: Pa
             return PassResult(False)
         regions = find_regions(EditableGraph(model), {}, "already_translated")
         return PassResult(False, [entry(by.name, r, r.refusal) for r in regions])
-    graph = EditableGraph(model)
-    shapes = infer_shapes(model, nodes=graph.nodes)
-    regions = find_regions(graph, shapes, bounded=context.bounded)
+    with no_cycles():
+        graph = EditableGraph(model)
+        shapes = infer_shapes(model, nodes=graph.nodes)
+        regions = find_regions(graph, shapes, bounded=context.bounded)
     decisions = selection.decide(graph, regions, find_outliers(model, graph, regions, selection.copies, context))
     accepted = [d for d in decisions if isinstance(d, Decision)]
     if not accepted:
         return PassResult(False, entries(by.name, regions, decisions, ()))
-    widened = widen(graph, shapes, accepted, signed)
-    graph.commit(lambda node: stamp(node, by.name, by.version))
-    return PassResult(True, entries(by.name, regions, decisions, widened))
+    with no_cycles():
+        widened = widen(graph, shapes, accepted, signed)
+        graph.commit(lambda node: stamp(node, by.name, by.version))
+        return PassResult(True, entries(by.name, regions, decisions, widened))

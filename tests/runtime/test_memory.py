@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnx_ocs.runtime import memory as module
-from onnx_ocs.runtime.memory import allow_memory, free_memory, give_back, memory, share_of_memory
+from onnx_ocs.runtime.memory import allow_memory, free_memory, give_back, memory, no_cycles, share_of_memory
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +90,16 @@ def test_memory_that_was_freed_is_given_back(monkeypatch: pytest.MonkeyPatch) ->
     assert before - resident() > 20e6 and last.all()
     monkeypatch.setattr(module, "_TRIM", None)
     give_back()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cycles_are_looked_for_again_afterwards(enabled: bool) -> None:
+    was = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(ValueError, match="inside"), no_cycles():
+            assert not gc.isenabled()
+            raise ValueError("inside")
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was else gc.disable)()
