@@ -13,6 +13,7 @@ __all__ = ["FEW", "FLIPS", "SHIFT", "TIE_WINDOW", "Difference"]
 
 TIE = 1e-5  # steps; a value this close to a tie, and as much more as float arithmetic is off by, is on it
 TIE_WINDOW = 0.05  # steps; a value this close to a tie may flip through the order of float sums or a rounded bias
+RARE = 2.0**-25  # share of values that may flip further from one: what a softmax of large numbers makes of float sums
 FLIPS = 1e-3  # share of values that may flip near a tie (those exactly on a tie are not counted)
 FEW = 3  # values that may differ whatever their share (tiny models)
 SHIFT = 5e-4  # largest mean signed difference, in steps: more is a systematic shift
@@ -45,6 +46,11 @@ class Difference:
     worst: str = ""
     ties: int = 0
     allowed: float = 0.0
+
+    @property
+    def strays(self) -> int:
+        """How many values may differ by a step off any tie: none of those that all but the largest models have."""
+        return int(self.values * RARE)
 
     @property
     def fraction(self) -> float:

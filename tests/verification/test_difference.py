@@ -110,3 +110,11 @@ def test_report_entry(filled: bool) -> None:
         "mismatches_exactly_on_ties": 0, "mean_shift_steps": 0.75 * filled, "values": 4 * filled,
         "worst": "t" if filled else "",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "strays"), [(0, 0), (1_000_000, 0), (33_000_000, 0), (34_000_000, 1), (75_000_000, 2)]
+)
+def test_one_value_of_thirty_million_may_stray(values: int, strays: int) -> None:
+    """A single one in a decoder of 75 million: a proof of small models lets none pass."""
+    assert Difference(values=values).strays == strays
