@@ -17,12 +17,12 @@ def inline_size(model: onnx.ModelProto) -> int:
     return _survey(model)[0]
 
 
-def _survey(model: onnx.ModelProto) -> tuple[int, bool]:
-    """Bytes of the tensors that lie in the model itself, and whether others lie in side files."""
-    inside, outside = 0, False
+def _survey(model: onnx.ModelProto) -> tuple[int, list[onnx.TensorProto]]:
+    """Bytes of the tensors that lie in the model itself, and the others, which lie in side files."""
+    inside, outside = 0, list[onnx.TensorProto]()
     for t in all_tensors(model):
         if is_external(t):
-            outside = True
+            outside.append(t)
         else:
             inside += stored_size(t)
     return inside, outside
@@ -46,18 +46,14 @@ def is_plain(model: onnx.ModelProto, limit: int) -> bool:
 
 def total_size(model: onnx.ModelProto) -> int:
     """Bytes of a model and of what it refers to in side files."""
-    return int(model.ByteSize()) + sum(stored_size(t) for t in all_tensors(model) if is_external(t))
+    return int(model.ByteSize()) + sum(map(stored_size, _survey(model)[1]))
 
 
 def rough_size(model: onnx.ModelProto, exact: int) -> int:
     """As `total_size`, which has to serialize; of the tensors alone where these have more than `exact` bytes."""
-    rough = outside = 0
-    for t in all_tensors(model):
-        size = stored_size(t)
-        rough += size
-        if is_external(t):
-            outside += size
-    return rough if rough > exact else int(model.ByteSize()) + outside
+    inside, others = _survey(model)
+    outside = sum(map(stored_size, others))
+    return inside + outside if inside + outside > exact else int(model.ByteSize()) + outside
 
 
 def without_side_files(model: onnx.ModelProto, limit: int = (1 << 31) - (1 << 20)) -> onnx.ModelProto:

@@ -103,9 +103,7 @@ def find_candidates(
     for k, r in ((k, r) for k, r in enumerate(regions) if isinstance(r, Region)):
         useful = r.refusal is None or r.refusal.code in STEP_ONLY
         if useful and options.allows(r.tensor) and k in seen and not any(id(n) in carried for n in r.nodes):
-            function = function_behind(graph, r)
-            reach = _reach(r, [half[k] for half in statistics.halves], function)
-            c = replace(_candidate(graph, base, k, r, options, r.tensor in held, reach), function=function)
+            c = _candidate(graph, base, k, r, options, r.tensor in held, [half[k] for half in statistics.halves])
             if r.fold_only:  # it may be counted by channel
                 c = replace(c, readers=Readers.equal(len(statistics.halves[0][k].counts)))
             far = c.shares and beyond(r, c.mode, rules_of(options.runtime)) is not None
@@ -141,11 +139,16 @@ def _reach(region: Region, seen: Sequence[Histogram], function: Function | None)
 
 
 def _candidate(
-    graph: Graph, base: Mapping[int, int], k: int, r: Region, options: PlanOptions, held: bool, reach: float
-) -> Candidate:
+    graph: Graph, base: Mapping[int, int], k: int, r: Region, options: PlanOptions, held: bool,
+    seen: Sequence[Histogram],
+) -> Candidate:  # fmt: skip
     mode: Mode = options.mode
-    steps = np.unique(np.append(factors(graph, r, options.copies, reach) if options.rescale else (), 1.0))
-    alone = Candidate(k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, steps, r.ceiling)
+    function = function_behind(graph, r)
+    found = factors(graph, r, options.copies, _reach(r, seen, function)) if options.rescale else ()
+    steps = np.unique(np.append(found, 1.0))
+    alone = Candidate(
+        k, r, Readers.equal(), "early" if mode == "early" else "late", 0.0, {}, steps, r.ceiling, function=function
+    )
     if not r.walk.weights:
         return alone
     alone = replace(alone, readers=readers(graph, r))

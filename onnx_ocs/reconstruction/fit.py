@@ -23,7 +23,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.folds import Fold, fold
 from onnx_ocs.reconstruction.forward import Forward
-from onnx_ocs.reconstruction.large import Kept, at_once, fit, is_large
+from onnx_ocs.reconstruction.large import FEW_ROWS, NO_GAIN, NOT_FINITE, Kept, at_once, fit, is_large
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import rows_of
 from onnx_ocs.reconstruction.moments import Moments, Sums, added
@@ -32,7 +32,7 @@ from onnx_ocs.reconstruction.parted import Part, divisible, parted
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.reconstruction.solve import Problem, Solution, choose_ridge, mean_bias, solve
-from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, prepare, stages
+from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, one_bias, prepare, stages
 from onnx_ocs.reconstruction.write import Values, values, write_all
 from onnx_ocs.runtime.memory import give_back, share_of_memory
 from onnx_ocs.runtime.threads import CORES, in_order, side_by_side
@@ -78,11 +78,12 @@ class Fitting:
         self.graph, self.reference, self.total, self.unit = graph, reference, total, unit
         self.masks, self.progress = masks, progress
         self.batch: list[int] = []  # of each part of the samples
-        self.shelf, self.dice = Shelf(folder, share_of_memory(HELD)), np.random.default_rng(seed).random(1 << 17)
+        self.folder, self.shelf = folder, Shelf(folder, share_of_memory(HELD))
+        self.dice = np.random.default_rng(seed).random(1 << 17)
         self.fitted = [Fitted(layer) for layer in layers]
         tasks = prepare(graph, self.fitted, pairs)
         self.stages = stages(graph, tasks)
-        self.tasks, self.folder = [t for t in tasks if t.fitted.why is None], folder
+        self.tasks = [t for t in tasks if t.fitted.why is None]
         for t in self.tasks:
             t.kept = Kept(t.number, t.layer, self.shelf) if is_large(t.layer) else None
 
@@ -223,7 +224,7 @@ class Fitting:
     def _solve(self, group: Sequence[Task]) -> list[Values] | None:
         """New values of the layers that share a weight, from their moments; None where they stay."""
         first = group[0]
-        p, one = first.problem(), _one_bias([t.layer for t in group])
+        p, one = first.problem(), one_bias([t.layer for t in group])
         summed = [self._moments(t) for t in group]
         parts = [s for s in summed if s is not None]
         if len(parts) < len(group):
@@ -234,7 +235,7 @@ class Fitting:
         each = parts[:1] if one else parts
         ridge, useful = choose_ridge(p, [s[Fold.FIT] for s in each], [s[Fold.CHOOSE] for s in each])
         if not useful:
-            leave(group, "no_gain", "no fit is finite on held-out samples")
+            leave(group, *NO_GAIN)
             return None
         both = [s[Fold.FIT] + s[Fold.CHOOSE] for s in each]
         s = solve(p, added(both), ridge)
@@ -260,12 +261,12 @@ class Fitting:
         f, layer = task.fitted, task.layer
         parts = {k: s.moments() for k, s in task.sums.items()}
         if Fold.FIT not in parts or Fold.CHOOSE not in parts:
-            f.why = "few_rows", "too few samples reach it"
+            f.why = FEW_ROWS
             return None
         if not layer.free:
             parts = {k: _without(m, layer.fixed[layer.rows]) for k, m in parts.items()}
         if not all(np.isfinite(m.h).all() and np.isfinite(m.tt).all() for m in parts.values()):
-            f.why = "not_finite", "values are not finite there"
+            f.why = NOT_FINITE
             return None
         return parts
 
@@ -337,12 +338,6 @@ def _pooled(parts: Iterable[Moments]) -> Moments:
     """The moments of all rows together."""
     first, *others = parts
     return sum(others, start=first)
-
-
-def _one_bias(group: Sequence[LinearMap]) -> bool:
-    """Whether layers that share a weight share the bias, too."""
-    first = group[0].bias
-    return len(group) > 1 and first is not None and all(x.bias is not None and x.bias.root == first.root for x in group)
 
 
 def _without(m: Moments, fixed: Array) -> Moments:

@@ -24,12 +24,15 @@ from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.reconstruction.solve import RIDGES, Problem, Solution, problem, rounded
 from onnx_ocs.reconstruction.write import Values, smallest, values_of
 
-__all__ = ["Found", "Kept", "at_once", "fit", "is_large", "sample"]
+__all__ = ["FEW_ROWS", "NOT_FINITE", "NO_GAIN", "Found", "Kept", "at_once", "fit", "is_large", "sample"]
 
 LARGE = 1 << 22  # values of a weight beyond which it is fitted in parts: the others take 28 times their float64
 PART = 1 << 23  # of so many values
 SPREAD = 1024  # outputs on which the ridge is chosen
+# why a layer stays, of whatever size: code and sentence
 FEW_ROWS = "few_rows", "too few samples reach it"
+NOT_FINITE = "not_finite", "values are not finite there"
+NO_GAIN = "no_gain", "no fit is finite on held-out samples"
 
 
 def is_large(layer: LinearMap) -> bool:
@@ -150,11 +153,11 @@ def fit(kept: Kept, pair: Pair, free: bool, folder: Path, graph: Graph) -> Found
 
     t = aims(0)
     if not (np.isfinite(x).all() and np.isfinite(t).all()):
-        return "not_finite", "values are not finite there"
+        return NOT_FINITE
     fits, helds = (seen(at).aiming(t[at]) for at in (folds == Fold.FIT, folds == Fold.CHOOSE))
     ridge = _ridge(_problem(kept, 0, pair, free).prior, fits, helds)
     if ridge is None:
-        return "no_gain", "no fit is finite on held-out samples"
+        return NO_GAIN
     del fits, helds
     both = folds != Fold.JUDGE
     judges = ~both if (~both).any() else both

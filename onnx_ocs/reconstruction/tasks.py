@@ -22,7 +22,7 @@ from onnx_ocs.reconstruction.pairing import Pair
 from onnx_ocs.reconstruction.solve import Problem, problem
 from onnx_ocs.reconstruction.write import Values, scale_free
 
-__all__ = ["Fitted", "Task", "leave", "prepare", "stages"]
+__all__ = ["Fitted", "Task", "leave", "one_bias", "prepare", "stages"]
 
 CLAMPED_LEVELS = 8  # grids of so few levels, in the weights or behind, get targets that know what can be expressed
 
@@ -173,3 +173,9 @@ def _levels(graph: Graph, tasks: Sequence[Task], depths: dict[str, int]) -> list
             depth += 1
         level |= dict.fromkeys(n.output, depth)
     return [found[k] for k in sorted(found)]
+
+
+def one_bias(group: Sequence[LinearMap]) -> bool:
+    """Whether layers that share a weight share the bias, too."""
+    first = group[0].bias
+    return len(group) > 1 and first is not None and all(x.bias is not None and x.bias.root == first.root for x in group)

@@ -8,7 +8,7 @@ passed, until all ways meet in one tensor: what lies between is the function.  o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -31,6 +31,7 @@ CURVED = frozenset({
     "Abs", "Celu", "Clip", "Elu", "Erf", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min",
     "Mish", "Pow", "QuickGelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh",
 })  # fmt: skip
+KNOWN = STRAIGHT | CURVED
 LIMIT = 32  # nodes of the longest spelling, quantizers between all pieces included
 SAME = 0.01  # of a function's steepest slope, below which it is flat
 SLOPES = 128  # places at which slopes are looked at
@@ -77,7 +78,7 @@ class _Cone:
             return node.input[0] in self.known
         if any(i in self.integers for i in node.input):
             return False
-        if node.op_type not in STRAIGHT | CURVED:
+        if node.op_type not in KNOWN:
             return False
         rest = [i for i in node.input if i and i not in self.known]
         constants = {i: c for i in rest if self.graph.is_constant(i) and (c := self.graph.constant(i)) is not None}
@@ -102,10 +103,7 @@ class _Cone:
             if not is_op(node, "DequantizeLinear", "Identity"):
                 self.integers.add(node.output[0])
             return
-        new = NodeProto()
-        new.CopyFrom(node)
-        new.input[:] = [self.known.get(i, i) for i in node.input]
-        self.nodes.append(new)
+        self.nodes.append(node)
         self.known[node.output[0]] = node.output[0]
 
 
@@ -126,27 +124,27 @@ def function_behind(graph: Graph, region: Region) -> Function | None:
         cone.take(node)
         if len(met := cone.open) == 1:
             count, (end,) = len(cone.nodes), met
-    nodes = cone.nodes[:count]
-    if not any(_curved(n, graph) for n in nodes):
+    del cone.nodes[count:]
+    if not any(_curved(n, graph) for n in cone.nodes):
         return None
-    return _compiled(_model(graph, nodes, start, end).SerializeToString(deterministic=True))
+    return _compiled(_model(cone, start, end).SerializeToString(deterministic=True))
 
 
 def _curved(node: NodeProto, graph: Graph) -> bool:
     return node.op_type in CURVED or (node.op_type == "Mul" and not any(graph.is_constant(i) for i in node.input))
 
 
-def _model(graph: Graph, nodes: Sequence[NodeProto], start: str, end: str) -> onnx.ModelProto:
+def _model(cone: _Cone, start: str, end: str) -> onnx.ModelProto:
     """The pieces of a function as a model from `x` to `y`, without the graph's names: equal functions are equal."""
-    names = {start: "x", end: "y"}
+    graph, names = cone.graph, {start: "x", end: "y"}
     constants: list[TensorProto] = []
     pieces = []
-    for n in nodes:
+    for n in cone.nodes:
         piece = NodeProto()
         piece.CopyFrom(n)
         piece.ClearField("name")
         piece.ClearField("doc_string")
-        for k, i in enumerate(n.input):
+        for k, i in enumerate(cone.known.get(i, i) for i in n.input):
             if i and i not in names and graph.is_constant(i):
                 value = np.asarray(graph.constant(i), np.float32).reshape(())
                 names[i] = f"c{len(constants)}"

@@ -22,7 +22,7 @@ from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regridding.edits import check_grid
 from onnx_ocs.regridding.grids import Extremes, Grid, current, grid_over
 
-__all__ = ["better_grids", "error", "may_move", "movable", "sits_wrong"]
+__all__ = ["better_grids", "error", "movable", "sits_wrong"]
 
 WASTED = 1.15  # by what the best step at a zero-point is coarser than the best step, in a grid that sits wrong
 WORTH = 1.2  # by what a new grid's squared error must be smaller than that of any step at the old zero-point
@@ -59,20 +59,15 @@ def better_grids(
     """
     found = {}
     for k, r in enumerate(regions):
-        if not isinstance(r, Region) or r.tensor not in values or not may_move(graph, r, seen):
+        if not isinstance(r, Region) or r.tensor not in values or r.tensor not in seen or not movable(r):
             continue
-        grid = _best(r.quantizer, values[r.tensor], function_behind(graph, r))
+        function, ends = function_behind(graph, r), seen[r.tensor]
+        if not sits_wrong(r.quantizer, ends) and (function is None or ends.low.min() >= 0):
+            continue  # no other zero-point can pay
+        grid = _best(r.quantizer, values[r.tensor], function)
         if grid is not None and check_grid(graph, r, grid) is None:
             found[k] = grid
     return found
-
-
-def may_move(graph: Graph, region: Region, seen: Mapping[str, Extremes]) -> bool:
-    """Whether another zero-point may pay: a function stands behind negative values, or the grid sits wrong."""
-    ends = seen.get(region.tensor)
-    if ends is None or not movable(region):
-        return False
-    return sits_wrong(region.quantizer, ends) or (ends.low.min() < 0 and function_behind(graph, region) is not None)
 
 
 def movable(region: Region) -> bool:

@@ -134,8 +134,8 @@ def _costs(cost: Report, time: Report) -> str:
     if before is not None and after is not None and before != after:
         parts.append(f"{before} → {after} integer kernels")
     if time["ratio"] is not None:
-        where, ms = elsewhere(time), (time["before_ms"], time["after_ms"])
-        parts.append(f"{ms[0]:.3g} → {ms[1]:.3g} ms a sample{where} (x {time['ratio']:.2f})")
+        took = f"{time['before_ms']:.3g} → {time['after_ms']:.3g} ms a sample"
+        parts.append(f"{took}{elsewhere(time)} (x {time['ratio']:.2f})")
     return ", ".join(parts) or "nothing"
 
 

@@ -120,7 +120,7 @@ def _range(graph: Graph, node: NodeProto, root: Array) -> tuple[int | None, int]
     """Smallest and largest integer of a weight; None where it is stored in float and lies off its grid."""
     if root.dtype.kind != "f":
         values = root if root.dtype.kind in "iu" else root.astype(np.int64)  # several to a byte
-        return min(int(values.min()), 0) if values.size else 0, max(int(values.max()), 0) if values.size else 0
+        return int(values.min(initial=0)), int(values.max(initial=0))
     weight = read_weight(graph, node, side(graph, node))
     w = None if weight is None else weight.quantizer(graph)
     if weight is None or w is None:
