@@ -44,7 +44,9 @@ class Regrid:
     unsigned: bool = option(
         True, "Store int8 activations as uint8, the same values, where layers then find integer kernels in onnxruntime."
     )
-
+    gains: bool = option(
+        True, "Give channels gains that the layers before and behind them absorb, at no cost, where that pays."
+    )
     bits16: bool = option(
         False,
         "Give the activations whose quantizers cost the outputs most 16 bits: where --target takes them (ort, qnn), "
@@ -74,7 +76,7 @@ class Regrid:
         from onnx_ocs.regridding.run import regrid
 
         shorts = self._shorts() if self.bits16 else None
-        return regrid(model, context, self, self.leave_out, self.zero_points, self.unsigned, shorts)
+        return regrid(model, context, self, self.leave_out, self.zero_points, self.unsigned, shorts, self.gains)
 
     def _shorts(self) -> Shorts:
         """What quantizers of 16 bits may be like on the target."""

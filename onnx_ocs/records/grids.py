@@ -7,13 +7,16 @@ One metadata entry of the model, a JSON list under the key `onnx_ocs.grids`, in 
                                               "scale": s, "zero_point": z}]}
     {"edit": "zero point", "quantized": Q, "before": z, "now": z'}
     {"edit": "bits16", "quantized": Q, "type": "uint16" | "int16", "before": z, "now": z'}
+    {"edit": "gains", "quantized": Q, "sources": [[tensor, k]], "layers": [tensor], "octaves": [e]}
 
 Tensors are named as they are when the edit is made.  A pair that is left out: whoever read D, which the
 DequantizeLinear writes, reads what its QuantizeLinear read; layers still read D, and a graph output D is written by an
 Identity.  A split: inputs of the Concat that writes C get a pair of their own, of the type that the pair behind the
 Concat has.  16 bits: Q and every DequantizeLinear that reads its integers have the type and the zero-point now; a Clip
-between them is gone, and below opset 21 they are onnxruntime's own operators (com.microsoft).  A new step is declared
-on its QuantizeLinear (`onnx_ocs.records.steps`).
+between them is gone, and below opset 21 they are onnxruntime's own operators (com.microsoft).  Gains: channel c of what Q quantizes is 2^octaves[c]
+times what it was; input k of each node that writes one of the sources, a constant, is multiplied with that, and the
+weights of all layers that read the tensor, named by what they write, are divided by it.  A new step is declared on its
+QuantizeLinear (`onnx_ocs.records.steps`).
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ import onnx
 from onnx_ocs.model.text import from_json
 from onnx_ocs.records.metadata import set_entry
 
-__all__ = ["GRIDS", "SHORTS", "Edit", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "read_edits", "record_edits"]
+__all__ = [
+    "GRIDS", "SHORTS", "Edit", "Gains", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "read_edits", "record_edits",
+]  # fmt: skip
 
 GRIDS = "onnx_ocs.grids"
 SHORTS = ("uint16", "int16")
@@ -113,9 +118,26 @@ class Sixteen:
     now: int
 
 
-Edit = LeftOut | Split | ZeroPoint | Sixteen
-KINDS: dict[str, type[LeftOut] | type[Split] | type[ZeroPoint] | type[Sixteen]] = {
-    "left out": LeftOut, "split": Split, "zero point": ZeroPoint, "bits16": Sixteen,
+@dataclass(frozen=True)
+class Gains:
+    """Channels of a tensor that are powers of two times what they were.
+
+    Attributes:
+        quantized: what the tensor's QuantizeLinear writes.
+        sources: constants that are multiplied: what their reader writes, and at which input it reads them.
+        layers: what the layers write whose weights are divided.
+        octaves: the exponents, one for each channel.
+    """
+
+    quantized: str
+    sources: tuple[tuple[str, int], ...]
+    layers: tuple[str, ...]
+    octaves: tuple[int, ...]
+
+
+Edit = LeftOut | Split | ZeroPoint | Sixteen | Gains
+KINDS: dict[str, type[LeftOut] | type[Split] | type[ZeroPoint] | type[Sixteen] | type[Gains]] = {
+    "left out": LeftOut, "split": Split, "zero point": ZeroPoint, "bits16": Sixteen, "gains": Gains,
 }  # fmt: skip
 
 
@@ -154,6 +176,10 @@ def _edit(entry: Mapping[str, Any]) -> Edit:
         if entry["type"] not in SHORTS:
             raise ValueError(f"{entry['type']!r} is no type of 16 bits")
         return Sixteen(_text(entry["quantized"]), entry["type"], _whole(entry["before"]), _whole(entry["now"]))
+    if kind is Gains:
+        sources = tuple((_text(t), _whole(k)) for t, k in entry["sources"])
+        octaves = tuple(_whole(e) for e in entry["octaves"])
+        return Gains(_text(entry["quantized"]), sources, tuple(_text(t) for t in entry["layers"]), octaves)
     return Split(_text(entry["joined"]), tuple(_part(p) for p in entry["parts"]))
 
 

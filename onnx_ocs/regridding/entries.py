@@ -14,8 +14,9 @@ from onnx_ocs.regridding.bits16 import type_16
 from onnx_ocs.regridding.dead import Dead
 from onnx_ocs.regridding.grids import Extremes, Grid, current, killed
 from onnx_ocs.regridding.mend import Mended
+from onnx_ocs.regridding.octaves import Chosen
 
-__all__ = ["killer_entry", "sixteen_entry", "unsigned_entry"]
+__all__ = ["gains_entry", "killer_entry", "sixteen_entry", "unsigned_entry"]
 
 
 def killer_entry(
@@ -43,6 +44,28 @@ def killer_entry(
         "zero_point": q.zero_point.tolist() if grid is None else grid.zero_point,
         "largest": _largest(q, seen.get(region.tensor)),
         "reason": None if reason is None else reason.as_dict(),
+    }
+
+
+def gains_entry(by: str, chosen: Chosen) -> dict[str, Any]:
+    """One quantizer whose channels have gains.
+
+    Args:
+        by: the pass.
+        chosen: the gains.
+    """
+    region, octaves = chosen.absorbing.region, chosen.octaves
+    q = region.quantizer
+    return {
+        **_entry(by, region, "applied"),
+        "dead": {},
+        "edit": "gains",
+        "scale": q.scale.tolist(),
+        "zero_point": q.zero_point.tolist(),
+        "largest": None,
+        "reason": None,
+        "octaves": [int(octaves.min()), int(octaves.max())],
+        "error_db": float(10 * np.log10(chosen.smaller)),
     }
 
 

@@ -16,7 +16,7 @@ from onnx_ocs.regridding.grids import Extremes
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 
-__all__ = ["extremes", "halves", "held_out", "seen_of"]
+__all__ = ["extremes", "halves", "held_out", "seen_of", "tensors_of"]
 
 SAMPLES = 32  # most that are looked at
 VALUES = 1 << 13  # of a tensor, to choose a grid by
@@ -70,7 +70,7 @@ def seen_of(
     ends: dict[str, Extremes] = {}
     parts: dict[str, list[Array]] = {}
     share = values // max(samples.count(), 1)
-    for t, value in _tensors(truth, tensors, samples):
+    for t, value in tensors_of(truth, tensors, samples):
         low, high = _along(value.astype(np.float64))
         ends[t] = ends[t].joined(low, high) if t in ends else Extremes(low, high)
         if values:
@@ -79,8 +79,11 @@ def seen_of(
     return ends, {t: np.concatenate(p) for t, p in parts.items()}
 
 
-def _tensors(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -> Iterator[tuple[str, Array]]:
-    """Float tensors that the model has, feed by feed."""
+def tensors_of(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -> Iterator[tuple[str, Array]]:
+    """Float tensors that the model has, feed by feed.
+
+    The arguments are those of `extremes`.
+    """
     wanted = list(dict.fromkeys(tensors))
     session = as_written(expose(truth, wanted))
     computed = [t for t in wanted if t in session.outputs]

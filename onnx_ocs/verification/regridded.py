@@ -29,7 +29,8 @@ from onnx_ocs.model.protobuf import drop_value_info
 from onnx_ocs.qdq.intervals import value_bounds
 from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
-from onnx_ocs.records.grids import LeftOut, Part, Sixteen, Split, ZeroPoint, read_edits
+from onnx_ocs.records.grids import Gains, LeftOut, Part, Sixteen, Split, ZeroPoint, read_edits
+from onnx_ocs.verification.gained import Gained
 from onnx_ocs.verification.values import Differs
 
 __all__ = ["regridded"]
@@ -72,6 +73,8 @@ def regridded(original: onnx.ModelProto, rewritten: onnx.ModelProto) -> tuple[on
             y.split(edit)
         elif isinstance(edit, Sixteen):
             y.lengthen(edit)
+        elif isinstance(edit, Gains):
+            y.give(edit)
         else:
             y.move(edit)
         y.finish(idle)
@@ -227,6 +230,13 @@ class _Yardstick:
         for m in nodes:
             del m.input[2:]
             m.input.append(zero)
+
+    # ---- gains ------------------------------------------------------------------------------------------------------
+
+    def give(self, e: Gains) -> None:
+        """Channels of what a QuantizeLinear reads are multiplied, and what reads them divides."""
+        n = self._node(e.quantized, "QuantizeLinear")
+        Gained(self.graph, self._constant, self.added, self.names.fresh).give(n, self._grid(n), e)
 
     # ---- 16 bits ----------------------------------------------------------------------------------------------------
 

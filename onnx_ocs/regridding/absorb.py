@@ -1,0 +1,213 @@
+"""Who can absorb gains: constants in front of a quantizer, and the weights of all that reads it.
+
+    Mul(x, gamma) -> Q DQ -> MatMul with W        gamma * g  and  W / g, row by row: the same function
+
+Channel c of the tensor becomes g[c] times what it was.  In front of the quantizer, everything up to the constants that
+take the gains in must be linear in a positive factor (ReLU, pools, a product), and nobody else may read what lies
+between.  Such constants are the weight and bias of a layer, scale and bias of a normalization, or a vector that is
+multiplied or added.  Behind it, layers with a constant quantized weight alone may read the tensor.  This is
+cross-layer equalization (Nagel et al. 2019) and SmoothQuant (Xiao et al. 2023), on a finished file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import attribute, is_op
+from onnx_ocs.qdq.layers import Layer, read_layer
+from onnx_ocs.qdq.weights import read_weight, scales_apart
+from onnx_ocs.regions.region import Quantized, Region
+
+__all__ = ["Absorbing", "Operand", "absorbing"]
+
+HOMOGENEOUS = (
+    "Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout",
+)  # fmt: skip
+NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "BatchNormalization",
+         "InstanceNormalization")  # fmt: skip
+CHAIN = ("DequantizeLinear", "QuantizeLinear", "Transpose")  # what may stand behind a constant
+FAR = 12  # most nodes between a quantizer and the constants
+DEEP = 2  # most products of two tensors between them
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A constant that is multiplied with the gains.
+
+    Attributes:
+        node: who reads it.
+        index: at which input.
+        axis: its channel axis.
+    """
+
+    node: NodeProto
+    index: int
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Absorbing:
+    """A quantized tensor whose channels may have gains.
+
+    Attributes:
+        region: the tensor's.
+        axis: its channel axis, counted from the end.
+        channels: how many it has.
+        sources: what is multiplied.
+        layers: whose weights are divided.
+    """
+
+    region: Region
+    axis: int
+    channels: int
+    sources: tuple[Operand, ...]
+    layers: tuple[Layer, ...]
+
+
+def absorbing(graph: Graph, region: Quantized) -> Absorbing | None:
+    """A region as a tensor that may have gains; None where somebody could not absorb them."""
+    if not isinstance(region, Region) or region.quantizer.scale.size != 1 or region.folded:
+        return None
+    if not _alone(graph, region.tensor, region.nodes):
+        return None
+    layers = _layers(graph, region)
+    if not layers:
+        return None
+    axes = {1 - len(x.weight.shape) if x.slides else -1 for x in layers}
+    channels = {x.inputs for x in layers}
+    if len(axes) > 1 or len(channels) > 1:
+        return None
+    axis, count = axes.pop(), channels.pop()
+    sources = _sources(graph, region.tensor, axis, count, FAR, DEEP)
+    return Absorbing(region, axis, count, tuple(sources), tuple(layers)) if sources else None
+
+
+def _alone(graph: Graph, tensor: str, readers: tuple[NodeProto, ...]) -> bool:
+    """Whether nobody but these nodes reads a tensor."""
+    if tensor in graph.outputs or graph.captured(tensor) or graph.is_constant(tensor):
+        return False
+    return {id(n) for n in graph.readers(tensor)} == {id(n) for n in readers}
+
+
+# ---- behind ---------------------------------------------------------------------------------------------------------
+
+
+def _layers(graph: Graph, region: Region) -> list[Layer]:
+    """The layers that read a region's tensor, each once; none where anything else reads it, or one cannot absorb."""
+    found: dict[int, Layer] = {}
+    stack = [str(n.output[0]) for n in region.nodes]
+    while stack:
+        t = stack.pop()
+        if t in graph.outputs or graph.captured(t):
+            return []
+        for r in graph.readers(t):
+            if is_op(r, "Clip", "DequantizeLinear") and r.input[0] == t:
+                stack.append(str(r.output[0]))
+                continue
+            layer = read_layer(graph, r)
+            if layer is None or [*r.input].count(t) > 1 or r.input[0] != t or not _divisible(graph, layer):
+                return []
+            found[id(r)] = layer
+    return list(found.values())
+
+
+def _divisible(graph: Graph, layer: Layer) -> bool:
+    """Whether a layer's weight is integers of one step, or of one step an output, that each input can be divided in."""
+    node, weight = layer.node, layer.weight
+    if layer.kind == "ConvTranspose" or attribute(node, "transA", 0) or (layer.kind == "MatMul" and layer.into != 0):
+        return False
+    ops = [n.op_type for n in weight.nodes if n.op_type != "Transpose"]
+    root = graph.constant(weight.root)
+    if root is None or ops not in (["DequantizeLinear"], ["DequantizeLinear", "QuantizeLinear"]):
+        return False
+    if (root.dtype.kind == "f") != (len(ops) == 2) or root.dtype == np.float16:
+        return False
+    q = weight.quantizer(graph)
+    if q is None or (q.axis is not None and q.axis != layer.out) or q.float_dtype != np.float32:
+        return False
+    bias = layer.bias(graph)
+    if bias is None or bias.dequantize is None:
+        return bias is not None
+    return (graph.constant_shape(bias.dequantize.input[0]) or ())[-1:] == (layer.outputs,)
+
+
+# ---- in front -------------------------------------------------------------------------------------------------------
+
+
+def _sources(graph: Graph, tensor: str, axis: int, channels: int, far: int, deep: int) -> list[Operand]:
+    """The constants in front of a tensor that take its gains in; none where there are none."""
+    n = graph.producer.get(tensor)
+    if n is None or not far or len([o for o in n.output if o]) > 1 or graph.is_constant(tensor):
+        return []
+
+    def further(t: str, products: int = deep) -> list[Operand]:
+        return _sources(graph, t, axis, channels, far - 1, products) if _alone(graph, t, (n,)) else []
+
+    if is_op(n, *HOMOGENEOUS):
+        return further(str(n.input[0]))
+    if is_op(n, *NORMS):
+        return _norm(graph, n, axis, channels)
+    layer = read_layer(graph, n)
+    if layer is not None:
+        return _layer(graph, layer, axis, channels)
+    if not is_op(n, "Mul", "Add") or len(n.input) != 2 or n.input[0] == n.input[1]:
+        return []
+    constants = [k for k in (0, 1) if graph.is_constant(n.input[k])]
+    if len(constants) == 1:
+        k = constants[0]
+        own = _vector(graph, n, k, axis, channels)
+        if is_op(n, "Mul"):
+            value = None if own else graph.constant(n.input[k])
+            return [own] if own else further(str(n.input[1 - k])) if value is not None and value.size == 1 else []
+        rest = further(str(n.input[1 - k])) if own else []
+        return [own, *rest] if own and rest else []
+    if is_op(n, "Mul") and not constants and deep:
+        for k in (0, 1):  # either factor may take them
+            if found := further(str(n.input[k]), deep - 1):
+                return found
+    return []
+
+
+def _operand(graph: Graph, node: NodeProto, index: int, axis: int) -> Operand | None:
+    """A constant of which each channel can be multiplied with a power of two exactly."""
+    weight = read_weight(graph, node, index)
+    plain = weight is not None and all(is_op(n, *CHAIN) for n in weight.nodes)
+    return Operand(node, index, axis) if plain and scales_apart(graph, node, index, axis) else None
+
+
+def _vector(graph: Graph, node: NodeProto, index: int, axis: int, channels: int) -> Operand | None:
+    """A constant with one value for each channel, along the tensor's channel axis."""
+    weight = read_weight(graph, node, index)
+    if weight is None or len(weight.shape) + axis < 0 or weight.shape[axis] != channels:
+        return None
+    return _operand(graph, node, index, len(weight.shape) + axis) if np.prod(weight.shape) == channels else None
+
+
+def _norm(graph: Graph, node: NodeProto, axis: int, channels: int) -> list[Operand]:
+    """Scale and bias of a normalization, where there is one value for each channel."""
+    if not is_op(node, "BatchNormalization", "InstanceNormalization") and axis != -1:
+        return []  # the others' scales lie along the last axes
+    found = [_vector(graph, node, k, -1, channels) for k in (1, 2) if len(node.input) > k and node.input[k]]
+    return [f for f in found if f is not None] if all(found) else []
+
+
+def _layer(graph: Graph, layer: Layer, axis: int, channels: int) -> list[Operand]:
+    """Weight and bias of a layer whose outputs are the channels."""
+    node = layer.node
+    own = 1 - len(layer.weight.shape) if layer.slides else -1
+    if layer.outputs != channels or own != axis or layer.kind == "ConvTranspose":
+        return []
+    weight = _operand(graph, node, 1, layer.out)
+    if weight is None or (layer.kind == "MatMul" and len(layer.weight.shape) != 2):
+        return []
+    if layer.kind == "MatMul" or len(node.input) < 3 or not node.input[2]:
+        return [weight]
+    bias = read_weight(graph, node, 2)
+    if bias is None or bias.shape != (channels,):
+        return []
+    operand = _operand(graph, node, 2, 0)
+    return [weight, operand] if operand else []

@@ -1,0 +1,129 @@
+"""Small networks in which a few channels of a quantized tensor are far larger than the rest, so that gains pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import zoo
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passes import Regrid
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regridding.absorb import Absorbing, absorbing
+from onnx_ocs.regridding.gains import gained
+from onnx_ocs.regridding.octaves import Chosen
+
+__all__ = ["NETS", "absorbers", "build", "given", "samples"]
+
+INT32 = zoo.Style(bias="int32", opset=21, dtype="int8")
+FLOAT = zoo.Style(bias="float", opset=21, dtype="int8")
+
+
+def _uneven(net: zoo.Net, count: int, base: float = 1.0) -> np.ndarray:
+    """One number a channel, over a range of two to the seventh, in no order."""
+    return base * 2.0 ** net.rng.permutation(np.linspace(-6, 1, count))
+
+
+def _vector(net: zoo.Net, x: str, shape: tuple[int, ...] = (-1,)) -> str:
+    """x times one constant a channel, as RMSNorm and its like end."""
+    name = f"gamma{net.count['Mul']}"
+    axis = -1 if shape == (-1,) else 1
+    return net.op("Mul", net.const(name, _uneven(net, net.channels(x, axis)).reshape(shape)), x)
+
+
+def _norm(style: zoo.Style) -> onnx.ModelProto:
+    """LayerNormalization before two products."""
+    net = zoo.Net(style, x=(5, 24))
+    c = net.channels("x", -1)
+    gamma, beta = net.const("gamma", _uneven(net, c)), net.const("beta", 0.1 * _uneven(net, c))
+    x = net.qdq(net.op("LayerNormalization", "x", gamma, beta, axis=-1), "mid", 1.0)
+    return net.model(net.op("Add", net.matmul(x, 16), net.matmul(x, 16, bias=False, transpose=True)))
+
+
+def _vectors(style: zoo.Style) -> onnx.ModelProto:
+    """A product and a sum with vectors."""
+    net = zoo.Net(style, x=(5, 24))
+    y = _vector(net, "x")
+    y = net.op("Add", y, net.const("beta", 0.1 * _uneven(net, 24)))
+    return net.model(net.matmul(net.qdq(y, "mid", 1.0), 16))
+
+
+def _gated(style: zoo.Style) -> onnx.ModelProto:
+    """The gated unit of a decoder: one factor is a layer."""
+    net = zoo.Net(style, x=(5, 16))
+    x = net.qdq("x", "mid", 1.0)
+    gate, up = net.matmul(x, 24, bias=False), net.matmul(x, 24, bias=False)
+    net.initializers["matmul2_w_scale"] *= _uneven(zoo.Net(seed=3), 24).astype(np.float32)
+    gate = net.op("Mul", gate, net.op("Sigmoid", gate))
+    return net.model(net.matmul(net.qdq(net.op("Mul", gate, up), "mid", 1.0), 16))
+
+
+def _convs(style: zoo.Style, groups: int = 1, relu: bool = True) -> onnx.ModelProto:
+    """Conv, ReLU, Conv."""
+    net = zoo.Net(style, x=(4, 8, 8))
+    x = net.qdq("x", "mid", 1.0)
+    y = net.conv(x, 16)
+    for t, v in net.initializers.items():  # rows that differ in size
+        if t in ("conv1_w_scale", "conv1_b_scale"):
+            net.initializers[t] = (v * _uneven(zoo.Net(seed=3), 16)).astype(v.dtype)
+        elif t == "conv1_b":
+            net.initializers[t] = (v * _uneven(zoo.Net(seed=3), 16)).astype(v.dtype)
+    y = net.op("MaxPool", net.op("Relu", y) if relu else y, kernel_shape=[2, 2], strides=[1, 1])
+    y = net.qdq(y, "low" if relu and style.dtype == "uint8" else "mid", 1.0)
+    return net.model(net.conv(y, 16, groups=groups))
+
+
+def _gemms(style: zoo.Style) -> onnx.ModelProto:
+    """A BatchNormalization's values through a pool, and a Gemm whose weight is turned."""
+    net = zoo.Net(style, x=(12,))
+    y = net.gemm(net.qdq("x", "mid", 1.0), 16)
+    for t, v in net.initializers.items():
+        if t in ("gemm1_w_scale", "gemm1_b_scale", "gemm1_b"):
+            net.initializers[t] = (v * _uneven(zoo.Net(seed=3), 16)).astype(v.dtype)
+    return net.model(net.gemm(net.qdq(net.op("Relu", y), "mid", 1.0), 8, trans=0))
+
+
+NETS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "norm": lambda: _norm(FLOAT),
+    "vectors": lambda: _vectors(FLOAT),
+    "gated": lambda: _gated(FLOAT),
+    "convs": lambda: _convs(INT32),
+    "convs, uint8": lambda: _convs(zoo.Style(bias="int32", dtype="uint8")),
+    "convs, weights of uint8": lambda: _convs(zoo.Style(bias="int32", dtype="uint8", weight="uint8"), relu=False),
+    "convs, float weights": lambda: _convs(zoo.Style(bias="float", weight="fake", dtype="int8")),
+    "grouped": lambda: _convs(INT32, groups=4),
+    "depthwise": lambda: _convs(INT32, groups=16),
+    "gemms": lambda: _gemms(INT32),
+    "norm, QCDQ": lambda: _norm(zoo.Style(bias="float", opset=21, dtype="int8", bits=6)),
+}
+
+
+def build(name: str) -> onnx.ModelProto:
+    """One of the networks."""
+    return NETS[name]()
+
+
+def samples(model: onnx.ModelProto, count: int = 32) -> dict[str, np.ndarray]:
+    """Random inputs."""
+    (x,) = model.graph.input
+    shape = [d.dim_value for d in x.type.tensor_type.shape.dim][1:]
+    return {x.name: np.random.default_rng(5).standard_normal((count, *shape)).astype(np.float32)}
+
+
+def absorbers(model: onnx.ModelProto) -> list[Absorbing]:
+    """The tensors that may have gains."""
+    graph = Graph(model)
+    found = (absorbing(graph, r) for r in find_regions(graph, infer_shapes(model)))
+    return [a for a in found if a is not None]
+
+
+def given(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
+    """The model with gains drawn at random for all tensors that may have some."""
+    rng = np.random.default_rng(seed)
+    chosen = [Chosen(a, rng.integers(-1, 4, a.channels), 2.0) for a in absorbers(model)]
+    new, done = gained(model, chosen, Regrid(), {})
+    assert len(done) == len(chosen)
+    return new
