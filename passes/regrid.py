@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from onnx_ocs.calibration.context import Context
     from onnx_ocs.passmanager import PassResult
+    from onnx_ocs.regridding.even import Products
     from onnx_ocs.regridding.lengthen import Shorts
 
 __all__ = ["Regrid"]
@@ -76,7 +77,15 @@ class Regrid:
         from onnx_ocs.regridding.run import regrid
 
         shorts = self._shorts() if self.bits16 else None
-        return regrid(model, context, self, self.leave_out, self.zero_points, self.unsigned, shorts, self.gains)
+        gains, products = self.gains, self._products()
+        return regrid(model, context, self, self.leave_out, self.zero_points, self.unsigned, shorts, gains, products)
+
+    def _products(self) -> Products | None:
+        """What products in front of quantizers may cost; None where the target runs nothing in float between them."""
+        from onnx_ocs.regridding.even import Products
+        from onnx_ocs.targets.registry import rules_of
+
+        return Products(self.max_latency) if rules_of(self.runtime).floats else None
 
     def _shorts(self) -> Shorts:
         """What quantizers of 16 bits may be like on the target."""

@@ -151,6 +151,7 @@ class Fitting:
         positions = np.concatenate(drawn)
         numbers = np.repeat(first + np.arange(parts), [len(d) for d in drawn])
         target = outputs(y, layer.axis, positions)
+        target = target if pair.gain is None else target * pair.gain.astype(np.float32)
         if task.other and pair.other:
             other = got[pair.floats, pair.other[0]]
             if other.shape == y.shape:

@@ -18,6 +18,7 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.qdq.layers import is_layer
+from onnx_ocs.reconstruction.gains import octaves_of
 from onnx_ocs.reconstruction.linear import LinearMap, canonical
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import Session, as_written
@@ -41,12 +42,14 @@ class Pair:
             they are not known.
         other: the other operand, where the layer's output is only added to something: its name in the reference, and
             in the quantized model.
+        gain: what the target is to be multiplied by, one factor a channel; None: it is in the layer's units.
     """
 
     tensor: str
     floats: bool
     prior: Array | None
     other: tuple[str, str] | None
+    gain: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,17 +212,22 @@ def pair_layers(
     written = set() if exact is None else {o for n in exact.graph.node for o in n.output}
     used: set[int] = set()
     found: list[Pair | None] = []
-    unsure: list[tuple[int, LinearMap, list[str], Array | None]] = []
+    unsure: list[_Unsure] = []
+    mine, theirs = octaves_of(graph.model), octaves_of(exact)
     for layer in layers:
         other = _other(graph, layer.y, True)
         stand_in = None
         if layer.y in written:
             seen = other is not None and (other in written or other in graph.inputs)
-            stand_in = Pair(layer.y, False, None, (other, other) if other is not None and seen else None)
+            both = (other, other) if other is not None and seen else None
+            stand_in = Pair(layer.y, False, None, both, _between(mine.rows(layer), theirs.rows(layer)))
         found.append(stand_in)
         if there is None:
             continue
         w, back = _narrow(layer)
+        rows, columns = mine.rows(layer), mine.columns(layer, w.shape[2])
+        along = 1.0 if rows is None else rows[layer.outputs][:, :, None]
+        w = w * columns / along  # as it was without gains
         k = _find(w, known, used)
         if k is None:
             continue
@@ -232,13 +240,20 @@ def pair_layers(
         if spread.size and spread.max() <= RATIO and spread.min() >= 1 / RATIO:
             behind = layer.bias is not None and (len(node.input) < 3 or not node.input[2]) and len(tensors) > 1
             tensor = tensors[1] if behind and is_op(there.producer[tensors[1]], "Add") else tensors[0]
-            prior = _widened(float_w, back, layer)
-            found[-1] = Pair(tensor, True, prior, _both(there, tensor, other))
+            prior = _widened(float_w * along / columns, back, layer)
+            found[-1] = Pair(tensor, True, prior, _both(there, tensor, other), rows)
         else:
             gain = (w * float_w).sum(2) / np.maximum((float_w**2).sum(2), 1e-30)
-            unsure.append((len(found) - 1, layer, tensors, _widened(float_w * gain[:, :, None], back, layer)))
+            prior = _widened(float_w * gain[:, :, None] * along / columns, back, layer)
+            there_now = theirs.rows(layer)
+            unsure.append(_Unsure(len(found) - 1, layer, tensors, prior, rows, 1.0 if there_now is None else there_now))
     _by_value(found, unsure, floats, exact, feeds, written)
     return found
+
+
+def _between(now: Array | None, before: Array | None) -> Array | None:
+    """What a stand-in's tensor is to be multiplied by, where it declares some of the gains itself."""
+    return now if now is None or before is None else now / before
 
 
 def _both(there: Graph, tensor: str, other: str | None) -> tuple[str, str] | None:
@@ -254,32 +269,56 @@ def _widened(w: Array, back: Array | None, layer: LinearMap) -> Array:
     return small if np.array_equal(small, w) else w
 
 
+@dataclass(frozen=True, eq=False)
+class _Unsure:
+    """A layer whose target is to be found by value.
+
+    Attributes:
+        number: of the layer.
+        layer: the layer.
+        names: of the tensors that it may be.
+        prior: float weights in the layer's units.
+        gain: what the target is to be multiplied by.
+        there: what it is to be multiplied by to be the stand-in's.
+    """
+
+    number: int
+    layer: LinearMap
+    names: list[str]
+    prior: Array
+    gain: Array | None
+    there: Array | float
+
+    def error(self, wanted: Array, stood_in: Array) -> float:
+        """Relative squared distance of a tensor from the stand-in's."""
+        here, axis = np.moveaxis(stood_in.astype(np.float64), self.layer.axis, -1), self.layer.axis
+        apart = np.moveaxis(wanted, axis, -1) * self.there - here
+        return float(np.square(apart).sum() / max(float(np.square(here).sum()), 1e-30))
+
+
 def _by_value(
     found: list[Pair | None],
-    unsure: Sequence[tuple[int, LinearMap, list[str], Array | None]],
+    unsure: Sequence[_Unsure],
     floats: onnx.ModelProto | None,
     exact: onnx.ModelProto | None,
     feeds: Sequence[Mapping[str, Array]],
     written: set[str],
 ) -> None:
     """Choose the tensor behind folded nodes that is nearest to the stand-in's, where one is near."""
-    unsure = [u for u in unsure if u[1].y in written]
+    unsure = [u for u in unsure if u.layer.y in written]
     if not unsure or not feeds:
         return
     reference = Reference(floats, exact)
-    reference.prepare([t for _, _, names, _ in unsure for t in names], [layer.y for _, layer, _, _ in unsure])
+    reference.prepare([t for u in unsure for t in u.names], [u.layer.y for u in unsure])
     errors: dict[tuple[int, str], list[float]] = {}
     for feed in feeds:
         got = reference.run(feed)
-        for k, layer, names, _ in unsure:
-            here = got[False, layer.y].astype(np.float64)
-            for t in names:
-                there = got[True, t]
-                if there.shape == here.shape:
-                    error = ((there - here) ** 2).sum() / max(float((here**2).sum()), 1e-30)
-                    errors.setdefault((k, t), []).append(float(error))
-    for k, _, names, prior in unsure:
-        means = {t: float(np.mean(errors[k, t])) for t in names if (k, t) in errors}
+        for u in unsure:
+            for t in u.names:
+                if got[True, t].shape == got[False, u.layer.y].shape:
+                    errors.setdefault((u.number, t), []).append(u.error(got[True, t], got[False, u.layer.y]))
+    for u in unsure:
+        means = {t: float(np.mean(errors[u.number, t])) for t in u.names if (u.number, t) in errors}
         nearest = min(means, key=lambda t: means[t], default=None)
         if nearest is not None and means[nearest] < NEAR:
-            found[k] = Pair(nearest, True, prior, None)
+            found[u.number] = Pair(nearest, True, u.prior, None, u.gain)

@@ -19,6 +19,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.reconstruction.linear import LinearMap
+from onnx_ocs.records.grids import read_edits, record_edits
 from onnx_ocs.records.layouts import quantizers, read_layouts
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.wide import Wide
@@ -33,7 +34,12 @@ def stand_in(model: onnx.ModelProto) -> onnx.ModelProto | None:
         model: as it is, translated or not; not changed.
     """
     plain = _without_copies(model)
-    return None if plain is None else reference(plain, find_regions(Graph(plain), infer_shapes(plain)))
+    if plain is None:
+        return None
+    found = reference(plain, find_regions(Graph(plain), infer_shapes(plain)))
+    if edits := read_edits(model):  # its channels have the gains that the file declares
+        record_edits(found, edits)
+    return found
 
 
 def seen_in(layers: Sequence[LinearMap], model: onnx.ModelProto) -> list[LinearMap]:

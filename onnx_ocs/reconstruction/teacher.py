@@ -39,6 +39,7 @@ class Hint:
         rows: which of our channels count (copies do not); None for all.
         low: the smallest value that what follows can express, in a shape that broadcasts.
         high: the largest.
+        gain: what the counterpart is multiplied by, in a shape that broadcasts; None: nothing.
     """
 
     ours: str
@@ -47,6 +48,7 @@ class Hint:
     rows: Tensor | None
     low: Tensor
     high: Tensor
+    gain: Tensor | None = None
 
     def ours_in(self, got: Mapping[str, Tensor]) -> Tensor:
         """Our value, as far as it counts."""
@@ -56,6 +58,7 @@ class Hint:
     def theirs_in(self, wanted: Mapping[str, Array]) -> Tensor:
         """The float model's value, as far as it counts."""
         x = tensor(wanted[self.theirs[0]])
+        x = x if self.gain is None else x * self.gain
         return self._seen(x if len(self.theirs) == 1 else x + tensor(wanted[self.theirs[1]]))
 
     def _seen(self, x: Tensor) -> Tensor:
@@ -120,7 +123,8 @@ def _hint(graph: Graph, layer: LinearMap, pair: Pair) -> Hint | None:
     bounds = (np.asarray(-np.inf), np.asarray(np.inf)) if found is None else (found.low, found.high)
     behind = -1 - (layer.axis if layer.axis < 0 else layer.axis - len(layer.weight.chain.shape))
     low, high = (tensor(b.reshape(-1, *[1] * behind) if b.size > 1 else b.reshape(())) for b in bounds)
-    return Hint(ours, theirs, layer.axis, rows, low, high)
+    gain = None if pair.gain is None else tensor(pair.gain.astype(np.float32).reshape(-1, *[1] * behind))
+    return Hint(ours, theirs, layer.axis, rows, low, high, gain)
 
 
 def _sum(graph: Graph, tensor: str) -> str | None:

@@ -7,16 +7,18 @@ One metadata entry of the model, a JSON list under the key `onnx_ocs.grids`, in 
                                               "scale": s, "zero_point": z}]}
     {"edit": "zero point", "quantized": Q, "before": z, "now": z'}
     {"edit": "bits16", "quantized": Q, "type": "uint16" | "int16", "before": z, "now": z'}
-    {"edit": "gains", "quantized": Q, "sources": [[tensor, k]], "layers": [tensor], "octaves": [e]}
+    {"edit": "gains", "quantized": [Q], "sources": [[tensor, k]], "layers": [tensor], "octaves": [e],
+                      "product": null | [name, tensor]}
 
 Tensors are named as they are when the edit is made.  A pair that is left out: whoever read D, which the
 DequantizeLinear writes, reads what its QuantizeLinear read; layers still read D, and a graph output D is written by an
 Identity.  A split: inputs of the Concat that writes C get a pair of their own, of the type that the pair behind the
 Concat has.  16 bits: Q and every DequantizeLinear that reads its integers have the type and the zero-point now; a Clip
-between them is gone, and below opset 21 they are onnxruntime's own operators (com.microsoft).  Gains: channel c of what Q quantizes is 2^octaves[c]
-times what it was; input k of each node that writes one of the sources, a constant, is multiplied with that, and the
-weights of all layers that read the tensor, named by what they write, are divided by it.  A new step is declared on its
-QuantizeLinear (`onnx_ocs.records.steps`).
+between them is gone, and below opset 21 they are onnxruntime's own operators (com.microsoft).  Gains: channel c of what
+Q quantizes is 2^octaves[c] times what it was.  The constant at input k of each node that writes one of the sources is
+multiplied with that, and the weights of the layers, named by what they write, which are all that read the tensor, are
+divided by it.  Without sources a product of its own, of that name, writes the tensor that Q reads now, and all but the
+layers read what Q read.  A new step is declared on its QuantizeLinear (`onnx_ocs.records.steps`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from onnx_ocs.model.text import from_json
 from onnx_ocs.records.metadata import set_entry
 
 __all__ = [
-    "GRIDS", "SHORTS", "Edit", "Gains", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "read_edits", "record_edits",
+    "GRIDS", "SHORTS", "Edit", "Gains", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "read_edits",
+    "record_edits",
 ]  # fmt: skip
 
 GRIDS = "onnx_ocs.grids"
@@ -123,16 +126,18 @@ class Gains:
     """Channels of a tensor that are powers of two times what they were.
 
     Attributes:
-        quantized: what the tensor's QuantizeLinear writes.
+        quantized: what the tensor's QuantizeLinears write.
         sources: constants that are multiplied: what their reader writes, and at which input it reads them.
         layers: what the layers write whose weights are divided.
         octaves: the exponents, one for each channel.
+        product: name and output of the Mul in front of the QuantizeLinear, where there are no sources.
     """
 
-    quantized: str
+    quantized: tuple[str, ...]
     sources: tuple[tuple[str, int], ...]
     layers: tuple[str, ...]
     octaves: tuple[int, ...]
+    product: tuple[str, str] | None = None
 
 
 Edit = LeftOut | Split | ZeroPoint | Sixteen | Gains
@@ -179,7 +184,11 @@ def _edit(entry: Mapping[str, Any]) -> Edit:
     if kind is Gains:
         sources = tuple((_text(t), _whole(k)) for t, k in entry["sources"])
         octaves = tuple(_whole(e) for e in entry["octaves"])
-        return Gains(_text(entry["quantized"]), sources, tuple(_text(t) for t in entry["layers"]), octaves)
+        layers, product = tuple(_text(t) for t in entry["layers"]), entry["product"]
+        if product is not None:
+            name, tensor = product
+            product = _text(name), _text(tensor)
+        return Gains(tuple(_text(t) for t in entry["quantized"]), sources, layers, octaves, product)
     return Split(_text(entry["joined"]), tuple(_part(p) for p in entry["parts"]))
 
 

@@ -7,11 +7,17 @@ take the gains in must be linear in a positive factor (ReLU, pools, a product), 
 between.  Such constants are the weight and bias of a layer, scale and bias of a normalization, or a vector that is
 multiplied or added.  Behind it, layers with a constant quantized weight alone may read the tensor.  This is
 cross-layer equalization (Nagel et al. 2019) and SmoothQuant (Xiao et al. 2023), on a finished file.
+
+    LayerNormalization -> Q DQ -> MatMul, Add     LayerNormalization -> Mul(g) -> Q DQ -> MatMul;  and -> Add
+
+Where nothing in front can, behind a GELU, or where a residual sum reads the tensor too, a product of its own does: it
+costs a pass over the tensor.  The sum then reads the floats that the quantizer read.  Where an integer kernel writes
+the tensor, or reads it otherwise than a layer, that would cost the kernel, and is not done.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto
@@ -22,7 +28,7 @@ from onnx_ocs.qdq.layers import Layer, read_layer
 from onnx_ocs.qdq.weights import read_weight, scales_apart
 from onnx_ocs.regions.region import Quantized, Region
 
-__all__ = ["Absorbing", "Operand", "absorbing"]
+__all__ = ["Absorbing", "Operand", "absorbing", "inserting"]
 
 HOMOGENEOUS = (
     "Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout",
@@ -57,8 +63,9 @@ class Absorbing:
         region: the tensor's.
         axis: its channel axis, counted from the end.
         channels: how many it has.
-        sources: what is multiplied.
+        sources: what is multiplied; none: a product of its own is put in front of the quantizer.
         layers: whose weights are divided.
+        others: who else reads the tensor behind the quantizer, and will read it in front.
     """
 
     region: Region
@@ -66,24 +73,57 @@ class Absorbing:
     channels: int
     sources: tuple[Operand, ...]
     layers: tuple[Layer, ...]
+    others: tuple[NodeProto, ...] = ()
 
 
 def absorbing(graph: Graph, region: Quantized) -> Absorbing | None:
-    """A region as a tensor that may have gains; None where somebody could not absorb them."""
+    """A region as a tensor that may have gains for nothing; None where somebody could not absorb them."""
+    found = _read(graph, region)
+    if found is None or found.others or not _alone(graph, found.region.tensor, found.region.nodes):
+        return None
+    sources = _sources(graph, region.tensor, found.axis, found.channels, FAR, DEEP)
+    return replace(found, sources=tuple(sources)) if sources else None
+
+
+def inserting(graph: Graph, region: Quantized) -> Absorbing | None:
+    """A region as a tensor that may have gains by a product of its own; None where that would cost integer kernels."""
+    found = _read(graph, region)
+    if found is None or graph.is_constant(region.tensor) or region.tensor in graph.inputs:
+        return None
+    acts = found.region.quantizer.rectifies and region.bounds[0] < 0
+    if _integer(graph, region.tensor) or (found.others and acts):
+        return None
+    return found if all(_in_float(graph, n) for n in found.others) else None
+
+
+def _read(graph: Graph, region: Quantized) -> Absorbing | None:
+    """What reads a region whose channels may have gains."""
     if not isinstance(region, Region) or region.quantizer.scale.size != 1 or region.folded:
         return None
-    if not _alone(graph, region.tensor, region.nodes):
-        return None
-    layers = _layers(graph, region)
-    if not layers:
-        return None
+    layers, others = _readers(graph, region)
     axes = {1 - len(x.weight.shape) if x.slides else -1 for x in layers}
     channels = {x.inputs for x in layers}
-    if len(axes) > 1 or len(channels) > 1:
+    if len(axes) != 1 or len(channels) != 1:
         return None
-    axis, count = axes.pop(), channels.pop()
-    sources = _sources(graph, region.tensor, axis, count, FAR, DEEP)
-    return Absorbing(region, axis, count, tuple(sources), tuple(layers)) if sources else None
+    return Absorbing(region, axes.pop(), channels.pop(), (), tuple(layers), tuple(others))
+
+
+def _in_float(graph: Graph, node: NodeProto) -> bool:
+    """Whether a reader is a sum or a normalization of floats: no quantizer stands behind it."""
+    if not is_op(node, "Add", *NORMS):
+        return False
+    return not any(is_op(r, "QuantizeLinear") for o in node.output if o for r in graph.readers(o))
+
+
+def _integer(graph: Graph, tensor: str) -> bool:
+    """Whether an integer kernel may write a tensor to a quantizer: what makes it reads integers."""
+    n = graph.producer.get(tensor)
+    while is_op(n, "Relu", "LeakyRelu", "Clip", "Identity") and n is not None:
+        n = graph.producer.get(n.input[0])
+    if n is None:
+        return True
+    read = [graph.producer.get(t) for t in n.input if t and not graph.is_constant(t)]
+    return any(is_op(p, "DequantizeLinear") for p in read)
 
 
 def _alone(graph: Graph, tensor: str, readers: tuple[NodeProto, ...]) -> bool:
@@ -96,23 +136,30 @@ def _alone(graph: Graph, tensor: str, readers: tuple[NodeProto, ...]) -> bool:
 # ---- behind ---------------------------------------------------------------------------------------------------------
 
 
-def _layers(graph: Graph, region: Region) -> list[Layer]:
-    """The layers that read a region's tensor, each once; none where anything else reads it, or one cannot absorb."""
-    found: dict[int, Layer] = {}
-    stack = [str(n.output[0]) for n in region.nodes]
+def _readers(graph: Graph, region: Region) -> tuple[list[Layer], list[NodeProto]]:
+    """The layers that read a region's tensor and can be divided, each once, and who else does.
+
+    No layers where somebody reads the integers, or the tensor leaves the graph.
+    """
+    layers: dict[int, Layer] = {}
+    others: dict[int, NodeProto] = {}
+    stack = [(str(n.output[0]), True) for n in region.nodes]
     while stack:
-        t = stack.pop()
+        t, integers = stack.pop()
         if t in graph.outputs or graph.captured(t):
-            return []
+            return [], []
         for r in graph.readers(t):
-            if is_op(r, "Clip", "DequantizeLinear") and r.input[0] == t:
-                stack.append(str(r.output[0]))
+            if integers and is_op(r, "Clip", "DequantizeLinear") and r.input[0] == t:
+                stack.append((str(r.output[0]), is_op(r, "Clip")))
                 continue
             layer = read_layer(graph, r)
-            if layer is None or [*r.input].count(t) > 1 or r.input[0] != t or not _divisible(graph, layer):
-                return []
-            found[id(r)] = layer
-    return list(found.values())
+            if integers or [*r.input].count(t) > 1:
+                return [], []
+            if layer is not None and r.input[0] == t and _divisible(graph, layer):
+                layers[id(r)] = layer
+            else:
+                others[id(r)] = r
+    return list(layers.values()), list(others.values())
 
 
 def _divisible(graph: Graph, layer: Layer) -> bool:

@@ -28,7 +28,7 @@ from onnx_ocs.records.history import stamp
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Key
 from onnx_ocs.regions.relu6 import Bounded
-from onnx_ocs.regridding.absorb import Absorbing, absorbing
+from onnx_ocs.regridding.absorb import Absorbing, absorbing, inserting
 from onnx_ocs.regridding.octaves import Chosen
 
 __all__ = ["gained"]
@@ -68,14 +68,15 @@ def gained(
     new = onnx.ModelProto()
     new.CopyFrom(model)
     graph = EditableGraph(new)
-    wanted = {c.absorbing.region.key: c.octaves for c in chosen}
+    wanted = {c.absorbing.region.key: c for c in chosen}
     edits: list[Gains] = []
     done: set[Key] = set()
     for region in find_regions(graph, infer_shapes(new), bounded=bounded):
         if region.key not in wanted:
             continue
-        a = absorbing(graph, region)  # as it is now: another one may have changed a weight
-        edit = None if a is None else _give(graph, a, wanted[region.key])
+        find = absorbing if wanted[region.key].absorbing.sources else inserting
+        a = find(graph, region)  # as it is now: another one may have changed a weight
+        edit = None if a is None else _give(graph, a, wanted[region.key].octaves)
         if edit is not None:
             edits.append(edit)
             done.add(region.key)
@@ -96,9 +97,26 @@ def _give(graph: EditableGraph, a: Absorbing, octaves: Array) -> Gains | None:
     for layer, d in zip(a.layers, divided, strict=True):
         assert d is not None
         _write(graph, layer, d)
+    product = None if a.sources else _insert(graph, a, factors)
     sources = tuple((str(next(t for t in o.node.output if t)), o.index) for o in a.sources)
     layers = tuple(str(x.node.output[0]) for x in a.layers)
-    return Gains(str(a.region.nodes[0].output[0]), sources, layers, tuple(octaves.tolist()))
+    quantized = tuple(str(n.output[0]) for n in a.region.nodes)
+    return Gains(quantized, sources, layers, tuple(octaves.tolist()), product)
+
+
+def _insert(graph: EditableGraph, a: Absorbing, factors: Array) -> tuple[str, str]:
+    """Put a product in front of a quantizer; who is no layer reads what it read."""
+    tensor = a.region.tensor
+    constant = graph.add_initializer(tensor + "_gain", factors.astype(np.float32).reshape(-1, *[1] * (-1 - a.axis)))
+    scaled = graph.add_node("Mul", [tensor, constant], graph.fresh(tensor + "_gained"))
+    for n in a.region.nodes:
+        graph.set_input(n, 0, scaled)
+    behind = {o for n in a.region.walk.dequantizers for o in n.output}
+    for n in a.others:
+        for k, t in enumerate(n.input):
+            if t in behind:
+                graph.set_input(n, k, tensor)
+    return graph.producer[scaled].name, scaled
 
 
 def _exact(graph: Graph, node: onnx.NodeProto, index: int, axis: int, factors: Array) -> bool:
@@ -122,7 +140,8 @@ def _returns(value: Array, factors: Array) -> bool:
     kind = value.dtype.type
     with np.errstate(over="ignore", under="ignore"):
         there = (value * factors.astype(kind)).astype(kind)
-        return bool(np.isfinite(there).all() and np.array_equal((there.astype(np.float64) / factors).astype(kind), value))
+        back = (there.astype(np.float64) / factors).astype(kind)
+    return bool(np.isfinite(there).all() and np.array_equal(back, value))
 
 
 def _divided(graph: Graph, layer: Layer, grid: Quantizer, octaves: Array) -> _Divided | None:

@@ -26,15 +26,13 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Key, Quantized, Region
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
-from onnx_ocs.regridding.absorb import absorbing
-from onnx_ocs.regridding.entries import gains_entry, killer_entry
-from onnx_ocs.regridding.gains import gained
+from onnx_ocs.regridding.entries import killer_entry
+from onnx_ocs.regridding.even import Evening, Products
 from onnx_ocs.regridding.grids import Grid
 from onnx_ocs.regridding.lengthen import MOST, Lengthening, Shorts
 from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
 from onnx_ocs.regridding.move import better_grids, movable
-from onnx_ocs.regridding.octaves import choose, look
-from onnx_ocs.regridding.seen import extremes, halves, held_out, seen_of, tensors_of
+from onnx_ocs.regridding.seen import extremes, halves, held_out, seen_of
 from onnx_ocs.regridding.sign import without_sign
 from onnx_ocs.runtime.session import attempt
 
@@ -49,7 +47,7 @@ NEEDS = "regrid: dead channels are found on calibration samples: give --calib"
 
 def regrid(
     model: onnx.ModelProto, context: Context, by: Pass, floats: bool = True, moves: bool = True, signs: bool = True,
-    shorts: Shorts | None = None, gains: bool = True,
+    shorts: Shorts | None = None, gains: bool = True, products: Products | None = None,
 ) -> PassResult:  # fmt: skip
     """Mend the quantizers that kill channels of outputs, then move zero-points where that pays, in place.
 
@@ -65,6 +63,7 @@ def regrid(
         signs: whether integers may be stored without a sign.
         shorts: what quantizers of 16 bits may be like; None: there are none.
         gains: whether channels may have gains.
+        products: what products of their own may cost that give some; None: there are none.
 
     Returns:
         One entry for each quantizer that kills a channel, gets another zero-point, gains or 16 bits, or loses its sign.
@@ -88,12 +87,13 @@ def regrid(
     moved = work.moved(found) if moves else PassResult(False)
     found = _Found(model, context.bounded) if moved.changed else found
     context.progress("looking for gains", 0, None)
-    scaled = work.gained(found) if gains else PassResult(False)
+    original = context.original or model
+    scaled = work.gained(found, original, products) if gains else PassResult(False)
     longer = PassResult(False)
     if shorts is not None:
         found = _Found(model, context.bounded) if scaled.changed else found
         context.progress("choosing 16 bits", 0, None)
-        longer = work.longer(found, shorts, context.original or model, held_out(context.samples, context.limit, MOST))
+        longer = work.longer(found, shorts, original, held_out(context.samples, context.limit, MOST))
     stored = without_sign(model, found.regions, by, context.bounded) if signs else []
     changed = mended.changed or moved.changed or scaled.changed or longer.changed or bool(stored)
     grids = mended.grids + moved.grids + scaled.grids + longer.grids + stored
@@ -173,28 +173,14 @@ class _Work:
         model.CopyFrom(best.model)
         return PassResult(True, grids=entries)
 
-    def gained(self, found: _Found) -> PassResult:
+    def gained(self, found: _Found, original: onnx.ModelProto, products: Products | None) -> PassResult:
         """Give channels gains where that pays, in place."""
-        model, by, (_, learn, _) = found.model, self.by, self.samples
-        able = {r.tensor: a for r in found.regions if (a := absorbing(found.graph, r)) is not None}
-        if not able:
-            return PassResult(False)
-        seen = look(tensors_of(found.plain, able, learn), able)
-        chosen = [c for t, s in seen.items() if (c := choose(found.graph, able[t], s)) is not None]
-        if not chosen:
-            return PassResult(False)
-        before, entries = self._compared(model)[0], []
-        parts = [chosen]
-        while parts and len(entries) < ONE_BY_ONE:  # all together, else halves of them
-            some = parts.pop()
-            new, done = gained(model, some, by, self.bounded)
-            after = self._compared(new)[0] if done else before
-            if done and losing(before, after) is None and _gain(before, after) > CLEARLY:
-                entries += [gains_entry(by.name, c) for c in some if c.absorbing.region.key in done]
-                before = after
-                model.CopyFrom(new)
-            elif len(some) > 1:
-                parts += [some[len(some) // 2 :], some[: len(some) // 2]]
+
+        def won(before: Quality, after: Quality) -> float | None:
+            return _gain(before, after) if losing(before, after) is None else None
+
+        even = Evening(original, self.samples[1], lambda m: self._compared(m)[0], won, self.by, self.bounded)
+        entries = even.run(found.model, found.graph, found.regions, found.plain, products)
         return PassResult(bool(entries), grids=entries)
 
     def longer(self, found: _Found, shorts: Shorts, original: onnx.ModelProto, judge: Samples) -> PassResult:

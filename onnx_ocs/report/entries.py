@@ -142,7 +142,8 @@ class GridEntry(_Passed):
         quantizers: what its QuantizeLinear nodes write.
         dead: by graph output, the channels that are constant behind it and not in the reference.
         edit: "left out"; "split": each input of the Concat in front has a grid of its own; "new grid"; "unsigned": its
-            int8 are stored as uint8; "bits16": its integers have 16 bits now, or should.
+            int8 are stored as uint8; "bits16": its integers have 16 bits now, or should; "gains": its channels are
+            multiplied by powers of two, which the layers behind it divide by.
         scale_before: the step of the original.
         zero_point_before: of the original.
         scale: the step now.
@@ -153,6 +154,8 @@ class GridEntry(_Passed):
         type: of its integers now.
         range_before: what it expressed: the smallest and the largest value.
         range: what it expresses now.
+        octaves: the smallest and the largest gain of its channels, as exponents of 2.
+        error_db: by what its rounding error is smaller, weights' included, on the samples that gains were chosen on.
     """
 
     status: Literal["applied", "refused", "candidate"]
@@ -170,6 +173,8 @@ class GridEntry(_Passed):
     type: NotRequired[str]
     range_before: NotRequired[list[float]]
     range: NotRequired[list[float]]
+    octaves: NotRequired[list[int]]
+    error_db: NotRequired[float]
 
 
 # ---- blocks and layers ----------------------------------------------------------------------------------------------

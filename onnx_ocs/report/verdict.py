@@ -96,8 +96,10 @@ def _done(report: Report) -> str:
     grids = _applied(report.get("grids", ()))
     signs = [g for g in grids if g["edit"] == "unsigned"]
     shorts = [g for g in grids if g["edit"] == "bits16"]
+    gains = [g for g in grids if g["edit"] == "gains"]
     counts = (
-        (len(grids) - len(signs) - len(shorts), "new grid", "new grids"),
+        (len(grids) - len(signs) - len(shorts) - len(gains), "new grid", "new grids"),
+        (len(gains), "tensor with gains", "tensors with gains"),
         (len(shorts), "quantizer with 16 bits", "quantizers with 16 bits"),
         (len(signs), "quantizer stored as uint8", "quantizers stored as uint8"),
         (len(copied), "tensor with copies", "tensors with copies"),

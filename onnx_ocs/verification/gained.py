@@ -6,13 +6,14 @@ names others, or leaves one out, cannot be.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
+from onnx_ocs.qdq.intervals import value_bounds
 from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.records.grids import Gains
@@ -45,56 +46,87 @@ class Gained:
         self.graph, self._constant, self._added, self._fresh = graph, constant, added, fresh
         self._declared: set[tuple[str, int]] = set()
 
-    def give(self, n: NodeProto, q: Quantizer, e: Gains) -> None:
+    def give(self, nodes: Sequence[NodeProto], q: Quantizer, e: Gains) -> None:
         """Make the declared edit.
 
         Args:
-            n: the QuantizeLinear.
-            q: its grid.
+            nodes: the QuantizeLinears, of one tensor and on one grid.
+            q: the grid.
             e: the gains.
 
         Raises:
             Differs: they cannot be.
         """
         octaves = np.asarray(e.octaves, np.int64)
+        source, who = str(nodes[0].input[0]), f"'{nodes[0].input[0]}', whose channels have gains,"
         if q.scale.size != 1 or not octaves.size or np.abs(octaves).max() > FARTHEST:
-            raise Differs(f"the gains that '{e.quantized}' is said to have cannot be")
-        layers = self._readers(e.quantized)
+            raise Differs(f"the gains that {who} is said to have cannot be")
+        layers, others = self._readers(e)
         if sorted(str(x.output[0]) for x in layers) != sorted(e.layers):
-            raise Differs(f"'{e.quantized}' has gains, and its readers are not those that are declared")
+            raise Differs(f"{who} has other readers than are declared")
         axes = {self._axis(x) for x in layers}
         if len(axes) != 1:
-            raise Differs(f"the readers of '{e.quantized}', which has gains, read other channels")
-        self._declared = {*e.sources}
-        sources = self._absorb(str(n.input[0]), [n], axes.pop(), octaves.size)
-        if _named(sources) != sorted(e.sources):
-            raise Differs(f"'{e.quantized}' has gains, and what takes them in is not what is declared")
-        for node, k, axis in sources:
-            node.input[k] = self._multiplied(str(node.input[k]), axis, 2.0**octaves)
+            raise Differs(f"the readers of {who} read other channels")
+        axis = axes.pop()
+        if e.product is not None and not e.sources:
+            self._insert(nodes, q, e.product, 2.0 ** octaves.astype(np.float64), axis, others)
+        else:
+            self._declared = {*e.sources}
+            sources = self._absorb(source, nodes, axis, octaves.size)
+            if others or _named(sources) != sorted(e.sources):
+                raise Differs(f"what takes in the gains of '{source}' is not what is declared")
+            for node, k, own in sources:
+                node.input[k] = self._multiplied(str(node.input[k]), own, 2.0**octaves)
         for x in layers:
             self._divide(x, q, octaves)
 
+    def _insert(
+        self, nodes: Sequence[NodeProto], q: Quantizer, product: tuple[str, str], factors: Array, axis: int,
+        others: list[tuple[NodeProto, str]],
+    ) -> None:  # fmt: skip
+        """A product in front of the quantizers; all but layers read what they read."""
+        source, (name, scaled) = str(nodes[0].input[0]), product
+        if not scaled or scaled in self.graph.producer or scaled in self.graph.inputs:
+            raise Differs(f"the product that is said to give '{source}' its gains cannot be")
+        if others and q.rectifies and value_bounds(self.graph, [source])[source][0] < 0:
+            raise Differs(f"the quantizer of '{source}' stands for a ReLU, and not all read it any more")
+        factor = self._constant(source, factors.astype(q.float_dtype).reshape(-1, *[1] * (-1 - axis)))
+        self._added.append(helper.make_node("Mul", [source, factor], [scaled], name=name))
+        for n in nodes:
+            n.input[0] = scaled
+        for reader, t in others:
+            for k, read in enumerate(reader.input):
+                if read == t:
+                    reader.input[k] = source
+
     # ---- who reads it -----------------------------------------------------------------------------------------------
 
-    def _readers(self, quantized: str) -> list[NodeProto]:
-        """The layers behind a quantizer; nobody else may read its tensor."""
+    def _readers(self, e: Gains) -> tuple[list[NodeProto], list[tuple[NodeProto, str]]]:
+        """The layers behind a quantizer that are declared, and who else reads its tensor, under which name."""
         found: list[NodeProto] = []
-        for t in self._behind(quantized):
+        others: list[tuple[NodeProto, str]] = []
+        for t in self._behind([*e.quantized]):
+            n = self.graph.producer[t]
             for r in self.graph.readers(t):
-                if is_op(r, "DequantizeLinear", "Clip"):
-                    continue
-                once = r.input[0] == t and [*r.input].count(t) == 1
-                if not is_op(r, *LAYERS) or is_op(r, "ConvTranspose") or not once or attribute(r, "transA", 0):
-                    raise Differs(f"'{label(r)}' reads '{t}', whose channels have gains")
-                found.append(r)
-        return found
+                if not is_op(n, "DequantizeLinear"):
+                    if not is_op(r, "DequantizeLinear", "Clip"):
+                        raise Differs(f"'{label(r)}' reads the integers '{t}', whose channels have gains")
+                elif is_op(r, *LAYERS) and r.output[0] in e.layers:
+                    once = r.input[0] == t and [*r.input].count(t) == 1
+                    if is_op(r, "ConvTranspose") or not once or attribute(r, "transA", 0):
+                        raise Differs(f"'{label(r)}' reads '{t}', whose channels have gains")
+                    found.append(r)
+                else:
+                    others.append((r, t))
+        return found, others
 
-    def _behind(self, quantized: str) -> list[str]:
-        tensors = [quantized]
+    def _behind(self, tensors: list[str]) -> list[str]:
+        """Integers and what they are dequantized to."""
         for t in tensors:
             if t in self.graph.outputs or self.graph.captured(t):
                 raise Differs(f"'{t}', whose channels have gains, is read outside the graph's nodes")
-            tensors += [str(r.output[0]) for r in self.graph.readers(t) if is_op(r, "DequantizeLinear", "Clip")]
+            if not is_op(self.graph.producer[t], "DequantizeLinear"):
+                tensors += [str(r.output[0]) for r in self.graph.readers(t) if is_op(r, "DequantizeLinear", "Clip")]
         return tensors
 
     def _axis(self, layer: NodeProto) -> int:
@@ -103,7 +135,7 @@ class Gained:
 
     # ---- who takes them in ------------------------------------------------------------------------------------------
 
-    def _absorb(self, tensor: str, readers: list[NodeProto], axis: int, channels: int) -> list[Source]:
+    def _absorb(self, tensor: str, readers: Sequence[NodeProto], axis: int, channels: int) -> list[Source]:
         """The constants that a tensor's channels are linear in."""
         g = self.graph
         if tensor in g.outputs or g.captured(tensor) or {*map(id, g.readers(tensor))} != {*map(id, readers)}:
@@ -117,7 +149,8 @@ class Gained:
         if is_op(n, *LAYERS):
             return self._layer(n, axis, channels)
         if (n.op_type in LAST and axis == -1) or n.op_type in SECOND:
-            return [(n, k, -1) for k in (1, 2) if len(n.input) > k and n.input[k] and self._is_vector(n, k, -1, channels)]
+            given = [k for k in (1, 2) if len(n.input) > k and n.input[k]]
+            return [(n, k, -1) for k in given if self._is_vector(n, k, -1, channels)]
         constant = [k for k, t in enumerate(n.input) if g.is_constant(t)]
         if is_op(n, "Mul", "Add") and len(constant) == 1:
             k = constant[0]
@@ -249,8 +282,8 @@ class Gained:
         if inside * groups != octaves.size:
             raise Differs(f"'{label(layer)}' reads another number of channels than have gains")
         group = np.arange(outputs)[:, None] * groups // outputs
-        found = octaves[group * inside + np.arange(inside)]
-        return found.reshape(outputs, inside, *[1] * (by_row.ndim - 2)).astype(np.float64)
+        found = octaves[group * inside + np.arange(inside)].astype(np.float64)
+        return np.asarray(found.reshape(outputs, inside, *[1] * (by_row.ndim - 2)))
 
     def _replace(self, layer: NodeProto, nodes: list[NodeProto], root: Array, factors: Array) -> None:
         """Let a layer read a copy of its weight's nodes, with this root and these factors on its steps."""

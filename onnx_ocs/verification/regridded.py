@@ -235,8 +235,12 @@ class _Yardstick:
 
     def give(self, e: Gains) -> None:
         """Channels of what a QuantizeLinear reads are multiplied, and what reads them divides."""
-        n = self._node(e.quantized, "QuantizeLinear")
-        Gained(self.graph, self._constant, self.added, self.names.fresh).give(n, self._grid(n), e)
+        nodes = [self._node(t, "QuantizeLinear") for t in e.quantized]
+        grids = [self._grid(n) for n in nodes]
+        alike = all(g.same_parameters(grids[0]) and g.axis == grids[0].axis for g in grids)
+        if not alike or len({n.input[0] for n in nodes}) != 1:
+            raise Differs(f"{list(e.quantized)} are said to have gains together, and are no grid of one tensor")
+        Gained(self.graph, self._constant, self.added, self.names.fresh).give(nodes, grids[0], e)
 
     # ---- 16 bits ----------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,24 @@ import json
 import onnx
 import pytest
 
-from onnx_ocs.records.grids import GRIDS, Edit, LeftOut, Part, Sixteen, Split, ZeroPoint, read_edits, record_edits
+from onnx_ocs.records.grids import (
+    GRIDS,
+    Edit,
+    Gains,
+    LeftOut,
+    Part,
+    Sixteen,
+    Split,
+    ZeroPoint,
+    read_edits,
+    record_edits,
+)
 
 PART = Part(1, "q", "dq", ("nq", "nd"), 1 / 3, -7)
 EDITS: list[Edit] = [
     Split("joined", (PART,)), LeftOut("dq"), LeftOut("y", "y/Identity"), ZeroPoint("q", 0, 12),
-    Sixteen("q", "int16", -3, -771),
+    Sixteen("q", "int16", -3, -771), Gains(("q", "r"), (("a", 1), ("b", 0)), ("y", "z"), (0, -3, 7)),
+    Gains(("q",), (), ("y",), (1,), ("q/Mul", "q_gained")),
 ]  # fmt: skip
 
 
@@ -36,6 +48,12 @@ def test_what_is_written_is_read() -> None:
         [{"edit": "zero point", "quantized": "q", "before": False, "now": 1}],
         [{"edit": "bits16", "quantized": "q", "type": "uint8", "before": 0, "now": 1}],
         [{"edit": "bits16", "quantized": "q", "type": "uint16", "before": 0, "now": True}],
+        [{"edit": "gains", "quantized": ["q"], "sources": [["a"]], "layers": ["y"], "octaves": [0]}],
+        [{"edit": "gains", "quantized": ["q"], "sources": [["a", 1]], "layers": ["y"], "octaves": [0.5]}],
+        [{"edit": "gains", "quantized": ["q"], "sources": [["a", 1]], "layers": [3], "octaves": [0]}],
+        [{"edit": "gains", "quantized": ["q"], "sources": [], "layers": ["y"], "octaves": [0]}],
+        [{"edit": "gains", "quantized": ["q"], "sources": [], "layers": ["y"], "octaves": [0], "product": ["a"]}],
+        [{"edit": "gains", "quantized": ["q"], "sources": [], "layers": ["y"], "octaves": [0], "product": [1, "a"]}],
         [{"edit": "split", "joined": "j", "parts": [{}]}],
         [{"edit": "split", "joined": "j", "parts": None}],
         [7],

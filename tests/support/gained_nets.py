@@ -12,7 +12,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes import Regrid
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regridding.absorb import Absorbing, absorbing
+from onnx_ocs.regridding.absorb import Absorbing, absorbing, inserting
 from onnx_ocs.regridding.gains import gained
 from onnx_ocs.regridding.octaves import Chosen
 
@@ -67,9 +67,7 @@ def _convs(style: zoo.Style, groups: int = 1, relu: bool = True) -> onnx.ModelPr
     x = net.qdq("x", "mid", 1.0)
     y = net.conv(x, 16)
     for t, v in net.initializers.items():  # rows that differ in size
-        if t in ("conv1_w_scale", "conv1_b_scale"):
-            net.initializers[t] = (v * _uneven(zoo.Net(seed=3), 16)).astype(v.dtype)
-        elif t == "conv1_b":
+        if t in ("conv1_w_scale", "conv1_b_scale", "conv1_b") and v.dtype == np.float32 and v.size > 1:
             net.initializers[t] = (v * _uneven(zoo.Net(seed=3), 16)).astype(v.dtype)
     y = net.op("MaxPool", net.op("Relu", y) if relu else y, kernel_shape=[2, 2], strides=[1, 1])
     y = net.qdq(y, "low" if relu and style.dtype == "uint8" else "mid", 1.0)
@@ -86,6 +84,27 @@ def _gemms(style: zoo.Style) -> onnx.ModelProto:
     return net.model(net.gemm(net.qdq(net.op("Relu", y), "mid", 1.0), 8, trans=0))
 
 
+def _residual(style: zoo.Style, gelu: bool = False) -> onnx.ModelProto:
+    """A block of BERT: a normalization that a layer and the residual sum read; or the GELU of a feed-forward layer."""
+    net = zoo.Net(style, x=(5, 24))
+    if gelu:
+        y = net.op("Gelu", net.op("Mul", net.matmul(net.qdq("x", "mid", 1.0), 24), net.const("gamma", _uneven(net, 24))))
+        return net.model(net.matmul(net.qdq(y, "mid", 1.0), 16))
+    gamma, beta = net.const("gamma", _uneven(net, 24)), net.const("beta", 0.1 * _uneven(net, 24))
+    y = net.qdq(net.op("LayerNormalization", "x", gamma, beta, axis=-1), "mid", 1.0)
+    return net.model(net.op("Add", net.matmul(net.op("Relu", net.matmul(y, 24)), 24), y))
+
+
+def _three_pairs(style: zoo.Style) -> onnx.ModelProto:
+    """Each layer has a quantizer of its own, of one tensor and on one grid."""
+    net = zoo.Net(style, x=(5, 24))
+    t = _vector(net, "x")
+    first, *rest = [net.matmul(net.qdq(t, "mid", 1.0, tag=f"pair{k}"), 16, bias=False) for k in range(3)]
+    for other in rest:
+        first = net.op("Add", first, other)
+    return net.model(first)
+
+
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "norm": lambda: _norm(FLOAT),
     "vectors": lambda: _vectors(FLOAT),
@@ -97,6 +116,9 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "grouped": lambda: _convs(INT32, groups=4),
     "depthwise": lambda: _convs(INT32, groups=16),
     "gemms": lambda: _gemms(INT32),
+    "residual": lambda: _residual(FLOAT),
+    "gelu": lambda: _residual(zoo.Style(bias="float", opset=20, dtype="int8"), gelu=True),
+    "three pairs": lambda: _three_pairs(FLOAT),
     "norm, QCDQ": lambda: _norm(zoo.Style(bias="float", opset=21, dtype="int8", bits=6)),
 }
 
@@ -116,7 +138,7 @@ def samples(model: onnx.ModelProto, count: int = 32) -> dict[str, np.ndarray]:
 def absorbers(model: onnx.ModelProto) -> list[Absorbing]:
     """The tensors that may have gains."""
     graph = Graph(model)
-    found = (absorbing(graph, r) for r in find_regions(graph, infer_shapes(model)))
+    found = (absorbing(graph, r) or inserting(graph, r) for r in find_regions(graph, infer_shapes(model)))
     return [a for a in found if a is not None]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import detectors
+import gained_nets
 import mutations
 import numpy as np
 import onnx
@@ -28,6 +29,12 @@ Model = onnx.ModelProto
 Patch = pytest.MonkeyPatch
 
 
+def with_gains(name: str) -> tuple[Model, Model]:
+    """A network, and the same with gains drawn at random."""
+    model = gained_nets.build(name)
+    return model, gained_nets.given(model)
+
+
 SUBJECTS: dict[str, Callable[[], tuple[Model, Model]]] = {
     "left out": lambda: regridded("one_output", WAYS[1]),
     "left out, of several": lambda: regridded("several", WAYS[1]),
@@ -39,6 +46,7 @@ SUBJECTS: dict[str, Callable[[], tuple[Model, Model]]] = {
     "16 bits": lambda: sixteen(zoo.Style(bias="int32")),
     "16 bits, opset 21": lambda: sixteen(zoo.Style(bias="int32", opset=21, dtype="int8")),
     "16 bits, behind a Clip": lambda: sixteen(zoo.Style(bias="int32", bits=4)),
+    **{f"gains, {name}": partial(with_gains, name) for name in gained_nets.NETS},
 }
 
 
@@ -80,7 +88,9 @@ def test_what_is_said_of_a_tensor_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("kind", mutations.KINDS)
-@pytest.mark.parametrize("name", ["left out", "split, read by a layer", "moved zero-point", "16 bits"])
+@pytest.mark.parametrize(
+    "name", ["left out", "split, read by a layer", "moved zero-point", "16 bits", "gains, convs", "gains, norm"]
+)
 def test_mutations(name: str, kind: str) -> None:
     original, new = subject(name)
     feed = next(random_samples(original, 8, 0).batches(8, 8))
@@ -110,7 +120,8 @@ def test_declarations(name: str) -> None:
     wrong += [[f for f in entries if f is not e] for e in entries]
     for k, e in enumerate(entries):
         for key, value in e.items():
-            others = {"identity": "none", "before": 99, "now": 99, "parts": [], "edit": "gone", "type": "uint8"}
+            others = {"identity": "none", "before": 99, "now": 99, "parts": [], "edit": "gone", "type": "uint8",
+                      "octaves": [1], "sources": [["nobody", 1]], "layers": ["nobody"]}  # fmt: skip
             other = others.get(key, "nobody")
             wrong.append([*entries[:k], {**e, key: None if value == other else other}, *entries[k + 1 :]])
     for w in wrong:

@@ -1,0 +1,122 @@
+"""Who can absorb gains, and who cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gained_nets
+import numpy as np
+import onnx
+import pytest
+import zoo
+from onnx import helper
+
+SOURCES = {
+    "norm": [("LayerNormalization", 1), ("LayerNormalization", 2)],
+    "vectors": [("Add", 1), ("Mul", 0)],
+    "gated": [("MatMul", 1)],
+    "convs": [("Conv", 1), ("Conv", 2)],
+    "gemms": [("Gemm", 1), ("Gemm", 2)],
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources(name: str) -> None:
+    (a,) = gained_nets.absorbers(gained_nets.build(name))
+    assert [(o.node.op_type, o.index) for o in a.sources] == SOURCES[name]
+    assert len(a.layers) == (2 if name == "norm" else 1)
+    assert a.axis == (-3 if name == "convs" else -1)
+
+
+def other_reader(net: zoo.Net) -> str:
+    """The residual stream reads the normalization as well."""
+    y = net.layer_norm("x")
+    return net.op("Add", net.matmul(net.qdq(y, "mid"), 8), y)
+
+
+def residual(net: zoo.Net) -> str:
+    """A sum of two tensors."""
+    y = net.op("Add", net.layer_norm("x"), net.op("Relu", "x"))
+    return net.matmul(net.qdq(y, "mid"), 8)
+
+
+def curved(net: zoo.Net) -> str:
+    """A function that is not linear in a factor."""
+    return net.matmul(net.qdq(net.op("Sigmoid", net.layer_norm("x")), "low"), 8)
+
+
+def bounded(net: zoo.Net) -> str:
+    """A bound is the same for all."""
+    return net.matmul(net.qdq(net.clip(net.layer_norm("x"), 0.0, 6.0), "low"), 8)
+
+
+def raised(net: zoo.Net) -> str:
+    """One constant is added to all channels: it would have to become one for each."""
+    y = net.op("Add", net.layer_norm("x"), net.const("one", 1.0))
+    return net.matmul(net.qdq(y, "mid"), 8)
+
+
+def no_layer(net: zoo.Net) -> str:
+    """What reads the tensor is no layer."""
+    return net.op("Relu", net.qdq(net.layer_norm("x"), "mid"))
+
+
+def both(net: zoo.Net) -> str:
+    """A layer and somebody else read it."""
+    x = net.qdq(net.layer_norm("x"), "mid")
+    return net.op("Add", net.matmul(x, 8), x)
+
+
+def computed(net: zoo.Net) -> str:
+    """The weight is no constant."""
+    x = net.qdq(net.layer_norm("x"), "mid")
+    return net.op("MatMul", x, net.op("Transpose", x, perm=[0, 2, 1]))
+
+
+def of_the_input(net: zoo.Net) -> str:
+    """Nothing stands in front."""
+    return net.matmul(net.qdq("x", "mid"), 8)
+
+
+def squared(net: zoo.Net) -> str:
+    """Both factors are one tensor."""
+    y = net.layer_norm("x")
+    return net.matmul(net.qdq(net.op("Mul", y, y), "mid"), 8)
+
+
+def float_weight(net: zoo.Net) -> str:
+    """A float layer behind: its weight could be divided, but nothing is won in this file's integers."""
+    w = net.const("w", net.draw(8, 8, fan=8))
+    return net.op("MatMul", net.qdq(net.layer_norm("x"), "mid"), w)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        other_reader, residual, curved, bounded, raised, no_layer, both, computed, of_the_input, squared, float_weight,
+    ],
+)  # fmt: skip
+def test_who_cannot(make: Callable[[zoo.Net], str]) -> None:
+    net = zoo.Net(gained_nets.FLOAT, x=(5, 8))
+    model = net.model(make(net))
+    assert not gained_nets.absorbers(model), make.__doc__
+
+
+def test_a_step_for_all_outputs_cannot_be_multiplied() -> None:
+    """A layer before with one step for its whole weight: its rows would have to be rounded again."""
+    model = gained_nets._convs(zoo.Style(bias="int32", opset=21, dtype="int8", per_channel=False))
+    assert not gained_nets.absorbers(model)
+
+
+def test_what_is_a_graph_output_stays() -> None:
+    model = gained_nets.build("norm")
+    name = next(n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization")
+    model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 5, 24]))
+    assert not gained_nets.absorbers(model)
+
+
+def test_vectors_lie_along_the_channels() -> None:
+    """A vector of as many values along another axis is none of channels."""
+    net = zoo.Net(gained_nets.FLOAT, x=(8, 8))
+    y = net.op("Mul", "x", net.const("rows", np.arange(1.0, 9.0).reshape(8, 1)))
+    assert not gained_nets.absorbers(net.model(net.matmul(net.qdq(y, "mid"), 8)))

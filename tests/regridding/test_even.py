@@ -1,0 +1,1 @@
+"""Gains are kept where the outputs gain, nothing is worse, no kernel is lost, and time allows."""

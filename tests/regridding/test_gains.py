@@ -1,0 +1,83 @@
+"""Gains are written so that the floats stay what they are, but for weights that are rounded again."""
+
+from __future__ import annotations
+
+import gained_nets
+import numpy as np
+import onnx
+import pytest
+import zoo
+from onnx import numpy_helper
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passes import Regrid
+from onnx_ocs.probes.reference import reference
+from onnx_ocs.records.grids import Gains, read_edits
+from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regridding.gains import gained
+from onnx_ocs.regridding.octaves import Chosen
+
+
+def plain(model: onnx.ModelProto) -> np.ndarray:
+    """The output without activation quantizers."""
+    bare = reference(model, find_regions(Graph(model), infer_shapes(model)))
+    return zoo.execute(bare, gained_nets.samples(model, 4))[0]
+
+
+def all_with(model: onnx.ModelProto, octaves: int) -> onnx.ModelProto:
+    chosen = [Chosen(a, np.full(a.channels, octaves), 2.0) for a in gained_nets.absorbers(model)]
+    new, done = gained(model, chosen, Regrid(), {})
+    assert len(done) == 1
+    return new
+
+
+@pytest.mark.parametrize("name", gained_nets.NETS)
+def test_the_same_gain_for_all_is_another_step(name: str) -> None:
+    """No weight is rounded: the floats are the same to the last bit, and no integer of a weight has changed."""
+    model = gained_nets.build(name)
+    new = all_with(model, 3)
+    assert np.array_equal(plain(model), plain(new))
+    stored = [{t.data_type: t for t in m.graph.initializer if t.name.startswith("conv2_w")} for m in (model, new)]
+    assert stored[0].keys() == stored[1].keys()
+
+
+@pytest.mark.parametrize("name", gained_nets.NETS)
+def test_the_same_function(name: str) -> None:
+    model = gained_nets.build(name)
+    before, after = plain(model), plain(gained_nets.given(model))
+    error = np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2))
+    assert error < (1e-4 if name == "depthwise" else 0.06), "rounding of weights, or of a bias, alone"
+
+
+def test_a_division_that_is_not_exact_is_refused() -> None:
+    """A bias or a vector near the end of the floats would lose bits."""
+    model = gained_nets.build("vectors")
+    for t in model.graph.initializer:
+        if t.name == "beta":
+            value = numpy_helper.to_array(t).copy()
+            value[0] = 1e-38
+            t.CopyFrom(numpy_helper.from_array(value, "beta"))
+    (a,) = gained_nets.absorbers(model)
+    new, done = gained(model, [Chosen(a, np.full(24, -6), 2.0)], Regrid(), {})
+    assert not done and not read_edits(new)
+
+
+def test_declared() -> None:
+    new = gained_nets.given(gained_nets.build("convs"))
+    (edit,) = read_edits(new)
+    assert isinstance(edit, Gains)
+    assert edit.sources == (("conv1", 1), ("conv1", 2)) and edit.layers == ("conv2",) and len(edit.octaves) == 16
+
+
+def test_weights_keep_to_the_range_that_they_use() -> None:
+    """Four bits in an int8: no integer leaves -7..7."""
+    model = gained_nets._convs(zoo.Style(bias="float", opset=21, dtype="int8", weight="clip"))
+    assert not gained_nets.absorbers(model), "a Clip of the weight is not followed"
+    model = gained_nets.build("convs")
+    for t in model.graph.initializer:
+        if t.name == "conv2_w":
+            t.CopyFrom(numpy_helper.from_array(np.clip(numpy_helper.to_array(t) // 16, -7, 7), t.name))
+    new = gained_nets.given(model)
+    read = [numpy_helper.to_array(t) for t in new.graph.initializer if t.data_type == 3 and len(t.dims) == 4]
+    assert {int(np.abs(w).max()) for w in read} == {7, 127}

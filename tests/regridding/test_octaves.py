@@ -1,0 +1,59 @@
+"""The gains that are chosen: they bring small channels onto the grid, and do not cost the weights more than that."""
+
+from __future__ import annotations
+
+import gained_nets
+import numpy as np
+import onnx
+import pytest
+import zoo
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.regridding.absorb import Absorbing
+from onnx_ocs.regridding.octaves import LEAST, MOST, Seen, choose, look
+
+
+def seen_in(model: onnx.ModelProto) -> tuple[Absorbing, Seen]:
+    (a,) = gained_nets.absorbers(model)
+    bare = onnx.ModelProto.FromString(model.SerializeToString())
+    bare.graph.output.append(onnx.ValueInfoProto(name=a.region.tensor))
+    value = zoo.execute(bare, gained_nets.samples(model))[-1]
+    return a, look([(a.region.tensor, v[None]) for v in value], {a.region.tensor: a})[a.region.tensor]
+
+
+@pytest.mark.parametrize("name", ["norm", "convs", "depthwise", "gated"])
+def test_large_channels_get_less_than_small_ones(name: str) -> None:
+    model = gained_nets.build(name)
+    a, seen = seen_in(model)
+    chosen = choose(Graph(model), a, seen)
+    assert chosen is not None and chosen.smaller > 2
+    assert np.corrcoef(chosen.octaves, np.log2(seen.largest))[0, 1] < -0.7
+    assert chosen.octaves.min() >= LEAST and chosen.octaves.max() <= MOST
+
+
+def test_even_channels_get_none() -> None:
+    net = zoo.Net(gained_nets.FLOAT, x=(5, 24))
+    y = net.op("Mul", net.const("ones", np.ones(24)), "x")
+    model = net.model(net.matmul(net.qdq(y, "mid", 1.0), 16))
+    a, seen = seen_in(model)
+    assert choose(Graph(model), a, seen) is None
+
+
+def test_the_error_is_that_of_the_rounding() -> None:
+    """At no octaves: what a quantizer leaves; at one more: what one of half the step leaves."""
+    a, _ = seen_in(gained_nets.build("norm"))
+    q = a.region.quantizer
+    x = np.random.default_rng(0).standard_normal((24, 40)).astype(np.float32)
+    seen = Seen.nothing(24)
+    seen.add(x, q)
+    for octave in (0, 1, -2):
+        step = float(q.scale) / 2.0**octave
+        back = np.clip(np.rint(x / np.float32(step)), -128, 127) * step
+        assert seen.error[octave - LEAST] == pytest.approx(((back - x) ** 2).sum(1), rel=1e-3)
+    assert seen.count == 40 and seen.square == pytest.approx((x**2).sum(1), rel=1e-4)
+
+
+def test_values_that_are_none_are_left_out() -> None:
+    a, _ = seen_in(gained_nets.build("norm"))
+    bad = np.full((1, 5, 24), np.nan, np.float32)
+    assert not look([("layernormalization1", bad), ("layernormalization1", bad[..., :3])], {"layernormalization1": a})
