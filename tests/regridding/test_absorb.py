@@ -99,24 +99,63 @@ def float_weight(net: zoo.Net) -> str:
 def test_who_cannot(make: Callable[[zoo.Net], str]) -> None:
     net = zoo.Net(gained_nets.FLOAT, x=(5, 8))
     model = net.model(make(net))
-    assert not gained_nets.absorbers(model), make.__doc__
+    assert not gained_nets.absorbers(model, paid=False), make.__doc__
+
+
+def two_products(net: zoo.Net) -> str:
+    """Two residual sums."""
+    y = net.qdq(net.layer_norm("x"), "mid")
+    return net.op("Add", net.op("Add", net.matmul(y, 8), y), y)
+
+
+def quantized_sum(net: zoo.Net) -> str:
+    """A sum of integers behind it, which has a kernel of its own."""
+    y = net.qdq(net.layer_norm("x"), "mid")
+    return net.qdq(net.op("Add", net.qdq(net.matmul(y, 8), "mid"), y), "mid")
+
+
+def behind_integers(net: zoo.Net) -> str:
+    """An integer kernel writes the tensor."""
+    y = net.op("Sigmoid", net.qdq(net.layer_norm("x"), "mid"))
+    return net.matmul(net.qdq(y, "low"), 8)
+
+
+def another_function(net: zoo.Net) -> str:
+    """Who else reads it is no sum."""
+    y = net.qdq(net.layer_norm("x"), "mid")
+    return net.op("Add", net.matmul(y, 8), net.op("Softmax", y))
+
+
+@pytest.mark.parametrize(
+    ("make", "tensors"),
+    [
+        (other_reader, 1), (curved, 1), (both, 1), (two_products, 1), (residual, 1),
+        (quantized_sum, 0), (behind_integers, 0), (another_function, 0), (of_the_input, 0), (no_layer, 0),
+    ],
+)  # fmt: skip
+def test_products_of_their_own(make: Callable[[zoo.Net], str], tensors: int) -> None:
+    """Where no integer kernel is lost for them."""
+    net = zoo.Net(gained_nets.FLOAT, x=(5, 8))
+    found = gained_nets.absorbers(net.model(make(net)))
+    assert len([a for a in found if not a.sources]) == tensors, make.__doc__
+    assert sum(len(a.others) for a in found) == {both: 1, two_products: 2}.get(make, 0)
 
 
 def test_a_step_for_all_outputs_cannot_be_multiplied() -> None:
     """A layer before with one step for its whole weight: its rows would have to be rounded again."""
     model = gained_nets._convs(zoo.Style(bias="int32", opset=21, dtype="int8", per_channel=False))
-    assert not gained_nets.absorbers(model)
+    assert not gained_nets.absorbers(model, paid=False)
 
 
 def test_what_is_a_graph_output_stays() -> None:
     model = gained_nets.build("norm")
     name = next(n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization")
     model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 5, 24]))
-    assert not gained_nets.absorbers(model)
+    assert not gained_nets.absorbers(model, paid=False)
 
 
 def test_vectors_lie_along_the_channels() -> None:
     """A vector of as many values along another axis is none of channels."""
     net = zoo.Net(gained_nets.FLOAT, x=(8, 8))
     y = net.op("Mul", "x", net.const("rows", np.arange(1.0, 9.0).reshape(8, 1)))
-    assert not gained_nets.absorbers(net.model(net.matmul(net.qdq(y, "mid"), 8)))
+    assert not gained_nets.absorbers(net.model(net.matmul(net.qdq(y, "mid"), 8)), paid=False)

@@ -88,7 +88,8 @@ def _residual(style: zoo.Style, gelu: bool = False) -> onnx.ModelProto:
     """A block of BERT: a normalization that a layer and the residual sum read; or the GELU of a feed-forward layer."""
     net = zoo.Net(style, x=(5, 24))
     if gelu:
-        y = net.op("Gelu", net.op("Mul", net.matmul(net.qdq("x", "mid", 1.0), 24), net.const("gamma", _uneven(net, 24))))
+        y = net.op("Mul", net.matmul(net.qdq("x", "mid", 1.0), 24), net.const("gamma", _uneven(net, 24)))
+        y = net.op("Gelu", y)
         return net.model(net.matmul(net.qdq(y, "mid", 1.0), 16))
     gamma, beta = net.const("gamma", _uneven(net, 24)), net.const("beta", 0.1 * _uneven(net, 24))
     y = net.qdq(net.op("LayerNormalization", "x", gamma, beta, axis=-1), "mid", 1.0)
@@ -135,10 +136,11 @@ def samples(model: onnx.ModelProto, count: int = 32) -> dict[str, np.ndarray]:
     return {x.name: np.random.default_rng(5).standard_normal((count, *shape)).astype(np.float32)}
 
 
-def absorbers(model: onnx.ModelProto) -> list[Absorbing]:
-    """The tensors that may have gains."""
+def absorbers(model: onnx.ModelProto, paid: bool = True) -> list[Absorbing]:
+    """The tensors that may have gains: for nothing, or by a product of their own, too."""
     graph = Graph(model)
-    found = (absorbing(graph, r) or inserting(graph, r) for r in find_regions(graph, infer_shapes(model)))
+    regions = find_regions(graph, infer_shapes(model))
+    found = (absorbing(graph, r) or (inserting(graph, r) if paid else None) for r in regions)
     return [a for a in found if a is not None]
 
 

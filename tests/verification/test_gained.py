@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import gained_nets
 import mutations
@@ -81,6 +82,20 @@ def test_another_reader_is_found(where: str) -> None:
     assert failures(original, new)
 
 
+@pytest.mark.parametrize("name", ["residual", "gelu"])
+def test_a_product_must_be_declared(name: str) -> None:
+    original = gained_nets.build(name)
+    new = gained_nets.given(original)
+    (entry,) = declared(new)
+    product = entry["product"]
+    assert isinstance(product, list)
+    tensor = next(n.input[0] for n in original.graph.node if n.output[0] in entry["quantized"])  # type: ignore[operator]
+    for wrong in (None, ["other", product[1]], [product[0], tensor], [product[0], ""]):
+        assert failures(original, redeclared(new, product=wrong)), wrong
+    assert failures(original, redeclared(new, sources=[[tensor, 1]]))
+    assert failures(original, redeclared(new, quantized=[]))
+
+
 # ---- a rewriter that makes mistakes ---------------------------------------------------------------------------------
 
 
@@ -136,9 +151,42 @@ def other_reader(patch: Patch) -> None:
     patch.setattr(absorb, "_alone", lambda *_: True)
 
 
+def others_forgotten(patch: Patch) -> None:
+    """The residual sum reads the tensor with its gains."""
+    real = gains._insert
+    patch.setattr(gains, "_insert", lambda graph, a, factors: real(graph, replace(a, others=()), factors))
+
+
+def other_factor(patch: Patch) -> None:
+    real = EditableGraph.add_initializer
+
+    def add(self: EditableGraph, name: str, value: np.ndarray) -> str:
+        return real(self, name, value * np.float32(2) if name.endswith("_gain") else value)
+
+    patch.setattr(EditableGraph, "add_initializer", add)
+
+
+def other_tensor(patch: Patch) -> None:
+    """The product reads something else."""
+    real = EditableGraph.add_node
+
+    def add(self: EditableGraph, op: str, inputs: list[str], output: str) -> str:
+        return real(self, op, ["x", inputs[1]], output)
+
+    patch.setattr(EditableGraph, "add_node", add)
+
+
 @pytest.mark.parametrize(
     ("name", "mistake"),
     [
+        ("residual", others_forgotten),
+        ("residual", other_factor),
+        ("residual", other_tensor),
+        ("residual", weight_stays),
+        ("gelu", other_factor),
+        ("gelu", steps_stay),
+        ("three pairs", neighbour),
+        ("three pairs", weight_stays),
         ("convs", weight_stays),
         ("convs", steps_stay),
         ("convs", bias_stays),
@@ -173,6 +221,6 @@ def test_a_second_reader_is_a_mistake(monkeypatch: Patch) -> None:
     original = gained_nets.build("vectors")
     original.graph.node.append(onnx.helper.make_node("Relu", ["mul1"], ["more"], name="more"))
     original.graph.output.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, ["N", 5, 24]))
-    assert not gained_nets.absorbers(original)
+    assert not gained_nets.absorbers(original, paid=False)
     other_reader(monkeypatch)
     assert failures(original, gained_nets.given(original))
