@@ -162,6 +162,7 @@ CATALOGUE: dict[str, Meaning] = {
     "budget": Meaning("branch", "the budget for branches is spent where it brings more", "a larger `--nbc-budget`"),
     "integer_kernel": Meaning("branch", "the layer that writes it would lose its integer kernel"),
     "widened": Meaning("branch", "an earlier pass has changed its shape"),
+    "gained": Meaning("branch", "its channels have gains, so its values are not the float model's"),
     "not_float": Meaning("branch", "its values are not float32"),
     "channel_axis": Meaning("branch", "the channels are neither the second nor the last axis"),
     # ---- a layer that is fitted again ----

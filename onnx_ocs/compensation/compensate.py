@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx
@@ -23,6 +23,7 @@ from onnx_ocs.model.shapes import Shape, infer_shapes
 from onnx_ocs.model.staging import scratch
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.probes.reference import reference
+from onnx_ocs.records.grids import Gains, new_gains
 from onnx_ocs.records.history import history, stamp
 from onnx_ocs.refusals import CATALOGUE
 from onnx_ocs.regions.find import find_regions
@@ -69,7 +70,7 @@ def compensate(
     regions = find_regions(before, declared, bounded=context.bounded)
     exact = reference(original, regions)
     menus = [Menu(_sized(b, graph.opset, declared)) for b in find_blocks(before, regions, shapes)]
-    _refuse(menus, graph, shapes, infer_shapes(model, one))
+    _refuse(menus, graph, shapes, infer_shapes(model, one), _gained(before, new_gains(original, model)))
     macs = cost(original, one, kernels=False).macs
     ranks = {m.block.output: len(shapes.get(m.block.output, ())) for m in menus}
     with scratch() as folder:
@@ -100,7 +101,22 @@ def _sized(b: Block, opset: int, declared: Mapping[str, Shape]) -> Block:
     return b if fixed and opset >= SLICE else replace(b, input=None, strides=(), input_channels=0)
 
 
-def _refuse(menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> None:
+def _gained(graph: Graph, gains: Iterable[Gains]) -> set[str]:
+    """The original's tensors that are multiplied by gains: from the constants that take them in to the quantizer."""
+    found: set[str] = set()
+    for e in gains:
+        tensors = {str(graph.producer[q].input[0]) for q in e.quantized}
+        for t, _ in e.sources:
+            while t not in tensors:  # one reader after the other, each with one output
+                found.add(t)
+                t = str(graph.readers(t)[0].output[0])
+        found |= tensors if e.sources else set()
+    return found
+
+
+def _refuse(
+    menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes: Mapping[str, Shape], gained: set[str]
+) -> None:
     """Say of every block that cannot be compensated why."""
     elements = {v.name: v.type.tensor_type.elem_type for v in graph.model.graph.output}
     for m in menus:
@@ -109,6 +125,8 @@ def _refuse(menus: list[Menu], graph: Graph, before: Mapping[str, Shape], shapes
             m.why = b.refusal.code
         elif b.output not in graph.producer or shapes.get(b.output) != before.get(b.output):
             m.why = "widened"
+        elif b.output in gained:
+            m.why = "gained"
         elif elements.get(b.output, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
             m.why = "not_float"
     layers = [m for m in menus if not m.why and m.block.kind == "layer"]

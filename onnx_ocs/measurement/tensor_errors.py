@@ -36,6 +36,7 @@ from onnx_ocs.probes.cuts import Cut, find_cuts, nibbles, requantized
 from onnx_ocs.probes.rescaled import rescaled
 from onnx_ocs.probes.retyped import retyped
 from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.records.grids import new_gains
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.find import find_regions
@@ -107,13 +108,14 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class _Tensor:
-    """One quantized activation that is measured."""
+    """One quantized activation that is measured; `gains` (C, 1) are what its channels are multiplied by afterwards."""
 
     region: Quantized
     quantizer: Quantizer
     axis: int | None
     before: _Grid
     after: _Grid | None
+    gains: Array | None = None
 
     def nothing(self) -> _Sums:
         """Sums over no values."""
@@ -229,7 +231,9 @@ class _Layers:
             self.cuts["after"] = {c.quantized: requantized(now, c) for c in find_cuts(yardstick, now, layouts, {})}
         after = self.cuts.get("after", {})
         quantized = [(r, r.quantizer) for r in self.regions if r.quantizer is not None]
-        self.tensors = [_tensor(r, q, after.get(r.outputs[0])) for r, q in quantized]
+        added = [] if rewritten is None else new_gains(original, rewritten)
+        gains = {t: np.exp2(np.asarray(e.octaves, np.float32)).reshape(-1, 1) for e in added for t in e.quantized}
+        self.tensors = [_tensor(r, q, after.get(r.outputs[0]), gains.get(r.outputs[0])) for r, q in quantized]
 
     def sources(self, threads: int) -> list[_Source]:
         """The reference and the quantized models, loaded."""
@@ -255,18 +259,22 @@ class _Layers:
                 cut = cuts.get(t.region.outputs[0])
                 if cut is not None:
                     scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
-                    values[when] = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
+                    held_now = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
+                    values[when] = held_now if when == "before" or t.gains is None else held_now / t.gains
             del integers
         return [t.sums(a, values) for t, a, values in zip(self.tensors, floats, held, strict=True)]
 
 
-def _tensor(region: Quantized, q: Quantizer, after: Cut | None) -> _Tensor:
-    """One quantized activation; `after` is its quantizer in the rewritten model."""
+def _tensor(region: Quantized, q: Quantizer, after: Cut | None, gains: Array | None) -> _Tensor:
+    """One quantized activation; `after` is its quantizer in the rewritten model, for channels with these gains."""
     axis = region.walk.axis if isinstance(region, Region) else q.axis
     wide = None if after is None else after.wide
     # a carried quantizer may see another axis than its own walk would choose
     axis = axis if wide is None else wide.axis
-    return _Tensor(region, q, axis, _Grid.of(q), None if after is None else _Grid.of(after.quantizer, wide))
+    now = None if after is None else _Grid.of(after.quantizer, wide)
+    if now is not None and gains is not None:
+        now = _Grid(now.scale / gains, now.low, now.high)
+    return _Tensor(region, q, axis, _Grid.of(q), now, gains)
 
 
 def measure_layers(

@@ -34,8 +34,8 @@ from onnx_ocs.model.text import from_json
 from onnx_ocs.records.metadata import set_entry
 
 __all__ = [
-    "GRIDS", "SHORTS", "Edit", "Gains", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "read_edits",
-    "record_edits",
+    "GRIDS", "SHORTS", "Edit", "Gains", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "new_gains",
+    "read_edits", "record_edits",
 ]  # fmt: skip
 
 GRIDS = "onnx_ocs.grids"
@@ -167,6 +167,15 @@ def read_edits(model: onnx.ModelProto) -> list[Edit]:
         return [_edit(e) for text in found for e in from_json(text)]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"the new grids cannot be read ({type(e).__name__}: {e})") from None
+
+
+def new_gains(before: onnx.ModelProto, after: onnx.ModelProto) -> list[Gains]:
+    """The gains that a rewritten model declares and its original does not.
+
+    Raises:
+        ValueError: an entry is damaged.
+    """
+    return [e for e in read_edits(after)[len(read_edits(before)) :] if isinstance(e, Gains)]
 
 
 def _edit(entry: Mapping[str, Any]) -> Edit:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gained_nets
 import onnx
 import pytest
 import zoo
 
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.drawn import random_samples
+from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.compensation.compensate import compensate
 from onnx_ocs.errors import UserError
 from onnx_ocs.passes import Compensate, Translate
@@ -42,3 +44,15 @@ def test_of_a_file_that_was_translated_before() -> None:
         False,
         [f"compensate: {CATALOGUE['translated_before'].why}"],
     )
+
+
+def test_values_with_gains_are_not_the_float_models() -> None:
+    """A block that writes what is multiplied is left alone; those before and behind it are not."""
+    model = gained_nets.build("gemms")
+    new = gained_nets.given(model)
+    context = Context(open_samples(gained_nets.samples(model, 64), model), original=model)
+    result = compensate(new, context, 1.0, ("diagonal",), True, Compensate())
+    why = {e["output"]: (e["reason"] or {}).get("code") for e in result.compensations}
+    assert why["relu1"] == "gained" and why["gemm2"] != "gained"
+    plain = compensate(gained_nets.build("gemms"), Context(context.samples), 1.0, ("diagonal",), True, Compensate())
+    assert all((e["reason"] or {}).get("code") != "gained" for e in plain.compensations)

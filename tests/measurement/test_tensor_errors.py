@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import gained_nets
 import numpy as np
 import onnx
 import pytest
 from zoo import Net, Style
 
+import onnx_ocs
 from onnx_ocs import api
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.drawn import random_samples
@@ -20,6 +22,7 @@ from onnx_ocs.measurement import tensor_errors as module
 from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
+from onnx_ocs.passes import Regrid
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.regions.find import find_regions
@@ -164,3 +167,18 @@ def test_parts_are_looked_at_as_the_whole_is(axis: int | None, monkeypatch: pyte
     whole = module._columns(a, axis, narrow, 7)
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
     assert 0 < whole.size < a.size
+
+
+@pytest.mark.parametrize("name", ["norm", "convs", "residual", "three pairs"])
+def test_channels_with_gains_are_compared_in_their_own_units(name: str) -> None:
+    """What a tensor holds behind its gains, divided by them, is near the reference, and nearer than before."""
+    model = gained_nets.build(name)
+    samples = gained_nets.samples(model, 32)
+    new = onnx_ocs.rewrite(model, calib=samples, passes=[Regrid(unsigned=False, max_latency=None)])
+    assert any(e["edit"] == "gains" for e in new.report["grids"])
+    found = measure_layers(model, new.model, Context(samples=open_samples(samples, model)))
+    (changed,) = [v for k, v in found.items() if k == tuple(new.report["grids"][-1]["quantizers"])]
+    error = changed["error"]
+    assert error["accumulated_after_db"] == pytest.approx(error["isolated_after_db"], abs=3)
+    assert error["isolated_after_db"] > error["isolated_before_db"] - 3  # large channels keep their step
+    assert error["isolated_after_db"] > 20
