@@ -96,6 +96,16 @@ class EditableGraph(Graph):
             self.initializers[name] = TensorProto(name=name, data_type=kind, dims=value.shape)
         return name
 
+    def add_like(self, tensor: str, name: str, value: Array) -> str:
+        """Add other values of a constant's dtype and shape: in a file, where the constant lies in one."""
+        stored = self.initializers.get(tensor)
+        if stored is not None and tensors.is_external(stored):
+            new = TensorProto()
+            new.CopyFrom(stored)
+            if spill(new, value):
+                return self.add_initializer(name, new)
+        return self.add_initializer(name, value)
+
     def overwrite(self, tensor: str, value: Array) -> None:
         """Give a constant that is stored (`is_stored`) new values in place; dtype and shape must be the old ones.
 

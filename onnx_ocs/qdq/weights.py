@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from onnx_ocs.model import tensors
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.model.folding import Taken, fold
+from onnx_ocs.model.folding import fold
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
@@ -186,14 +186,15 @@ def edit_weight(
     assert weight is not None
     axis %= len(weight.shape)
     perm = weight.perms[-1] if weight.perms else tuple(range(len(weight.shape)))
-    new: Array | Taken | TensorProto
     if edit is None:
-        new = graph.take(weight.root, perm[axis], positions)
+        root = graph.add_initializer(weight.root + "_wide", graph.take(weight.root, perm[axis], positions))
     else:
         value = graph.constant(weight.root)
         assert value is not None
         new = np.transpose(edit(np.transpose(value, perm)).astype(value.dtype, copy=False), np.argsort(perm))
-    root = graph.add_initializer(weight.root + "_wide", new)
+        name = weight.root + "_wide"
+        same = new.shape == value.shape
+        root = graph.add_like(weight.root, name, new) if same else graph.add_initializer(name, new)
     reader, at = node, index
     for k, n in enumerate(weight.nodes):
         tensor = n.output[0]

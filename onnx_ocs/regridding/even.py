@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import onnx
@@ -13,19 +14,21 @@ from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.measurement.latency import compared, decided
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.absorb import Absorbing, absorbing, inserting
 from onnx_ocs.regridding.entries import gains_entry
 from onnx_ocs.regridding.gains import gained
-from onnx_ocs.regridding.octaves import Chosen, choose, look
+from onnx_ocs.regridding.octaves import Chosen, Seen, choose, look
 from onnx_ocs.regridding.seen import tensors_of
 from onnx_ocs.targets.ort import operators
 
 __all__ = ["Evening", "Products"]
 
 TRIED = 16  # sets of tensors
+ROOM = 1 << 29  # bytes of tensors of one sample that are looked at together
 FREE, PAID = 0.1, 0.5  # decibels that gains must bring at the outputs
 
 
@@ -82,7 +85,7 @@ class Evening:
         free = {r.tensor: a for r in regions if (a := absorbing(graph, r)) is not None}
         paid = {r.tensor: a for r in regions if r.tensor not in free and (a := inserting(graph, r)) is not None}
         paid = {} if products is None else paid
-        seen = look(tensors_of(plain, [*free, *paid], self.learn), {**free, **paid}) if free or paid else {}
+        seen = self._seen(plain, {**free, **paid})
         before: Quality | None = None
         entries: list[dict[str, Any]] = []
         for able, least in ((free, FREE), (paid, PAID)):
@@ -94,6 +97,22 @@ class Evening:
                 before, new = self._kept(model, chosen, before, least)
                 entries += new
         return entries
+
+    def _seen(self, plain: onnx.ModelProto, able: Mapping[str, Absorbing]) -> dict[str, Seen]:
+        """What is seen of tensors, of as many at a time as there is room for."""
+        found: dict[str, Seen] = {}
+        if not able:
+            return found
+        feed = next(iter(self.learn.batches(1)))
+        shapes = infer_shapes(plain, {k: v.shape for k, v in feed.items()})
+        sizes = {t: 4 * prod(d for d in shapes.get(t, ()) if isinstance(d, int)) for t in able}
+        some: list[str] = []
+        for t in (*able, ""):
+            if some and (not t or sum(sizes[s] for s in some) + sizes[t] > ROOM):
+                found |= look(tensors_of(plain, some, self.learn), able)
+                some = []
+            some.append(t)
+        return found
 
     def _kept(
         self, model: onnx.ModelProto, chosen: list[Chosen], before: Quality, least: float
@@ -137,7 +156,7 @@ class Evening:
         return took is None or not took.exceeds(limit)
 
 
-def _chosen(graph: Graph, able: Mapping[str, Absorbing], seen: Mapping[str, Any]) -> list[Chosen]:
+def _chosen(graph: Graph, able: Mapping[str, Absorbing], seen: Mapping[str, Seen]) -> list[Chosen]:
     """The gains that are worth it."""
     found = (choose(graph, a, seen[t]) for t, a in able.items() if t in seen)
     return [c for c in found if c is not None]

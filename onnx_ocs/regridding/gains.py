@@ -153,10 +153,12 @@ def _divided(graph: Graph, layer: Layer, grid: Quantizer, octaves: Array) -> _Di
     value, floats = np.transpose(root, weight.perms[-1]), root.dtype.kind == "f"
     along = [-1 if k == layer.out else 1 for k in range(value.ndim)] if q.axis is not None else ()
     zero, step = (np.broadcast_to(v, q.scale.shape).reshape(along) for v in (q.zero_point, q.scale))
-    steps = (np.clip(np.rint(value / step) + zero, q.qmin, q.qmax) if floats else value.astype(np.float64)) - zero
-    smaller = _along(2.0**-octaves, layer, value.ndim)
+    # integers of up to 16 bits times powers of two are floats, and half the size
+    steps = np.clip(np.rint(value / step) + zero, q.qmin, q.qmax) if floats else value.astype(np.float32)
+    steps = steps - zero.astype(steps.dtype)
+    smaller = _along((2.0**-octaves).astype(steps.dtype), layer, value.ndim)
     grown = _grown(steps, steps * smaller, layer, q)
-    new = value * smaller if floats else np.rint(steps * smaller / 2.0 ** grown.reshape(along)) + zero
+    new = value * smaller if floats else _rounded(steps, smaller, grown.reshape(along), zero)
     factors, scale = 2.0**grown, q.scale.astype(q.float_dtype)
     if not _returns(scale, factors) or (floats and not _returns(value, smaller)):
         return None
@@ -169,6 +171,15 @@ def _divided(graph: Graph, layer: Layer, grid: Quantizer, octaves: Array) -> _Di
     if followed.min() < low or followed.max() > high or not _returns(bias.scale.astype(np.float32), factors):
         return None
     return _Divided(new.astype(root.dtype), factors, (bias, followed.astype(bias.value.dtype)))
+
+
+def _rounded(steps: Array, smaller: Array, grown: Array, zero: Array) -> Array:
+    """Integers in other steps."""
+    found = steps * smaller
+    found *= (2.0**-grown).astype(steps.dtype)
+    np.rint(found, found)
+    found += zero.astype(steps.dtype)
+    return found
 
 
 def _grown(before: Array, after: Array, layer: Layer, q: Quantizer) -> Array:

@@ -260,9 +260,10 @@ class Gained:
         step = q.scale.reshape(-1, *[1] * (stored.ndim - 1)) if q.scale.size > 1 else q.scale
         zero = q.zero_point.reshape(-1, *[1] * (stored.ndim - 1)) if q.zero_point.size > 1 else q.zero_point
         floats = stored.dtype.kind == "f"
-        integers = np.clip(np.rint(by_row / step) + zero, q.qmin, q.qmax) if floats else by_row.astype(np.float64)
-        whole = integers - zero
-        wanted = whole / 2.0**taken
+        # float32 holds integers of 16 bits times powers of two
+        whole = np.clip(np.rint(by_row / step) + zero, q.qmin, q.qmax) if floats else by_row.astype(np.float32)
+        whole = whole - zero.astype(whole.dtype)
+        wanted = whole / np.exp2(taken).astype(whole.dtype)
         used = float(np.abs(whole).max(initial=0.0))
         rows = wanted.reshape(len(wanted), -1) if q.scale.size > 1 else wanted.reshape(1, -1)
         above = np.minimum(used, q.qmax - q.zero_point) * np.ones(len(rows))
@@ -270,7 +271,8 @@ class Gained:
         grown = np.asarray([_least(r, a, b) for r, a, b in zip(rows, above, below, strict=True)])
         factors = 2.0**grown
         each = factors.reshape(-1, *[1] * (stored.ndim - 1)) if len(factors) > 1 else factors[0]
-        new = by_row / 2.0**taken if floats else np.rint(wanted / each) + zero
+        del whole
+        new = by_row / 2.0**taken if floats else np.rint(wanted / np.asarray(each, wanted.dtype)) + zero
         new = new.astype(stored.dtype) if upright else np.moveaxis(new.astype(stored.dtype), 0, -1)
         self._replace(layer, nodes, np.transpose(new, np.argsort(order)), factors)
         self._follow(layer, grid, q, factors)

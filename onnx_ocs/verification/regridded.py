@@ -26,6 +26,8 @@ from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.model.protobuf import drop_value_info
+from onnx_ocs.model.spill import spill
+from onnx_ocs.model.tensors import is_external
 from onnx_ocs.qdq.intervals import value_bounds
 from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
@@ -197,8 +199,14 @@ class _Yardstick:
         concat.input[p.input] = p.dequantized
 
     def _constant(self, like: str, value: Array) -> str:
-        name = self.names.fresh(like + "_yardstick")
-        self.model.graph.initializer.append(numpy_helper.from_array(value, name))
+        name, stored = self.names.fresh(like + "_yardstick"), self.graph.initializers.get(like)
+        new = self.model.graph.initializer.add()
+        if stored is not None and is_external(stored) and tuple(stored.dims) == value.shape:
+            new.CopyFrom(stored)
+            new.name = name
+            if spill(new, value):  # a large one stays in a file
+                return name
+        new.CopyFrom(numpy_helper.from_array(value, name))
         return name
 
     # ---- zero-points ------------------------------------------------------------------------------------------------
