@@ -222,8 +222,9 @@ def _sources(graph: Graph, tensor: str, axis: int, channels: int, far: int, deep
 def _operand(graph: Graph, node: NodeProto, index: int, axis: int) -> Operand | None:
     """A constant of which each channel can be multiplied with a power of two exactly."""
     weight = read_weight(graph, node, index)
-    plain = weight is not None and all(is_op(n, *CHAIN) for n in weight.nodes)
-    return Operand(node, index, axis) if plain and scales_apart(graph, node, index, axis) else None
+    if weight is None or not all(is_op(n, *CHAIN) and graph.private(n.output[0]) for n in weight.nodes):
+        return None
+    return Operand(node, index, axis) if scales_apart(graph, node, index, axis) else None
 
 
 def _vector(graph: Graph, node: NodeProto, index: int, axis: int, channels: int) -> Operand | None:

@@ -147,6 +147,16 @@ def test_a_step_for_all_outputs_cannot_be_multiplied() -> None:
     assert not gained_nets.absorbers(model, paid=False)
 
 
+def test_steps_that_another_layer_reads_stay() -> None:
+    """Two layers read one dequantized weight: its steps cannot be multiplied for one of them."""
+    net = zoo.Net(gained_nets.INT32, x=(4, 8, 8))
+    x = net.qdq("x", "mid", 1.0)
+    first = net.qdq(net.op("Relu", net.conv(x, 4)), "low", 1.0)
+    second = net.conv(x, 4, weight="conv1_w_dq")
+    model = net.model(net.op("Add", net.conv(first, 4), second))
+    assert not gained_nets.absorbers(model)
+
+
 def test_what_is_a_graph_output_stays() -> None:
     model = gained_nets.build("norm")
     name = next(n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization")
