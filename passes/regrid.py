@@ -3,12 +3,14 @@
     Concat(boxes, scores) -> Q DQ -> output         step 1.25: every score between 0 and 0.6 becomes 0
     Concat(boxes, Q DQ(scores)) -> output           each part on its own grid, or in float
     Q DQ of int8 -> three MatMuls                   stored as uint8: onnxruntime has integer kernels for these
+    Mul(x, gamma) -> Q DQ -> MatMul with W          Mul(x, gamma g) and W / g: even channels, in finer steps
     Q DQ of uint8, step s                           of uint16, step s / 257: where that is asked for, and surely pays
 
 A channel of an output is dead where it is constant on the samples and the float model's is not.  The quantizers that
 kill it are found, each alone.  A pair behind a Concat gives way to one pair for each part; a pair that floats alone
 read is left out; any other gets the step and zero-point of its own values.  Which of these is measured, on samples
-that nothing was chosen on: no output may get worse.  Then zero-points move, and int8 become uint8, where that pays.
+that nothing was chosen on: no output may get worse.  Then zero-points move, channels get gains that their neighbours
+absorb (SmoothQuant, Xiao et al. 2023, on a finished file), and int8 become uint8, where that pays.
 
 Will not touch, and says why: quantizers whose integers others read, whose saturation stands for an activation, that
 layers with integer kernels read and no single grid mends; files that another pass has rewritten.
