@@ -230,7 +230,9 @@ def _write(graph: EditableGraph, layer: Layer, d: _Divided) -> None:
         bias, value = d.bias
         assert bias.dequantize is not None
         name = bias.dequantize.input[0]
-        n = graph.clone_node(bias.dequantize, graph.fresh(node.input[2]))
+        n = bias.dequantize
+        if not graph.private(n.output[0]):
+            n = graph.clone_node(n, graph.fresh(node.input[2]))
         shape = graph.constant_shape(name) or value.shape
         graph.set_input(n, 0, graph.add_initializer(name, value.reshape(shape)))
         _scale(graph, n, d.factors)

@@ -205,7 +205,7 @@ class Gained:
                 order = tuple(order[a] for a in (attribute(n, "perm") or range(value.ndim)[::-1]))
         return np.transpose(value, order), nodes, order
 
-    def _multiplied(self, tensor: str, axis: int, factors: Array) -> str:
+    def _multiplied(self, tensor: str, axis: int, factors: Array, alone: bool = True) -> str:
         """A constant times one factor a channel; integers stay, and their steps are multiplied."""
         n = self.graph.producer.get(tensor)
         if n is None or is_op(n, "Constant"):
@@ -214,10 +214,11 @@ class Gained:
                 return tensor
             return self._constant(tensor, (value * self._shaped(factors, value.ndim, axis)).astype(value.dtype))
         value = self._view(tensor)[0]
-        copy = self._copied(n)
+        copy = self._copied(n, alone)
+        alone = copy is n
         if is_op(n, "Transpose"):
             perm = attribute(n, "perm") or range(value.ndim)[::-1]
-            copy.input[0] = self._multiplied(str(n.input[0]), int(perm[axis]) - value.ndim, factors)
+            copy.input[0] = self._multiplied(str(n.input[0]), int(perm[axis]) - value.ndim, factors, alone)
             return str(copy.output[0])
         scale = self.graph.constant(n.input[1])
         per_channel = scale is not None and scale.size == factors.size
@@ -225,7 +226,7 @@ class Gained:
             raise Differs(f"'{tensor}' has no step for each channel that has a gain")
         assert scale is not None
         copy.input[1] = self._constant(str(n.input[1]), (scale * factors).astype(scale.dtype))
-        copy.input[0] = self._multiplied(str(n.input[0]), axis, factors)
+        copy.input[0] = self._multiplied(str(n.input[0]), axis, factors, alone)
         return str(copy.output[0])
 
     def _shaped(self, values: Array, rank: int, axis: int) -> Array:
@@ -233,7 +234,11 @@ class Gained:
         shape[axis] = -1
         return values.reshape(shape)
 
-    def _copied(self, n: NodeProto) -> NodeProto:
+    def _copied(self, n: NodeProto, alone: bool = True) -> NodeProto:
+        """A node that may be edited: a copy, where somebody else reads it, or what stands behind it (not `alone`)."""
+        t, g = n.output[0], self.graph
+        if alone and len(g.value_readers(t)) == 1 and t not in g.outputs and not g.captured(t):
+            return n
         copy = NodeProto()
         copy.CopyFrom(n)
         copy.output[0] = self._fresh(n.output[0] + "_yardstick")
@@ -289,9 +294,10 @@ class Gained:
 
     def _replace(self, layer: NodeProto, nodes: list[NodeProto], root: Array, factors: Array) -> None:
         """Let a layer read a copy of its weight's nodes, with this root and these factors on its steps."""
-        reader, k = layer, 1
+        reader, k, alone = layer, 1, True
         for n in nodes:
-            copy = self._copied(n)
+            copy = self._copied(n, alone)
+            alone = copy is n
             if not is_op(n, "Transpose"):
                 self._grow(copy, factors)
             reader.input[k] = copy.output[0]
