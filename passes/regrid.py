@@ -86,8 +86,9 @@ class Regrid:
         """What products in front of quantizers may cost; None where the target runs nothing in float between them."""
         from onnx_ocs.regridding.even import Products
         from onnx_ocs.targets.registry import rules_of
+        from onnx_ocs.targets.timing import timing_of
 
-        return Products(self.max_latency) if rules_of(self.runtime).floats else None
+        return Products(self.max_latency, timing_of(self.runtime)) if rules_of(self.runtime).floats else None
 
     def _shorts(self) -> Shorts:
         """What quantizers of 16 bits may be like on the target."""

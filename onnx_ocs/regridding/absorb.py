@@ -33,8 +33,8 @@ __all__ = ["Absorbing", "Operand", "absorbing", "inserting"]
 HOMOGENEOUS = (
     "Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout",
 )  # fmt: skip
-NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "BatchNormalization",
-         "InstanceNormalization")  # fmt: skip
+LAST = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")  # channels along the last axis
+SECOND = ("BatchNormalization", "InstanceNormalization")  # and along the second
 CHAIN = ("DequantizeLinear", "QuantizeLinear", "Transpose")  # what may stand behind a constant
 FAR = 12  # most nodes between a quantizer and the constants
 DEEP = 2  # most products of two tensors between them
@@ -81,7 +81,8 @@ def absorbing(graph: Graph, region: Quantized) -> Absorbing | None:
     found = _read(graph, region)
     if found is None or found.others or not _alone(graph, found.region.tensor, found.region.nodes):
         return None
-    sources = _sources(graph, region.tensor, found.axis, found.channels, FAR, DEEP)
+    second = found.axis != -1 or all(x.kind == "Gemm" for x in found.layers)
+    sources = _sources(graph, region.tensor, found.axis, found.channels, FAR, DEEP, second)
     return replace(found, sources=tuple(sources)) if sources else None
 
 
@@ -110,7 +111,7 @@ def _read(graph: Graph, region: Quantized) -> Absorbing | None:
 
 def _in_float(graph: Graph, node: NodeProto) -> bool:
     """Whether a reader is a sum or a normalization of floats: no quantizer stands behind it."""
-    if not is_op(node, "Add", *NORMS):
+    if not is_op(node, "Add", *LAST, *SECOND):
         return False
     return not any(is_op(r, "QuantizeLinear") for o in node.output if o for r in graph.readers(o))
 
@@ -185,19 +186,33 @@ def _divisible(graph: Graph, layer: Layer) -> bool:
 # ---- in front -------------------------------------------------------------------------------------------------------
 
 
-def _sources(graph: Graph, tensor: str, axis: int, channels: int, far: int, deep: int) -> list[Operand]:
-    """The constants in front of a tensor that take its gains in; none where there are none."""
+def _sources(
+    graph: Graph, tensor: str, axis: int, channels: int, far: int, deep: int, second: bool
+) -> list[Operand]:
+    """The constants in front of a tensor that take its gains in; none where there are none.
+
+    Args:
+        graph: the graph.
+        tensor: the tensor.
+        axis: its channel axis, from the end.
+        channels: how many it has.
+        far: most nodes that are passed.
+        deep: most products of two tensors that are passed.
+        second: whether the axis is known to be the second one, which is some normalizations' axis of channels.
+    """
     n = graph.producer.get(tensor)
     if n is None or not far or len([o for o in n.output if o]) > 1 or graph.is_constant(tensor):
         return []
 
     def further(t: str, products: int = deep) -> list[Operand]:
-        return _sources(graph, t, axis, channels, far - 1, products) if _alone(graph, t, (n,)) else []
+        same = second and products == deep  # a factor may have fewer axes
+        return _sources(graph, t, axis, channels, far - 1, products, same) if _alone(graph, t, (n,)) else []
 
     if is_op(n, *HOMOGENEOUS):
         return further(str(n.input[0]))
-    if is_op(n, *NORMS):
-        return _norm(graph, n, axis, channels)
+    if is_op(n, *LAST, *SECOND):
+        fits = axis == -1 if is_op(n, *LAST) else second
+        return _norm(graph, n, channels) if fits else []
     layer = read_layer(graph, n)
     if layer is not None:
         return _layer(graph, layer, axis, channels)
@@ -235,10 +250,8 @@ def _vector(graph: Graph, node: NodeProto, index: int, axis: int, channels: int)
     return _operand(graph, node, index, len(weight.shape) + axis) if np.prod(weight.shape) == channels else None
 
 
-def _norm(graph: Graph, node: NodeProto, axis: int, channels: int) -> list[Operand]:
+def _norm(graph: Graph, node: NodeProto, channels: int) -> list[Operand]:
     """Scale and bias of a normalization, where there is one value for each channel."""
-    if not is_op(node, "BatchNormalization", "InstanceNormalization") and axis != -1:
-        return []  # the others' scales lie along the last axes
     found = [_vector(graph, node, k, -1, channels) for k in (1, 2) if len(node.input) > k and node.input[k]]
     return [f for f in found if f is not None] if all(found) else []
 

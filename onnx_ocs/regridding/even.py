@@ -24,6 +24,7 @@ from onnx_ocs.regridding.gains import gained
 from onnx_ocs.regridding.octaves import Chosen, Seen, choose, look
 from onnx_ocs.regridding.seen import tensors_of
 from onnx_ocs.targets.ort import operators
+from onnx_ocs.targets.timing import ONNXRUNTIME, Timing
 
 __all__ = ["Evening", "Products"]
 
@@ -37,10 +38,12 @@ class Products:
     """What products in front of quantizers may cost.
 
     Attributes:
-        limit: the most time in onnxruntime, as a ratio to the original's; None: nobody counts it.
+        limit: the most time, as a ratio to the original's; None: nobody counts it.
+        on: the runtime that is timed.
     """
 
     limit: float | None
+    on: Timing = ONNXRUNTIME
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +146,17 @@ class Evening:
             new, _ = gained(model, order, self.by, self.bounded)
             now = operators(new)
             fast = was is None or now is None or not was.lost(now)
-            if fast and self._holds(new, feed, products.limit):
+            if fast and self._holds(new, feed, products):
                 return order
             order = order[: len(order) // 2]
         return []
 
-    def _holds(self, model: onnx.ModelProto, feed: Mapping[str, Any], limit: float | None) -> bool:
+    def _holds(self, model: onnx.ModelProto, feed: Mapping[str, Any], products: Products) -> bool:
         """Whether a model is not surely beyond the limit of time: a product costs little, noise of a machine more."""
+        limit = products.limit
         if limit is None:
             return True
-        took = decided(lambda seconds: compared(self.original, model, feed, seconds), limit)
+        took = decided(lambda seconds: compared(self.original, model, feed, seconds, products.on), limit)
         return took is None or not took.exceeds(limit)
 
 

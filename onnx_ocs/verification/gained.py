@@ -45,6 +45,7 @@ class Gained:
     ) -> None:
         self.graph, self._constant, self._added, self._fresh = graph, constant, added, fresh
         self._declared: set[tuple[str, int]] = set()
+        self._second = False  # whether the channels are known to lie along the second axis
 
     def give(self, nodes: Sequence[NodeProto], q: Quantizer, e: Gains) -> None:
         """Make the declared edit.
@@ -72,6 +73,7 @@ class Gained:
             self._insert(nodes, q, e.product, 2.0 ** octaves.astype(np.float64), axis, others)
         else:
             self._declared = {*e.sources}
+            self._second = axis != -1 or all(is_op(x, "Gemm") for x in layers)
             sources = self._absorb(source, nodes, axis, octaves.size)
             if others or _named(sources) != sorted(e.sources):
                 raise Differs(f"what takes in the gains of '{source}' is not what is declared")
@@ -148,7 +150,7 @@ class Gained:
             return self._absorb(first, [n], axis, channels)
         if is_op(n, *LAYERS):
             return self._layer(n, axis, channels)
-        if (n.op_type in LAST and axis == -1) or n.op_type in SECOND:
+        if (n.op_type in LAST and axis == -1) or (n.op_type in SECOND and self._second):
             given = [k for k in (1, 2) if len(n.input) > k and n.input[k]]
             return [(n, k, -1) for k in given if self._is_vector(n, k, -1, channels)]
         constant = [k for k, t in enumerate(n.input) if g.is_constant(t)]
@@ -160,6 +162,7 @@ class Gained:
             self._is_vector(n, k, axis, channels)
             return [(n, k, axis), *([] if is_op(n, "Mul") else self._absorb(other, [n], axis, channels))]
         if is_op(n, "Mul") and not constant and n.input[0] != n.input[1]:
+            self._second = False  # a factor may have fewer axes
             for k in (0, 1):
                 try:
                     found = self._absorb(str(n.input[k]), [n], axis, channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import gained_nets
 import numpy as np
@@ -10,6 +11,10 @@ import onnx
 import pytest
 import zoo
 from onnx import helper
+
+from onnx_ocs.calibration.drawn import random_samples
+from onnx_ocs.regridding import absorb
+from onnx_ocs.verification.verify import verify
 
 SOURCES = {
     "norm": [("LayerNormalization", 1), ("LayerNormalization", 2)],
@@ -162,6 +167,22 @@ def test_what_is_a_graph_output_stays() -> None:
     name = next(n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization")
     model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 5, 24]))
     assert not gained_nets.absorbers(model, paid=False)
+
+
+def test_the_channels_of_some_normalizations_are_the_second_axis() -> None:
+    """As many as the last axis is long, by chance: they are others, and the proof says so."""
+    net = zoo.Net(gained_nets.FLOAT, x=(8, 8))
+    model = net.model(net.matmul(net.qdq(net.batch_norm("x"), "mid"), 8))
+    assert not gained_nets.absorbers(model, paid=False)
+    with patch.object(absorb, "LAST", absorb.LAST + absorb.SECOND):
+        bad = gained_nets.given(model)
+        assert [a for a in gained_nets.absorbers(model) if a.sources]
+    assert verify(model, bad, random_samples(model, 1, 0), 1).failures
+    net = zoo.Net(gained_nets.FLOAT, x=(8,))
+    model = net.model(net.gemm(net.qdq(net.batch_norm("x"), "mid"), 8))
+    (a,) = gained_nets.absorbers(model, paid=False)
+    assert [o.node.op_type for o in a.sources] == ["BatchNormalization"] * 2
+    assert not verify(model, gained_nets.given(model), random_samples(model, 1, 0), 1).failures
 
 
 def test_vectors_lie_along_the_channels() -> None:
