@@ -51,7 +51,7 @@ class EditableGraph(Graph):
         # What nobody read from the start is the user's, and stays; inputs with a default keep their initializer.
         read = self._readers.keys() | self._captured.keys() | self.outputs
         self._idle = (self.initializers.keys() - read) | {i.name for i in g.input}
-        self._idle_nodes = {id(n) for n in self.nodes if read.isdisjoint(n.output)}
+        self._idle_nodes = set(map(id, self.nodes)) - {id(n) for t, n in self.producer.items() if t in read}
 
     def initializer(self, name: str) -> TensorProto:
         """An initializer with its values."""
@@ -174,7 +174,8 @@ class EditableGraph(Graph):
         g = self.model.graph
         del g.node[:]
         g.node.extend(nodes)
-        written = {o for n in nodes for o in n.output}
+        alive = set(map(id, nodes))
+        written = {t for t, n in self.producer.items() if id(n) in alive}
         gone |= self.reshaped | (self._written - written)  # exporters say the shapes of constants, too
         drop_value_info(g, lambda name: name in gone)
 
