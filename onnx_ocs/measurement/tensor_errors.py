@@ -27,6 +27,7 @@ from onnx_ocs.calibration.stream import BATCH, Activations
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.execution.kept import kept
 from onnx_ocs.execution.stored import Stored
+from onnx_ocs.measurement.columns import columns
 from onnx_ocs.measurement.quality import decibels
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
@@ -51,7 +52,6 @@ from onnx_ocs.runtime.threads import share
 __all__ = ["LIMIT", "measure_layers"]
 
 LIMIT = 32  # samples
-SAMPLED = 1 << 13  # values of one tensor and sample that are looked at
 BARS = 64  # of a report's histogram
 
 
@@ -70,6 +70,9 @@ class _Grid:
             scale, (low, high) = scale * wide.units() if wide.halved else scale, wide.reach(q)
         scale, low, high = (np.asarray(v, np.float32).reshape(-1, 1) for v in (scale, low, high))
         return _Grid(scale, low, high)
+
+    def divided(self, gains: Array | None) -> _Grid:
+        return self if gains is None else _Grid(self.scale / gains, self.low, self.high)
 
     def quantize(self, a: Array) -> Array:
         return np.asarray(np.clip(np.rint(a / self.scale), self.low, self.high) * self.scale)
@@ -100,7 +103,7 @@ class _Sums:
 
     def as_dict(self, samples: int) -> dict[str, Any]:
         """The fields that go into a region's entry of the report."""
-        error: dict[str, Any] = {f"{n}_db": decibels(self.signal, e) for n, e in sorted(self.noise.items())}
+        error = {f"{n}_db": decibels(self.signal, e) for n, e in sorted(self.noise.items())}
         lost, still = self.clipped
         saved = None if lost <= 0 else 1 - still / lost
         return {"error": {**error, "samples": samples}, "mass_saved": saved, "histogram": _bars(self.histogram)}
@@ -165,25 +168,10 @@ def _bars(h: Histogram) -> dict[str, Any] | None:
     return {"range": ends, "counts": (rest + saved).tolist(), "saved": saved.tolist()}
 
 
-def _columns(a: Array, axis: int | None, narrow: int, samples: int, first: int = 0) -> Array:
-    """Values as float32 (C, n); of large tensors some positions, evenly spread, `SAMPLED` values of every sample.
-
-    `narrow` is the number of channels without copies: the positions are the same in the wide tensor and the narrow one,
-    and the same whether samples come together or in parts, `first` samples being before these.
-    """
-    rows = a.reshape(1, -1) if axis is None or not a.ndim else np.moveaxis(a, axis, 0)
-    positions = rows[0].size
-    stride = positions * narrow // (samples * SAMPLED) | 1  # odd, so that it does not follow rows of pixels
-    before = first * (positions // samples)
-    index = np.unravel_index(np.arange(-before % stride, positions, stride), rows.shape[1:])
-    picked: Any = (slice(None), *index)
-    return np.asarray(rows[picked], np.float32)
-
-
 def _steps(cut: Cut, integers: Array, axis: int | None, narrow: int, samples: int, first: int = 0) -> Array:
     """Multiples k of the step that a quantizer's integers stand for, (C, n); copies are added to their channels."""
     wide, z = cut.wide, cut.quantizer.zero_point.astype(np.float32)
-    rows = _columns(integers, axis, narrow, samples, first)
+    rows = columns(integers, axis, narrow, samples, first)
     if wide is None:
         return rows - z.reshape(-1, 1)
     rows -= (np.broadcast_to(z, (wide.narrow,))[wide.origin] + wide.rests(cut.quantizer))[:, None]
@@ -250,7 +238,7 @@ class _Layers:
         size, batch = samples_in(part), reference(part)
         pairs = [(t, np.asarray(batch[t.region.tensor])) for t in self.tensors]
         channels = [1 if t.axis is None or not a.ndim else a.shape[t.axis] for t, a in pairs]
-        floats = [t.expected(_columns(a, t.axis, n, size, first)) for (t, a), n in zip(pairs, channels, strict=True)]
+        floats = [t.expected(columns(a, t.axis, n, size, first)) for (t, a), n in zip(pairs, channels, strict=True)]
         del batch, pairs
         held: list[dict[str, Array]] = [{} for _ in self.tensors]
         for (when, cuts), source in zip(self.cuts.items(), quantized, strict=True):
@@ -259,8 +247,8 @@ class _Layers:
                 cut = cuts.get(t.region.outputs[0])
                 if cut is not None:
                     scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
-                    held_now = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
-                    values[when] = held_now if when == "before" or t.gains is None else held_now / t.gains
+                    scale = scale if when == "before" or t.gains is None else scale / t.gains
+                    values[when] = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
             del integers
         return [t.sums(a, values) for t, a, values in zip(self.tensors, floats, held, strict=True)]
 
@@ -271,9 +259,7 @@ def _tensor(region: Quantized, q: Quantizer, after: Cut | None, gains: Array | N
     wide = None if after is None else after.wide
     # a carried quantizer may see another axis than its own walk would choose
     axis = axis if wide is None else wide.axis
-    now = None if after is None else _Grid.of(after.quantizer, wide)
-    if now is not None and gains is not None:
-        now = _Grid(now.scale / gains, now.low, now.high)
+    now = None if after is None else _Grid.of(after.quantizer, wide).divided(gains)
     return _Tensor(region, q, axis, _Grid.of(q), now, gains)
 
 

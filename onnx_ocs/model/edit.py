@@ -37,26 +37,21 @@ class EditableGraph(Graph):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """Index the model's main graph (the model is not copied)."""
+        super().__init__(model)
         g = model.graph
-        self._tensor_names = Names(t.name for t in (*g.initializer, *g.input, *g.output))
-        self._node_names = Names()
+        ends = (t.name for t in (*g.initializer, *g.input, *g.output))
+        inside = (t for n in self.nodes if id(n) in self._mentions for t in inner_names(n))
+        self._tensor_names = Names(ends, self.producer, self._readers, inside)
+        self._node_names = Names(n.name for n in self.nodes)
         self._arrays: dict[str, Array | Taken] = {}  # constants that were added, and are not yet bytes
         self._added: list[NodeProto] = []
         self.touched: dict[int, NodeProto] = {}
         self.reshaped: set[str] = set()
-        super().__init__(model)
         self._written = set(self.producer)
         # What nobody read from the start is the user's, and stays; inputs with a default keep their initializer.
         read = self._readers.keys() | self._captured.keys() | self.outputs
         self._idle = (self.initializers.keys() - read) | {i.name for i in g.input}
-        self._idle_nodes = {id(n) for n in self.nodes if read.isdisjoint(n.output)}
-
-    def _index(self, n: NodeProto) -> None:
-        super()._index(n)
-        self._tensor_names.update(n.input, n.output)
-        if id(n) in self._mentions:
-            self._tensor_names.update(inner_names(n))
-        self._node_names.update([n.name])
+        self._idle_nodes = set(map(id, self.nodes)) - {id(n) for t, n in self.producer.items() if t in read}
 
     def initializer(self, name: str) -> TensorProto:
         """An initializer with its values."""
@@ -143,8 +138,11 @@ class EditableGraph(Graph):
     def _add(self, node: NodeProto) -> None:
         self._added.append(node)
         self.touched[id(node)] = node
-        self._mentions |= mentions_of([node])
+        inside = mentions_of([node])
+        self._mentions.update(inside)
         self._index(node)
+        self._tensor_names.update(node.input, node.output, inner_names(node) if inside else ())
+        self._node_names.update([node.name])
 
     def set_input(self, node: NodeProto, index: int, tensor: str) -> None:
         """Let a node read another tensor at one input."""
@@ -186,7 +184,8 @@ class EditableGraph(Graph):
         g = self.model.graph
         del g.node[:]
         g.node.extend(nodes)
-        written = {o for n in nodes for o in n.output}
+        alive = set(map(id, nodes))
+        written = {t for t, n in self.producer.items() if id(n) in alive}
         gone |= self.reshaped | (self._written - written)  # exporters say the shapes of constants, too
         drop_value_info(g, lambda name: name in gone)
 

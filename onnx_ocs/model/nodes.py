@@ -28,9 +28,9 @@ RANDOM = ("Random", "Multinomial", "Bernoulli")  # what operators that draw numb
 
 def is_op(node: NodeProto | None, *ops: str) -> bool:
     """Whether the node is one of these standard operators (Q and DQ also in domain com.microsoft)."""
-    if node is None or node.op_type not in ops:
+    if node is None or (op := node.op_type) not in ops:
         return False
-    return node.domain in (QDQ_DOMAINS if node.op_type in ("QuantizeLinear", "DequantizeLinear") else ONNX_DOMAINS)
+    return node.domain in (QDQ_DOMAINS if op in ("QuantizeLinear", "DequantizeLinear") else ONNX_DOMAINS)
 
 
 def label(node: NodeProto) -> str:

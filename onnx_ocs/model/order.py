@@ -84,7 +84,9 @@ def topological(nodes: Sequence[NodeProto], mentions: Mapping[int, Sequence[str]
     wanted: set[str] = set()  # what has been read so far
     ordered = True
     for k, n in enumerate(nodes):
-        names = [*n.input, *mentions.get(id(n), ())]
+        names = list(n.input)
+        if mentions:
+            names += mentions.get(id(n), ())
         reads.append(names)
         wanted.update(names)
         for o in n.output:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 from onnx import NodeProto
@@ -17,7 +18,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
 
-__all__ = ["Interval", "clip_bounds", "value_bounds"]
+__all__ = ["Interval", "both_bounds", "clip_bounds", "value_bounds"]
 
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
@@ -110,37 +111,50 @@ def _output(graph: Graph, n: NodeProto, arg: Callable[[int], Interval]) -> Inter
     return ANY if any(math.isnan(v) for v in found) else found
 
 
-def value_bounds(graph: Graph, wanted: Iterable[str], by_quantizers: bool = True) -> dict[str, Interval]:
+def value_bounds(graph: Graph, wanted: Iterable[str]) -> dict[str, Interval]:
     """Intervals of float tensors of the main graph; only what they depend on is looked at.
 
     Args:
         graph: the graph.
         wanted: names of tensors.
-        by_quantizers: whether what a quantizer can express is a bound, too; copies may widen it.
 
     Returns:
         The interval of each, infinite where nothing is known (and those of others on the way).
     """
-    known: dict[str, Interval] = {}
+    return {t: interval for t, (interval, _) in both_bounds(graph, wanted).items()}
+
+
+def both_bounds(graph: Graph, wanted: Iterable[str]) -> dict[str, tuple[Interval, Interval]]:
+    """The same, and the intervals without what quantizers can express, which copies may widen."""
+    known: dict[str, tuple[Interval, Interval]] = {}
     stack = list(wanted)
     while stack:
         tensor = stack[-1]
         if tensor in known:
             stack.pop()
             continue
-        missing: list[str] = []
         n = graph.producer.get(tensor)
+        inputs, missing = () if n is None else tuple(n.input), list[str]()
+        apart = False  # whether both intervals of an input differ
 
-        def arg(k: int, n: NodeProto | None = n, missing: list[str] = missing) -> Interval:
-            if n is None or k >= len(n.input) or not n.input[k]:
+        def arg(k: int, side: int = 0, inputs: tuple[str, ...] = inputs, missing: list[str] = missing) -> Interval:
+            nonlocal apart
+            if k >= len(inputs) or not inputs[k]:
                 return ANY
-            if n.input[k] not in known:
-                missing.append(n.input[k])
-            return known.get(n.input[k], ANY)
+            both = known.get(inputs[k])
+            if both is None:
+                missing.append(inputs[k])
+                return ANY
+            apart = apart or both[0] != both[1]
+            return both[side]
 
-        free = not by_quantizers and is_op(n, "DequantizeLinear") and not graph.is_constant(tensor)
-        found = ANY if n is None or free else _output(graph, n, arg)
-        if not missing:
-            known[tensor] = (graph.extent(tensor) or ANY) if found == ANY and not free else found
-        stack += missing
+        found = ANY if n is None else _output(graph, n, arg)
+        if missing:
+            stack += missing
+            continue
+        firm = found if n is None or not apart else _output(graph, n, partial(arg, side=1))
+        if ANY in (found, firm) and (extent := graph.extent(tensor)) is not None:
+            found, firm = (extent if i == ANY else i for i in (found, firm))
+        free = is_op(n, "DequantizeLinear") and not graph.is_constant(tensor)
+        known[tensor] = found, ANY if free else firm
     return known

@@ -39,8 +39,12 @@ def rewritten(model: onnx.ModelProto) -> bool:
 def stamp(node: onnx.NodeProto, name: str, version: str) -> None:
     """Write a pass's name and version on a node (several passes may have edited it)."""
     text = f"{name} {version}"
-    had = [t for p in node.metadata_props if p.key == STAMP for t in p.value.split(", ")]
-    set_entry(node, STAMP, ", ".join(dict.fromkeys([*had, text])))
+    for p in node.metadata_props:
+        if p.key == STAMP:
+            if text not in p.value.split(", "):
+                p.value += f", {text}"
+            return
+    node.metadata_props.add(key=STAMP, value=text)
 
 
 def note(model: onnx.ModelProto, entry: dict[str, Any]) -> None:

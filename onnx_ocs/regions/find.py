@@ -14,7 +14,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import is_op, label
 from onnx_ocs.model.shapes import Shape
 from onnx_ocs.qdq.activation import LEAST, recognise
-from onnx_ocs.qdq.intervals import Interval, value_bounds
+from onnx_ocs.qdq.intervals import Interval, both_bounds
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.full import find_full
@@ -50,12 +50,12 @@ def find_regions(
             for t, found in grouped.items()
             for q, nodes in found
         ]
-    bounds, firm = value_bounds(graph, grouped), value_bounds(graph, grouped, by_quantizers=False)
+    bounds = both_bounds(graph, grouped)
     relu6 = dict.fromkeys(_suspects(graph, grouped)) | dict(bounded or {})
     return [
         _unreadable(graph, t, q, nodes, q)
         if isinstance(q, Refusal)
-        else _region(graph, t, q, nodes, shapes, (bounds[t], firm[t]), relu6)
+        else _region(graph, t, q, nodes, shapes, bounds[t], relu6)
         for t, found in grouped.items()
         for q, nodes in found
     ]

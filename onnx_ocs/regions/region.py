@@ -14,6 +14,7 @@ f(t) <= 0 below with zero_point == qmin.  A bound (ReLU6) belongs to f: (n + 1) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -166,10 +167,13 @@ class Region(_Found):
         found = []
         for end, steps in ((self.firm[1], q.qmax - q.zero_point), (-self.firm[0], q.zero_point - q.qmin)):
             base = steps * step
+            if not math.isfinite(end):  # nothing is known of it
+                found.append(np.full(base.shape, MANY, np.int64))
+                continue
             reach = (q.qmax - q.qmin) * step if full else base
             with np.errstate(divide="ignore", invalid="ignore"):  # half a step beyond is rounded to nothing
                 most = np.ceil((end - step / 2 - base) / reach - BARELY_ALIVE)
-            most = np.where((reach > 0) & np.isfinite(end), np.clip(most, 0, MANY), MANY)
+            most = np.where(reach > 0, np.clip(most, 0, MANY), MANY)
             found.append(np.asarray(most).astype(np.int64))
         return found[0], found[1]
 

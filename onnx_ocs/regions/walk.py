@@ -69,8 +69,8 @@ def best_walk(
             best = walk
         if all(why == NOT_LINEAR for _, why in walk.folded):  # no other axis leads further
             break
-    axis = channel_axis(graph, tensor, shapes)
-    if best is not None and not best.weights and axis is not None and axis in axes and axis != best.axis:
+    axis = channel_axis(graph, tensor, shapes) if best is not None and not best.weights else None
+    if best is not None and axis is not None and axis in axes and axis != best.axis:
         channels = _channels(graph, tensor, axis, shapes)
         best = _walk(graph, nodes, q, axis, channels, shapes) if channels and q.scale.size in (1, channels) else best
     at = label(nodes[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
 
-__all__ = ["as_bytes", "constants_first", "cut", "expose", "piece"]
+__all__ = ["as_bytes", "constants_first", "cut", "expose", "outputs_apart", "piece"]
 
 
 def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -109,6 +110,58 @@ def constants_first(graph: onnx.GraphProto) -> None:
         varying.update(n.output if depends else ())
     del graph.node[:]
     graph.node.extend([*first, *then])
+
+
+def outputs_apart(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose outputs hold what is written for them, whatever onnxruntime's optimizer does with what reads them.
+
+    In front of a Transpose that a quantizer follows, the optimizer puts a Q and DQ of the same step.  Where the
+    Transpose alone reads a graph output, the output is then what that DQ gives.  An Identity is another reader, and
+    leaves the tensor alone; the optimizer keeps it as long as there are two.
+
+    Args:
+        model: the model; not changed.
+
+    Returns:
+        The model itself where no output is at risk, else a copy.
+    """
+    risky = _read_by_transposes(model.graph)
+    if not risky:
+        return model
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    g, suffix = new.graph, "__inner"
+    taken = {t for n in g.node for t in (*mentioned(n), *n.output)}
+    while any(t + suffix in taken for t in risky):
+        suffix += "_"
+    nodes = list[NodeProto]()
+    for n in g.node:
+        n.input[:] = [t + suffix if t in risky else t for t in n.input]
+        written = [o for o in n.output if o in risky]
+        n.output[:] = [o + suffix if o in risky else o for o in n.output]
+        nodes += [n, *(helper.make_node("Identity", [o + suffix], [o]) for o in written)]
+    del g.node[:]
+    g.node.extend(nodes)
+    return new
+
+
+def _read_by_transposes(graph: onnx.GraphProto) -> set[str]:
+    """Outputs of a graph that one reader after the other, none beside it, takes over a Transpose to a quantizer."""
+    if not {"Transpose", "QuantizeLinear"} <= {n.op_type for n in graph.node}:
+        return set()
+    readers = Counter(t for n in graph.node for t in set(mentioned(n)))
+    producer = {o: n for n in graph.node for o in n.output if o}
+    ways = [(t, False) for n in graph.node if n.op_type == "QuantizeLinear" for t in n.input]
+    seen = set[tuple[str, bool]]()
+    while ways:
+        t, transposed = way = ways.pop()
+        n = producer.get(t)
+        if n is None or readers[t] > 1 or way in seen:
+            continue
+        seen.add(way)
+        if n.op_type != "QuantizeLinear":
+            ways += [(i, transposed or n.op_type == "Transpose") for i in n.input]
+    return {o.name for o in graph.output if (o.name, True) in seen}
 
 
 def piece(

@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
 from onnx_ocs.model import sizes, tensors
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.runtime.instrument import constants_first
+from onnx_ocs.runtime.instrument import constants_first, outputs_apart
 from onnx_ocs.runtime.names import shorten
 
 __all__ = [
@@ -147,10 +147,12 @@ class Session:
         Args:
             model: the model.
             level: of optimization, "disable_all" or "enable_all".
-            fusion: whether Q and DQ are fused into integer kernels.
+            fusion: whether Q and DQ are fused into integer kernels; if not, all outputs are what is written for them.
             threads: how many; None for onnxruntime's choice.
             precise: whether integer kernels must not saturate, on whatever CPU; else they are as fast as they are.
         """
+        if not fusion and level != "disable_all":
+            model = outputs_apart(model)
         model, self._short = shorten(model)
         size = sizes.rough_size(model, SMALL)
         options = session_options(level, fusion, size, precise)

@@ -10,7 +10,7 @@ from scalar_chain import chain
 from zoo import Net, Style, pool
 
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.qdq.intervals import clip_bounds, value_bounds
+from onnx_ocs.qdq.intervals import both_bounds, clip_bounds, value_bounds
 
 
 def test_bounds_of_what_is_asked() -> None:
@@ -78,6 +78,21 @@ def test_an_integer_clip_narrows_the_quantizer() -> None:
     n = Net(Style(bits=3), x=(4, 6, 6))
     t = n.qdq("x", "low", scale=0.5)
     assert value_bounds(Graph(n.model(t)), [t])[t] == (0, 3.5)
+
+
+def test_without_what_quantizers_can_express() -> None:
+    """A weight's DequantizeLinear stays what it is; what copies may widen bounds nothing, nor what stands behind it."""
+    n = Net(Style(weight="int8"), x=(4, 6, 6))
+    a = n.qdq(n.clip("x", -2, 3), "mid", scale=0.01)
+    t = n.op("Add", n.op("Relu", a), n.op("Sigmoid", a))
+    w, _ = n.weight("w", np.linspace(-1, 1, 24).reshape(4, 6, 1, 1))
+    model = n.model(t)
+    found = both_bounds(Graph(model), [t, a, "clip1", w])
+    assert found["clip1"] == ((-2, 3), (-2, 3))
+    assert found[a][0] == pytest.approx((-1.28, 1.27)) and found[a][1] == (-np.inf, np.inf)
+    assert found[t][0] == pytest.approx((0, 2.27)) and found[t][1] == (0, np.inf)
+    assert found[w][0] == found[w][1] == pytest.approx((-1, 1), abs=0.01)
+    assert value_bounds(Graph(model), [t]) == {k: v for k, (v, _) in both_bounds(Graph(model), [t]).items()}
 
 
 @pytest.mark.parametrize(

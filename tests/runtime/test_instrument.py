@@ -11,7 +11,7 @@ from onnx import TensorProto
 from zoo import execute
 
 from onnx_ocs.model.edit import EditableGraph
-from onnx_ocs.runtime.instrument import as_bytes, constants_first, cut, expose, piece
+from onnx_ocs.runtime.instrument import as_bytes, constants_first, cut, expose, outputs_apart, piece
 
 
 def outputs(model: onnx.ModelProto) -> list[str]:
@@ -133,3 +133,56 @@ def test_constants_stand_in_front() -> None:
     assert dq and names[: len(dq)] == dq and sorted(names) == sorted(before)
     assert names[len(dq) :] == [n for n in before if n not in dq]
     assert all(np.array_equal(a, b) for a, b in zip(zoo.execute(model, feed), want, strict=True))
+
+
+# ---- a Transpose between an output and a quantizer ------------------------------------------------------------------
+
+
+def turned(before: tuple[str, ...] = (), behind: tuple[str, ...] = (), shuffled: bool = False) -> zoo.Built:
+    """A Conv that is a graph output; behind it other nodes, a Transpose, further nodes, a quantizer that clips."""
+    net = zoo.Net(zoo.Style(shuffled=shuffled), x=(4, 6, 6))
+    t = net.conv("x")
+    for op in before:
+        t = net.op(op, t)
+    t = net.op("Transpose", t, perm=[0, 2, 3, 1])
+    for op in behind:
+        t = net.op(op, t)
+    return net.model(net.op("Sigmoid", net.qdq(t, "mid", 0.3)), "conv1"), net.feed
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("before", [(), ("Identity",), ("Relu",), ("Dropout", "Identity")], ids=str)
+@pytest.mark.parametrize("behind", [(), ("Flatten",)], ids=str)
+def test_a_quantizer_behind_a_transpose_leaves_outputs_alone(
+    before: tuple[str, ...], behind: tuple[str, ...], shuffled: bool
+) -> None:
+    """Quantized in front of the Transpose, most values of the Conv would be clipped."""
+    model, feed = turned(before, behind, shuffled)
+    new = outputs_apart(model)
+    assert outputs(new) == outputs(model) and len(new.graph.node) == len(model.graph.node) + 1
+    for a, b in zip(execute(model, feed), execute(new, feed, "enable_all"), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-5)
+
+
+def test_an_output_that_others_read_too_is_not_touched() -> None:
+    model, _ = turned()
+    assert outputs_apart(model) is not model
+    model.graph.node.append(onnx.helper.make_node("Tanh", ["conv1"], ["more"]))
+    assert outputs_apart(model) is model
+
+
+@pytest.mark.parametrize("name", ["residual", "channels_last", "output_integer", "attention"])
+def test_other_models_are_not_touched(name: str) -> None:
+    model = zoo.build(name)[0]
+    assert outputs_apart(model) is model
+
+
+def test_the_name_inside_is_a_new_one() -> None:
+    model, feed = turned()
+    for n in model.graph.node:
+        for ends in (n.input, n.output):
+            ends[:] = ["conv1__inner" if t == "transpose1" else t for t in ends]
+    new = outputs_apart(model)
+    assert "conv1__inner_" in {o for n in new.graph.node for o in n.output}
+    for a, b in zip(execute(model, feed), execute(new, feed), strict=True):
+        np.testing.assert_array_equal(a, b)

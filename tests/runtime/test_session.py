@@ -12,7 +12,8 @@ import zoo
 from onnx import TensorProto, helper
 
 from onnx_ocs.errors import CPP_ERRORS
-from onnx_ocs.runtime.session import NUMBERS, RUN_ERRORS, Session
+from onnx_ocs.runtime.instrument import expose
+from onnx_ocs.runtime.session import NUMBERS, RUN_ERRORS, Session, as_written
 
 Array = np.ndarray[Any, Any]
 
@@ -90,6 +91,19 @@ def test_outputs_outlive_their_session_and_later_runs() -> None:
     others = [np.ones(kept.shape, kept.dtype) for _ in range(100)]
     np.testing.assert_array_equal(first, kept)
     assert len(others) == 100
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_as_written_is_what_stands_there(own: bool) -> None:
+    """onnxruntime's optimizer quantizes in front of a Transpose, and would give that out."""
+    net = zoo.Net(x=(4, 6, 6))
+    conv = net.conv("x")
+    y = net.op("Sigmoid", net.qdq(net.op("Transpose", conv, perm=[0, 2, 3, 1]), "mid", 0.3))
+    model = net.model(y, conv) if own else expose(net.model(y), [conv])
+    plain, written = Session(model, "disable_all").run(net.feed), as_written(model).run(net.feed)
+    assert list(written) == [y, conv]
+    for t in written:
+        np.testing.assert_allclose(written[t], plain[t], atol=1e-5)
 
 
 # ---- what onnxruntime raises -----------------------------------------------------------------------------------------

@@ -323,3 +323,16 @@ def test_float16_holds_what_a_layer_computes_less_exactly() -> None:
         assert value is not None
         record_refitted(conv, Refitted(Refit("conv1_w", "conv1_w", digest(value)), None, None, None, -127, 127))
         assert verify(model, new, random_samples(model, 8, 0), 8).failures == []
+
+
+@pytest.mark.parametrize("turn", [[0, 2, 3, 1], [0, 2, 1, 3]], ids=str)
+def test_a_quantizer_behind_a_transpose(turn: list[int]) -> None:
+    """The optimizer quantizes in front of the Transpose: that is nothing that the layer computes."""
+    net = zoo.Net(zoo.Style(dtype="int8"), x=(4, 6, 6))
+    conv = net.conv(net.qdq("x", "mid"))
+    model = net.model(net.op("Sigmoid", net.qdq(net.op("Transpose", conv, perm=turn), "mid", 0.5)))
+    new = refitted(model)
+    checked = check(model, new)
+    assert checked.refitted == 1 and checked.failures == []
+    store(new, "conv1_b", Graph(new).constant("conv1_b") * np.float32(1.5))
+    assert check(model, new).verdict == "FAILED"
