@@ -246,7 +246,7 @@ class _Layers:
             for t, n, values in zip(self.tensors, channels, held, strict=True):
                 cut = cuts.get(t.region.outputs[0])
                 if cut is not None:
-                    scale = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
+                    scale: Array = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
                     scale = scale if when == "before" or t.gains is None else scale / t.gains
                     values[when] = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
             del integers

@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 
 from onnx_ocs.measurement import columns as module
-from onnx_ocs.measurement.columns import SAMPLED, columns
+from onnx_ocs.measurement.columns import columns
 
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("shape", [(6, 3, 90, 70), (6, 40, 333), (6, 3)])
-def test_parts_are_the_whole(shape: tuple[int, ...]) -> None:
-    a = RNG.standard_normal(shape).astype(np.float32)
-    whole = columns(a, 1, shape[1], 6)
-    parts = [columns(a[k : k + 2], 1, shape[1], 2, k) for k in (0, 2, 4)]
-    assert np.array_equal(whole, np.concatenate(parts, 1))
-    assert whole.shape[0] == shape[1] and whole.size <= 6 * SAMPLED + whole.shape[0]
+@pytest.mark.parametrize("axis", [1, 3, -1, None])
+def test_parts_are_looked_at_as_the_whole_is(axis: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same positions, whether samples come together or a few at a time."""
+    monkeypatch.setattr(module, "SAMPLED", 40)
+    a = np.random.default_rng(0).standard_normal((7, 6, 5, 8)).astype(np.float32)
+    narrow = 1 if axis is None else a.shape[axis]
+    parts = [columns(a[i:k], axis, narrow, k - i, i) for i, k in ((0, 2), (2, 4), (4, 7))]
+    whole = columns(a, axis, narrow, 7)
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+    assert 0 < whole.size < a.size
 
 
 def test_copies_are_seen_where_their_channels_are(monkeypatch: pytest.MonkeyPatch) -> None:

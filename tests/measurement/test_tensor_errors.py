@@ -18,7 +18,6 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.execution.choice import engine
-from onnx_ocs.measurement import tensor_errors as module
 from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
@@ -155,18 +154,6 @@ def test_only_the_input_is_quantized():
     model = n.model(n.op("Sigmoid", n.qdq("x", "mid")))
     error = api.inspect(model, calib=n.feed)["regions"][0]["error"]
     assert error["accumulated_before_db"] == error["isolated_before_db"] > 0
-
-
-@pytest.mark.parametrize("axis", [1, 3, -1, None])
-def test_parts_are_looked_at_as_the_whole_is(axis: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same positions, whether samples come together or a few at a time."""
-    monkeypatch.setattr(module, "SAMPLED", 40)
-    a = np.random.default_rng(0).standard_normal((7, 6, 5, 8)).astype(np.float32)
-    narrow = 1 if axis is None else a.shape[axis]
-    parts = [module._columns(a[i:k], axis, narrow, k - i, i) for i, k in ((0, 2), (2, 4), (4, 7))]
-    whole = module._columns(a, axis, narrow, 7)
-    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
-    assert 0 < whole.size < a.size
 
 
 @pytest.mark.parametrize("name", ["norm", "convs", "residual", "three pairs"])
