@@ -3,7 +3,8 @@
     python tests/benchmarks/latency.py ORIGINAL.onnx REWRITTEN.onnx [...] [--runs 40]
 
 One random sample, ORT_ENABLE_ALL, one thread; the models take turns, and CPU time is counted, which other work on the
-machine disturbs less than wall time.  Prints the ratio of medians to the original.
+machine disturbs less than wall time.  Prints the ratio of medians to the original; of the shortest of twelve runs where
+a model is larger than 256 MB.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import sys
 from pathlib import Path
 
 from onnx_ocs.calibration.drawn import random_samples
-from onnx_ocs.measurement.latency import latencies
+from onnx_ocs.measurement.latency import latencies, shortest
 from onnx_ocs.model import files
+
+LARGE = 12  # runs of each, where one is large
 
 
 def main() -> None:
@@ -24,9 +27,13 @@ def main() -> None:
     p.add_argument("--runs", type=int, default=40)
     a = p.parse_args()
     models = [files.load_model(path) for path in a.models]
-    medians = latencies(models, next(random_samples(models[0], 1, 0, {}).batches(1, 1)), a.runs, math.inf)
+    feed = next(random_samples(models[0], 1, 0, {}).batches(1, 1))
+    medians = latencies(models, feed, a.runs, math.inf)
     if medians is None:
-        sys.exit("onnxruntime does not run all of them, or one is larger than 256 MB")
+        found = shortest(models, feed, LARGE, math.inf, LARGE)
+        medians = None if found is None else [1e3 * s for s in found]
+    if medians is None:
+        sys.exit("onnxruntime does not run all of them")
     for path, milliseconds in zip(a.models, medians, strict=True):
         print(f"{path.name:48} {milliseconds:9.2f} ms   x {milliseconds / medians[0]:.2f}")
 
