@@ -35,6 +35,10 @@ HOMOGENEOUS = (
 )  # fmt: skip
 LAST = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")  # channels along the last axis
 SECOND = ("BatchNormalization", "InstanceNormalization")  # and along the second
+FLOAT = (  # onnxruntime has no integer operators for these
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Tanh", "HardSwish", "Elu", "Mish", "Div", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+)  # fmt: skip
 CHAIN = ("DequantizeLinear", "QuantizeLinear", "Transpose")  # what may stand behind a constant
 FAR = 12  # most nodes between a quantizer and the constants
 DEEP = 2  # most products of two tensors between them
@@ -117,8 +121,10 @@ def _in_float(graph: Graph, node: NodeProto) -> bool:
 
 
 def _integer(graph: Graph, tensor: str) -> bool:
-    """Whether an integer kernel may write a tensor to a quantizer: what makes it reads integers."""
+    """Whether an integer kernel may write a tensor to a quantizer: what makes it reads integers, and may have one."""
     n = graph.producer.get(tensor)
+    if n is not None and n.op_type in (*LAST, *FLOAT):
+        return False
     while is_op(n, "Relu", "LeakyRelu", "Clip", "Identity") and n is not None:
         n = graph.producer.get(n.input[0])
     if n is None:

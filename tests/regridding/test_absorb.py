@@ -125,6 +125,12 @@ def behind_integers(net: zoo.Net) -> str:
     return net.matmul(net.qdq(y, "low"), 8)
 
 
+def float_between_integers(net: zoo.Net) -> str:
+    """There is no integer kernel for a normalization, whatever stands in front; its scale has one step for all."""
+    y = net.op("LayerNormalization", net.qdq("x", "mid"), net.qdq("x_scale", "mid"), axis=-1)
+    return net.matmul(net.qdq(y, "mid"), 8)
+
+
 def another_function(net: zoo.Net) -> str:
     """Who else reads it is no sum."""
     y = net.qdq(net.layer_norm("x"), "mid")
@@ -135,12 +141,14 @@ def another_function(net: zoo.Net) -> str:
     ("make", "tensors"),
     [
         (other_reader, 1), (curved, 1), (both, 1), (two_products, 1), (residual, 1),
+        (float_between_integers, 1),
         (quantized_sum, 0), (behind_integers, 0), (another_function, 0), (of_the_input, 0), (no_layer, 0),
     ],
 )  # fmt: skip
 def test_products_of_their_own(make: Callable[[zoo.Net], str], tensors: int) -> None:
     """Where no integer kernel is lost for them."""
     net = zoo.Net(gained_nets.FLOAT, x=(5, 8))
+    net.const("x_scale", np.linspace(0.5, 2, 8))
     found = gained_nets.absorbers(net.model(make(net)))
     assert len([a for a in found if not a.sources]) == tensors, make.__doc__
     assert sum(len(a.others) for a in found) == {both: 1, two_products: 2}.get(make, 0)
