@@ -4,7 +4,7 @@
     k        gain against the ratio k (table 9)               saved   extra channels or saved outliers (table 8)
     cost     time, parameters, FLOPs*bit (table 7)            nbc     nonlinear, linear and no compensation
     bits     4, 3 and 2 bits (table 2's shape)                trained ocs and k after reconstruction (tables 6, 9)
-    detect   a text detector (table 4's question)
+    detect   a text detector (table 4's question); given one: --metric objects
 
 Prints a markdown table and writes it to models/results/NAME.md.  Networks are built at the first run and kept in
 build/tables; one takes half a minute to a minute.  With `--reconstruct` the weights are fitted again behind the copies
@@ -294,6 +294,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     command = f"python -m models.tables {args.name}{' --reconstruct' * args.reconstruct}"
     command += f" --given {args.given.name}" if args.given else ""
+    command += f" --metric {args.metric}" if args.metric != parser.get_default("metric") else ""
     command += f" --refine {args.refine}" if args.refine else ""
     command += "".join(f' --without "{part}"' if " " in part else f" --without {part}" for part in args.without)
     command += "" if args.seeds == parser.get_default("seeds") else f" --seeds {args.seeds}"
