@@ -15,6 +15,7 @@ from models.tables.bench import Bench, Setting, Table, gains, spread, tasks
 from models.tables.findings import STEPS, error
 from models.tables.metrics import METRICS
 from models.tables.recipes import Fit, Recipe, fits
+from onnx_ocs.errors import UserError
 
 __all__ = ["REFITTED", "Spec", "refitted"]
 
@@ -139,7 +140,9 @@ REFITTED: Mapping[str, Spec] = {
 }
 
 
-def refitted(name: str, bench: Bench, network: str = "", refine: int = 0, without: Sequence[str] = ()) -> Table:
+def refitted(
+    name: str, bench: Bench, network: str = "", refine: int = 0, without: Sequence[str] = (), bits: Sequence[str] = ()
+) -> Table:
     """Make a table.
 
     Args:
@@ -149,6 +152,10 @@ def refitted(name: str, bench: Bench, network: str = "", refine: int = 0, withou
         refine: steps of a refinement with gradients in two rows more; 0 for none.
         without: rows whose names have one of these are left out, but for the first and those that others are held
             against.
+        bits: such as "W4A4": the table's parts with these alone; none for all.
+
+    Raises:
+        UserError: the table has none of these bits.
     """
     spec = REFITTED[name]
     table = Table(spec.title, WHAT, paper=spec.paper, apart=spec.apart if spec.paper else "")
@@ -156,6 +163,9 @@ def refitted(name: str, bench: Bench, network: str = "", refine: int = 0, withou
     settings = spec.settings
     if network:
         settings = tuple(dict.fromkeys(replace(s, network=network) for s in spec.given or spec.settings))
+    if unknown := sorted(set(bits) - {s.bits for s in settings}):
+        raise UserError(f"--bits {unknown[0]}: choose from {', '.join(dict.fromkeys(s.bits for s in settings))}")
+    settings = tuple(s for s in settings if not bits or s.bits in bits)
     kept = (PLAIN, spec.base)
     recipes = [r for r in spec.recipes if r in kept or not any(part in r.title for part in without)]
     if refine:

@@ -102,6 +102,8 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| top-1, % |" in text
     found = refitted("detect", replace(bench, metric="objects"), "small").markdown("", bench)
     assert "small (not part of this repository), ort-minmax, W8A8" in found and "| objects found, % |" in found
+    few = refitted("bits", bench, "small", bits=["W3A3", "W2A2"]).parts
+    assert [caption.split(", ")[1].split(" (")[0] for caption, _, _ in few] == ["W3A3", "W2A2"]
     refined = refitted("bits", bench, "small", 300).markdown("", bench)
     assert "| OCS+, k = 0.5, reconstructed, refined (300 steps) |" in refined
     (_, _, rows), *_ = refitted("bits", bench, "small", without=["planned", "reconstructed"]).parts
@@ -111,7 +113,11 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistakes(tmp_path: Path, given: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, said in (
         (["trained", "--reconstruct"], "--reconstruct trained: choose from bits, "),
-        (["bits", "--given", str(given)], "--given, --refine and --without are of the tables with --reconstruct"),
+        (
+            ["bits", "--given", str(given)],
+            "--given, --refine, --without and --bits are of the tables with --reconstruct",
+        ),
+        (["bits", "--reconstruct", "--bits", "W8A8"], "--bits W8A8: choose from W4A4, W3A3, W2A2"),
         (["bits", "--reconstruct", "--given", str(tmp_path)], "holds 0 files NAME.fp32.onnx"),
     ):
         assert main([*args, "--out", str(tmp_path)]) == 1
