@@ -117,7 +117,7 @@ REFITTED: Mapping[str, Spec] = {
     ),
     "detect": Spec(
         "Detection on reconstructed weights (OCS+, table 4)",
-        (*_bits((8, 5), (8, 4), network="ppocr_det"), Setting("ppocr_det", quantizer="ort-percentile")),
+        (*_bits((8, 5), (8, 4), network="ppocr_pages"), Setting("ppocr_pages", quantizer="ort-percentile")),
         (PLAIN, Recipe("OCS+", 0.5), FITTED, *_plus(0.5), SPENT),
         papers.DETECTION,
         given=(Setting(quantizer="ort-minmax"), Setting()),
