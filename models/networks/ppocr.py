@@ -3,6 +3,7 @@
     ppocr_cls    `x` [N, 3, 48, 192], BGR, value / 127.5 - 1, to probabilities [N, 2]: upright, turned by 180 degrees
     ppocr_rec    `x` [N, 3, 48, 320], the same, to probabilities [N, 40, 6625] of characters; 0 is none (CTC)
     ppocr_det    `x` [N, 3, 320, 480], the same, to a map [N, 1, 320, 480] of how likely there is text
+    ppocr_pages  the same with 32 pages to calibrate in place of 8, as many as a fit of the weights wants
 
 The lines are rendered (`models.lines`) from sentences of Python's manual; the labels are what was rendered.  The files
 of the package are brought to opset 17, with fixed picture sizes and batch norm folded.
@@ -34,8 +35,10 @@ FILES = {
     "ppocr_cls": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", 48, 192),
     "ppocr_rec": ("ch_PP-OCRv4_rec_infer.onnx", 48, 320),
     "ppocr_det": ("ch_PP-OCRv4_det_infer.onnx", 320, 480),
+    "ppocr_pages": ("ch_PP-OCRv4_det_infer.onnx", 320, 480),
 }
-COUNTS = {"ppocr_cls": (48, 192), "ppocr_rec": (48, 128), "ppocr_det": (8, 48)}  # calibration, test
+# calibration, test
+COUNTS = {"ppocr_cls": (48, 192), "ppocr_rec": (48, 128), "ppocr_det": (8, 48), "ppocr_pages": (32, 48)}
 LONGEST = 24  # characters in a line
 OPSET = 17
 

@@ -154,6 +154,14 @@ NETWORKS = {
         Network("ppocr_rec", "PP-OCR v4: what a text line says", *_OCR, "characters", *_OCR_NEEDS),
         Network("ppocr_det", "PP-OCR v4: where text lines are", *_OCR, "lines", "ppocr", (*_OCR_NEEDS[1], "scipy")),
         Network(
+            "ppocr_pages",
+            "PP-OCR v4: where text lines are, 32 pages to calibrate",
+            *_OCR,
+            "lines",
+            "ppocr",
+            (*_OCR_NEEDS[1], "scipy"),
+        ),
+        Network(
             "silero", "Silero VAD: does somebody speak", "silero-vad==6.2.3", "MIT", "speech", "silero", ("scipy",)
         ),
     )

@@ -1,24 +1,25 @@
 """Quantizers of other projects behind one signature: `(float_model, out, calib) -> None`.
 
-    python models/quantizers/peers.py NAME FLOAT.onnx OUT.onnx CALIB.npz
+    python models/quantizers/peers.py NAME FLOAT.onnx OUT.onnx CALIB.npz [WEIGHT-BITS ACTIVATION-BITS]
 
-runs one of them in the interpreter that has it and prints its version.  This file needs nothing of onnx_ocs, since
-these packages want environments of their own; `compare.py` starts it there.  All of them see the same calibration
-samples, quantize weights per channel, and are left at their defaults otherwise, but for what a function says.
+runs one of them in the interpreter that has it and prints its version; bits are for those that take them.  This file
+needs nothing of onnx_ocs, since these packages want environments of their own; `compare.py` starts it there.  All of
+them see the same calibration samples, quantize weights per channel, and are left at their defaults otherwise, but for
+what a function says.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["PEERS", "Peer", "Reader"]
+__all__ = ["PEERS", "Peer", "Reader", "ends"]
 
 Feed = dict[str, Any]
 
@@ -30,11 +31,13 @@ class Peer(NamedTuple):
         package: its name on PyPI.
         module: what it is imported as.
         quantize: the quantizer; raises whatever the package raises.
+        low: whether it takes bits of weights and of activations behind the three paths; others make 8 bits.
     """
 
     package: str
     module: str
-    quantize: Callable[[Path, Path, Path], None]
+    quantize: Callable[..., None]
+    low: bool = False
 
 
 class Reader:
@@ -90,13 +93,7 @@ def nncf_accurate(float_model: Path, out: Path, calib: Path) -> None:
 
 
 def _aimet(
-    float_model: Path,
-    out: Path,
-    calib: Path,
-    *mending: str,
-    scheme: str = "tf_enhanced",
-    weights: str = "int8",
-    activations: str = "int8",
+    float_model: Path, out: Path, calib: Path, weights: int, activations: int, *mending: str, scheme: str
 ) -> None:
     """AIMET; `mending`: "equalize", "adaround" (500 iterations a layer), "seqmse", in this order."""
     import aimet_onnx
@@ -109,11 +106,13 @@ def _aimet(
         equalize_model(model)
     sim = aimet_onnx.QuantizationSimModel(
         model,
-        param_type=weights,
-        activation_type=activations,
+        param_type=f"int{weights}",
+        activation_type=f"int{activations}",
         quant_scheme=scheme,
         config_file="htp_v81",
     )
+    for name in ends(onnx.load(float_model), sim.qc_quantize_op_dict):
+        sim.qc_quantize_op_dict[name].set_bitwidth(8)
     if "seqmse" in mending:
         aimet_onnx.apply_seq_mse(sim, feeds)
     if "adaround" in mending:
@@ -122,59 +121,47 @@ def _aimet(
     onnx.save(sim.to_onnx_qdq(prequantize_constants=True, export_int32_bias=True), out)
 
 
-def aimet_minmax(float_model: Path, out: Path, calib: Path) -> None:
+def ends(model: Any, quantizers: Mapping[str, Any]) -> list[str]:
+    """What has 8 bits at any bits: outputs, and weight and input of the first and the last layer, as in `lowbit`.
+
+    Args:
+        model: the float network.
+        quantizers: AIMET's by the name of the tensor, of which some are not `enabled`.
+    """
+    made = {o: n for n in model.graph.node for o in n.output}
+    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    names = [o.name for o in model.graph.output]
+    for layer in (layers[0], layers[-1]):
+        data, weight = layer.input[:2]
+        while data in made and not (data in quantizers and quantizers[data].enabled):
+            data = made[data].input[0]  # a Reshape, which moves what is quantized in front of it
+        names += [data, weight]
+    return [n for n in names if n in quantizers]
+
+
+def aimet_minmax(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
     """AIMET with min-max ranges."""
-    _aimet(float_model, out, calib, scheme="min_max")
+    _aimet(float_model, out, calib, weights, activations, scheme="min_max")
 
 
-def aimet_sqnr(float_model: Path, out: Path, calib: Path) -> None:
+def aimet_sqnr(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
     """AIMET with ranges by least squared error."""
-    _aimet(float_model, out, calib)
+    _aimet(float_model, out, calib, weights, activations, scheme="tf_enhanced")
 
 
-def aimet_adaround(float_model: Path, out: Path, calib: Path) -> None:
+def aimet_adaround(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
     """AIMET with ranges by least squared error, and AdaRound."""
-    _aimet(float_model, out, calib, "adaround")
+    _aimet(float_model, out, calib, weights, activations, "adaround", scheme="tf_enhanced")
 
 
-def aimet_seqmse(float_model: Path, out: Path, calib: Path) -> None:
+def aimet_seqmse(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
     """AIMET with ranges of weights by sequential MSE, others min-max: it refuses to start from anything else."""
-    _aimet(float_model, out, calib, "seqmse", scheme="min_max")
+    _aimet(float_model, out, calib, weights, activations, "seqmse", scheme="min_max")
 
 
-def aimet_mended(float_model: Path, out: Path, calib: Path) -> None:
+def aimet_mended(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
     """AIMET with cross-layer equalization, ranges by least squared error, AdaRound."""
-    _aimet(float_model, out, calib, "equalize", "adaround")
-
-
-def aimet_a4(float_model: Path, out: Path, calib: Path) -> None:
-    """AIMET with 4-bit activations, ranges by least squared error."""
-    _aimet(float_model, out, calib, activations="int4")
-
-
-def aimet_w4(float_model: Path, out: Path, calib: Path) -> None:
-    """AIMET with 4-bit weights, at the two ends too."""
-    _aimet(float_model, out, calib, weights="int4")
-
-
-def aimet_w4_adaround(float_model: Path, out: Path, calib: Path) -> None:
-    """The same with AdaRound."""
-    _aimet(float_model, out, calib, "adaround", weights="int4")
-
-
-def aimet_w4_seqmse(float_model: Path, out: Path, calib: Path) -> None:
-    """AIMET with 4-bit weights by sequential MSE, and min-max, as it demands."""
-    _aimet(float_model, out, calib, "seqmse", scheme="min_max", weights="int4")
-
-
-def aimet_w4a4(float_model: Path, out: Path, calib: Path) -> None:
-    """AIMET with 4-bit weights and activations, at the two ends too."""
-    _aimet(float_model, out, calib, weights="int4", activations="int4")
-
-
-def aimet_w4a4_adaround(float_model: Path, out: Path, calib: Path) -> None:
-    """The same with AdaRound."""
-    _aimet(float_model, out, calib, "adaround", weights="int4", activations="int4")
+    _aimet(float_model, out, calib, weights, activations, "equalize", "adaround", scheme="tf_enhanced")
 
 
 def _quark(float_model: Path, out: Path, calib: Path, *algorithms: str) -> None:
@@ -250,17 +237,11 @@ def onnxruntime_smooth(float_model: Path, out: Path, calib: Path) -> None:
 PEERS = {
     "NNCF, fast bias correction": Peer("nncf", "nncf", nncf_fast),
     "NNCF, bias correction": Peer("nncf", "nncf", nncf_accurate),
-    "AIMET, min-max": Peer("aimet-onnx", "aimet_onnx", aimet_minmax),
-    "AIMET, least squares": Peer("aimet-onnx", "aimet_onnx", aimet_sqnr),
-    "AIMET, equalization, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_mended),
-    "AIMET, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_adaround),
-    "AIMET, sequential MSE": Peer("aimet-onnx", "aimet_onnx", aimet_seqmse),
-    "AIMET, 4-bit weights": Peer("aimet-onnx", "aimet_onnx", aimet_w4),
-    "AIMET, 4-bit weights, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_w4_adaround),
-    "AIMET, 4-bit weights, sequential MSE": Peer("aimet-onnx", "aimet_onnx", aimet_w4_seqmse),
-    "AIMET, W4A4": Peer("aimet-onnx", "aimet_onnx", aimet_w4a4),
-    "AIMET, W4A4, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_w4a4_adaround),
-    "AIMET, 4-bit activations": Peer("aimet-onnx", "aimet_onnx", aimet_a4),
+    "AIMET, min-max": Peer("aimet-onnx", "aimet_onnx", aimet_minmax, low=True),
+    "AIMET, least squares": Peer("aimet-onnx", "aimet_onnx", aimet_sqnr, low=True),
+    "AIMET, equalization, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_mended, low=True),
+    "AIMET, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_adaround, low=True),
+    "AIMET, sequential MSE": Peer("aimet-onnx", "aimet_onnx", aimet_seqmse, low=True),
     "Quark, percentile": Peer("amd-quark", "quark", quark),
     "Quark, equalization and bias correction": Peer("amd-quark", "quark", quark_cle),
     "Quark, AdaRound": Peer("amd-quark", "quark", quark_adaround),
@@ -273,9 +254,9 @@ PEERS = {
 def main() -> int:
     """Command line."""
     logging.basicConfig(level=logging.ERROR)
-    name, *paths = sys.argv[1:]
+    name, float_model, out, calib, *bits = sys.argv[1:]
     peer = PEERS[name]
-    peer.quantize(*map(Path, paths))
+    peer.quantize(Path(float_model), Path(out), Path(calib), *map(int, bits))
     print(f"\n{version(peer.package)}")  # a line of its own, behind what the package prints
     return 0
 

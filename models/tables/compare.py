@@ -1,14 +1,15 @@
 """What the rewrite adds on top of other quantizers: same network, same calibration samples, same test samples.
 
-    python -m models.tables.compare FLOAT.onnx CALIB.npz TEST.npz [--budget 0.1]
-            [--python nncf=/path/to/python] > table.md
+    python -m models.tables.compare FLOAT.onnx CALIB.npz TEST.npz [--bits W4A8]
+            [--budget 0.1] [--python nncf=/path/to/python] > table.md
 
 Every quantizer of `models.quantizers` and `models.peers` quantizes FLOAT.onnx with CALIB.npz; `onnx_ocs` rewrites what
 comes out with the same samples; everything is judged on TEST.npz, which no quantizer and no pass has seen.  Prints a
 markdown table and names the best pair; what it is doing goes to stderr.
 
 A quantizer that is not installed here runs in another environment: `--python MODULE=INTERPRETER`.  One that is nowhere,
-or fails, gets a line that says so.  With `--folder` the files and figures stay, and what is there is not done again.
+or fails, or does not make `--bits`, gets a line that says so; at few bits outputs and the first and the last layer
+have 8.  With `--folder` the files and figures stay, and what is there is not done again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ __all__ = ["BASE", "Task", "compare", "main", "quantizers"]
 Array = npt.NDArray[Any]
 HERE = Path(__file__).resolve().parents[1]
 BASE = "onnxruntime, min-max"  # what other quantizers' files are timed against, where it is there
+BITS = {f"W{w}A{a}": (w, a) for w in (8, 4, 3, 2) for a in (8, 4, 3, 2)}
 CHAINS = (FREE, "translate", "translate,compensate")
 ROUNDS = 300  # timed runs of each model, in turns, or as many as fit into
 LONGEST = 30.0  # seconds
@@ -63,6 +65,7 @@ class Task:
         test: the same for other samples, and `labels` where there are any.
         metric: one of `models.metrics.METRICS`.
         budget: extra MACs for copies, and again for branches, as a share of the network's.
+        bits: one of `BITS`.
     """
 
     float_model: Path
@@ -70,6 +73,7 @@ class Task:
     test: Path
     metric: str = "top1"
     budget: float = 0.1
+    bits: str = "W8A8"
 
     def figure(self) -> str:
         """What the first figure is called: the metric, or without labels how far the float network's answer is kept."""
@@ -78,21 +82,25 @@ class Task:
 
     def fingerprint(self) -> str:
         """A digest of all that the figures depend on, but for versions."""
-        digest = hashlib.sha256(f"{self.metric} {self.budget}".encode())
+        bits = f" {self.bits}" * (self.bits != "W8A8")
+        digest = hashlib.sha256(f"{self.metric} {self.budget}{bits}".encode())
         for path in (self.float_model, self.calib, self.test):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 
 
-def _own(name: str, act_bits: int, task: Task, out: Path) -> str:
-    find_quantizer(name, act_bits=act_bits)(task.float_model, out, task.calib)
+def _own(name: str, task: Task, out: Path) -> str:
+    find_quantizer(name, *BITS[task.bits])(task.float_model, out, task.calib)
     return package_version("onnxruntime" if name.startswith("ort") else "onnx-ocs")
 
 
 def _peer(name: str, python: str, task: Task, out: Path) -> str:
-    paths = [str(p.resolve()) for p in (task.float_model, out, task.calib)]
+    if task.bits != "W8A8" and not PEERS[name].low:
+        raise UserError("makes W8A8 only")
+    arguments = [str(p.resolve()) for p in (task.float_model, out, task.calib)]
+    arguments += map(str, BITS[task.bits]) if PEERS[name].low else ()
     with tempfile.TemporaryDirectory(prefix="peer_") as scratch:  # some leave files where they are started
-        command = [python, str(HERE / "quantizers" / "peers.py"), name, *paths]
+        command = [python, str(HERE / "quantizers" / "peers.py"), name, *arguments]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if done.returncode or not out.exists():
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
@@ -107,11 +115,10 @@ def quantizers(pythons: Mapping[str, str]) -> dict[str, Callable[[Task, Path], s
         pythons: module -> interpreter that has it, for those that are not installed here.
     """
     found: dict[str, Callable[[Task, Path], str]] = {
-        "onnxruntime, min-max": partial(_own, "ort-minmax", 8),
-        "onnxruntime, entropy": partial(_own, "ort-entropy", 8),
-        "onnxruntime, percentile 99.9": partial(_own, "ort-percentile", 8),
-        "models/lowbit.py, least squares": partial(_own, "lowbit", 8),
-        "models/lowbit.py, 4-bit activations": partial(_own, "lowbit", 4),
+        "onnxruntime, min-max": partial(_own, "ort-minmax"),
+        "onnxruntime, entropy": partial(_own, "ort-entropy"),
+        "onnxruntime, percentile 99.9": partial(_own, "ort-percentile"),
+        "models/lowbit.py, least squares": partial(_own, "lowbit"),
     }
     for name, peer in PEERS.items():
         python = pythons.get(peer.module) or (sys.executable if importlib.util.find_spec(peer.module) else None)
@@ -223,9 +230,7 @@ def _rows(
                 base = folder / f"{_slug(BASE)}.onnx"
                 rows.append(judge.row(title, chain, path, base, onnx_ocs.inspect(path), seconds=spent))
             elif chain == FREE:
-                done = onnx_ocs.rewrite(
-                    path, target, str(task.calib), task.float_model, options=onnx_ocs.PlanOptions()
-                )
+                done = onnx_ocs.rewrite(path, target, str(task.calib), task.float_model, options=onnx_ocs.PlanOptions())
                 rows.append(judge.rewritten(title, chain, target, path, done, cpu_seconds() - start))
             else:
                 if plan is None:
@@ -258,7 +263,7 @@ def show(args: argparse.Namespace) -> None:
     modules = sorted({p.module for p in PEERS.values()})
     if unknown := sorted(set(pythons) - set(modules)):
         raise UserError(f"--python {unknown[0]}: choose from {', '.join(modules)}")
-    task = Task(args.float_model, args.calib, args.test, args.metric, args.budget)
+    task = Task(args.float_model, args.calib, args.test, args.metric, args.budget, args.bits)
     with tempfile.TemporaryDirectory(prefix="compare_") as scratch:
         rows = compare(task, args.folder or Path(scratch), names, pythons, ("", *(args.chain or CHAINS[:1])))
     print(table(rows, task.figure()))
@@ -271,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("calib", type=Path, metavar="CALIB.npz", help="an array for each input, samples first")
     parser.add_argument("test", type=Path, metavar="TEST.npz", help="the same for other samples, and `labels` if any")
     parser.add_argument("--budget", type=float, default=0.1, help="extra MACs of each pass, default 0.1")
+    parser.add_argument("--bits", choices=BITS, default="W8A8", metavar="WxAy", help="8, 4, 3 or 2 each, default W8A8")
     parser.add_argument("--metric", choices=sorted(METRICS), default="top1", help="default top1")
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="quantizers whose name has it")
     parser.add_argument("--chain", action="append", choices=CHAINS, help="what follows; default: default")

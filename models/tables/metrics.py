@@ -25,6 +25,7 @@ __all__ = ["METRICS", "Metric", "Scores", "edit_distance", "evaluate", "first_ou
 
 Array = npt.NDArray[Any]
 BATCH = 16  # samples a run
+OBJECT = 0.3  # from this score on there is such an object
 SPEECH = 0.5  # from this probability on somebody speaks
 
 
@@ -124,10 +125,25 @@ def _same_decision(output: Array, reference: Array) -> float:
     return 100 * float(np.mean((output > SPEECH) == (reference > SPEECH)))
 
 
+def _objects(output: Array) -> Array:
+    """The best score of each class in YOLOX's answer, [samples, boxes, 4 + 1 + classes]."""
+    return np.asarray((output[:, :, 4:5] * output[:, :, 5:]).max(axis=1))
+
+
+def _found(output: Array, labels: Array) -> float:
+    """Share of samples in which an object of their class is found."""
+    return 100 * float(np.mean(_objects(output)[np.arange(len(labels)), labels] >= OBJECT))
+
+
+def _same_object(output: Array, reference: Array) -> float:
+    return _same_class(_objects(output), _objects(reference))
+
+
 METRICS = {
     "top1": Metric("top-1", _top1, "same answer as float", _same_class),
     "neighbour": Metric("neighbour of the same topic", _same_neighbour, "rank correlation", _rank_correlation),
     "characters": Metric("characters read", _characters, "same line as float", _same_line),
+    "objects": Metric("objects found", _found, "same best object as float", _same_object),
     "speech": Metric("windows", None, "same decision as float", _same_decision),
     "lines": Metric("F-measure", f_measure, "overlap with float", _overlap),
 }

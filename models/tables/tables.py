@@ -4,7 +4,7 @@
     k        gain against the ratio k (table 9)               saved   extra channels or saved outliers (table 8)
     cost     time, parameters, FLOPs*bit (table 7)            nbc     nonlinear, linear and no compensation
     bits     4, 3 and 2 bits (table 2's shape)                trained ocs and k after reconstruction (tables 6, 9)
-    detect   a text detector (table 4's question)
+    detect   a text detector (table 4's question); given one: --metric objects
 
 Prints a markdown table and writes it to models/results/NAME.md.  Networks are built at the first run and kept in
 build/tables; one takes half a minute to a minute.  With `--reconstruct` the weights are fitted again behind the copies
@@ -261,8 +261,8 @@ def write(args: argparse.Namespace, command: str) -> None:
     """
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: choose at least 1")
-    if (args.given or args.refine or args.without) and not args.reconstruct:
-        raise UserError("--given, --refine and --without are of the tables with --reconstruct")
+    if (args.given or args.refine or args.without or args.bits) and not args.reconstruct:
+        raise UserError("--given, --refine, --without and --bits are of the tables with --reconstruct")
     bench, file = Bench(args.folder, args.seeds), args.name
     if args.reconstruct:
         if args.name not in REFITTED:
@@ -270,7 +270,7 @@ def write(args: argparse.Namespace, command: str) -> None:
         network = name_in(args.given) if args.given else ""
         bench = Given(args.folder, args.seeds, args.given, args.metric) if args.given else bench
         file += f"_reconstructed{'_' * bool(network)}{network}"
-        table = refitted(args.name, bench, network, args.refine, args.without)
+        table = refitted(args.name, bench, network, args.refine, args.without, args.bits)
     else:
         table = TABLES[args.name](bench)
     text = table.markdown(command, bench)
@@ -289,13 +289,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--reconstruct", action="store_true", help="weights are fitted again, behind the copies")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="refine two rows with gradients")
     parser.add_argument("--without", action="append", default=[], metavar="PART", help="leave out rows so named")
+    parser.add_argument("--bits", action="append", default=[], metavar="W4A4", help="the parts at these bits alone")
     parser.add_argument("--given", type=Path, metavar="FOLDER", help="a network that is not part of this repository")
     parser.add_argument("--metric", choices=sorted(METRICS), default="top1", help="of the given network; default top1")
     args = parser.parse_args(argv)
     command = f"python -m models.tables {args.name}{' --reconstruct' * args.reconstruct}"
     command += f" --given {args.given.name}" if args.given else ""
+    command += f" --metric {args.metric}" if args.metric != parser.get_default("metric") else ""
     command += f" --refine {args.refine}" if args.refine else ""
     command += "".join(f' --without "{part}"' if " " in part else f" --without {part}" for part in args.without)
+    command += "".join(f" --bits {bits}" for bits in args.bits)
     command += "" if args.seeds == parser.get_default("seeds") else f" --seeds {args.seeds}"
     return exit_code(lambda: write(args, command))
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
-from models.quantizers.peers import PEERS, Reader
+from models.quantizers.peers import PEERS, Reader, ends
 from models.tables import compare as module
 from models.tables.compare import Task, main
 from models.tables.metrics import evaluate, first_output
@@ -110,6 +113,49 @@ def test_a_quantizer_that_fails(calib: Path, tmp_path: Path, capsys: pytest.Capt
     broken.chmod(0o755)
     assert main([str(FLOAT), str(calib), str(TEST), "--only", "NNCF, fast", "--python", f"nncf={broken}"]) == 0
     assert "fails: out of luck" in capsys.readouterr().out
+
+
+def test_few_bits(calib: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Those that make them do; others say so, and are not started; another folder is wanted for other bits."""
+    folder, few = tmp_path / "folder", ("--bits", "W4A4", "--chain", "default", "--folder", str(tmp_path / "folder"))
+    only = ("--only", "lowbit", "--only", "percentile 99", "--only", "NNCF, fast", "--python", "nncf=nowhere")
+    assert main([str(FLOAT), str(calib), str(TEST), *few, *only]) == 0
+    out = capsys.readouterr().out
+    assert "ort-percentile makes 8 bits only" in out
+    assert "| NNCF, fast bias correction |  | makes W8A8 only |" in out
+    found = rows(folder)
+    assert found["default"].verdict == "PASSED" and (found["default"].sqnr_db or 0) > (found[""].sqnr_db or 0)
+    weights = {
+        t.name: numpy_helper.to_array(t)
+        for t in onnx.load(folder / "models_lowbit.py_least_squares.onnx").graph.initializer
+        if t.name.endswith("weight_quantized")
+    }
+    assert {int(np.abs(w).max()) for w in weights.values()} == {7, 127}  # 127: the first and the last layer
+    assert main([str(FLOAT), str(calib), str(TEST), "--folder", str(folder), "--only", "lowbit"]) == 1
+    assert "other files or options" in capsys.readouterr().err
+
+
+def test_bits_reach_the_peers(calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nshift; cp "$2" "$3"\necho "$1, $5, $6"\n', encoding="utf-8")
+    python.chmod(0o755)
+    args = (str(FLOAT), str(calib), str(TEST), "--only", "AIMET, AdaRound", "--python", f"aimet_onnx={python}")
+    assert main([*args, "--bits", "W4A8"]) == 0
+    assert "| AIMET, AdaRound (AIMET, AdaRound, 4, 8) |" in capsys.readouterr().out
+
+
+def test_ends_of_a_network() -> None:
+    """Outputs, and what the first and the last layer read; where that is only moved, what it is moved from."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"]),
+        helper.make_node("Conv", ["a", "w1"], ["b"]),
+        helper.make_node("Reshape", ["b", "shape"], ["c"]),
+        helper.make_node("Gemm", ["c", "w2"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]))
+    on = dict.fromkeys(("x", "w0", "a", "w1", "b", "w2", "y"), SimpleNamespace(enabled=True))
+    assert ends(model, {**on, "c": SimpleNamespace(enabled=False)}) == ["y", "x", "w0", "b", "w2"]
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,18 @@ def test_detection():
     assert metric.agree(maps, maps) == 100 and metric.agree(maps * 0.2, maps) == 0
 
 
+def test_objects_are_found() -> None:
+    """An object counts from a score of 0.3 on, in any box; the agreement is on the best one."""
+    metric, output = METRICS["objects"], np.zeros((2, 3, 7))
+    output[0, 1, 4:] = 0.5, 0.8, 0.4  # scores 0.4 and 0.2
+    output[1, 2, 4:] = 0.5, 0.4, 0.5  # scores 0.2 and 0.25
+    assert metric.score is not None
+    assert [metric.score(output, np.array(k)) for k in ((0, 1), (1, 1))] == [50, 0]
+    other = output.copy()
+    other[1, 0, 4:] = 1, 1, 0
+    assert (metric.agree(output, output), metric.agree(output, other)) == (100, 50)
+
+
 def test_neighbours():
     angles, labels = np.array([0.0, 0.1, 1.5, 1.6, 3.0, 0.2]), np.array([0, 0, 1, 1, 2, 2])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)

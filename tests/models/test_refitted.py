@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,11 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     ) in text
     assert "`OCS+, k = 0.5` on `as quantized`: +2.00 points" in text
     assert "| 26.42 | 59.14 | 48.49 | 41.17 |" in text and "Not comparable:" in text
+    assert "| top-1, % |" in text
+    found = refitted("detect", replace(bench, metric="objects"), "small").markdown("", bench)
+    assert "small (not part of this repository), ort-minmax, W8A8" in found and "| objects found, % |" in found
+    few = refitted("bits", bench, "small", bits=["W3A3", "W2A2"]).parts
+    assert [caption.split(", ")[1].split(" (")[0] for caption, _, _ in few] == ["W3A3", "W2A2"]
     refined = refitted("bits", bench, "small", 300).markdown("", bench)
     assert "| OCS+, k = 0.5, reconstructed, refined (300 steps) |" in refined
     (_, _, rows), *_ = refitted("bits", bench, "small", without=["planned", "reconstructed"]).parts
@@ -106,8 +112,12 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mistakes(tmp_path: Path, given: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, said in (
-        (["detect", "--reconstruct"], "--reconstruct detect: choose from bits, "),
-        (["bits", "--given", str(given)], "--given, --refine and --without are of the tables with --reconstruct"),
+        (["trained", "--reconstruct"], "--reconstruct trained: choose from bits, "),
+        (
+            ["bits", "--given", str(given)],
+            "--given, --refine, --without and --bits are of the tables with --reconstruct",
+        ),
+        (["bits", "--reconstruct", "--bits", "W8A8"], "--bits W8A8: choose from W4A4, W3A3, W2A2"),
         (["bits", "--reconstruct", "--given", str(tmp_path)], "holds 0 files NAME.fp32.onnx"),
     ):
         assert main([*args, "--out", str(tmp_path)]) == 1
@@ -115,4 +125,4 @@ def test_mistakes(tmp_path: Path, given: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "a.fp32.onnx").write_bytes(b"")
     with pytest.raises(UserError, match=r"there is no file .*a\.calib\.npz"):
         name_in(tmp_path)
-    assert set(REFITTED) == {"bits", "ocs", "k", "cost", "saved", "gelu", "nbc"}
+    assert set(REFITTED) == {"bits", "ocs", "k", "cost", "saved", "gelu", "detect", "nbc"}
