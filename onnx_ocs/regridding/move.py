@@ -9,7 +9,7 @@ negative values do not matter, so a range that holds them wastes its levels.  Er
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -47,8 +47,9 @@ def error(q: Quantizer, grid: Grid, values: Array, f: Function | None) -> float:
 
 
 def better_grids(
-    graph: Graph, regions: Sequence[Quantized], seen: Mapping[str, Extremes], values: Mapping[str, Array]
-) -> dict[int, Grid]:
+    graph: Graph, regions: Sequence[Quantized], seen: Mapping[str, Extremes], values: Mapping[str, Array],
+    masked: Container[str] = (),
+) -> dict[int, Grid]:  # fmt: skip
     """Grids with another zero-point that are worth it, by index of the region.
 
     Args:
@@ -56,10 +57,18 @@ def better_grids(
         regions: its quantized activations.
         seen: extremes of their tensors; what is missing is left out.
         values: some values of them.
+        masked: those that a Softmax alone reads, which may get another step, too: their values are as it counts them.
     """
     found = {}
     for k, r in enumerate(regions):
-        if not isinstance(r, Region) or r.tensor not in values or r.tensor not in seen or not movable(r):
+        if not isinstance(r, Region) or r.tensor not in values or r.tensor not in seen:
+            continue
+        if r.tensor in masked:
+            grid = _best(r.quantizer, values[r.tensor], None, any_step=True)
+            if grid is not None and check_grid(graph, r, grid) is None:
+                found[k] = grid
+            continue
+        if not movable(r):
             continue
         function, ends = function_behind(graph, r), seen[r.tensor]
         if not sits_wrong(r.quantizer, ends) and (function is None or ends.low.min() >= 0):
@@ -76,8 +85,11 @@ def movable(region: Region) -> bool:
     return q.scale.size == 1 and not q.symmetric
 
 
-def _best(q: Quantizer, values: Array, f: Function | None) -> Grid | None:
-    """The best grid, if it is much better than the old one, and than any other step at the old zero-point."""
+def _best(q: Quantizer, values: Array, f: Function | None, any_step: bool = False) -> Grid | None:
+    """The best grid, if it is much better than the old one, and than any other step at the old zero-point.
+
+    With `any_step` it may be one of these.
+    """
     values = values[np.isfinite(values)]  # a division by zero in front
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     ends = [(a * low, b * high) for a, b in product(LOW, HIGH)]
@@ -85,8 +97,9 @@ def _best(q: Quantizer, values: Array, f: Function | None) -> Grid | None:
     grids = {g for e in ends if e[1] > e[0] and (g := grid_over(q, e)).scale > 0}
     if not grids:
         return None
-    at_zero = {current(q), *(Grid(g.scale * c, zero) for g in grids for c in (1.0, 2.0))}
+    at_zero = {current(q)} if any_step else {current(q), *(Grid(g.scale * c, zero) for g in grids for c in (1.0, 2.0))}
     best, kept = (
         min(((error(q, g, values, f), g.scale, g) for g in some), key=lambda e: e[:2]) for some in (grids, at_zero)
     )
-    return best[2] if best[2].zero_point != zero and best[0] * WORTH < kept[0] else None
+    other = any_step or best[2].zero_point != zero
+    return best[2] if other and best[0] * WORTH < kept[0] else None

@@ -16,7 +16,7 @@ from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.measurement.answers import Known
 from onnx_ocs.measurement.quality import EXACT_DB, Quality, compare, losing
 from onnx_ocs.model.graph import Graph
-from onnx_ocs.model.nodes import label
+from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.probes.reference import reference
@@ -30,6 +30,7 @@ from onnx_ocs.regridding.entries import killer_entry
 from onnx_ocs.regridding.even import Evening, Products
 from onnx_ocs.regridding.grids import Grid
 from onnx_ocs.regridding.lengthen import MOST, Lengthening, Shorts
+from onnx_ocs.regridding.masked import floored, softmax_axes
 from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
 from onnx_ocs.regridding.move import better_grids, movable
 from onnx_ocs.regridding.seen import extremes, halves, held_out, seen_of
@@ -157,11 +158,16 @@ class _Work:
     def moved(self, found: _Found) -> PassResult:
         """Move zero-points where that pays, in place: all at once, else those that gain by themselves."""
         model, regions, (_, learn, _) = found.model, found.regions, self.samples
-        may = [r.tensor for r in regions if isinstance(r, Region) and movable(r)]
+        masked = softmax_axes(found.graph, regions)
+        may = [r.tensor for r in regions if isinstance(r, Region) and (movable(r) or r.tensor in masked)]
         if not may:
             return PassResult(False)
-        seen, values = seen_of(found.plain, may, learn)
-        grids = better_grids(found.graph, regions, seen, values)
+
+        def as_counted(tensor: str, value: Array) -> Array:
+            return floored(found.graph, value, masked[tensor]) if tensor in masked else value
+
+        seen, values = seen_of(found.plain, may, learn, as_counted=as_counted)
+        grids = better_grids(found.graph, regions, seen, values, masked)
         if not grids:
             return PassResult(False)
         wanted = {regions[k].key: g for k, g in grids.items()}

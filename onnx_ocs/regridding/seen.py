@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -61,16 +61,18 @@ def extremes(truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -
 
 
 def seen_of(
-    truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples, values: int = VALUES
-) -> tuple[dict[str, Extremes], dict[str, Array]]:
+    truth: onnx.ModelProto, tensors: Iterable[str], samples: Samples, values: int = VALUES,
+    as_counted: Callable[[str, Array], Array] | None = None,
+) -> tuple[dict[str, Extremes], dict[str, Array]]:  # fmt: skip
     """Extremes, and some values of each tensor, evenly taken, at most so many, float64, in one pass.
 
-    The arguments are those of `extremes`.
+    The arguments are those of `extremes`; `as_counted` says for what a tensor's values are taken.
     """
     ends: dict[str, Extremes] = {}
     parts: dict[str, list[Array]] = {}
     share = values // max(samples.count(), 1)
-    for t, value in tensors_of(truth, tensors, samples):
+    for t, found in tensors_of(truth, tensors, samples):
+        value = found if as_counted is None else as_counted(t, found)
         low, high = _along(value.astype(np.float64))
         ends[t] = ends[t].joined(low, high) if t in ends else Extremes(low, high)
         if values:

@@ -1,0 +1,45 @@
+"""What a Softmax makes nothing of: values far below the largest of their row.
+
+    Softmax(scores + mask), mask 0 or -10,000          e^-20 is 2e-9: whether -20 or -10,000, the weight is 0
+
+One quantizer behind that sum has a step of 40, and all scores become 0.  So values count as no smaller than what is
+still nothing, and the range is chosen over these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.regions.region import Quantized, Region
+
+__all__ = ["floored", "softmax_axes"]
+
+NOTHING = 20.0  # below the largest of a row: its weight is 2e-9 of that one's
+FLAT = 13  # the first opset in which a Softmax is one of an axis; before, of all axes from that one on
+
+
+def softmax_axes(graph: Graph, regions: Iterable[Quantized]) -> dict[str, int]:
+    """Tensors with one step that Softmaxes alone read behind their quantizers, and the axis of their rows."""
+    found = {}
+    for r in regions:
+        if not isinstance(r, Region) or r.quantizer.scale.size != 1 or not r.walk.dequantizers or r.walk.integers_leave:
+            continue
+        tensors = [str(d.output[0]) for d in r.walk.dequantizers]
+        readers = [n for t in tensors for n in graph.readers(t)]
+        alone = not any(t in graph.outputs or graph.captured(t) for t in tensors)
+        axes = {int(attribute(n, "axis", -1 if graph.opset >= FLAT else 1)) for n in readers}
+        if alone and len(axes) == 1 and all(is_op(n, "Softmax") for n in readers):
+            found[r.tensor] = axes.pop()
+    return found
+
+
+def floored(graph: Graph, value: Array, axis: int) -> Array:
+    """Values, those that a Softmax makes nothing of raised to where it still makes nothing of them."""
+    axis %= value.ndim
+    axes = (axis,) if graph.opset >= FLAT else tuple(range(axis, value.ndim))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.maximum(value, value.max(axes, keepdims=True) - np.asarray(NOTHING, value.dtype)))
