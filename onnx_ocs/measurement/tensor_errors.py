@@ -229,6 +229,7 @@ class _Layers:
         quantized = [_Quantized(m, self.cuts[when], threads) for when, m in models.items() if m is not None]
         return [Activations(self.original, self.regions, [t.region for t in self.tensors], threads), *quantized]
 
+    @np.errstate(over="ignore", invalid="ignore")  # a mask may hold the smallest float
     def sums(self, sources: Sequence[_Source], part: Feed, first: int) -> list[_Sums]:
         """Of every tensor, over what the sources say to part of a feed, `first` of whose samples come before it.
 

@@ -188,7 +188,8 @@ def _unweighted(node: NodeProto, q: Quantizer, walk: Walk, rank: int | None) -> 
 
 def _imprecise(q: Quantizer) -> bool:
     """Whether the float type misses X_clip by too much for copies to begin there."""
-    most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)
+    with np.errstate(over="ignore"):  # behind a mask with the smallest float
+        most = np.asarray(q.x_clip).astype(q.float_dtype).astype(np.float64)
     return bool(np.max(np.abs(most - q.x_clip) / q.scale) > COARSEST)
 
 
