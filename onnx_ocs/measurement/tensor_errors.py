@@ -27,7 +27,7 @@ from onnx_ocs.calibration.stream import BATCH, Activations
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.execution.kept import kept
 from onnx_ocs.execution.stored import Stored
-from onnx_ocs.measurement.columns import columns
+from onnx_ocs.measurement.columns import columns, steps
 from onnx_ocs.measurement.quality import decibels
 from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.graph import Graph
@@ -41,6 +41,7 @@ from onnx_ocs.records.grids import new_gains
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.masked import floor_of, softmax_axes
 from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regions.wide import Wide
@@ -168,20 +169,6 @@ def _bars(h: Histogram) -> dict[str, Any] | None:
     return {"range": ends, "counts": (rest + saved).tolist(), "saved": saved.tolist()}
 
 
-def _steps(cut: Cut, integers: Array, axis: int | None, narrow: int, samples: int, first: int = 0) -> Array:
-    """Multiples k of the step that a quantizer's integers stand for, (C, n); copies are added to their channels."""
-    wide, z = cut.wide, cut.quantizer.zero_point.astype(np.float32)
-    rows = columns(integers, axis, narrow, samples, first)
-    if wide is None:
-        return rows - z.reshape(-1, 1)
-    rows -= (np.broadcast_to(z, (wide.narrow,))[wide.origin] + wide.rests(cut.quantizer))[:, None]
-    total = np.zeros((wide.narrow, rows.shape[1]), np.float32)
-    for level in np.unique(wide.level):
-        at = wide.level == level
-        total[wide.origin[at]] += rows[at]  # no channel twice in one level
-    return total
-
-
 class _Quantized:
     """A quantized model that is asked for the integers of its quantizers."""
 
@@ -207,6 +194,7 @@ class _Layers:
         before = Graph(original)
         self.original, self.rewritten = original, rewritten
         self.regions = find_regions(before, infer_shapes(original), bounded=bounded)
+        self.graph, self.masked = before, softmax_axes(before, self.regions)
         self.cuts = {"before": {c.quantized: c for c in find_cuts(before, before, {}, {})}}
         if rewritten is not None:
             scales = read_scales(rewritten)
@@ -229,6 +217,13 @@ class _Layers:
         quantized = [_Quantized(m, self.cuts[when], threads) for when, m in models.items() if m is not None]
         return [Activations(self.original, self.regions, [t.region for t in self.tensors], threads), *quantized]
 
+    def _floor(self, t: _Tensor, a: Array, narrow: int, size: int, first: int) -> Array | None:
+        """Below what a Softmax, which alone reads a tensor, makes nothing of its values, (C, n)."""
+        axis = self.masked.get(t.region.tensor)
+        if axis is None:
+            return None
+        return columns(np.broadcast_to(floor_of(self.graph, a, axis), a.shape), t.axis, narrow, size, first)
+
     @np.errstate(over="ignore", invalid="ignore")  # a mask may hold the smallest float
     def sums(self, sources: Sequence[_Source], part: Feed, first: int) -> list[_Sums]:
         """Of every tensor, over what the sources say to part of a feed, `first` of whose samples come before it.
@@ -240,16 +235,19 @@ class _Layers:
         pairs = [(t, np.asarray(batch[t.region.tensor])) for t in self.tensors]
         channels = [1 if t.axis is None or not a.ndim else a.shape[t.axis] for t, a in pairs]
         floats = [t.expected(columns(a, t.axis, n, size, first)) for (t, a), n in zip(pairs, channels, strict=True)]
+        floors = [self._floor(t, a, n, size, first) for (t, a), n in zip(pairs, channels, strict=True)]
+        floats = [a if low is None else np.maximum(a, low) for a, low in zip(floats, floors, strict=True)]
         del batch, pairs
         held: list[dict[str, Array]] = [{} for _ in self.tensors]
         for (when, cuts), source in zip(self.cuts.items(), quantized, strict=True):
             integers = source(part)
-            for t, n, values in zip(self.tensors, channels, held, strict=True):
+            for t, n, low, values in zip(self.tensors, channels, floors, held, strict=True):
                 cut = cuts.get(t.region.outputs[0])
                 if cut is not None:
                     scale: Array = np.asarray(cut.quantizer.scale, np.float32).reshape(-1, 1)
                     scale = scale if when == "before" or t.gains is None else scale / t.gains
-                    values[when] = _steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
+                    found = steps(cut, integers[cut.rewritten], t.axis, n, size, first) * scale
+                    values[when] = found if low is None else np.maximum(found, low)
             del integers
         return [t.sums(a, values) for t, a, values in zip(self.tensors, floats, held, strict=True)]
 

@@ -23,6 +23,7 @@ from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.history import history
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.masked import floored, softmax_axes
 from onnx_ocs.regions.region import Key, Quantized, Region
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.dead import Dead, Killer, dead_channels, find_killers
@@ -30,7 +31,6 @@ from onnx_ocs.regridding.entries import killer_entry
 from onnx_ocs.regridding.even import Evening, Products
 from onnx_ocs.regridding.grids import Grid
 from onnx_ocs.regridding.lengthen import MOST, Lengthening, Shorts
-from onnx_ocs.regridding.masked import floored, softmax_axes
 from onnx_ocs.regridding.mend import QUANTIZED, WAYS, Mended, Way, mend, parts_of, renewed
 from onnx_ocs.regridding.move import better_grids, movable
 from onnx_ocs.regridding.seen import extremes, halves, held_out, seen_of

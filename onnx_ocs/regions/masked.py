@@ -16,7 +16,7 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.regions.region import Quantized, Region
 
-__all__ = ["floored", "softmax_axes"]
+__all__ = ["floor_of", "floored", "softmax_axes"]
 
 NOTHING = 20.0  # below the largest of a row: its weight is 2e-9 of that one's
 FLAT = 13  # the first opset in which a Softmax is one of an axis; before, of all axes from that one on
@@ -37,9 +37,14 @@ def softmax_axes(graph: Graph, regions: Iterable[Quantized]) -> dict[str, int]:
     return found
 
 
-def floored(graph: Graph, value: Array, axis: int) -> Array:
-    """Values, those that a Softmax makes nothing of raised to where it still makes nothing of them."""
+def floor_of(graph: Graph, value: Array, axis: int) -> Array:
+    """Below what a Softmax makes nothing of values, in a shape that broadcasts to theirs."""
     axis %= value.ndim
     axes = (axis,) if graph.opset >= FLAT else tuple(range(axis, value.ndim))
+    return np.asarray(value.max(axes, keepdims=True) - np.asarray(NOTHING, value.dtype))
+
+
+def floored(graph: Graph, value: Array, axis: int) -> Array:
+    """Values, those that a Softmax makes nothing of raised to where it still makes nothing of them."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.maximum(value, value.max(axes, keepdims=True) - np.asarray(NOTHING, value.dtype)))
+        return np.asarray(np.maximum(value, floor_of(graph, value, axis)))

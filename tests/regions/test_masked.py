@@ -8,11 +8,14 @@ import pytest
 import zoo
 
 import onnx_ocs
+from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.samples import open_samples
+from onnx_ocs.measurement.tensor_errors import measure_layers
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes import Regrid
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regridding.masked import NOTHING, floored, softmax_axes
+from onnx_ocs.regions.masked import NOTHING, floored, softmax_axes
 
 TOKENS = 12
 
@@ -86,3 +89,14 @@ def test_the_weights_are_the_same() -> None:
         return np.asarray(e / e.sum(-1, keepdims=True))
 
     assert np.abs(softmax(floored(graph, x, -1)) - softmax(x)).max() < 1e-7
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_errors_of_scores_are_those_that_count(dtype: str) -> None:
+    """The report does not hold against a new grid that it clips what is masked."""
+    model = attention(zoo.Style(bias="none", dtype=dtype))
+    new = onnx_ocs.rewrite(model, calib=samples(), passes=[Regrid()]).model
+    (found,) = measure_layers(model, new, Context(open_samples(samples(), model))).values()
+    error = found["error"]
+    assert error["isolated_before_db"] < 5 and error["isolated_after_db"] > 25
+    assert error["accumulated_after_db"] > 25
