@@ -10,8 +10,10 @@ import onnx
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.feed import Feed, parts_of, samples_in
 from onnx_ocs.errors import UserError, first_line
+from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.probes.reference import reference
+from onnx_ocs.regions.masked import floored, softmax_axes
 from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
@@ -27,7 +29,8 @@ BATCH = 8  # samples that are counted into one half
 class Activations:
     """The reference (`onnx_ocs.probes.reference`), loaded, which gives the float tensors of regions.
 
-    No activation quantizer stands upstream that would already have clipped the values.
+    No activation quantizer stands upstream that would already have clipped the values.  Those that a Softmax makes
+    nothing of are raised to where it still makes nothing of them (`onnx_ocs.regions.masked`).
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Activations:
         self._model = model
         exposed = expose(reference(model, regions), self._tensors)
         self._session = as_written(exposed, threads)
+        self._graph = Graph(model) if any(n.op_type == "Softmax" for n in model.graph.node) else None
+        self._masked = {} if self._graph is None else softmax_axes(self._graph, wanted)
 
     def parts(self, feed: Mapping[str, Array]) -> Iterator[tuple[int, Feed]]:
         """The same, a few samples at a time, each with the number of samples before it."""
@@ -65,6 +70,9 @@ class Activations:
             got = self._session.run(feed, [t for t in self._tensors if t not in feed])
         except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on the calibration samples: {first_line(e)}") from None
+        for t, axis in self._masked.items():
+            if t in got and self._graph is not None:
+                got[t] = floored(self._graph, got[t], axis)
         return Feed({**feed, **got}, samples_in(feed))
 
 

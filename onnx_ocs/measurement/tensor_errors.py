@@ -236,7 +236,6 @@ class _Layers:
         channels = [1 if t.axis is None or not a.ndim else a.shape[t.axis] for t, a in pairs]
         floats = [t.expected(columns(a, t.axis, n, size, first)) for (t, a), n in zip(pairs, channels, strict=True)]
         floors = [self._floor(t, a, n, size, first) for (t, a), n in zip(pairs, channels, strict=True)]
-        floats = [a if low is None else np.maximum(a, low) for a, low in zip(floats, floors, strict=True)]
         del batch, pairs
         held: list[dict[str, Array]] = [{} for _ in self.tensors]
         for (when, cuts), source in zip(self.cuts.items(), quantized, strict=True):
