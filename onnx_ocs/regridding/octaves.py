@@ -94,6 +94,7 @@ class _Weights:
         energy: summed squares of the weights of each channel, (C,).
         limit: log2 of the largest |integer| that fits.
         taps: weights that an output has for a channel.
+        one: whether all outputs have one step, that of all the layer's outputs.
     """
 
     size: Array
@@ -101,6 +102,7 @@ class _Weights:
     energy: Array
     limit: float
     taps: int
+    one: bool = False
 
 
 def _weights(graph: Graph, a: Absorbing) -> Iterator[_Weights]:
@@ -117,10 +119,18 @@ def _weights(graph: Graph, a: Absorbing) -> Iterator[_Weights]:
             with np.errstate(divide="ignore"):
                 sizes.append(np.log2(np.abs(part[:, some - start]).max(2)))
             start, taps = start + part.shape[1], part.shape[2]
-        if layer.groups == a.channels > 1:  # a depthwise layer's weights have steps of their own, which follow exactly
+        if layer.groups == a.channels > 1 and q.axis is not None:  # depthwise: steps of their own, which follow exactly
             yield _Weights(np.empty((a.channels, 0)), np.empty(0), energy, 0.0, taps)
             continue
         size, inside = np.concatenate(sizes, 1), a.channels // layer.groups
+        if q.axis is None:  # one step, which grows for all
+            seen = np.full((layer.groups, inside, layer.groups, skipped.size), -np.inf)
+            for g in range(layer.groups):
+                seen[g, :, g] = size[g * inside : (g + 1) * inside]
+            seen = seen.reshape(a.channels, -1) - np.log2(steps[0])
+            own = np.full(seen.shape[1], steps[0] * np.sqrt(each / skipped.size))
+            yield _Weights(seen, own, energy, float(seen.max()), taps, True)
+            continue
         for g in range(layer.groups):
             mine, own = slice(g * inside, (g + 1) * inside), steps[g * each + skipped]
             seen = np.full(size.shape, -np.inf)
@@ -182,6 +192,8 @@ def choose(graph: Graph, a: Absorbing, seen: Seen) -> Chosen | None:
 def _grown(w: _Weights, octaves: Array) -> Array:
     """By how many octaves the step of each output grows."""
     most = (w.size - octaves[:, None]).max(0) - w.limit
+    if w.one:
+        most = np.full_like(most, most.max(initial=-np.inf))
     return np.ceil(np.where(np.isfinite(most), most, 0.0) - 1e-9)
 
 
