@@ -32,7 +32,7 @@ OUTPUTS = 512  # of each layer's
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BOUNDS = (1, 1.5, 2, 3, 4, 6, 8, 16, 32)  # by what the weights' steps may grow
 AROUND = (-1, 0, 1)
-BEYOND, OFTEN = 2**0.5, 0.1  # values that are larger by that may come, one for ten that were seen
+BEYOND, OFTEN = 2**0.5, 0.01  # values that are larger by that may come, one for a hundred that were seen
 
 
 @dataclass(eq=False)
