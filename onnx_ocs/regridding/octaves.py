@@ -6,9 +6,6 @@
 s[o] is the step of the weights of output o, and 2^r[o] what it must grow by: a channel that is made small has large
 weights.  Only weights that are rounded again count.  Two families are tried: SmoothQuant's
 (e = -alpha log2 max |x| + (1 - alpha) log2 max |W|), and each channel's own best with a bound on what steps grow by.
-
-Few samples do not have the largest values.  A channel that just fitted them would be clipped in use, so values that are
-larger by half an octave count, too, with a weight that many samples outvote.
 """
 
 from __future__ import annotations
@@ -32,7 +29,6 @@ OUTPUTS = 512  # of each layer's
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BOUNDS = (1, 1.5, 2, 3, 4, 6, 8, 16, 32)  # by what the weights' steps may grow
 AROUND = (-1, 0, 1)
-BEYOND, OFTEN = 2**0.5, 0.01  # values that are larger by that may come, one for a hundred that were seen
 
 
 @dataclass(eq=False)
@@ -40,8 +36,7 @@ class Seen:
     """What is seen of a tensor's channels.
 
     Attributes:
-        error: summed squared error at each number of octaves, (octaves, C): of rounding, and of clipping, that of
-            larger values, too, which no sample may have had.
+        error: summed squared rounding error at each number of octaves, (octaves, C).
         square: summed squares, (C,).
         largest: largest absolute value, (C,).
         count: of values in each channel.
@@ -63,13 +58,10 @@ class Seen:
         if q.rectifies:
             x = np.maximum(x, 0)  # what saturates there is a ReLU's
         zero, step = np.float32(float(q.zero_point)), float(q.scale)
-        larger = x * np.float32(BEYOND)
         for k in range(len(self.error)):
             fine = np.float32(step / 2.0 ** (LEAST + k))
             back = (np.clip(np.rint(x / fine) + zero, q.qmin, q.qmax) - zero) * fine
-            beyond = larger - np.clip(larger, (q.qmin - zero) * fine, (q.qmax - zero) * fine)
             self.error[k] += np.square(back - x).sum(1, dtype=np.float64)
-            self.error[k] += OFTEN * np.square(beyond).sum(1, dtype=np.float64)
         self.square += np.square(x).sum(1, dtype=np.float64)
         self.largest = np.maximum(self.largest, np.abs(x).max(1, initial=0.0))
         self.count += x.shape[1]
