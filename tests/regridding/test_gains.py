@@ -115,3 +115,17 @@ def test_a_step_that_moves_before_and_behind_gains(name: str, given: bool) -> No
             graph.commit(lambda n: None)
         verdicts.append(not verify(model, new, random_samples(model, 2, 0), 2).failures)
     assert all(verdicts) if given else not all(verdicts)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_weights_without_a_zero_point(axis: int) -> None:
+    """Nothing says that they have a sign but their type."""
+    net = zoo.Net(gained_nets.FLOAT, x=(5, 24))
+    y = net.op("Mul", "x", net.const("gamma", np.linspace(0.1, 2, 24)))
+    w = net.const("w", net.rng.integers(-31, 32, (24, 16)) * 4, np.int8)
+    w = net.op("DequantizeLinear", w, net.const("w_scale", np.linspace(0.01, 0.02, 16)), axis=axis)
+    model = net.model(net.op("MatMul", net.qdq(y, "mid", 1.0), w))
+    new = gained_nets.given(model)
+    assert not verify(model, new, random_samples(model, 1, 0), 1).failures
+    before, after = plain(model), plain(new)
+    assert np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2)) < 0.06
