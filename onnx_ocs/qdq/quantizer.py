@@ -23,6 +23,9 @@ from onnx_ocs.refusals import Refusal
 
 __all__ = ["Quantizer", "integer_clip", "is_idle", "read_quantizer"]
 
+HANDING_ON = ("Identity", "Clip", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "MaxPool")
+MOST_BETWEEN = 16  # nodes that hand integers on to a DequantizeLinear
+
 
 @dataclass(frozen=True, eq=False)
 class Quantizer:
@@ -86,9 +89,10 @@ class Quantizer:
 
 
 def _parameters(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
-    key = tuple(node.input[1:3]), *(attribute(node, a) for a in ("axis", "block_size", "output_dtype"))
+    dtype = _read_type(graph, node)
+    key = tuple(node.input[1:3]), dtype, *(attribute(node, a) for a in ("axis", "block_size", "output_dtype"))
     if key not in graph.grids:
-        found = _grid(graph, node)
+        found = _grid(graph, node, dtype)
         if isinstance(found, Refusal):
             return found
         graph.grids[key] = found
@@ -96,7 +100,29 @@ def _parameters(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
     return known
 
 
-def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
+def _read_type(graph: Graph, node: NodeProto) -> np.dtype[np.generic] | None:
+    """What a DequantizeLinear without a zero-point reads; None where it has one, or that is not known."""
+    if node.op_type != "DequantizeLinear" or (len(node.input) > 2 and node.input[2]):
+        return None
+    tensor = node.input[0] if node.input else ""
+    for _ in range(MOST_BETWEEN):
+        if tensor in graph.initializers:
+            return np.dtype(helper.tensor_dtype_to_np_dtype(graph.initializers[tensor].data_type))
+        n = graph.producer.get(tensor)
+        if is_op(n, "QuantizeLinear") and n is not None:
+            q = _parameters(graph, n)
+            return q.dtype if isinstance(q, Quantizer) else None
+        if not is_op(n, *HANDING_ON) or n is None:
+            break
+        tensor = n.input[0]
+    if tensor in graph.inputs:
+        given = next(i.type.tensor_type.elem_type for i in graph.model.graph.input if i.name == tensor)
+        return np.dtype(helper.tensor_dtype_to_np_dtype(given)) if given else None
+    value = graph.constant(tensor)
+    return None if value is None else value.dtype
+
+
+def _grid(graph: Graph, node: NodeProto, read: np.dtype[np.generic] | None) -> Quantizer | Refusal:
     scale = graph.constant(node.input[1]) if len(node.input) > 1 else None
     has_zero = len(node.input) > 2 and node.input[2] != ""
     zero = graph.constant(node.input[2]) if has_zero else None
@@ -106,6 +132,8 @@ def _grid(graph: Graph, node: NodeProto) -> Quantizer | Refusal:
         return Refusal("blocked", "a blocked quantizer has no single step along a channel", label(node))
     if zero is not None:
         dtype = zero.dtype
+    elif read is not None:
+        dtype = read
     elif attribute(node, "output_dtype", 0):
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(attribute(node, "output_dtype")))
     else:

@@ -35,7 +35,7 @@ from onnx_ocs.records.metadata import set_entry
 
 __all__ = [
     "GRIDS", "SHORTS", "Edit", "Gains", "LeftOut", "Part", "Sixteen", "Split", "ZeroPoint", "new_gains",
-    "read_edits", "record_edits",
+    "output_octaves", "read_edits", "record_edits",
 ]  # fmt: skip
 
 GRIDS = "onnx_ocs.grids"
@@ -176,6 +176,19 @@ def new_gains(before: onnx.ModelProto, after: onnx.ModelProto) -> list[Gains]:
         ValueError: an entry is damaged.
     """
     return [e for e in read_edits(after)[len(read_edits(before)) :] if isinstance(e, Gains)]
+
+
+def output_octaves(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """By what layers' outputs were multiplied through their weights, in octaves, by what the layers write.
+
+    Raises:
+        ValueError: an entry is damaged.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for e in new_gains(before, after):
+        for t in (t for t, k in e.sources if k == 1):
+            found[t] = tuple(map(sum, zip(found.get(t, (0,) * len(e.octaves)), e.octaves, strict=True)))
+    return found
 
 
 def _edit(entry: Mapping[str, Any]) -> Edit:

@@ -25,14 +25,14 @@ from onnx import NodeProto
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import attribute, is_op
 from onnx_ocs.qdq.layers import Layer, read_layer
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import read_weight, scales_apart
 from onnx_ocs.regions.region import Quantized, Region
 
 __all__ = ["Absorbing", "Operand", "absorbing", "inserting"]
 
-HOMOGENEOUS = (
-    "Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout",
-)  # fmt: skip
+HOMOGENEOUS = ("Relu", "LeakyRelu", "Identity", "Dropout")
+POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")  # over the last axes
 LAST = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")  # channels along the last axis
 SECOND = ("BatchNormalization", "InstanceNormalization")  # and along the second
 FLOAT = (  # onnxruntime has no integer operators for these
@@ -146,7 +146,7 @@ def _alone(graph: Graph, tensor: str, readers: tuple[NodeProto, ...]) -> bool:
 def _readers(graph: Graph, region: Region) -> tuple[list[Layer], list[NodeProto]]:
     """The layers that read a region's tensor and can be divided, each once, and who else does.
 
-    No layers where somebody reads the integers, or the tensor leaves the graph.
+    No layers where somebody reads the integers, or takes them for other values, or the tensor leaves the graph.
     """
     layers: dict[int, Layer] = {}
     others: dict[int, NodeProto] = {}
@@ -157,6 +157,9 @@ def _readers(graph: Graph, region: Region) -> tuple[list[Layer], list[NodeProto]
             return [], []
         for r in graph.readers(t):
             if integers and is_op(r, "Clip", "DequantizeLinear") and r.input[0] == t:
+                d = read_quantizer(graph, r) if is_op(r, "DequantizeLinear") else region.quantizer
+                if not isinstance(d, Quantizer) or not d.same_parameters(region.quantizer):
+                    return [], []
                 stack.append((str(r.output[0]), is_op(r, "Clip")))
                 continue
             layer = read_layer(graph, r)
@@ -210,11 +213,11 @@ def _sources(
     if n is None or not far or len([o for o in n.output if o]) > 1 or graph.is_constant(tensor):
         return []
 
-    def further(t: str, products: int = deep) -> list[Operand]:
-        same = second and products == deep  # a factor may have fewer axes
+    def further(t: str, products: int = deep, rank: int = 0) -> list[Operand]:
+        same = second and products == deep and rank <= -axis  # a factor, or a term, may have fewer axes
         return _sources(graph, t, axis, channels, far - 1, products, same) if _alone(graph, t, (n,)) else []
 
-    if is_op(n, *HOMOGENEOUS):
+    if is_op(n, *HOMOGENEOUS) or (is_op(n, *POOLS) and axis != -1):
         return further(str(n.input[0]))
     if is_op(n, *LAST, *SECOND):
         fits = axis == -1 if is_op(n, *LAST) else second
@@ -227,11 +230,12 @@ def _sources(
     constants = [k for k in (0, 1) if graph.is_constant(n.input[k])]
     if len(constants) == 1:
         k = constants[0]
-        own = _vector(graph, n, k, axis, channels)
+        own, rank = _vector(graph, n, k, axis, channels), len(graph.constant_shape(n.input[k]) or ())
         if is_op(n, "Mul"):
             value = None if own else graph.constant(n.input[k])
-            return [own] if own else further(str(n.input[1 - k])) if value is not None and value.size == 1 else []
-        rest = further(str(n.input[1 - k])) if own else []
+            one = value is not None and value.size == 1
+            return [own] if own else further(str(n.input[1 - k]), rank=rank) if one else []
+        rest = further(str(n.input[1 - k]), rank=rank) if own else []
         return [own, *rest] if own and rest else []
     if is_op(n, "Mul") and not constants and deep:
         for k in (0, 1):  # either factor may take them
@@ -245,6 +249,8 @@ def _operand(graph: Graph, node: NodeProto, index: int, axis: int) -> Operand | 
     weight = read_weight(graph, node, index)
     if weight is None or not all(is_op(n, *CHAIN) and graph.private(n.output[0]) for n in weight.nodes):
         return None
+    if weight.nodes and [*node.input].count(node.input[index]) > 1:
+        return None  # once for each place where it is read
     return Operand(node, index, axis) if scales_apart(graph, node, index, axis) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -66,6 +67,10 @@ class Evening:
     by: Pass
     bounded: Bounded
 
+    @cached_property
+    def _before(self) -> Graph:
+        return Graph(self.original)
+
     def run(
         self, model: onnx.ModelProto, graph: Graph, regions: Sequence[Quantized], plain: onnx.ModelProto,
         products: Products | None,
@@ -125,7 +130,7 @@ class Evening:
         parts, tried = [chosen], 0
         while parts and tried < TRIED:
             some, tried = parts.pop(), tried + 1
-            new, done = gained(model, some, self.by, self.bounded)
+            new, done = gained(model, some, self.by, self.bounded, self._before)
             after = self.compared(new) if done else before
             won = self.gain(before, after) if done else None
             if won is not None and won > least:
@@ -143,7 +148,7 @@ class Evening:
         was = operators(model)
         feed = one_sample(model, next(iter(self.learn.batches(1))))
         while order:
-            new, _ = gained(model, order, self.by, self.bounded)
+            new, _ = gained(model, order, self.by, self.bounded, self._before)
             now = operators(new)
             fast = was is None or now is None or not was.lost(now)
             if fast and self._holds(new, feed, products):

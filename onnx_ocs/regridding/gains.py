@@ -21,12 +21,12 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.qdq.bias import Bias, read_bias
 from onnx_ocs.qdq.layers import Layer
-from onnx_ocs.qdq.quantizer import Quantizer
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import edit_weight, read_weight, scale_channels
 from onnx_ocs.records.grids import Gains, record_edits
 from onnx_ocs.records.history import stamp
 from onnx_ocs.regions.find import find_regions
-from onnx_ocs.regions.region import Key
+from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.regions.relu6 import Bounded
 from onnx_ocs.regridding.absorb import Absorbing, absorbing, inserting
 from onnx_ocs.regridding.octaves import Chosen
@@ -52,7 +52,7 @@ class _Divided:
 
 
 def gained(
-    model: onnx.ModelProto, chosen: Sequence[Chosen], by: Pass, bounded: Bounded
+    model: onnx.ModelProto, chosen: Sequence[Chosen], by: Pass, bounded: Bounded, original: Graph | None = None
 ) -> tuple[onnx.ModelProto, set[Key]]:
     """Give channels of tensors gains, on a copy of the model.
 
@@ -61,6 +61,7 @@ def gained(
         chosen: the gains.
         by: the pass; its name and version are written on all that is edited.
         bounded: which tensors the float model bounds at 6.
+        original: the graph before the run, where steps may have changed since.
 
     Returns:
         The copy, and the regions' keys of those that have gains; what a step or a bias cannot follow is left out.
@@ -76,7 +77,7 @@ def gained(
             continue
         find = absorbing if wanted[region.key].absorbing.sources else inserting
         a = find(graph, region)  # as it is now: another one may have changed a weight
-        edit = None if a is None else _give(graph, a, wanted[region.key].octaves)
+        edit = None if a is None else _give(graph, a, wanted[region.key].octaves, original)
         if edit is not None:
             edits.append(edit)
             done.add(region.key)
@@ -86,9 +87,9 @@ def gained(
     return new, done
 
 
-def _give(graph: EditableGraph, a: Absorbing, octaves: Array) -> Gains | None:
+def _give(graph: EditableGraph, a: Absorbing, octaves: Array, original: Graph | None) -> Gains | None:
     """Give one tensor gains, if all can follow exactly."""
-    divided = [_divided(graph, layer, a.region.quantizer, octaves) for layer in a.layers]
+    divided = [_divided(graph, layer, a.region, octaves, original) for layer in a.layers]
     factors = 2.0**octaves
     if any(d is None for d in divided) or not all(_exact(graph, o.node, o.index, o.axis, factors) for o in a.sources):
         return None
@@ -144,7 +145,9 @@ def _returns(value: Array, factors: Array) -> bool:
     return bool(np.isfinite(there).all() and np.array_equal(back, value))
 
 
-def _divided(graph: Graph, layer: Layer, grid: Quantizer, octaves: Array) -> _Divided | None:
+def _divided(
+    graph: Graph, layer: Layer, region: Region, octaves: Array, original: Graph | None
+) -> _Divided | None:
     """A layer's weight divided by powers of two of its inputs; None where a step or a bias cannot follow."""
     weight = layer.weight
     q, root = weight.quantizer(graph), graph.constant(weight.root)
@@ -162,11 +165,11 @@ def _divided(graph: Graph, layer: Layer, grid: Quantizer, octaves: Array) -> _Di
     factors, scale = 2.0**grown, q.scale.astype(q.float_dtype)
     if not _returns(scale, factors) or (floats and not _returns(value, smaller)):
         return None
-    bias = _tied(graph, layer, grid, q)
+    bias = _tied(graph, layer, region.quantizer, q)
     if bias is None:
         return _Divided(new.astype(root.dtype), factors, None)
     assert bias.scale is not None
-    followed = np.rint(bias.value / factors)
+    followed = _followed(bias, factors, layer, region, original)
     low, high = integer_range(bias.value.dtype)
     if followed.min() < low or followed.max() > high or not _returns(bias.scale.astype(np.float32), factors):
         return None
@@ -215,6 +218,29 @@ def _tied(graph: Graph, layer: Layer, grid: Quantizer, q: Quantizer) -> Bias | N
     scale = float(grid.scale) * q.scale
     near = bias.scale.size == scale.size and np.allclose(bias.scale, scale, rtol=TIED, atol=0)
     return bias if near and not np.any(bias.zero_point) else None
+
+
+def _followed(bias: Bias, factors: Array, layer: Layer, region: Region, original: Graph | None) -> Array:
+    """The integers of a bias on its layer's new steps.
+
+    Where the input's step has changed in this run, too, they are made from what the model held before: first on the new
+    steps of the weight, then on that of the input, as the declarations say (`onnx_ocs.translation.rescale`).
+    """
+    first = None if original is None else _before(original, layer, region)
+    if first is None or not np.array_equal(np.rint(first[0] * first[1]), bias.value):
+        return np.rint(bias.value / factors)
+    return np.rint(np.rint(first[0] / factors) * first[1])
+
+
+def _before(original: Graph, layer: Layer, region: Region) -> tuple[Array, float] | None:
+    """A layer's integer bias before the run, and by what that makes it a bias of now; None where there was none."""
+    node, quantize = (original.producer.get(t) for t in (layer.node.output[0], region.outputs[0]))
+    if node is None or quantize is None or node.op_type != layer.kind or not is_op(quantize, "QuantizeLinear"):
+        return None
+    q, bias = read_quantizer(original, quantize), read_bias(original, node, 2, layer.outputs)
+    if not isinstance(q, Quantizer) or q.scale.size != 1 or bias is None or bias.kind != "integer":
+        return None
+    return bias.value.astype(np.float64), float(q.scale) / float(region.quantizer.scale)
 
 
 def _write(graph: EditableGraph, layer: Layer, d: _Divided) -> None:

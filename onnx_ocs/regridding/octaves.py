@@ -6,6 +6,9 @@
 s[o] is the step of the weights of output o, and 2^r[o] what it must grow by: a channel that is made small has large
 weights.  Only weights that are rounded again count.  Two families are tried: SmoothQuant's
 (e = -alpha log2 max |x| + (1 - alpha) log2 max |W|), and each channel's own best with a bound on what steps grow by.
+
+Few samples do not have the largest values, and a channel that just fits them is clipped in use.  So values that are
+larger by half an octave count as if there had been a few of them.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ OUTPUTS = 512  # of each layer's
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BOUNDS = (1, 1.5, 2, 3, 4, 6, 8, 16, 32)  # by what the weights' steps may grow
 AROUND = (-1, 0, 1)
+LARGER, UNSEEN = 2**0.5, 6  # as if so many values of each channel were larger by that
 
 
 @dataclass(eq=False)
@@ -37,12 +41,14 @@ class Seen:
 
     Attributes:
         error: summed squared rounding error at each number of octaves, (octaves, C).
+        beyond: summed squares of what is clipped of values that are `LARGER`, likewise.
         square: summed squares, (C,).
         largest: largest absolute value, (C,).
         count: of values in each channel.
     """
 
     error: Array
+    beyond: Array
     square: Array
     largest: Array
     count: int = 0
@@ -50,16 +56,21 @@ class Seen:
     @classmethod
     def nothing(cls, channels: int) -> Seen:
         """Before the first sample."""
-        return cls(np.zeros((MOST - LEAST + 1, channels)), np.zeros(channels), np.zeros(channels))
+        octaves = MOST - LEAST + 1
+        return cls(np.zeros((octaves, channels)), np.zeros((octaves, channels)), np.zeros(channels), np.zeros(channels))
 
     def add(self, values: Array, q: Quantizer) -> None:
         """Count values (C, n) of one sample."""
         x = values.astype(np.float32)
-        zero, step = np.float32(float(q.zero_point)), float(q.scale)
+        if q.rectifies:
+            x = np.maximum(x, 0)  # what saturates there is a ReLU's
+        zero, step, larger = np.float32(float(q.zero_point)), float(q.scale), x * np.float32(LARGER)
         for k in range(len(self.error)):
             fine = np.float32(step / 2.0 ** (LEAST + k))
             back = (np.clip(np.rint(x / fine) + zero, q.qmin, q.qmax) - zero) * fine
             self.error[k] += np.square(back - x).sum(1, dtype=np.float64)
+            kept = np.clip(larger, (q.qmin - zero) * fine, (q.qmax - zero) * fine)
+            self.beyond[k] += np.square(larger - kept).sum(1, dtype=np.float64)
         self.square += np.square(x).sum(1, dtype=np.float64)
         self.largest = np.maximum(self.largest, np.abs(x).max(1, initial=0.0))
         self.count += x.shape[1]
@@ -94,6 +105,7 @@ class _Weights:
         energy: summed squares of the weights of each channel, (C,).
         limit: log2 of the largest |integer| that fits.
         taps: weights that an output has for a channel.
+        one: whether all outputs have one step, that of all the layer's outputs.
     """
 
     size: Array
@@ -101,6 +113,7 @@ class _Weights:
     energy: Array
     limit: float
     taps: int
+    one: bool = False
 
 
 def _weights(graph: Graph, a: Absorbing) -> Iterator[_Weights]:
@@ -117,10 +130,18 @@ def _weights(graph: Graph, a: Absorbing) -> Iterator[_Weights]:
             with np.errstate(divide="ignore"):
                 sizes.append(np.log2(np.abs(part[:, some - start]).max(2)))
             start, taps = start + part.shape[1], part.shape[2]
-        if layer.groups == a.channels > 1:  # a depthwise layer's weights have steps of their own, which follow exactly
+        if layer.groups == a.channels > 1 and q.axis is not None:  # depthwise: steps of their own, which follow exactly
             yield _Weights(np.empty((a.channels, 0)), np.empty(0), energy, 0.0, taps)
             continue
         size, inside = np.concatenate(sizes, 1), a.channels // layer.groups
+        if q.axis is None:  # one step, which grows for all
+            seen = np.full((layer.groups, inside, layer.groups, skipped.size), -np.inf)
+            for g in range(layer.groups):
+                seen[g, :, g] = size[g * inside : (g + 1) * inside]
+            seen = seen.reshape(a.channels, -1) - np.log2(steps[0])
+            own = np.full(seen.shape[1], steps[0] * np.sqrt(each / skipped.size))
+            yield _Weights(seen, own, energy, float(seen.max()), taps, True)
+            continue
         for g in range(layer.groups):
             mine, own = slice(g * inside, (g + 1) * inside), steps[g * each + skipped]
             seen = np.full(size.shape, -np.inf)
@@ -158,7 +179,8 @@ def choose(graph: Graph, a: Absorbing, seen: Seen) -> Chosen | None:
     weights = list(_weights(graph, a))
     energy = np.sum([w.energy for w in weights], 0)
     power = seen.square / max(seen.count, 1)
-    error = seen.error / max(seen.count, 1) * energy
+    count = max(seen.count, 1)
+    error = (seen.error + seen.beyond * min(UNSEEN / count, 1.0)) / count * energy
     numbers = np.arange(a.channels)
 
     def cost(octaves: Array) -> float:
@@ -182,6 +204,8 @@ def choose(graph: Graph, a: Absorbing, seen: Seen) -> Chosen | None:
 def _grown(w: _Weights, octaves: Array) -> Array:
     """By how many octaves the step of each output grows."""
     most = (w.size - octaves[:, None]).max(0) - w.limit
+    if w.one:
+        most = np.full_like(most, most.max(initial=-np.inf))
     return np.ceil(np.where(np.isfinite(most), most, 0.0) - 1e-9)
 
 

@@ -7,12 +7,14 @@ to constant: its bias is more than 2^30 steps, and its weights reach a few thous
 channel by more than TOLERANCE of its bias, the step is refused.  Shared parameters are cloned.
 
 A step may change twice in one run (another zero-point first, copies later).  The bias is then rounded once, from what
-the model held before the run: b' is what the declared steps give, and errors do not add up.
+the model held before the run: b' is what the declared steps give, and errors do not add up.  Gains in between make it
+what the declared gains and then the declared steps give.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import NodeProto
@@ -23,6 +25,7 @@ from onnx_ocs.model.nodes import Array, is_op
 from onnx_ocs.qdq.bias import Bias, write_bias
 from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.qdq.weights import coarsen
+from onnx_ocs.records.grids import output_octaves
 from onnx_ocs.records.steps import record_step
 from onnx_ocs.regions.region import Region
 from onnx_ocs.regions.steps import coarsening, tied_bias
@@ -69,7 +72,7 @@ def rescale(graph: EditableGraph, region: Region, scale: Array, original: Graph 
         if np.any(factors > 1):
             coarsen(graph, node, 1, factors)
             weight_scale = weight_scale * factors
-        first, first_scale, _ = _first(original, region, node, share, tied) or tied
+        first, first_scale, _ = _first(graph, original, region, node, share, tied) or tied
         factor = float(first_scale) / float(at_reader) / factors
         value = np.rint(first.value.astype(np.float64) * factor).astype(bias.value.dtype)
         everything = np.arange(value.size)
@@ -94,8 +97,9 @@ def _at_reader(steps: Sequence[tuple[Array, Array]], before: Array, now: Array) 
 
 
 def _first(
-    original: Graph | None, region: Region, node: NodeProto, share: float, tied: tuple[Bias, Array, Array]
-) -> tuple[Bias, Array, Array] | None:
+    graph: Graph, original: Graph | None, region: Region, node: NodeProto, share: float,
+    tied: tuple[Bias, Array, Array],
+) -> tuple[Bias, Array, Array] | None:  # fmt: skip
     """What the original has for a tied bias; None where its step is still that one, or its weights have changed."""
     if original is None:
         return None
@@ -106,5 +110,26 @@ def _first(
     if not isinstance(q, Quantizer) or np.array_equal(q.scale, region.quantizer.scale):
         return None
     first = tied_bias(original, layer, q.scale * share)
-    same = first is not None and np.array_equal(first[2], tied[2]) and first[0].value.shape == tied[0].value.shape
-    return first if same else None
+    if first is None or first[0].value.shape != tied[0].value.shape or first[2].shape != tied[2].shape:
+        return None
+    if np.array_equal(first[2], tied[2]):
+        return first
+    return _with_gains(first, tied, output_octaves(original.model, graph.model).get(str(node.output[0])))
+
+
+def _with_gains(
+    first: tuple[Bias, Array, Array], tied: tuple[Bias, Array, Array], octaves: Sequence[int] | None
+) -> tuple[Bias, Array, Array] | None:
+    """The original's bias on the steps of a weight that gains have changed; None where something else did.
+
+    Args:
+        first: the original's bias, its input's step and its weight's.
+        tied: the same now.
+        octaves: of the layer's outputs, whose integers stay.
+    """
+    factors = tied[2] / first[2] / (1.0 if octaves is None else 2.0 ** np.asarray(octaves, np.float64))
+    value = np.rint(first[0].value / factors)
+    now = np.rint(value * (float(first[1]) / float(tied[1])))
+    if np.any(np.frexp(factors)[0] != 0.5) or not np.array_equal(now, tied[0].value):
+        return None
+    return replace(first[0], value=value.astype(first[0].value.dtype)), first[1], tied[2]

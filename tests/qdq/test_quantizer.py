@@ -189,3 +189,38 @@ def test_computed_clip_bounds_are_unknown() -> None:
     q = read(model)
     assert isinstance(q, Quantizer) and (q.qmin, q.qmax) == (0, 255)
     assert integer_clip(graph, next(n for n in graph.nodes if n.op_type == "Clip"), q) is None
+
+
+WITHOUT = {"int8": np.int8, "uint8": np.uint8, "int32": np.int32}
+
+
+@pytest.mark.parametrize("dtype", WITHOUT)
+@pytest.mark.parametrize("where", ["initializer", "constant", "transposed", "input", "quantized"])
+def test_a_dequantizer_without_a_zero_point_has_the_type_of_what_it_reads(dtype: str, where: str) -> None:
+    """QuantizeLinear makes uint8 where nothing is said; DequantizeLinear takes what is there."""
+    if where == "quantized" and dtype == "int32":
+        pytest.skip("no QuantizeLinear makes them")
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(WITHOUT[dtype]))
+    value = numpy_helper.from_array(np.ones((2, 2), WITHOUT[dtype]), "i")
+    constants = [numpy_helper.from_array(np.asarray(0.5, np.float32), "s")]
+    nodes, inputs, name = [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2])], "i"
+    if where == "constant":
+        nodes.append(helper.make_node("Constant", [], ["i"], value=value))
+    elif where == "input":
+        inputs.append(helper.make_tensor_value_info("i", element, [2, 2]))
+    elif where == "quantized":
+        nodes.append(helper.make_node("QuantizeLinear", ["x", "s"], ["i"], output_dtype=element))
+    else:
+        constants.append(value)
+    if where == "transposed":
+        nodes.append(helper.make_node("Transpose", ["i"], [name := "t"]))
+    nodes.append(helper.make_node("DequantizeLinear", [name, "s"], ["y"]))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 2])
+    graph = Graph(
+        helper.make_model(
+            helper.make_graph(nodes, "g", inputs, [y], constants), opset_imports=[helper.make_opsetid("", 21)]
+        )
+    )
+    q = read_quantizer(graph, graph.producer["y"])
+    assert isinstance(q, Quantizer)
+    assert q.dtype == WITHOUT[dtype] and (q.qmin, q.qmax) == integer_range(dtype)

@@ -16,6 +16,7 @@ from onnx_ocs.records.grids import (
     Sixteen,
     Split,
     ZeroPoint,
+    output_octaves,
     read_edits,
     record_edits,
 )
@@ -77,3 +78,13 @@ def test_twice() -> None:
         model.metadata_props.add(key=GRIDS, value="[]")
     with pytest.raises(ValueError, match="twice"):
         read_edits(model)
+
+
+def test_octaves_of_outputs_are_those_of_weights_in_front() -> None:
+    """What was there before does not count, nor do constants at other inputs."""
+    before, after = onnx.ModelProto(), onnx.ModelProto()
+    record_edits(before, EDITS[-2:-1])
+    record_edits(after, [*EDITS[-2:-1], *EDITS])
+    assert output_octaves(before, after) == {"a": (0, -3, 7)}
+    record_edits(after, EDITS[-2:-1])
+    assert output_octaves(before, after) == {"a": (0, -6, 14)}

@@ -95,10 +95,35 @@ def float_weight(net: zoo.Net) -> str:
     return net.op("MatMul", net.qdq(net.layer_norm("x"), "mid"), w)
 
 
+def pooled(net: zoo.Net) -> str:
+    """A pool over the channels of a MatMul."""
+    y = net.op("Mul", "x", net.const("gamma", np.arange(1.0, 9.0)))
+    y = net.op("AveragePool", y, kernel_shape=[3], pads=[1, 1])
+    return net.matmul(net.qdq(y, "mid"), 8)
+
+
+def read_twice(net: zoo.Net) -> str:
+    """Scale and bias are one dequantized tensor, whose steps would be multiplied twice."""
+    net.const("gamma", np.arange(1, 9), np.int8)
+    steps, zeros = net.const("steps", np.full(8, 0.1)), net.const("zeros", np.zeros(8), np.int8)
+    gamma = net.op("DequantizeLinear", "gamma", steps, zeros, axis=0)
+    y = net.op("LayerNormalization", "x", gamma, gamma, axis=-1)
+    return net.matmul(net.qdq(y, "mid"), 8)
+
+
+def other_values(net: zoo.Net) -> str:
+    """What is dequantized has another zero-point than what was quantized."""
+    q = net.q(net.layer_norm("x"), "mid")
+    zero = net.const("other_zero", 5, np.int8)
+    x = net.op("DequantizeLinear", q, "layernormalization1_scale", zero)
+    return net.matmul(x, 8)
+
+
 @pytest.mark.parametrize(
     "make",
     [
         other_reader, residual, curved, bounded, raised, no_layer, both, computed, of_the_input, squared, float_weight,
+        pooled, read_twice, other_values,
     ],
 )  # fmt: skip
 def test_who_cannot(make: Callable[[zoo.Net], str]) -> None:
@@ -198,3 +223,14 @@ def test_vectors_lie_along_the_channels() -> None:
     net = zoo.Net(gained_nets.FLOAT, x=(8, 8))
     y = net.op("Mul", "x", net.const("rows", np.arange(1.0, 9.0).reshape(8, 1)))
     assert not gained_nets.absorbers(net.model(net.matmul(net.qdq(y, "mid"), 8)), paid=False)
+
+
+def test_a_constant_may_add_an_axis() -> None:
+    """The second axis of a normalization is the third one of what a constant with more axes makes of it."""
+    for shape, found in (((1, 1, 1, 1), False), ((1, 1, 1), True)):
+        net = zoo.Net(gained_nets.FLOAT, x=(3, 8) if not found else (3, 8, 8))  # of three samples
+        y = net.op("InstanceNormalization", "x", *(net.const(k, np.full(3, 0.5)) for k in ("gamma", "beta")))
+        y = net.op("Mul", y, net.const("half", np.full(shape, 0.5)))
+        w, _ = net.weight("w", net.draw(4, 3, 1, 1, fan=3))
+        model = net.model(net.op("Conv", net.qdq(y, "mid"), w))
+        assert bool(gained_nets.absorbers(model, paid=False)) == found

@@ -9,14 +9,19 @@ import pytest
 import zoo
 from onnx import numpy_helper
 
+from onnx_ocs.calibration.drawn import random_samples
+from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes import Regrid
 from onnx_ocs.probes.reference import reference
 from onnx_ocs.records.grids import Gains, read_edits
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.region import Region
 from onnx_ocs.regridding.gains import gained
 from onnx_ocs.regridding.octaves import Chosen
+from onnx_ocs.translation.rescale import rescale
+from onnx_ocs.verification.verify import verify
 
 
 def plain(model: onnx.ModelProto) -> np.ndarray:
@@ -81,3 +86,46 @@ def test_weights_keep_to_the_range_that_they_use() -> None:
     new = gained_nets.given(model)
     read = [numpy_helper.to_array(t) for t in new.graph.initializer if t.data_type == 3 and len(t.dims) == 4]
     assert {int(np.abs(w).max()) for w in read} == {7, 127}
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("name", ["convs", "grouped", "gemms"])
+def test_a_step_that_moves_before_and_behind_gains(name: str, given: bool) -> None:
+    """A bias of integers is made from what the original holds: by the gains first, by the steps then."""
+    model = gained_nets.build(name)
+    for t in model.graph.initializer:
+        if t.data_type == onnx.TensorProto.INT32:
+            odd = np.arange(numpy_helper.to_array(t).size, dtype=np.int32) * 2 + 1
+            t.CopyFrom(numpy_helper.from_array(odd, t.name))
+    first = Graph(model) if given else None
+    (a,) = gained_nets.absorbers(model)
+    new, (before, behind) = onnx.ModelProto(), (7.0, 0.3)
+    new.CopyFrom(model)
+    verdicts = []
+    for factor in (before, None, behind):
+        if factor is None:
+            octaves = np.random.default_rng(0).integers(-3, 4, a.channels)
+            new, done = gained(new, [Chosen(a, octaves, 2.0)], Regrid(), {}, first)
+            assert done
+        else:
+            graph = EditableGraph(new)
+            region = next(r for r in find_regions(graph, infer_shapes(new)) if r.key == a.region.key)
+            assert isinstance(region, Region)
+            rescale(graph, region, region.quantizer.scale * factor, first)
+            graph.commit(lambda n: None)
+        verdicts.append(not verify(model, new, random_samples(model, 2, 0), 2).failures)
+    assert all(verdicts) if given else not all(verdicts)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_weights_without_a_zero_point(axis: int) -> None:
+    """Nothing says that they have a sign but their type."""
+    net = zoo.Net(gained_nets.FLOAT, x=(5, 24))
+    y = net.op("Mul", "x", net.const("gamma", np.linspace(0.1, 2, 24)))
+    w = net.const("w", net.rng.integers(-31, 32, (24, 16)) * 4, np.int8)
+    w = net.op("DequantizeLinear", w, net.const("w_scale", np.linspace(0.01, 0.02, 16)), axis=axis)
+    model = net.model(net.op("MatMul", net.qdq(y, "mid", 1.0), w))
+    new = gained_nets.given(model)
+    assert not verify(model, new, random_samples(model, 1, 0), 1).failures
+    before, after = plain(model), plain(new)
+    assert np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2)) < 0.06

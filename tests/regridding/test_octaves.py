@@ -9,8 +9,10 @@ import pytest
 import zoo
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.passes import Regrid
 from onnx_ocs.regridding.absorb import Absorbing
-from onnx_ocs.regridding.octaves import LEAST, MOST, Seen, choose, look
+from onnx_ocs.regridding.gains import gained
+from onnx_ocs.regridding.octaves import LEAST, MOST, Chosen, Seen, _grown, _weights, choose, look
 
 
 def seen_in(model: onnx.ModelProto) -> tuple[Absorbing, Seen]:
@@ -57,3 +59,37 @@ def test_values_that_are_none_are_left_out() -> None:
     a, _ = seen_in(gained_nets.build("norm"))
     bad = np.full((1, 5, 24), np.nan, np.float32)
     assert not look([("layernormalization1", bad), ("layernormalization1", bad[..., :3])], {"layernormalization1": a})
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_steps_grow_as_they_are_said_to(groups: int, per_channel: bool) -> None:
+    """One step for all outputs grows by what the worst of them needs."""
+    net = zoo.Net(zoo.Style(bias="none", opset=21, dtype="int8", per_channel=per_channel), x=(16, 4, 4))
+    gamma = net.const("gamma", 2.0 ** np.linspace(-6, 1, 16).reshape(16, 1, 1))
+    original = net.model(net.conv(net.qdq(net.op("Mul", "x", gamma), "mid", 1.0), groups=groups, out=16))
+    (a,) = gained_nets.absorbers(original)
+    octaves = np.random.default_rng(0).integers(-3, 4, 16)
+    new, done = gained(original, [Chosen(a, octaves, 2.0)], Regrid(), {})
+    steps = [layer.weight.quantizer(Graph(m)) for m in (original, new) for layer in gained_nets.absorbers(m)[0].layers]
+    before, after = (q.scale for q in steps if q is not None)
+    said = [_grown(w, octaves) for w in _weights(Graph(original), a) if w.step.size]
+    assert done
+    if per_channel:
+        assert bool(said) == (groups < 16)  # depthwise ones follow exactly
+        grown = np.log2(after / before)
+        near = np.concatenate(said) if said else grown
+        assert np.all(np.abs(near - grown) <= 1)  # no weight but the layer's largest fills its range
+    else:
+        assert np.all(np.concatenate(said) == np.log2(after / before))
+
+
+def test_what_saturates_as_a_relu_is_no_error() -> None:
+    a, _ = seen_in(gained_nets.build("convs, uint8"))
+    q = a.region.quantizer
+    assert q.rectifies
+    x = np.random.default_rng(0).standard_normal((16, 40)).astype(np.float32)
+    both, above = Seen.nothing(16), Seen.nothing(16)
+    both.add(x, q)
+    above.add(np.maximum(x, 0), q)
+    assert np.array_equal(both.error, above.error) and np.array_equal(both.square, above.square)

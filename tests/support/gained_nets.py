@@ -11,12 +11,13 @@ import zoo
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.passes import Regrid
+from onnx_ocs.qdq.quantizer import Quantizer, read_quantizer
 from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regridding.absorb import Absorbing, absorbing, inserting
 from onnx_ocs.regridding.gains import gained
 from onnx_ocs.regridding.octaves import Chosen
 
-__all__ = ["NETS", "absorbers", "build", "given", "samples"]
+__all__ = ["NETS", "absorbers", "build", "given", "samples", "twice_halved"]
 
 INT32 = zoo.Style(bias="int32", opset=21, dtype="int8")
 FLOAT = zoo.Style(bias="float", opset=21, dtype="int8")
@@ -150,4 +151,27 @@ def given(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     chosen = [Chosen(a, rng.integers(-1, 4, a.channels), 2.0) for a in absorbers(model)]
     new, done = gained(model, chosen, Regrid(), {})
     assert len(done) == len(chosen)
+    return new
+
+
+def twice_halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with multiples of four for the integers of weights and biases: an octave each way rounds nothing."""
+    new = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = Graph(new)
+    stored = {t.name: t for t in new.graph.initializer}
+    written = [n for n in new.graph.node if n.op_type == "Constant"]
+    stored |= {n.output[0]: a.t for n in written for a in n.attribute if a.HasField("t")}
+    for n in graph.nodes:
+        q = read_quantizer(graph, n) if n.op_type in ("DequantizeLinear", "QuantizeLinear") else None
+        root = stored.get(n.input[0]) if isinstance(q, Quantizer) else None
+        if root is None or not isinstance(q, Quantizer):
+            continue
+        value = onnx.numpy_helper.to_array(root)
+        along = [-1 if q.axis is not None and k == q.axis % value.ndim else 1 for k in range(value.ndim)]
+        zero, step = (v.reshape(along) if v.size > 1 else v for v in (q.zero_point, q.scale))
+        floats = value.dtype.kind == "f"
+        whole = np.rint(value / step) if floats else value.astype(np.int64) - zero
+        whole = np.trunc(whole / 4) * 4
+        new_value = whole * step if floats else whole + zero
+        root.CopyFrom(onnx.numpy_helper.from_array(new_value.astype(value.dtype), root.name))
     return new

@@ -11,6 +11,7 @@ import mutations
 import numpy as np
 import onnx
 import pytest
+import zoo
 
 from onnx_ocs.calibration.drawn import random_samples
 from onnx_ocs.model.edit import EditableGraph
@@ -224,3 +225,38 @@ def test_a_second_reader_is_a_mistake(monkeypatch: Patch) -> None:
     assert not gained_nets.absorbers(original, paid=False)
     other_reader(monkeypatch)
     assert failures(original, gained_nets.given(original))
+
+
+def test_a_pool_over_the_channels_is_found(monkeypatch: Patch) -> None:
+    """The last axis is the channels' in front of a MatMul, and a pool goes over it."""
+    net = zoo.Net(gained_nets.FLOAT, x=(5, 8))
+    y = net.op("Mul", "x", net.const("gamma", np.arange(1.0, 9.0)))
+    model = net.model(net.matmul(net.qdq(net.op("MaxPool", y, kernel_shape=[3], pads=[1, 1]), "mid"), 8))
+    monkeypatch.setattr(absorb, "HOMOGENEOUS", absorb.HOMOGENEOUS + absorb.POOLS)
+    assert gained_nets.absorbers(model, paid=False)
+    assert failures(model, gained_nets.given(model))
+
+
+def test_a_term_with_fewer_axes_is_found(monkeypatch: Patch) -> None:
+    """The second axis of a normalization is another one of what a constant with more axes makes of it."""
+    net = zoo.Net(gained_nets.FLOAT, x=(3, 8))  # of three samples
+    y = net.op("InstanceNormalization", "x", *(net.const(k, np.full(3, 0.5)) for k in ("gamma", "beta")))
+    y = net.op("Mul", y, net.const("half", np.full((1, 1, 1, 1), 0.5)))
+    w, _ = net.weight("w", net.draw(4, 3, 1, 1, fan=3))
+    model = net.model(net.op("Conv", net.qdq(y, "mid"), w))
+    real = absorb._sources
+    monkeypatch.setattr(absorb, "_sources", lambda *a: real(*a[:-1], True))
+    assert gained_nets.absorbers(model, paid=False)
+    assert failures(model, gained_nets.given(model))
+
+
+@pytest.mark.parametrize("name", ["norm", "residual"])
+def test_other_values_behind_a_quantizer_are_found(name: str) -> None:
+    """A DequantizeLinear with a zero-point of its own adds to each channel, which no gain is multiplied with."""
+    original = gained_nets.build(name)
+    new = gained_nets.given(original)
+    for model in (original, new):
+        dq = next(n for n in model.graph.node if n.output[0] == "layernormalization1_dq")
+        dq.input[2] = "other_zero"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(5, np.int8), "other_zero"))
+    assert any("other values" in f for f in failures(original, new))
