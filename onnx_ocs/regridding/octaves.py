@@ -178,8 +178,8 @@ def choose(graph: Graph, a: Absorbing, seen: Seen) -> Chosen | None:
     """
     weights = list(_weights(graph, a))
     energy = np.sum([w.energy for w in weights], 0)
-    power = seen.square / max(seen.count, 1)
     count = max(seen.count, 1)
+    power = seen.square / count
     error = (seen.error + seen.beyond * min(UNSEEN / count, 1.0)) / count * energy
     numbers = np.arange(a.channels)
 
