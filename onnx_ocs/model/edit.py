@@ -19,7 +19,7 @@ from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, label
 from onnx_ocs.model.order import inner_names, mentions_of, topological
 from onnx_ocs.model.protobuf import drop_value_info
-from onnx_ocs.model.spill import spill
+from onnx_ocs.model.spill import spill, spilled
 
 __all__ = ["EditableGraph"]
 
@@ -93,13 +93,8 @@ class EditableGraph(Graph):
 
     def add_like(self, tensor: str, name: str, value: Array) -> str:
         """Add other values of a constant's dtype and shape: in a file, where the constant lies in one."""
-        stored = self.initializers.get(tensor)
-        if stored is not None and tensors.is_external(stored):
-            new = TensorProto()
-            new.CopyFrom(stored)
-            if spill(new, value):
-                return self.add_initializer(name, new)
-        return self.add_initializer(name, value)
+        stored = spilled(self.initializers.get(tensor), value)
+        return self.add_initializer(name, value if stored is None else stored)
 
     def overwrite(self, tensor: str, value: Array) -> None:
         """Give a constant that is stored (`is_stored`) new values in place; dtype and shape must be the old ones.

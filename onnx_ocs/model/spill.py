@@ -21,7 +21,7 @@ from onnx_ocs.model import tensors
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.staging import SCRATCH, Workspace, sweep
 
-__all__ = ["SMALL", "spill", "spilling"]
+__all__ = ["SMALL", "spill", "spilled", "spilling"]
 
 SMALL = 1 << 20  # bytes up to which new values are held in the model
 
@@ -79,6 +79,15 @@ def spill(t: TensorProto, value: Array) -> bool:
     place = {"location": _FILES.known[key], "offset": "0", "length": str(len(data))}
     tensors.refer(t, place | {tensors.FOLDER: str(folder), tensors.HOME: home} | kept)
     return True
+
+
+def spilled(like: TensorProto | None, value: Array) -> TensorProto | None:
+    """A new tensor with other values, of the dtype and shape of one in a side file; None where they need no file."""
+    if like is None or not tensors.is_external(like) or tuple(like.dims) != value.shape:
+        return None
+    new = TensorProto()
+    new.CopyFrom(like)
+    return new if spill(new, value) else None
 
 
 @contextmanager

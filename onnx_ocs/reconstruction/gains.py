@@ -13,7 +13,7 @@ import onnx
 
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.linear import LinearMap
-from onnx_ocs.records.grids import Gains, read_edits
+from onnx_ocs.records.grids import new_gains, output_octaves
 
 __all__ = ["Octaves", "octaves_of"]
 
@@ -49,13 +49,10 @@ class Octaves:
 def octaves_of(model: onnx.ModelProto | None) -> Octaves:
     """The gains that a model declares."""
     into: dict[str, Array] = {}
-    out: dict[str, Array] = {}
-    for e in [] if model is None else read_edits(model):
-        if isinstance(e, Gains):
-            octaves = np.asarray(e.octaves, np.int64)
-            for t in e.layers:
-                into[t] = into.get(t, 0) + octaves
-            for t, k in e.sources:
-                if k == 1:  # the weight of a layer
-                    out[t] = out.get(t, 0) + octaves
-    return Octaves(into, out)
+    nothing = onnx.ModelProto()
+    if model is None:
+        return Octaves({}, {})
+    for e in new_gains(nothing, model):
+        for t in e.layers:
+            into[t] = into.get(t, 0) + np.asarray(e.octaves, np.int64)
+    return Octaves(into, {t: np.asarray(o, np.int64) for t, o in output_octaves(nothing, model).items()})

@@ -91,15 +91,15 @@ class Evening:
             UserError: the model does not run on the samples.
         """
         free = {r.tensor: a for r in regions if (a := absorbing(graph, r)) is not None}
-        paid = {r.tensor: a for r in regions if r.tensor not in free and (a := inserting(graph, r)) is not None}
-        paid = {} if products is None else paid
+        rest = [] if products is None else [r for r in regions if r.tensor not in free]
+        paid = {r.tensor: a for r in rest if (a := inserting(graph, r)) is not None}
         seen = self._seen(plain, {**free, **paid})
         before: Quality | None = None
         entries: list[dict[str, Any]] = []
-        for able, least in ((free, FREE), (paid, PAID)):
+        for able, least, cost in ((free, FREE, None), (paid, PAID, products)):
             chosen = _chosen(graph, able, seen)
-            if chosen and least == PAID:
-                chosen = self._affordable(model, chosen, products)
+            if cost is not None:
+                chosen = self._affordable(model, chosen, cost)
             if chosen:
                 before = before or self.compared(model)
                 before, new = self._kept(model, chosen, before, least)
@@ -141,10 +141,11 @@ class Evening:
                 parts += [some[len(some) // 2 :], some[: len(some) // 2]]
         return before, entries
 
-    def _affordable(self, model: onnx.ModelProto, chosen: list[Chosen], products: Products | None) -> list[Chosen]:
+    def _affordable(self, model: onnx.ModelProto, chosen: list[Chosen], products: Products) -> list[Chosen]:
         """Products that cost no integer operator, and hold the limit of time; the best of them where not all do."""
-        assert products is not None
         order = sorted(chosen, key=lambda c: -c.smaller)
+        if not order:
+            return []
         was = operators(model)
         feed = one_sample(model, next(iter(self.learn.batches(1))))
         while order:

@@ -63,17 +63,12 @@ def better_grids(
     for k, r in enumerate(regions):
         if not isinstance(r, Region) or r.tensor not in values or r.tensor not in seen:
             continue
-        if r.tensor in masked:
-            grid = _best(r.quantizer, values[r.tensor], None, any_step=True)
-            if grid is not None and check_grid(graph, r, grid) is None:
-                found[k] = grid
+        any_step, ends = r.tensor in masked, seen[r.tensor]
+        if not any_step and not movable(r):
             continue
-        if not movable(r):
-            continue
-        function, ends = function_behind(graph, r), seen[r.tensor]
-        if not sits_wrong(r.quantizer, ends) and (function is None or ends.low.min() >= 0):
-            continue  # no other zero-point can pay
-        grid = _best(r.quantizer, values[r.tensor], function)
+        function = None if any_step else function_behind(graph, r)
+        may_pay = any_step or sits_wrong(r.quantizer, ends) or (function is not None and ends.low.min() < 0)
+        grid = _best(r.quantizer, values[r.tensor], function, any_step) if may_pay else None
         if grid is not None and check_grid(graph, r, grid) is None:
             found[k] = grid
     return found

@@ -34,7 +34,7 @@ class Factors:
     def __init__(
         self, graph: Graph, constant: Callable[[str, Array], str], added: list[NodeProto], fresh: Callable[[str], str]
     ) -> None:
-        self.graph, self._constant, self._added, self._fresh = graph, constant, added, fresh
+        self.graph, self.constant, self.added, self._fresh = graph, constant, added, fresh
 
     def view(self, tensor: str) -> tuple[Array, list[NodeProto], tuple[int, ...]]:
         """A stored constant as its reader sees its axes, the nodes behind it, and the order of its own axes."""
@@ -57,7 +57,7 @@ class Factors:
             value = self.view(tensor)[0]
             if value.dtype.kind != "f":
                 return tensor
-            return self._constant(tensor, (value * self._shaped(factors, value.ndim, axis)).astype(value.dtype))
+            return self.constant(tensor, (value * self._shaped(factors, value.ndim, axis)).astype(value.dtype))
         value = self.view(tensor)[0]
         copy = self._copied(n, alone)
         alone = copy is n
@@ -70,7 +70,7 @@ class Factors:
         if not per_channel or int(attribute(n, "axis", 1)) % value.ndim != axis % value.ndim:
             raise Differs(f"'{tensor}' has no step for each channel that has a gain")
         assert scale is not None
-        copy.input[1] = self._constant(str(n.input[1]), (scale * factors).astype(scale.dtype))
+        copy.input[1] = self.constant(str(n.input[1]), (scale * factors).astype(scale.dtype))
         copy.input[0] = self.multiplied(str(n.input[0]), axis, factors, alone)
         return str(copy.output[0])
 
@@ -88,7 +88,7 @@ class Factors:
         copy.CopyFrom(n)
         copy.output[0] = self._fresh(n.output[0] + "_yardstick")
         copy.name = copy.output[0]
-        self._added.append(copy)
+        self.added.append(copy)
         return copy
 
     # ---- weights ----------------------------------------------------------------------------------------------------
@@ -150,13 +150,13 @@ class Factors:
                 self._grow(copy, factors)
             reader.input[k] = copy.output[0]
             reader, k = copy, 0
-        reader.input[k] = self._constant(str(reader.input[k]), root)
+        reader.input[k] = self.constant(str(reader.input[k]), root)
 
     def _grow(self, n: NodeProto, factors: Array) -> None:
         scale = self.graph.constant(n.input[1])
         assert scale is not None
         by = factors if scale.size > 1 else factors.reshape(scale.shape)
-        n.input[1] = self._constant(str(n.input[1]), (scale * by).astype(scale.dtype))
+        n.input[1] = self.constant(str(n.input[1]), (scale * by).astype(scale.dtype))
 
     def _follow(self, layer: NodeProto, grid: Quantizer, q: Quantizer, factors: Array) -> None:
         """Integers of a bias on the step of input times weight keep their value."""
@@ -171,7 +171,7 @@ class Factors:
         if value is None:
             raise Differs(f"the bias of '{label(layer)}' is no constant")
         copy = self._copied(n)
-        copy.input[0] = self._constant(str(n.input[0]), np.rint(value / factors).astype(value.dtype))
+        copy.input[0] = self.constant(str(n.input[0]), np.rint(value / factors).astype(value.dtype))
         self._grow(copy, factors)
         layer.input[2] = copy.output[0]
 

@@ -6,12 +6,11 @@ names others, or leaves one out, cannot be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from onnx import NodeProto, helper
 
-from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op, label
 from onnx_ocs.qdq.intervals import value_bounds
 from onnx_ocs.qdq.layers import LAYERS
@@ -33,17 +32,11 @@ class Gained:
     """Gains, given to the original.
 
     Args:
-        graph: of the original; its nodes are edited.
-        constant: adds a constant, named like another one.
-        added: where copies of nodes go.
-        fresh: gives a name that nothing has.
+        factors: edits the original's constants.
     """
 
-    def __init__(
-        self, graph: Graph, constant: Callable[[str, Array], str], added: list[NodeProto], fresh: Callable[[str], str]
-    ) -> None:
-        self.graph, self._constant, self._added = graph, constant, added
-        self._factors = Factors(graph, constant, added, fresh)
+    def __init__(self, factors: Factors) -> None:
+        self.graph, self._factors = factors.graph, factors
         self._declared: set[tuple[str, int]] = set()
         self._second = False  # whether the channels are known to lie along the second axis
 
@@ -92,8 +85,8 @@ class Gained:
             raise Differs(f"the product that is said to give '{source}' its gains cannot be")
         if others and q.rectifies and value_bounds(self.graph, [source])[source][0] < 0:
             raise Differs(f"the quantizer of '{source}' stands for a ReLU, and not all read it any more")
-        factor = self._constant(source, factors.astype(q.float_dtype).reshape(-1, *[1] * (-1 - axis)))
-        self._added.append(helper.make_node("Mul", [source, factor], [scaled], name=name))
+        factor = self._factors.constant(source, factors.astype(q.float_dtype).reshape(-1, *[1] * (-1 - axis)))
+        self._factors.added.append(helper.make_node("Mul", [source, factor], [scaled], name=name))
         for n in nodes:
             n.input[0] = scaled
         for reader, t in others:

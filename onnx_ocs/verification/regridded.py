@@ -26,12 +26,12 @@ from onnx_ocs.model.names import Names
 from onnx_ocs.model.nodes import Array, is_op, label
 from onnx_ocs.model.order import mentioned, topological
 from onnx_ocs.model.protobuf import drop_value_info
-from onnx_ocs.model.spill import spill
-from onnx_ocs.model.tensors import is_external
+from onnx_ocs.model.spill import spilled
 from onnx_ocs.qdq.intervals import value_bounds
 from onnx_ocs.qdq.layers import LAYERS
 from onnx_ocs.qdq.quantizer import Quantizer, integer_clip, read_quantizer
 from onnx_ocs.records.grids import Gains, LeftOut, Part, Sixteen, Split, ZeroPoint, read_edits
+from onnx_ocs.verification.factors import Factors
 from onnx_ocs.verification.gained import Gained
 from onnx_ocs.verification.values import Differs
 
@@ -199,14 +199,10 @@ class _Yardstick:
         concat.input[p.input] = p.dequantized
 
     def _constant(self, like: str, value: Array) -> str:
-        name, stored = self.names.fresh(like + "_yardstick"), self.graph.initializers.get(like)
+        stored = spilled(self.graph.initializers.get(like), value)  # a large one stays in a file
         new = self.model.graph.initializer.add()
-        if stored is not None and is_external(stored) and tuple(stored.dims) == value.shape:
-            new.CopyFrom(stored)
-            new.name = name
-            if spill(new, value):  # a large one stays in a file
-                return name
-        new.CopyFrom(numpy_helper.from_array(value, name))
+        new.CopyFrom(numpy_helper.from_array(value) if stored is None else stored)
+        new.name = name = self.names.fresh(like + "_yardstick")
         return name
 
     # ---- zero-points ------------------------------------------------------------------------------------------------
@@ -248,7 +244,7 @@ class _Yardstick:
         alike = all(g.same_parameters(grids[0]) and g.axis == grids[0].axis for g in grids)
         if not alike or len({n.input[0] for n in nodes}) != 1:
             raise Differs(f"{list(e.quantized)} are said to have gains together, and are no grid of one tensor")
-        Gained(self.graph, self._constant, self.added, self.names.fresh).give(nodes, grids[0], e)
+        Gained(Factors(self.graph, self._constant, self.added, self.names.fresh)).give(nodes, grids[0], e)
 
     # ---- 16 bits ----------------------------------------------------------------------------------------------------
 
