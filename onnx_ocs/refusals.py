@@ -163,6 +163,7 @@ CATALOGUE: dict[str, Meaning] = {
     "integer_kernel": Meaning("branch", "the layer that writes it would lose its integer kernel"),
     "widened": Meaning("branch", "an earlier pass has changed its shape"),
     "gained": Meaning("branch", "its channels have gains, so its values are not the float model's"),
+    "many_channels": Meaning("branch", "it has more channels than the equations of a branch have room for"),
     "not_float": Meaning("branch", "its values are not float32"),
     "channel_axis": Meaning("branch", "the channels are neither the second nor the last axis"),
     # ---- a layer that is fitted again ----

@@ -33,6 +33,7 @@ __all__ = ["compensate"]
 
 SLICE = 10  # the opset from which Slice takes steps
 SPILL = 4 << 30  # bytes of float activations that are kept in files
+CHANNELS = 4096  # of a block: their equations take 3 GB; a language model's head would take a hundred times that
 
 
 def compensate(
@@ -127,6 +128,8 @@ def _refuse(
             m.why = "widened"
         elif b.output in gained:
             m.why = "gained"
+        elif b.channels > CHANNELS:
+            m.why = "many_channels"
         elif elements.get(b.output, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
             m.why = "not_float"
     layers = [m for m in menus if not m.why and m.block.kind == "layer"]

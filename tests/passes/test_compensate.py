@@ -370,6 +370,15 @@ def test_odd_models(name: str) -> None:
         assert applied(result), codes(result)
 
 
+def test_more_channels_than_equations_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of a language model has 50,000: their equations would take 50 GB."""
+    model = resnet(Style(bits=2)).model("gemm1")
+    monkeypatch.setattr("onnx_ocs.compensation.compensate.CHANNELS", 8)
+    result = api.rewrite(model, calib=inputs(model, 64), passes=[Compensate(budget=1.0)])
+    wide = {e["output"] for e in result.report["compensations"] if e["channels"] > 8}
+    assert wide and wide.isdisjoint(e["output"] for e in applied(result)) and "many_channels" in codes(result)
+
+
 def inputs_of(model: onnx.ModelProto, count: int) -> dict[str, np.ndarray]:
     initial = {t.name for t in model.graph.initializer}
     keep = onnx.ModelProto()
