@@ -25,6 +25,7 @@ from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan, early_or_late
 from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.search import Trial, best_plan, freed, improve
+from onnx_ocs.planning.timely import Look, timely
 from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.targets.ort import operators
@@ -38,7 +39,6 @@ __all__ = ["Judged", "Spending"]
 HALVED = 10 * float(np.log10(2))  # dB to be gained if every operator leaves the integers; for some, their share
 CHEAPER = 0.97  # of what a budget is lowered to where a plan costs too much
 LOWERINGS = 4
-SLOWER = 6  # times that the time allowed is lowered
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ class Spending:
 
     def price(self, choices: Choices) -> float:
         """Share of extra MACs of a plan, measured on the widened model."""
-        return cost(self.carried_out(choices), self.one, kernels=False).macs / max(self.problem.total, 1) - 1
+        return self._share(self.carried_out(choices))
+
+    def _share(self, new: onnx.ModelProto) -> float:
+        return cost(new, self.one, kernels=False).macs / max(self.problem.total, 1) - 1
 
     def objective(self, choices: Choices) -> tuple[float, float]:
         """A plan's objective and SQNR on samples that no plan is made from."""
@@ -123,11 +126,17 @@ class Spending:
 
     def _in_time(self, choices: Choices) -> bool:
         """Whether a plan keeps to the limit of time, at one look."""
-        limit = self.options.max_latency
-        took = None if limit is None else self._timed(self.carried_out(choices))
-        return took is None or limit is None or took.holds(limit)
+        new = None if self.options.max_latency is None else self.carried_out(choices)
+        took = None if new is None else self.timed(new)
+        return took is None or new is None or took.holds(self.limit(new))
 
-    def _timed(self, new: onnx.ModelProto, seconds: float = SECONDS) -> Compared | None:
+    def limit(self, new: onnx.ModelProto) -> float:
+        """The most time of a widened model, as a ratio to the input's."""
+        most, pace = self.options.max_latency, self.options.pace
+        paced = np.inf if pace is None else pace * (1 + self._share(new))
+        return min(np.inf if most is None else most, paced)
+
+    def timed(self, new: onnx.ModelProto, seconds: float = SECONDS) -> Compared | None:
         """A model's time beside the input's, in the target's runtime."""
         return compared(self.model, new, self.sample, seconds, timing_of(self.options.runtime))
 
@@ -155,31 +164,30 @@ class Spending:
             trial = replace(trial, choices=choices)
         return trial if self.price(trial.choices) <= most + 1e-6 else replace(trial, choices={})
 
-    def _timely(self, problem: Problem, trial: Trial, limit: float, found: dict[str, Any]) -> Trial:
-        """A plan within a ratio of the input's time, measured; without copies there is nothing to measure.
+    def _timely(self, problem: Problem, trial: Trial, found: dict[str, Any]) -> Trial:
+        """A plan within the limit of time, measured."""
+        rest, options = problem.without(trial.dropped), self.options
+        freely, seen = freed(trial.recipe, options), 0
 
-        The prices say what to give up first, the whole file in turns with the input says whether it is enough.
-        """
-        log: list[dict[str, float]] = []
-        allowed, rest = problem.cost(trial.choices).time, problem.without(trial.dropped)
-        for lowering in range(SLOWER + 1):
-            if not makes_copies(trial.choices):
-                break
-            self.context.progress("timing plans", lowering, None)
-            new = self.carried_out(trial.choices)
-            took = decided(partial(self._timed, new), limit)
-            if took is None:
-                break
-            log.append({"allowed": allowed, "ratio": took.ratio, "tolerance": took.tolerance})
-            if took.holds(limit):
-                break
-            over = took.ratio + took.tolerance - 1
-            share = (limit - 1) / over * CHEAPER if limit > 1 and lowering + 1 < SLOWER else 0.0
-            allowed *= share
-            freely = freed(trial.recipe, self.options)
-            lower = Budget(self.options.budget, self.options.ratio, allowed) if share else Budget(None, 0.0)
-            trial = replace(trial, choices=solve(rest, freely, lower))
-        found["time"] = {"limit": limit, "measured": log}
+        def look(plan: Trial, allowed: float) -> Look | None:
+            nonlocal seen
+            self.context.progress("timing plans", seen, None)
+            new, seen = self.carried_out(plan.choices), seen + 1
+            limit = self.limit(new)
+            took = decided(partial(self.timed, new), limit)
+            return None if took is None else Look(plan, allowed, took, limit)
+
+        def again(plan: Trial, allowed: float) -> Trial:
+            budget = Budget(options.budget, options.ratio, allowed) if allowed else Budget(None, 0.0)
+            return replace(plan, choices=solve(rest, freely, budget))
+
+        trial, log = timely(
+            trial, problem.cost(trial.choices).time, look, again, lambda plan: self.objective(plan.choices)[0]
+        )
+        measured = [
+            {"allowed": n.allowed, "ratio": n.took.ratio, "tolerance": n.took.tolerance, "limit": n.limit} for n in log
+        ]
+        found["time"] = {"limit": log[-1].limit if log else options.max_latency, "measured": measured}
         return trial
 
     # ---- a budget ---------------------------------------------------------------------------------------------------
@@ -210,7 +218,7 @@ class Spending:
         if options.budget is not None:
             trial = self._affordable(problem, trial, options.budget)
         if options.max_latency is not None:
-            trial = self._timely(problem, trial, options.max_latency, {} if found is None else found)
+            trial = self._timely(problem, trial, {} if found is None else found)
         after = self.objective(trial.choices)
         gains = all(worth(self.before, found, self.judge.objective) for found in (after, unseen))
         if gains and self.surely(trial.choices):
@@ -313,7 +321,7 @@ class Spending:
             if in_macs:
                 trial = self._affordable(problem, trial, allowed)
             if self.options.max_latency is not None:
-                trial = self._timely(problem, trial, self.options.max_latency, found)
+                trial = self._timely(problem, trial, found)
             macs, ratio = self.price(trial.choices), problem.cost(trial.choices).ratio
             value = target.value(measure(Plan(self.hash, problem.planned(trial.choices))))
             entry = {"allowed": allowed, "plan": trial.name, "extra_macs": macs, "mean_copies": ratio, "got": value}

@@ -32,6 +32,7 @@ from onnx_ocs.planning.fitted import behind_a_fit
 from onnx_ocs.planning.later import later
 from onnx_ocs.planning.objective import Judge, first_feeds, first_samples, held_out, looked_at
 from onnx_ocs.planning.options import PlanOptions
+from onnx_ocs.planning.pace import too_slow
 from onnx_ocs.planning.peaks_first import peaks_first
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.planning.prices import find_prices
@@ -140,7 +141,7 @@ def make_plan(
         judged = spending.reach(options.target, measure, found)
     else:
         best, start = partial(_weighed, lambda o: _posed(bench, o).damaged(damage)), spending
-        spending, judged = best(start, found)
+        start, (spending, judged) = _in_time(start, best, partial(_priced, model, bench, context=context), found)
         if options.refitted and measure is not None and start.options.effort == "full":
             spending, judged = behind_a_fit((spending, judged), start, best, measure, found)
     trial = judged.trial
@@ -152,6 +153,23 @@ def make_plan(
     made = Plan(bench.hash, spending.problem.planned(trial.choices), _predicted(spending, judged), excluded)
     _log(made, spending)
     return made, found
+
+
+def _in_time(
+    start: Spending,
+    best: Callable[[Spending, dict[str, Any]], tuple[Spending, Judged]],
+    priced: Callable[[Problem, PlanOptions], Problem],
+    found: dict[str, Any],
+) -> tuple[Spending, tuple[Spending, Judged]]:
+    """The best plan, and the search that led to it: with prices in time where a plan without takes far too long."""
+    made = best(start, found)
+    slow = too_slow(*made)
+    if slow is None:
+        return start, made
+    start = replace(start, options=slow.options, problem=priced(start.problem, slow.options))
+    made = best(start, found)
+    found["time"]["measured"].insert(0, slow.measured)
+    return start, made
 
 
 def _weighed(

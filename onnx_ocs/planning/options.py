@@ -28,6 +28,8 @@ class PlanOptions:
     most time that the rewritten file may take, as a ratio to the input's; None for no limit.  A plan with copies is
     timed against the input and cut back until it holds, so the same call may make another plan on another day; the plan
     itself, applied again, makes the same file.  A plan without copies is not timed: it adds nothing.
+    `pace` limits time by multiply-accumulates: a plan that makes a share of m more takes at most `pace` times 1 + m.
+    Without a `max_latency` beside it, that is asked only of plans that are far beyond it (`onnx_ocs.planning.pace`).
     With `refitted`, weights are fitted again behind the plan, and plans are judged with them
     (`onnx_ocs.planning.fitted`).
     With a `target`, the quality to reach at the least cost, `budget` or `ratio` is the most that may be spent, and the
@@ -50,6 +52,7 @@ class PlanOptions:
     )
     ratio: float | None = option(None, RATIO)
     max_latency: float | None = None
+    pace: float | None = None
     target: Target | None = None
     refitted: bool = False
     copies: int = option(15, COPIES)

@@ -100,21 +100,23 @@ class TimedEntry(TypedDict):
     """A plan that was timed against the model as it is.
 
     Attributes:
-        allowed: share of extra time that its copies cost by their prices.
+        allowed: share of extra time that its copies cost by their prices; of one that was made without, what it took.
         ratio: that was measured.
         tolerance: how far that may be off.
+        limit: the most that it may be.
     """
 
     allowed: float
     ratio: float
     tolerance: float
+    limit: NotRequired[float]
 
 
 class TimeEntry(TypedDict):
     """How a plan was cut back until it held a limit of time.
 
     Attributes:
-        limit: the largest ratio to the input's time.
+        limit: the largest ratio to the input's time; by multiply-accumulates, that of the last plan.
         measured: plans, one after the other; empty where there are no copies, and where nothing could be timed.
     """
 

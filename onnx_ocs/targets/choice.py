@@ -7,7 +7,7 @@ from typing import Literal
 
 from onnx_ocs.options import Option
 
-__all__ = ["RUNTIME", "Runtime", "is_timed", "time_of"]
+__all__ = ["RUNTIME", "SLACK", "Runtime", "is_timed", "time_of"]
 
 SLACK = 1.15  # times what multiply-accumulates say
 
@@ -29,7 +29,8 @@ def is_timed(runtime: Runtime) -> bool:
 def time_of(runtime: Runtime, budget: float | None) -> float | None:
     """The ratio of time that a budget of multiply-accumulates stands for; None where it bounds no time.
 
-    In onnxruntime it does not: there operators that leave the integers are counted, and weighed against the gain.
-    In another runtime nobody counts them, and a copy may take ten times as long as its multiply-accumulates say.
+    In onnxruntime operators that leave the integers are counted, and weighed against the gain: only a plan that takes
+    far longer than its multiply-accumulates say is made again (`onnx_ocs.planning.pace`).  In another runtime nobody
+    counts them, and a copy may take ten times as long.
     """
     return SLACK * (1 + budget) if budget and is_timed(runtime) else None

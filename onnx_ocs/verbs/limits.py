@@ -46,10 +46,11 @@ def _has_shorts(grids: Sequence[Mapping[str, Any]]) -> bool:
 
 def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
     """Sentences about a limit of time; none where there is no limit, or nothing to tell."""
-    limit = None if options is None else options.max_latency
+    time = outcome.planned.get("time", {})
+    limit = time.get("limit", None if options is None else options.max_latency)
     if limit is None or not outcome.changed:
         return []
-    notes, timed = [], outcome.planned.get("time", {}).get("measured", ())
+    notes, timed = [], time.get("measured", ())
     if timed:
         last = timed[-1]
         notes.append(

@@ -19,7 +19,7 @@ from onnx_ocs.passes import Translate
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.targets import choice
-from onnx_ocs.targets.choice import time_of
+from onnx_ocs.targets.choice import SLACK, time_of
 
 
 def given(**values: Any) -> Given:
@@ -79,11 +79,13 @@ def test_options_that_do_not_go_together(values: dict[str, Any], calib: str | No
         ({"max_latency": "1.25", "budget": 0.3}, PlanOptions(budget=0.3, max_latency=1.25)),
         ({"max_latency": "2", "ratio": 0.5}, PlanOptions(budget=None, ratio=0.5, max_latency=2.0)),
         ({"max_latency": "2", "target_sqnr": 20.0}, PlanOptions(1.0, max_latency=2.0, target=Target("sqnr", 20.0))),
-        ({"budget": 0.3}, PlanOptions(budget=0.3)),
+        ({"budget": 0.3}, PlanOptions(budget=0.3, pace=SLACK)),
+        ({"budget": 0.3, "max_latency": "none"}, PlanOptions(budget=0.3)),
+        ({"budget": 0.0}, PlanOptions(budget=0.0)),
         ({"ratio": 0.0}, PlanOptions(budget=None, ratio=0.0)),
         ({"target_sqnr": 20.0}, PlanOptions(budget=1.0, target=Target("sqnr", 20.0))),
         ({"target_agreement": 0.0}, PlanOptions(budget=1.0, target=Target("agreement", 0.0))),
-        ({"target_sqnr": 20.0, "budget": 0.2}, PlanOptions(budget=0.2, target=Target("sqnr", 20.0))),
+        ({"target_sqnr": 20.0, "budget": 0.2}, PlanOptions(budget=0.2, pace=SLACK, target=Target("sqnr", 20.0))),
         ({"target_sqnr": 20.0, "ratio": 0.2}, PlanOptions(budget=None, ratio=0.2, target=Target("sqnr", 20.0))),
         ({"include": ["a", "b*"], "rescale": False}, PlanOptions(max_latency=1.1, include=("a", "b*"), rescale=False)),
         ({"stats": Path("s.npz")}, PlanOptions(max_latency=1.1, stats=Path("s.npz"))),

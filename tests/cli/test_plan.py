@@ -11,6 +11,7 @@ import pytest
 from onnx_ocs import api
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
+from onnx_ocs.targets.choice import SLACK
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -36,7 +37,7 @@ def test_what_is_asked(run, asked: list[tuple[Any, ...]], tmp_path: Path) -> Non
     code, _, err = run(*BASIC, "--budget", "0.2", "--sweep", "0.05,0.1", "--seed", "3", "--samples", "9")
     assert (code, err) == (0, "")
     (args,) = asked
-    assert args[:7] == (DIGITS, str(CALIB), PlanOptions(budget=0.2), None, 3, 9, [0.05, 0.1])
+    assert args[:7] == (DIGITS, str(CALIB), PlanOptions(budget=0.2, pace=SLACK), None, 3, 9, [0.05, 0.1])
     assert json.loads((tmp_path / "p.json").read_text())["model"] == "abc"
 
 

@@ -21,6 +21,7 @@ from onnx_ocs.passes.regrid import Regrid
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
+from onnx_ocs.targets.choice import SLACK
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "digits.w8a2.onnx"
@@ -61,7 +62,7 @@ def asked(run, monkeypatch: pytest.MonkeyPatch) -> Any:
         (["--calib", CALIB], [Regrid(), Translate(), Reconstruct()], PlanOptions(max_latency=1.1)),
         (["--calib", CALIB, "--select", "mass"], [Regrid(), Translate(), Reconstruct()], None),
         (["--calib", CALIB, "--budget", "0.3", "--mode", "early"], [Regrid(), Translate(mode="early"), Reconstruct()],
-         PlanOptions(budget=0.3, mode="early")),
+         PlanOptions(budget=0.3, pace=SLACK, mode="early")),
         (["--calib", CALIB, "--ratio", "0.3"], [Regrid(), Translate(0.3), Reconstruct()],
          PlanOptions(budget=None, ratio=0.3)),
         (["--calib", CALIB, "--target-sqnr", "20", "--effort", "quick", "--objective", "kl"],
@@ -197,7 +198,7 @@ AUTO = Auto((Regrid(), Translate(), Reconstruct(), Compensate()))
         ([], PlanOptions(budget=None, max_latency=1.1)),
         (["--max-latency", "1.3"], PlanOptions(budget=None, max_latency=1.3)),
         (["--max-latency", "none"], PlanOptions(budget=1.0)),
-        (["--budget", "0.2"], PlanOptions(budget=0.2)),
+        (["--budget", "0.2"], PlanOptions(budget=0.2, pace=SLACK)),
         (["--target-sqnr", "20"], PlanOptions(budget=1.0, target=Target("sqnr", 20.0))),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from covering import every_other
 
 import onnx_ocs
 from onnx_ocs.model.graph import Graph
@@ -56,7 +57,7 @@ def test_no_kernel_is_lost(name: str) -> None:
         assert applied(result) and result.report["verification"]["verdict"] == "PASSED"
 
 
-@pytest.mark.parametrize("name", zoo.CASES)
+@pytest.mark.parametrize("name", every_other(zoo.CASES))
 def test_small_networks(name: str) -> None:
     model, _ = zoo.build(name)
     result = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "integer")], verify=False)

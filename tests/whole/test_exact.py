@@ -26,7 +26,7 @@ from onnx_ocs.regions.region import Region
 MODES = ("auto", "late", "early")
 COPIES = ((0.5, 1), (1, 2))
 MIXED = [(m, *k) for k, m in zip(COPIES * 3, MODES * 2, strict=True)]  # neighbours differ in mode and copies
-MATRIX = in_turn([c.name for c in zoo.TOPOLOGIES], MIXED, each=2)
+MATRIX = in_turn([c.name for c in zoo.TOPOLOGIES], MIXED)
 MATRIX += in_turn([c.name for c in (*zoo.VARIANTS, *zoo.DIALECTS)], MIXED[:2])
 
 

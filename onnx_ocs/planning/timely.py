@@ -1,0 +1,118 @@
+"""A plan within a limit of time: prices say what to give up, the whole file in turns with the input if it is enough.
+
+Prices are those of cut-outs, so a whole plan takes less or more time than they add up to.  What takes too long is cut
+back in proportion.  What that leaves over is spent again, as far as a line between both plans says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnx_ocs.measurement.latency import Compared
+from onnx_ocs.planning.choices import makes_copies
+from onnx_ocs.planning.search import Trial
+
+__all__ = ["SLOWER", "Look", "timely"]
+
+CHEAPER = 0.97  # of what the time allowed is lowered to
+SLOWER = 6  # times that it is lowered
+RAISES = 2  # times that it is raised again
+ROOM = 0.1  # of the extra time that a limit allows: so much may be left over
+
+
+@dataclass(frozen=True)
+class Look:
+    """A plan that was timed.
+
+    Attributes:
+        trial: the plan.
+        allowed: share of extra time that its copies may cost by their prices.
+        took: its time beside the input's.
+        limit: the most that it may be.
+    """
+
+    trial: Trial
+    allowed: float
+    took: Compared
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it does, even if the time is off by its tolerance."""
+        return self.took.holds(self.limit)
+
+    @property
+    def extra(self) -> float:
+        """Share of extra time, by the most that it may be."""
+        return self.took.ratio + self.took.tolerance - 1
+
+    @property
+    def left(self) -> float:
+        """Share of time that the limit leaves."""
+        return self.limit - 1 - self.extra
+
+
+def timely(
+    trial: Trial,
+    allowed: float,
+    look: Callable[[Trial, float], Look | None],
+    again: Callable[[Trial, float], Trial],
+    objective: Callable[[Trial], float],
+) -> tuple[Trial, list[Look]]:
+    """A plan that holds its limit; without copies there is nothing to measure.
+
+    Args:
+        trial: a plan.
+        allowed: share of extra time that its copies cost by their prices.
+        look: carries a plan out and times it; None where it cannot be timed.
+        again: the plan made again within another share of time; 0 is without copies.
+        objective: what a plan leaves wrong on samples that it was not made from.
+
+    Returns:
+        The plan, and what was timed, in turn; the last is the plan itself.
+    """
+    log: list[Look] = []
+    for lowering in range(SLOWER + 1):
+        seen = look(trial, allowed) if makes_copies(trial.choices) else None
+        if seen is None:
+            return trial, log
+        log.append(seen)
+        if seen.holds:
+            break
+        share = (seen.limit - 1) / seen.extra * CHEAPER if seen.limit > 1 and lowering + 1 < SLOWER else 0.0
+        allowed *= share
+        trial = again(trial, allowed)
+    if len(log) > 1:
+        low = _raised(log[-1], log[-2], look, again, objective, log)
+        log += [low] if low is not log[-1] else []
+        trial = low.trial
+    return trial, log
+
+
+def _raised(
+    low: Look,
+    high: Look,
+    look: Callable[[Trial, float], Look | None],
+    again: Callable[[Trial, float], Trial],
+    objective: Callable[[Trial], float],
+    log: list[Look],
+) -> Look:
+    """The best plan between one that holds its limit, with room left, and one that does not."""
+    best, error = low, objective(low.trial)
+    for _ in range(RAISES):
+        if low.left <= ROOM * (low.limit - 1) or high.extra <= low.extra:
+            break
+        part = min(low.left / (high.extra - low.extra), 1.0) * CHEAPER
+        allowed = low.allowed + part * (high.allowed - low.allowed)
+        seen = look(again(low.trial, allowed), allowed)
+        if seen is None:
+            break
+        log.append(seen)
+        if not seen.holds:
+            high = seen
+            continue
+        low = seen
+        if (found := objective(seen.trial)) < error:
+            best, error = seen, found
+    return best
