@@ -209,8 +209,8 @@ class Time:
         "with --budget or --ratio both do. Files for OpenVINO are timed there, where it is installed, all others in "
         "onnxruntime.",
         metavar="X",
-        shown="1.1; with --budget 1.15 times what the multiply-accumulates that are made say, in onnxruntime asked of "
-        "plans only that take more than 1.3 times that; with --ratio or --target-* none",
+        shown="1.1; with --budget 1.15 times what the multiply-accumulates that are made say, in onnxruntime for "
+        "plans only that are far beyond; with --ratio or --target-* none",
     )
 
     panel: ClassVar[str] = PANEL
