@@ -65,7 +65,7 @@ class Inputs:
 
     def regular(self, ridge: float) -> Array:
         """H + lambda I, (1, K, K)."""
-        found = self.h.copy()
+        found = _product(self.x, self.x) if self.few else self.h.copy()
         found[np.diag_indices_from(found)] += ridge * self.level
         return found[None]
 

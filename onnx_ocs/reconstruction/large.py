@@ -18,8 +18,9 @@ from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.equations import Inputs, Rows
 from onnx_ocs.reconstruction.folds import Fold
-from onnx_ocs.reconstruction.linear import LinearMap
+from onnx_ocs.reconstruction.linear import WIDE, LinearMap
 from onnx_ocs.reconstruction.pairing import Pair
+from onnx_ocs.reconstruction.rounding import Weights
 from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.reconstruction.solve import RIDGES, Problem, Solution, problem, rounded
 from onnx_ocs.reconstruction.write import Values, smallest, values_of
@@ -37,7 +38,8 @@ NO_GAIN = "no_gain", "no fit is finite on held-out samples"
 
 def is_large(layer: LinearMap) -> bool:
     """Whether a layer is fitted some outputs at a time."""
-    return layer.is_matrix and layer.tie is None and layer.rows.size * layer.columns.size > LARGE
+    much = layer.rows.size * layer.columns.size > LARGE or layer.columns.size > WIDE
+    return layer.is_matrix and layer.tie is None and much
 
 
 def at_once(layers: Sequence[LinearMap]) -> int:
@@ -163,12 +165,12 @@ def fit(kept: Kept, pair: Pair, free: bool, folder: Path, graph: Graph) -> Found
     judges = ~both if (~both).any() else both
     solving, judging = seen(both), seen(judges)
     x = x[:0]
-    h = solving.regular(ridge)
+    counted = Weights(solving.regular(ridge))
     result = _Result(layer)
     for k in range(1, len(kept.parts)):
         t, p = aims(k), _problem(kept, k, pair, free)
         mine = solving.aiming(t[both])
-        s = rounded(p, mine.best(mine.start(p.prior), ridge), h, ridge, mine.bias)
+        s = rounded(p, mine.best(mine.start(p.prior), ridge), counted, ridge, mine.bias)
         result.add(kept.parts[k], p, s, judging.aiming(t[judges]))
     return result.found(ridge, kept.number, folder, graph)
 

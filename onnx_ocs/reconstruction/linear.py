@@ -26,9 +26,10 @@ from onnx_ocs.reconstruction.stored import Stored, read_stored
 from onnx_ocs.refusals import Refusal
 from onnx_ocs.regions.wide import Wide
 
-__all__ = ["LinearMap", "canonical", "read_maps"]
+__all__ = ["WIDE", "LinearMap", "canonical", "read_maps"]
 
-WIDEST = 8192  # inputs of one output beyond which the moments would not fit memory
+WIDE = 8192  # inputs of one output, of which every fold has moments of its own
+WIDEST = 11264  # of a matrix that is fitted in parts: moments, what they are made of and their factor are 1 GB each
 Side = Literal["left", "right"]
 
 
@@ -221,8 +222,9 @@ def _map(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Mapp
     if form is None:
         return Refusal("weight_form", f"a weight of {len(weight.chain.shape)} axes is no matrix", at)
     positions, columns = form
-    if positions.shape[2] > WIDEST:
-        return Refusal("too_wide", f"each output reads {positions.shape[2]} inputs, more than {WIDEST}", at)
+    most = WIDEST if is_op(node, "MatMul", "Gemm") else WIDE
+    if positions.shape[2] > most:
+        return Refusal("too_wide", f"each output reads {positions.shape[2]} inputs, more than {most}", at)
     axis = {"MatMul": -1 if index else -2}.get(node.op_type, 1)
     groups, inside, _ = positions.shape
     rows = outputs = np.arange(groups * inside).reshape(groups, inside)

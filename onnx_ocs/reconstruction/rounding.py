@@ -9,13 +9,41 @@ in units of the grid: u is the wanted weight divided by its scale, plus the zero
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["descend", "distance", "feed_back"]
+__all__ = ["Weights", "descend", "distance", "feed_back"]
 
 BLOCK = 64  # inputs that are rounded before the others hear of it
+
+
+class Weights:
+    """What errors of the inputs' integers count, and its factor, made once for all outputs that are rounded by it.
+
+    Attributes:
+        h: positive definite, (G, K, K).
+    """
+
+    def __init__(self, h: Array) -> None:
+        """Take H."""
+        self.h = h
+
+    @cached_property
+    def order(self) -> Array:
+        """The inputs from the smallest diagonal up, (G, K): the last is rounded first."""
+        return np.argsort(np.diagonal(self.h, axis1=1, axis2=2), axis=1, kind="stable")
+
+    @cached_property
+    def lower(self) -> Array:
+        """The Cholesky factor of H in that order, every column divided by its diagonal, (G, K, K)."""
+        moved = np.stack([h[np.ix_(o, o)] for h, o in zip(self.h, self.order, strict=True)])
+        found = np.linalg.cholesky(moved)
+        del moved
+        found /= np.diagonal(found, axis1=1, axis2=2)[:, None, :].copy()
+        return found
 
 
 def distance(q: Array, u: Array, h: Array) -> Array:
@@ -24,22 +52,19 @@ def distance(q: Array, u: Array, h: Array) -> Array:
     return np.asarray(((d @ h) * d).sum(2))
 
 
-def feed_back(u: Array, h: Array, low: int, high: int) -> Array:
+def feed_back(u: Array, weights: Weights, low: int, high: int) -> Array:
     """Round row by row, each rounding error made good by the inputs that are not yet rounded.
 
     Args:
         u: what is wanted, (G, m, K).
-        h: positive definite, (G, K, K).
+        weights: what errors count.
         low: smallest integer.
         high: largest.
 
     Returns:
         The integers, float64 (G, m, K).
     """
-    order = np.argsort(np.diagonal(h, axis1=1, axis2=2), axis=1, kind="stable")
-    moved = np.take_along_axis(np.take_along_axis(h, order[:, :, None], 1), order[:, None, :], 2)
-    lower = np.linalg.cholesky(moved)
-    lower /= np.diagonal(lower, axis1=1, axis2=2)[:, None, :]  # column k by its diagonal
+    order, lower = weights.order, weights.lower
     w = np.take_along_axis(u.transpose(0, 2, 1), order[:, :, None], 1)  # (G, K, m): what is rounded lies together
     q, left = np.empty_like(w), np.zeros_like(w)  # left: what was wanted minus what it was rounded to
     size = w.shape[1]

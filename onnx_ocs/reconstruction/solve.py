@@ -18,7 +18,7 @@ import numpy as np
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Moments, added
-from onnx_ocs.reconstruction.rounding import descend, distance, feed_back
+from onnx_ocs.reconstruction.rounding import Weights, descend, distance, feed_back
 
 __all__ = [
     "RIDGES", "Problem", "Solution", "best", "choose_ridge", "gained", "mean_bias", "problem", "rounded", "solve",
@@ -234,26 +234,26 @@ def solve(p: Problem, m: Moments, ridge: float) -> Solution:
         ridge: as chosen.
     """
     target, h = best(m, p.prior, ridge)
-    return rounded(p, target, h, ridge, lambda w: mean_bias(m, w))
+    return rounded(p, target, Weights(h), ridge, lambda w: mean_bias(m, w))
 
 
-def rounded(p: Problem, target: Array, h: Array, ridge: float, bias: Callable[[Array], Array]) -> Solution:
+def rounded(p: Problem, target: Array, weights: Weights, ridge: float, bias: Callable[[Array], Array]) -> Solution:
     """Integers, scales and bias near W*.
 
     Args:
         p: the layer.
         target: W*, (G, m, K).
-        h: H + lambda I.
+        weights: H + lambda I.
         ridge: as chosen.
         bias: gives the bias that goes with weights.
     """
     if np.any(p.stretch != 1):
-        h = h * p.stretch * p.stretch.transpose(0, 2, 1)
+        weights = Weights(weights.h * p.stretch * p.stretch.transpose(0, 2, 1))
     wanted = target / (p.scale * p.stretch)
     factors = _factors(p, wanted)
-    q, factor = _round(p, wanted, h, factors)
+    q, factor = _round(p, wanted, weights, factors)
     if p.few:
-        q, factor = _refine(p, wanted, h, q, factor)
+        q, factor = _refine(p, wanted, weights.h, q, factor)
     weight = p.weight(q, factor)
     return Solution(q, factor, weight, bias(weight) if p.centred else np.zeros(weight.shape[:2]), ridge)
 
@@ -263,15 +263,15 @@ def _units(p: Problem, wanted: Array, factor: Array) -> Array:
     return np.asarray(wanted * (p.scale / p.scaled(factor)) + p.zero)
 
 
-def _round(p: Problem, wanted: Array, h: Array, factors: Sequence[Array]) -> tuple[Array, Array]:
+def _round(p: Problem, wanted: Array, weights: Weights, factors: Sequence[Array]) -> tuple[Array, Array]:
     """Integers for the best of some factors, chosen for each scale."""
     groups, rows, _ = wanted.shape
     u = np.concatenate([_units(p, wanted, f) for f in factors], axis=1)
-    q = feed_back(u, h, p.low, p.high)
+    q = feed_back(u, weights, p.low, p.high)
     if len(factors) == 1:
         return q, factors[0]
     assert p.owner is not None
-    errors = distance(q, u, h).reshape(groups, len(factors), rows).transpose(1, 0, 2)
+    errors = distance(q, u, weights.h).reshape(groups, len(factors), rows).transpose(1, 0, 2)
     errors = np.stack([e * (p.scaled(f) ** 2)[:, :, 0] for e, f in zip(errors, factors, strict=True)])
     chosen = _shared(p, errors).argmin(0)
     factor = np.stack(factors)[chosen, np.arange(p.scales)]

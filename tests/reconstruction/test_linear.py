@@ -11,6 +11,7 @@ from onnx import helper
 from zoo import execute
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.reconstruction import large, linear
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
@@ -61,3 +62,26 @@ def test_a_weight_that_others_read_is_refused(one_layer: Any) -> None:
     model.graph.output.append(onnx.ValueInfoProto(name="z"))
     (found,) = find_maps(Graph(model))
     assert isinstance(found, Refusal) and found.code == "weight_shared"
+
+
+@pytest.mark.parametrize("inputs, refused", [(8, False), (9, False), (12, False), (13, True)])
+def test_how_many_inputs_a_matrix_may_have(
+    one_layer: Any, monkeypatch: pytest.MonkeyPatch, inputs: int, refused: bool
+) -> None:
+    """Beyond what moments of every fold have room for, a matrix is fitted in parts; more are too many."""
+    monkeypatch.setattr(linear, "WIDE", 8)
+    monkeypatch.setattr(large, "WIDE", 8)
+    monkeypatch.setattr(linear, "WIDEST", 12)
+    model, _ = one_layer("Gemm", (5, inputs), (inputs, 4), 4)
+    (found,) = find_maps(Graph(model))
+    if refused:
+        assert isinstance(found, Refusal) and found.code == "too_wide"
+    else:
+        assert isinstance(found, LinearMap) and large.is_large(found) == (inputs > 8)
+
+
+def test_how_many_inputs_a_kernel_may_have(one_layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "WIDE", 8)
+    model, _ = one_layer("Conv", (1, 3, 5), (2, 3, 3), 2)
+    (found,) = find_maps(Graph(model))
+    assert isinstance(found, Refusal) and found.code == "too_wide"

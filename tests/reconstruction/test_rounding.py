@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from onnx_ocs.reconstruction.rounding import descend, distance, feed_back
+from onnx_ocs.reconstruction.rounding import Weights, descend, distance, feed_back
 
 RNG = np.random.default_rng(0)
 
@@ -21,7 +21,7 @@ def test_error_feedback_beats_the_nearest_integers() -> None:
     h = x.astype(np.float64).transpose(0, 2, 1) @ x + np.eye(90)
     u = RNG.uniform(-3, 3, (3, 8, 90))
     nearest = np.clip(np.rint(u), -3, 3)
-    q = feed_back(u, h, -3, 3)
+    q = feed_back(u, Weights(h), -3, 3)
     better = descend(q, u, h, -3, 3, 3)
     assert np.array_equal(q, np.clip(np.rint(q), -3, 3)) and np.array_equal(better, np.clip(np.rint(better), -3, 3))
     errors = [distance(v, u, h) for v in (nearest, q, better)]
@@ -33,7 +33,7 @@ def test_descent_ends_where_no_single_integer_helps() -> None:
     x = correlated(1, 60, 4)
     h = x.astype(np.float64).transpose(0, 2, 1) @ x + np.eye(4)
     u = RNG.uniform(-2, 2, (1, 3, 4))
-    q = descend(feed_back(u, h, -2, 2), u, h, -2, 2, 50)
+    q = descend(feed_back(u, Weights(h), -2, 2), u, h, -2, 2, 50)
     here = distance(q, u, h)
     for k, value in product(range(4), range(-2, 3)):
         other = q.copy()
@@ -44,4 +44,4 @@ def test_descent_ends_where_no_single_integer_helps() -> None:
 def test_independent_inputs_are_rounded_to_the_nearest() -> None:
     u = RNG.uniform(-9, 9, (2, 5, 70))
     h = np.broadcast_to(np.diag(RNG.uniform(1, 2, 70)), (2, 70, 70))
-    assert np.array_equal(feed_back(u, h, -7, 7), np.clip(np.rint(u), -7, 7))
+    assert np.array_equal(feed_back(u, Weights(h), -7, 7), np.clip(np.rint(u), -7, 7))
