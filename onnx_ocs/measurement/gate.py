@@ -16,6 +16,7 @@ import onnx
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.labels import labels_of
 from onnx_ocs.measurement.metric import evaluate
+from onnx_ocs.measurement.passages import apart, passages
 from onnx_ocs.measurement.yardstick import Yardstick, outputs_of
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import as_written
@@ -61,7 +62,15 @@ class Judge:
         given = feeds()
         self._masks = [mask(f) for f in given]
         self._labels = [] if self.metric is None else [labels_of(f) for f in given]
-        self.yardstick = Yardstick(self.outputs, _masked(self.references, self._masks))
+        counted = [o.name for o in self.outputs if o.weight > 0]
+        pairs = zip(given, self.references, strict=True)
+        self._passages = [passages(f, [r[n] for n in counted]) for f, r in pairs]
+        self.yardstick = Yardstick(self.outputs, self._parted(self.references))
+
+    def _parted(self, found: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        """Outputs of all feeds, passage by passage; rows that do not count are 0."""
+        masked = zip(_masked(found, self._masks), self._passages, strict=True)
+        return [part for f, where in masked for part in apart(f, where)]
 
     def _run(self, model: onnx.ModelProto, names: Mapping[str, str]) -> list[dict[str, Array]]:
         """For every feed, the outputs by our names."""
@@ -77,12 +86,12 @@ class Judge:
         """How far a model is from the float one.
 
         Returns:
-            Errors by part and feed, (parts, feeds), each part's add up to its error; and the user's metric, 0 where
-            there is none.
+            Errors by part and feed, (parts, feeds), each part's add up to its error; passages of text
+            (`onnx_ocs.measurement.passages`) count as feeds.  And the user's metric, 0 where there is none.
         """
         found = self._run(model, {o.name: o.name for o in self.outputs})
-        noise = [self.yardstick.noise(k, f) for k, f in enumerate(_masked(found, self._masks))]
-        shape = len(found), len(self.yardstick.parts)
+        noise = [self.yardstick.noise(k, f) for k, f in enumerate(self._parted(found))]
+        shape = len(noise), len(self.yardstick.parts)
         return self.yardstick.shares(np.asarray(noise).reshape(shape)), self._measured(found)
 
     def _measured(self, found: Sequence[Mapping[str, Array]]) -> float:

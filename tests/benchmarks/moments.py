@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from onnx_ocs import api
+from onnx_ocs.measurement.gate import Judge
 from onnx_ocs.reconstruction.fit import Fitting
 from onnx_ocs.reconstruction.forward import Forward
-from onnx_ocs.reconstruction.gate import Judge
 from onnx_ocs.reconstruction.moments import Sums
 from onnx_ocs.reconstruction.shelf import Shelf
 

@@ -158,3 +158,28 @@ def test_labels_may_lose_an_answer() -> None:
 
     assert choose(2, losses) == frozenset()
     assert choose(2, losses, np.ones(2), np.asarray([0.0, 0.01])) == frozenset(range(2))
+
+
+def test_passages_of_text_are_judged_one_by_one() -> None:
+    """The errors of a long text are those of its passages; together they are what they were."""
+    ids = TensorProto.INT64
+    info = [helper.make_tensor_value_info("x", ids, ["N", 96]), helper.make_tensor_value_info("y", 1, ["N", 96, 3])]
+
+    def embedding(off: np.ndarray) -> onnx.ModelProto:
+        table = words + off
+        graph = helper.make_graph(
+            [helper.make_node("Gather", ["t", "x"], ["y"])], "g", info[:1], info[1:],
+            [numpy_helper.from_array(table.astype(np.float32), "t")],
+        )  # fmt: skip
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    words = np.random.default_rng(5).standard_normal((10, 3))
+    off = np.zeros((10, 3))
+    off[7] = 0.5  # one word is wrong; it stands in the second passage
+    x = np.full((1, 96), 2)
+    x[0, 40] = 7
+    judge = judge_of(embedding(0 * off), [{"x": x}, {"x": x}])
+    (errors,) = judge.losses(embedding(off))[0]
+    assert errors.shape == (6,) and np.flatnonzero(errors).tolist() == [1, 4]
+    y = words[x]
+    assert errors.sum() == pytest.approx(0.75 / (y**2).sum(), rel=1e-4)
