@@ -29,6 +29,7 @@ __all__ = ["FEW_ROWS", "NOT_FINITE", "NO_GAIN", "Found", "Kept", "at_once", "fit
 
 LARGE = 1 << 22  # values of a weight beyond which it is fitted in parts: the others take 28 times their float64
 PART = 1 << 23  # of so many values
+BESIDE = 1 << 21  # values of layers that are solved side by side
 SPREAD = 1024  # outputs on which the ridge is chosen
 # why a layer stays, of whatever size: code and sentence
 FEW_ROWS = "few_rows", "too few samples reach it"
@@ -43,8 +44,8 @@ def is_large(layer: LinearMap) -> bool:
 
 
 def at_once(layers: Sequence[LinearMap]) -> int:
-    """How many layers that are not large are solved side by side: as many as take the memory of a part."""
-    return max(1, PART // max((x.rows.size * x.columns.shape[1] for x in layers), default=1))
+    """How many layers that are not large are solved side by side."""
+    return max(1, BESIDE // max((x.rows.size * x.columns.shape[1] for x in layers), default=1))
 
 
 def sample(layer: LinearMap) -> LinearMap:

@@ -135,11 +135,11 @@ def test_too_few_rows(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert large.fit(kept, Pair("y", False, None, None), True, tmp_path, graph) == large.FEW_ROWS
 
 
-def test_layers_side_by_side_take_the_memory_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_side_by_side_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     _, layers = layers_of(build("matmul_relu")[0])
     size = max(x.rows.size * x.columns.size for x in layers)
     for part, wanted in ((3 * size, 3), (size - 1, 1)):
-        monkeypatch.setattr(large, "PART", part)
+        monkeypatch.setattr(large, "BESIDE", part)
         assert at_once(layers) == wanted
     assert at_once([]) > 1
 
