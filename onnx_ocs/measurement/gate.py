@@ -62,14 +62,15 @@ class Judge:
         given = feeds()
         self._masks = [mask(f) for f in given]
         self._labels = [] if self.metric is None else [labels_of(f) for f in given]
-        counted = [o.name for o in self.outputs if o.weight > 0]
-        pairs = zip(given, self.references, strict=True)
-        self._passages = [passages(f, [r[n] for n in counted]) for f, r in pairs]
+        self._counted = [o.name for o in self.outputs if o.weight > 0]
+        told = zip(given, self.references, self._masks, strict=True)
+        self._passages = [passages(f, [r[n] for n in self._counted], mask) for f, r, mask in told]
         self.yardstick = Yardstick(self.outputs, self._parted(self.references))
 
     def _parted(self, found: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
         """Outputs of all feeds, passage by passage; rows that do not count are 0."""
-        masked = zip(_masked(found, self._masks), self._passages, strict=True)
+        counted = [{n: f[n] for n in self._counted} for f in found]
+        masked = zip(_masked(counted, self._masks), self._passages, strict=True)
         return [part for f, where in masked for part in apart(f, where)]
 
     def _run(self, model: onnx.ModelProto, names: Mapping[str, str]) -> list[dict[str, Array]]:

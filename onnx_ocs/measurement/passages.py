@@ -19,12 +19,13 @@ __all__ = ["LENGTH", "apart", "passages"]
 LENGTH = 32  # tokens of a passage, at least
 
 
-def passages(feed: Mapping[str, Array], outputs: Sequence[Array]) -> list[slice]:
+def passages(feed: Mapping[str, Array], outputs: Sequence[Array], mask: Array | None = None) -> list[slice]:
     """Where a feed's outputs are parted, along their second axis; one slice for all where they are no text.
 
     Args:
         feed: what the model is fed; text are integers, (samples, tokens).
         outputs: what it gives, (samples, tokens, ...) where each token has a value.
+        mask: which tokens count, (samples, tokens); passages of padding alone are left out.
     """
     lengths = {v.shape[1] for v in feed.values() if v.ndim == 2 and v.dtype.kind in "iu"}
     found = {v.shape[1] if v.ndim > 2 else 0 for v in outputs}
@@ -32,9 +33,13 @@ def passages(feed: Mapping[str, Array], outputs: Sequence[Array]) -> list[slice]
     if tokens not in lengths or tokens < 2 * LENGTH:
         return [slice(None)]
     edges = np.linspace(0, tokens, tokens // LENGTH + 1).astype(int).tolist()
-    return [slice(a, b) for a, b in pairwise(edges)]
+    found_in = [slice(a, b) for a, b in pairwise(edges)]
+    if mask is None or mask.shape[1:] != (tokens,):
+        return found_in
+    return [s for s in found_in if mask[:, s].any()] or found_in[:1]
 
 
 def apart(outputs: Mapping[str, Array], where: Sequence[slice]) -> list[dict[str, Array]]:
     """Outputs of a feed, passage by passage."""
-    return [dict(outputs)] if len(where) == 1 else [{k: v[:, at] for k, v in outputs.items()} for at in where]
+    whole = where == [slice(None)]
+    return [dict(outputs)] if whole else [{k: v[:, at] for k, v in outputs.items()} for at in where]

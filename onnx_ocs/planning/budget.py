@@ -279,8 +279,9 @@ class Spending:
         if whole is None or left is None or not whole.lost(left):
             return judged, self.problem
         log_to: dict[str, Any] = {}
+        told: dict[str, Any] = {}
         other = replace(self, problem=spare())
-        spared = other.within(log_to)
+        spared = other.within(log_to, told)
         halves = self.judge, self.check()  # both plans have seen all samples
         errors = [[h(self.problem.settings(c))[0] for h in halves] for c in (choices, spared.trial.choices)]
         gains = 10 * np.diff(np.log10(np.maximum(errors, 1e-30)), axis=0)[0]
@@ -297,6 +298,7 @@ class Spending:
         found["candidates"] |= {f"{name}, kernels kept": c for name, c in log_to.items()}
         if not kept:
             return judged, self.problem
+        found |= told
         name = spared.trial.name
         if name != self.untouched.name:
             spared = replace(spared, trial=replace(spared.trial, name=f"{name}, kernels kept"))

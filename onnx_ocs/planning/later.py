@@ -44,10 +44,12 @@ def later(
         return judged, problem
     other = replace(spending, problem=late())
     log_to: dict[str, Any] = {}
-    made = other.within(log_to)
+    told: dict[str, Any] = {}
+    made = other.within(log_to, told)
     found["candidates"] |= {f"{name}, late": c for name, c in log_to.items()}
     if not _pays(spending, choices, other, made.trial.choices, len(early)):
         return judged, problem
+    found |= told
     return replace(made, trial=replace(made.trial, name=f"{made.trial.name}, late")), other.problem
 
 

@@ -45,6 +45,7 @@ from onnx_ocs.regions.find import find_regions
 from onnx_ocs.regions.region import Quantized, adjustable
 from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.runtime.session import as_written
+from onnx_ocs.targets.choice import is_timed
 from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.translation.reach import mode_for
@@ -140,8 +141,9 @@ def make_plan(
             raise ValueError("a target needs `measure`")
         judged = spending.reach(options.target, measure, found)
     else:
-        best, start = partial(_weighed, lambda o: _posed(bench, o).damaged(damage)), spending
-        start, (spending, judged) = _in_time(start, best, partial(_priced, model, bench, context=context), found)
+        weighed = partial(_weighed, lambda o: _posed(bench, o).damaged(damage))
+        best, start = partial(_in_time, weighed, partial(_priced, model, bench, context=context)), spending
+        spending, judged = best(start, found)
         if options.refitted and measure is not None and start.options.effort == "full":
             spending, judged = behind_a_fit((spending, judged), start, best, measure, found)
     trial = judged.trial
@@ -156,20 +158,20 @@ def make_plan(
 
 
 def _in_time(
-    start: Spending,
     best: Callable[[Spending, dict[str, Any]], tuple[Spending, Judged]],
     priced: Callable[[Problem, PlanOptions], Problem],
+    start: Spending,
     found: dict[str, Any],
-) -> tuple[Spending, tuple[Spending, Judged]]:
-    """The best plan, and the search that led to it: with prices in time where a plan without takes far too long."""
+) -> tuple[Spending, Judged]:
+    """The best plan; made again with prices in time where it takes far too long."""
     made = best(start, found)
     slow = too_slow(*made)
     if slow is None:
-        return start, made
-    start = replace(start, options=slow.options, problem=priced(start.problem, slow.options))
-    made = best(start, found)
+        return made
+    found.pop("kernels", None)  # of the other plan
+    made = best(replace(start, options=slow.options, problem=priced(start.problem, slow.options)), found)
     found["time"]["measured"].insert(0, slow.measured)
-    return start, made
+    return made
 
 
 def _weighed(
@@ -178,7 +180,8 @@ def _weighed(
     """The best plan; of mode "auto" against one of late copies alone, and one that costs no integer operators."""
     options = spending.options
     judged = peaks_first(spending, spending.within(found["candidates"], found), found)
-    if options.mode != "auto" or options.budget is None or options.max_latency is not None:
+    limited = options.max_latency is not None and (options.pace is None or is_timed(options.runtime))
+    if options.mode != "auto" or options.budget is None or limited:
         return spending, judged
     judged, problem = later(spending, judged, lambda: pose_again(replace(options, mode="late")), found)
     spending = replace(spending, problem=problem)

@@ -29,7 +29,8 @@ class PlanOptions:
     timed against the input and cut back until it holds, so the same call may make another plan on another day; the plan
     itself, applied again, makes the same file.  A plan without copies is not timed: it adds nothing.
     `pace` limits time by multiply-accumulates: a plan that makes a share of m more takes at most `pace` times 1 + m.
-    Without a `max_latency` beside it, that is asked only of plans that are far beyond it (`onnx_ocs.planning.pace`).
+    Without a `max_latency` beside it, that is asked only of plans within a budget that are far beyond it
+    (`onnx_ocs.planning.pace`).  Neither is asked of models above 256 MB, which are not timed.
     With `refitted`, weights are fitted again behind the plan, and plans are judged with them
     (`onnx_ocs.planning.fitted`).
     With a `target`, the quality to reach at the least cost, `budget` or `ratio` is the most that may be spent, and the

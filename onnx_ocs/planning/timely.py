@@ -67,10 +67,10 @@ def timely(
         allowed: share of extra time that its copies cost by their prices.
         look: carries a plan out and times it; None where it cannot be timed.
         again: the plan made again within another share of time; 0 is without copies.
-        objective: what a plan leaves wrong on samples that it was not made from.
+        objective: what a plan leaves wrong on the samples that judge.
 
     Returns:
-        The plan, and what was timed, in turn; the last is the plan itself.
+        The plan, and what was timed, in turn; the last is the plan itself, if that has copies.
     """
     log: list[Look] = []
     for lowering in range(SLOWER + 1):

@@ -29,7 +29,7 @@ from onnx_ocs.regions.wide import Wide
 __all__ = ["WIDE", "LinearMap", "canonical", "read_maps"]
 
 WIDE = 8192  # inputs of one output, of which every fold has moments of its own
-WIDEST = 11264  # of a matrix that is fitted in parts: moments, what they are made of and their factor are 1 GB each
+WIDEST = 11264  # of a matrix that is fitted in parts: moments, their factor and copies are 1 GB each, four to six
 Side = Literal["left", "right"]
 
 
@@ -222,7 +222,7 @@ def _map(graph: Graph, node: NodeProto, index: int, tie: Tie | None, wides: Mapp
     if form is None:
         return Refusal("weight_form", f"a weight of {len(weight.chain.shape)} axes is no matrix", at)
     positions, columns = form
-    most = WIDEST if is_op(node, "MatMul", "Gemm") else WIDE
+    most = WIDEST if is_op(node, "MatMul", "Gemm") and tie is None else WIDE
     if positions.shape[2] > most:
         return Refusal("too_wide", f"each output reads {positions.shape[2]} inputs, more than {most}", at)
     axis = {"MatMul": -1 if index else -2}.get(node.op_type, 1)

@@ -21,7 +21,7 @@ BLOCK = 64  # inputs that are rounded before the others hear of it
 
 
 class Weights:
-    """What errors of the inputs' integers count, and its factor, made once for all outputs that are rounded by it.
+    """What errors of the inputs' integers count, and its factor, made once for all that are rounded by the same one.
 
     Attributes:
         h: positive definite, (G, K, K).

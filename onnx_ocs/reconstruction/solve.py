@@ -252,8 +252,10 @@ def rounded(p: Problem, target: Array, weights: Weights, ridge: float, bias: Cal
     wanted = target / (p.scale * p.stretch)
     factors = _factors(p, wanted)
     q, factor = _round(p, wanted, weights, factors)
+    h = weights.h
+    del weights  # the factor is not needed any more
     if p.few:
-        q, factor = _refine(p, wanted, weights.h, q, factor)
+        q, factor = _refine(p, wanted, h, q, factor)
     weight = p.weight(q, factor)
     return Solution(q, factor, weight, bias(weight) if p.centred else np.zeros(weight.shape[:2]), ridge)
 

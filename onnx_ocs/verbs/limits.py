@@ -47,23 +47,31 @@ def _has_shorts(grids: Sequence[Mapping[str, Any]]) -> bool:
 def time_notes(outcome: Outcome, options: PlanOptions | None) -> list[str]:
     """Sentences about a limit of time; none where there is no limit, or nothing to tell."""
     time = outcome.planned.get("time", {})
-    limit = time.get("limit", None if options is None else options.max_latency)
+    limit = None if options is None else options.max_latency
+    limit = time.get("limit") if limit is None else limit  # what was asked for; else what the plan was held to
     if limit is None or not outcome.changed:
         return []
     notes, timed = [], time.get("measured", ())
     if timed:
-        last = timed[-1]
         notes.append(
-            f"the plan was timed {len(timed)} times until it held x {limit:g} (x {last['ratio']:.2f}, to "
-            f"{last['tolerance']:.2f}): time decided, so another run may plan otherwise; a plan that is kept "
-            f"(`plan -o`) makes the same file again"
+            f"{_timed(timed)}: time decided, so another run may plan otherwise; a plan that is kept (`plan -o`) makes "
+            f"the same file again"
         )
     if outcome.latency is not None and outcome.latency.exceeds(limit):
         ratio = outcome.latency.ratio
         free = options is not None and _has_shorts(outcome.grids) and rules_of(options.runtime).short_as_fast
         where = " in onnxruntime on this CPU, which has no integer kernels for 16 bits" if free else ""
-        notes.append(f"the finished file takes x {ratio:.2f} of the time{where}, which is more than x {limit:g}")
+        notes.append(f"the finished file takes x {ratio:.2f} of the time{where}, which is more than x {limit:.3g}")
     return notes
+
+
+def _timed(measured: Sequence[Mapping[str, float]]) -> str:
+    """What became of plans that were timed."""
+    last, times = measured[-1], f"{len(measured)} time{'s' * (len(measured) != 1)}"
+    if last["ratio"] + last["tolerance"] > last["limit"]:
+        return f"copies were left out: what was timed, {times}, took longer than x {last['limit']:.3g}"
+    took = f"x {last['ratio']:.2f}, to {last['tolerance']:.2f}"
+    return f"the plan was timed {times} until it held x {last['limit']:.3g} ({took})"
 
 
 def kernel_notes(

@@ -183,3 +183,22 @@ def test_passages_of_text_are_judged_one_by_one() -> None:
     assert errors.shape == (6,) and np.flatnonzero(errors).tolist() == [1, 4]
     y = words[x]
     assert errors.sum() == pytest.approx(0.75 / (y**2).sum(), rel=1e-4)
+
+
+def test_outputs_that_do_not_count_are_not_parted() -> None:
+    """A label for the whole text beside a value for each token."""
+    info = [helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 64])]
+    outs = [helper.make_tensor_value_info("y", 1, ["N", 64, 3]), helper.make_tensor_value_info("s", 1, ["N"])]
+    nodes = [
+        helper.make_node("Gather", ["t", "x"], ["y"]),
+        helper.make_node("ReduceSum", ["y", "axes"], ["s"], keepdims=0),
+    ]
+    constants = [
+        numpy_helper.from_array(RNG.standard_normal((10, 3)).astype(np.float32), "t"),
+        numpy_helper.from_array(np.asarray([1, 2]), "axes"),
+    ]
+    graph = helper.make_graph(nodes, "g", info, outs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feeds = [{"x": RNG.integers(0, 10, (1, 64))} for _ in range(2)]
+    judge = Judge(model, model, lambda: feeds, lambda _: None, Judging(excluded=("s",)))
+    assert judge.losses(model)[0].shape == (1, 4)

@@ -41,3 +41,10 @@ def test_nothing_is_lost() -> None:
     parts = apart(values, passages({"ids": IDS[:1]}, [values["y"]]))
     assert len(parts) == 3 and np.array_equal(np.concatenate([p["y"] for p in parts], axis=1), values["y"])
     assert apart(values, [slice(None)]) == [values]
+
+
+def test_padding_is_no_passage() -> None:
+    mask = np.arange(100)[None] < np.asarray([[20], [40]])
+    found = passages({"ids": IDS}, [LOGITS], mask)
+    assert [s.start for s in found] == [0, 33] and passages({"ids": IDS}, [LOGITS], mask & False)[0].start == 0
+    assert len(passages({"ids": IDS}, [LOGITS], mask[:, :7])) == 3, "a mask of something else"

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planned import plan
+from planned import carried_out, plan
 
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.planning import budget as spending
+from onnx_ocs.planning import make, pace
 from onnx_ocs.planning.pace import FAR
+from onnx_ocs.planning.prices import Price
 from onnx_ocs.targets.choice import SLACK
 
 
@@ -44,3 +46,17 @@ def test_nobody_asks(folder: Path, monkeypatch: pytest.MonkeyPatch, options: dic
     monkeypatch.setattr(spending, "compared", lambda *_: pytest.fail("timed"))
     made, _ = plan("residual", folder, **options)
     assert made.regions
+
+
+def test_kernels_are_weighed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the report says of kernels is said of the plan that is taken."""
+    even = lambda _m, _g, _s, candidates, *_: {c.index: Price(0.0, 0.02) for c in candidates if c.shares}  # noqa: E731
+    monkeypatch.setattr(make, "find_prices", even)
+    timed(monkeypatch, 4.0, *(1.0,) * 30)
+    monkeypatch.setattr(pace, "MOVED", 1e9)
+    made, found = plan("digits", folder, budget=0.4, rescale=False, pace=SLACK)
+    result = carried_out("digits", folder, made)
+    cost = result.report["cost"]
+    lost = cost["integer_operators_before"] - cost["integer_operators_after"]
+    assert found["time"]["measured"][0]["ratio"] == 4.0
+    assert not lost or not found["kernels"]["kept"], "kernels that are said to be kept are there"

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import zoo
 from onnx import helper
 from zoo import execute
 
+import onnx_ocs
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.passes.translate import Translate
 from onnx_ocs.reconstruction import large, linear
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.linear import LinearMap
@@ -85,3 +88,15 @@ def test_how_many_inputs_a_kernel_may_have(one_layer: Any, monkeypatch: pytest.M
     model, _ = one_layer("Conv", (1, 3, 5), (2, 3, 3), 2)
     (found,) = find_maps(Graph(model))
     assert isinstance(found, Refusal) and found.code == "too_wide"
+
+
+def test_a_matrix_with_copies_is_not_fitted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that follow each other are solved jointly, so every fold has moments of its own."""
+    model, _ = zoo.build("gemm")
+    wide = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "early")], verify=False).model
+    layers = [f for f in find_maps(Graph(wide)) if isinstance(f, LinearMap)]
+    assert any(f.tie is not None and f.is_matrix for f in layers)
+    monkeypatch.setattr(linear, "WIDE", 4)
+    monkeypatch.setattr(large, "WIDE", 4)
+    for found in find_maps(Graph(wide)):
+        assert isinstance(found, Refusal) or large.is_large(found) or found.columns.shape[1] <= 4

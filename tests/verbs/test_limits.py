@@ -14,7 +14,10 @@ from onnx_ocs.verbs import limits
 from onnx_ocs.verbs.limits import kernel_notes, time_notes, what_is_left
 from onnx_ocs.verbs.outcome import Outcome, Prepared
 
-MEASURED = [{"allowed": 0.3, "ratio": 1.4, "tolerance": 0.02}, {"allowed": 0.1, "ratio": 1.1, "tolerance": 0.02}]
+MEASURED = [
+    {"allowed": 0.3, "ratio": 1.4, "tolerance": 0.02, "limit": 1.2},
+    {"allowed": 0.1, "ratio": 1.1, "tolerance": 0.02, "limit": 1.2},
+]
 TIMED = {"time": {"limit": 1.2, "measured": MEASURED}}
 LIMITED = PlanOptions(budget=None, max_latency=1.2)
 
@@ -23,6 +26,21 @@ def test_time_that_decided_is_told() -> None:
     done = Outcome(onnx.ModelProto(), True, planned=TIMED, latency=Compared(1.0, 1.1, 1.1, 0.01))
     (note,) = time_notes(done, LIMITED)
     assert note.startswith("the plan was timed 2 times until it held x 1.2 (x 1.10, to 0.02): time decided")
+
+
+def test_plans_that_all_took_too_long_are_told() -> None:
+    time = {"limit": 1.3806, "measured": [{"allowed": 3.0, "ratio": 4.0, "tolerance": 0.02, "limit": 1.38064}]}
+    (note,) = time_notes(Outcome(onnx.ModelProto(), True, planned={"time": time}), PlanOptions(pace=1.15))
+    assert note.startswith("copies were left out: what was timed, 1 time, took longer than x 1.38: time decided")
+
+
+def test_the_file_is_held_to_what_was_asked_for() -> None:
+    """A plan may have less, behind 16 bits and while passes are chosen."""
+    lower = {"time": {"limit": 1.05, "measured": []}}
+    done = Outcome(onnx.ModelProto(), True, planned=lower, latency=Compared(1.0, 1.08, 1.08, 0.001))
+    assert time_notes(done, LIMITED) == []
+    (note,) = time_notes(done, PlanOptions(pace=1.15))
+    assert note.endswith("more than x 1.05")
 
 
 def test_a_file_that_takes_longer_after_all_is_told() -> None:
