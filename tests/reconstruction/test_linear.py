@@ -95,8 +95,8 @@ def test_a_matrix_with_copies_is_not_fitted_in_parts(monkeypatch: pytest.MonkeyP
     model, _ = zoo.build("gemm")
     wide = onnx_ocs.rewrite(model, passes=[Translate(0.5, 1, "early")], verify=False).model
     layers = [f for f in find_maps(Graph(wide)) if isinstance(f, LinearMap)]
-    assert any(f.tie is not None and f.is_matrix for f in layers)
+    assert any(f.tie is not None for f in layers)
     monkeypatch.setattr(linear, "WIDE", 4)
     monkeypatch.setattr(large, "WIDE", 4)
     for found in find_maps(Graph(wide)):
-        assert isinstance(found, Refusal) or large.is_large(found) or found.columns.shape[1] <= 4
+        assert isinstance(found, Refusal) or large.is_large(found) or found.columns.shape[-1] <= 4
