@@ -15,7 +15,7 @@ import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Weights", "descend", "distance", "feed_back"]
+__all__ = ["Weights", "descend", "feed_back"]
 
 BLOCK = 64  # inputs that are rounded before the others hear of it
 
@@ -37,23 +37,21 @@ class Weights:
         return np.argsort(np.diagonal(self.h, axis1=1, axis2=2), axis=1, kind="stable")
 
     @cached_property
-    def lower(self) -> Array:
-        """The Cholesky factor of H in that order, every column divided by its diagonal, (G, K, K)."""
+    def factor(self) -> tuple[Array, Array]:
+        """The Cholesky factor of H in that order, every column divided by its diagonal, (G, K, K); and that, (G, K)."""
         moved = np.stack([h[np.ix_(o, o)] for h, o in zip(self.h, self.order, strict=True)])
         found = np.linalg.cholesky(moved)
         del moved
-        found /= np.diagonal(found, axis1=1, axis2=2)[:, None, :].copy()
-        return found
+        diagonal = np.diagonal(found, axis1=1, axis2=2).copy()
+        found /= diagonal[:, None, :]
+        return found, diagonal
 
 
-def distance(q: Array, u: Array, h: Array) -> Array:
-    """(q - u) H (q - u)^T for every row, (G, m)."""
-    d = q - u
-    return np.asarray(((d @ h) * d).sum(2))
-
-
-def feed_back(u: Array, weights: Weights, low: int, high: int) -> Array:
+def feed_back(u: Array, weights: Weights, low: int, high: int) -> tuple[Array, Array]:
     """Round row by row, each rounding error made good by the inputs that are not yet rounded.
+
+    With H = L L^T, what is lost is the sum of squares of L^T (q - u), whose k-th element is the diagonal's times what
+    the k-th input was rounded by.
 
     Args:
         u: what is wanted, (G, m, K).
@@ -62,12 +60,12 @@ def feed_back(u: Array, weights: Weights, low: int, high: int) -> Array:
         high: largest.
 
     Returns:
-        The integers, float64 (G, m, K).
+        The integers, float64 (G, m, K), and (q - u) H (q - u)^T of every row, (G, m).
     """
-    order, lower = weights.order, weights.lower
+    order, (lower, diagonal) = weights.order, weights.factor
     w = np.take_along_axis(u.transpose(0, 2, 1), order[:, :, None], 1)  # (G, K, m): what is rounded lies together
     q, left = np.empty_like(w), np.zeros_like(w)  # left: what was wanted minus what it was rounded to
-    size = w.shape[1]
+    lost, size = np.zeros((len(w), w.shape[2])), w.shape[1]
     for stop in range(size, 0, -BLOCK):
         start = max(0, stop - BLOCK)
         hint = w[:, start:stop].copy()
@@ -79,10 +77,11 @@ def feed_back(u: Array, weights: Weights, low: int, high: int) -> Array:
             np.maximum(now, low, out=now)
             np.minimum(now, high, out=now)
             np.subtract(w[:, k], now, out=left[:, k])
+            lost += ((hint[:, k - start] - now) * diagonal[:, k, None]) ** 2
             if k > start:
                 hint[:, : k - start] += lower[:, k, start:k, None] * left[:, k, None]
     back = np.argsort(order, axis=1)
-    return np.take_along_axis(q, back[:, :, None], 1).transpose(0, 2, 1)
+    return np.take_along_axis(q, back[:, :, None], 1).transpose(0, 2, 1), lost
 
 
 def descend(q: Array, u: Array, h: Array, low: int, high: int, sweeps: int) -> Array:

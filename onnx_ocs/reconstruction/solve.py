@@ -18,7 +18,7 @@ import numpy as np
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Moments, added
-from onnx_ocs.reconstruction.rounding import Weights, descend, distance, feed_back
+from onnx_ocs.reconstruction.rounding import Weights, descend, feed_back
 
 __all__ = [
     "RIDGES", "Problem", "Solution", "best", "choose_ridge", "gained", "mean_bias", "problem", "rounded", "solve",
@@ -269,11 +269,11 @@ def _round(p: Problem, wanted: Array, weights: Weights, factors: Sequence[Array]
     """Integers for the best of some factors, chosen for each scale."""
     groups, rows, _ = wanted.shape
     u = np.concatenate([_units(p, wanted, f) for f in factors], axis=1)
-    q = feed_back(u, weights, p.low, p.high)
+    q, lost = feed_back(u, weights, p.low, p.high)
     if len(factors) == 1:
         return q, factors[0]
     assert p.owner is not None
-    errors = distance(q, u, weights.h).reshape(groups, len(factors), rows).transpose(1, 0, 2)
+    errors = lost.reshape(groups, len(factors), rows).transpose(1, 0, 2)
     errors = np.stack([e * (p.scaled(f) ** 2)[:, :, 0] for e, f in zip(errors, factors, strict=True)])
     chosen = _shared(p, errors).argmin(0)
     factor = np.stack(factors)[chosen, np.arange(p.scales)]
