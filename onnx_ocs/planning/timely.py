@@ -6,17 +6,18 @@ back in proportion.  What that leaves over is spent again, as far as a line betw
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.planning.choices import makes_copies
 from onnx_ocs.planning.search import Trial
 
-__all__ = ["SLOWER", "Look", "timely"]
+__all__ = ["RAISES", "SLOWER", "Look", "timely"]
 
 CHEAPER = 0.97  # of what the time allowed is lowered to
 SLOWER = 6  # times that it is lowered
+STEEPEST = 0.25  # share to which it is lowered at once
 RAISES = 2  # times that it is raised again
 ROOM = 0.1  # of the extra time that a limit allows: so much may be left over
 
@@ -76,18 +77,30 @@ def timely(
     for lowering in range(SLOWER + 1):
         seen = look(trial, allowed) if makes_copies(trial.choices) else None
         if seen is None:
-            return trial, log
+            break
         log.append(seen)
         if seen.holds:
             break
-        share = (seen.limit - 1) / seen.extra * CHEAPER if seen.limit > 1 and lowering + 1 < SLOWER else 0.0
-        allowed *= share
+        allowed *= _share(log) if seen.limit > 1 and lowering + 1 < SLOWER else 0.0
         trial = again(trial, allowed)
-    if len(log) > 1:
-        low = _raised(log[-1], log[-2], look, again, objective, log)
-        log += [low] if low is not log[-1] else []
-        trial = low.trial
-    return trial, log
+    if not log or log[0].holds or (seen is None and makes_copies(trial.choices)):
+        return trial, log
+    nothing = Look(trial, 0.0, replace(log[-1].took, ratio=1.0, tolerance=0.0), log[-1].limit)
+    low, high = (log[-1], log[-2]) if log[-1].holds else (nothing, log[-1])
+    best = _raised(low, high, look, again, objective, log)
+    log += [best] if best is not log[-1] and best is not nothing else []
+    return best.trial, log
+
+
+def _share(log: Sequence[Look]) -> float:
+    """To which share of the last plan's prices the next one is cut, as none has held its limit so far."""
+    seen = log[-1]
+    share = (seen.limit - 1) / seen.extra
+    if len(log) > 1 and log[-2].extra > seen.extra and log[-2].allowed > seen.allowed:
+        # what copies cost besides their number shows in how little was won: as far as a line through both says
+        slope = (log[-2].extra - seen.extra) / (log[-2].allowed - seen.allowed)
+        share = min(share, max(1 + seen.left / slope / seen.allowed, STEEPEST))
+    return share * CHEAPER
 
 
 def _raised(
@@ -105,7 +118,8 @@ def _raised(
             break
         part = min(low.left / (high.extra - low.extra), 1.0) * CHEAPER
         allowed = low.allowed + part * (high.allowed - low.allowed)
-        seen = look(again(low.trial, allowed), allowed)
+        plan = again(low.trial, allowed)
+        seen = look(plan, allowed) if makes_copies(plan.choices) else None
         if seen is None:
             break
         log.append(seen)

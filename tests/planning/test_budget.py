@@ -13,7 +13,7 @@ from onnx_ocs.model.files import fingerprint
 from onnx_ocs.planning import budget as spending
 from onnx_ocs.planning import make
 from onnx_ocs.planning.prices import Price
-from onnx_ocs.planning.timely import SLOWER
+from onnx_ocs.planning.timely import RAISES, SLOWER
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -92,16 +92,16 @@ def test_a_limit_of_time_is_measured_and_held(folder: Path, monkeypatch: pytest.
     """Each plan is timed; what takes too long is cut back, and what is left at last adds no copies."""
     even = lambda _m, _g, _s, candidates, *_: {c.index: Price(0.0, 0.02) for c in candidates if c.shares}  # noqa: E731
     monkeypatch.setattr(make, "find_prices", even)
-    ratios = iter([1.8, 1.3, 1.17])
+    ratios = iter([1.8, 1.23, 1.17])
     monkeypatch.setattr(spending, "compared", lambda *_: Compared(1.0, 1.0, next(ratios), 0.02))
     _made, found = plan("residual", folder, budget=None, max_latency=1.2)
     log = found["time"]["measured"]
-    assert [m["ratio"] for m in log] == [1.8, 1.3, 1.17] and found["time"]["limit"] == 1.2
+    assert [m["ratio"] for m in log] == [1.8, 1.23, 1.17] and found["time"]["limit"] == 1.2
     allowed = [m["allowed"] for m in log]
     assert allowed == sorted(allowed, reverse=True) and allowed[1] < allowed[0] * 0.2 / 0.8
     monkeypatch.setattr(spending, "compared", lambda *_: Compared(1.0, 9.0, 9.0, 0.0))
     none, found = plan("residual", folder, budget=None, max_latency=1.3)
-    assert 1 <= len(found["time"]["measured"]) <= SLOWER
+    assert 1 <= len(found["time"]["measured"]) <= SLOWER + RAISES
     assert not any(r.copies.any() or r.copies_low.any() for r in none.regions)
 
 

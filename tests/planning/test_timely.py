@@ -44,7 +44,11 @@ class World:
 
 
 @pytest.mark.parametrize(
-    "extra", [lambda n: 0.01 * n, lambda n: 0.02 * n, lambda n: 1e-4 * n * n, lambda n: 0.2 + 0.005 * n if n else 0.0]
+    "extra",
+    [
+        lambda n: 0.01 * n, lambda n: 0.02 * n, lambda n: 1e-4 * n * n, lambda n: 0.2 + 0.005 * n if n else 0.0,
+        lambda n: 0.35 + 0.002 * n if n else 0.0,  # what one copy costs besides is nearly all
+    ],
 )
 def test_the_limit_holds_and_little_is_left(extra: Callable[[int], float]) -> None:
     world = World(extra, limit=1.4)
@@ -62,7 +66,12 @@ def test_what_holds_at_once_stays() -> None:
 
 def test_no_copies_where_none_hold() -> None:
     trial, log = World(lambda n: 0.5 if n else 0.0, limit=1.4).plan(100)
-    assert not count(trial) and not any(n.holds for n in log) and len(log) <= SLOWER
+    assert not count(trial) and not any(n.holds for n in log) and len(log) <= SLOWER + RAISES
+
+
+def test_few_copies_are_found_where_all_that_were_tried_are_too_slow() -> None:
+    trial, log = World(lambda n: 0.5 if n > 30 else 0.01 * n, limit=1.4).plan(100)
+    assert 10 <= count(trial) <= 30 and log[-1].trial is trial and log[-1].holds
 
 
 def test_more_copies_must_be_better() -> None:
