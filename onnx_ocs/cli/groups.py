@@ -18,7 +18,7 @@ from onnx_ocs.options import option
 from onnx_ocs.planning.goal import Target
 from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.runtime.memory import allow_memory
-from onnx_ocs.targets.choice import SLACK, is_timed, time_of
+from onnx_ocs.targets.choice import pace_of, time_of
 from onnx_ocs.translation.options import PANEL
 
 __all__ = [
@@ -315,8 +315,8 @@ def plan_options(given: Given, spend: bool = False) -> PlanOptions:
     target, timed = _target(given), given.make(Time)
     planned = given.make(PlanOptions, target=target)
     if given.value("--budget") is not None:
-        told = timed.max_latency is None and planned.budget and planned.runtime in ("ort", "openvino")
-        pace = SLACK if told and (target is None or is_timed(planned.runtime)) else None
+        said = timed.max_latency is not None
+        pace = None if said else pace_of(planned.runtime, planned.budget, target is not None)
         return replace(planned, max_latency=timed.limit(time_of(planned.runtime, planned.budget)), pace=pace)
     if given.value("--ratio") is not None:
         return replace(planned, budget=None, max_latency=timed.limit(None))

@@ -33,10 +33,10 @@ def passages(feed: Mapping[str, Array], outputs: Sequence[Array], mask: Array | 
     if tokens not in lengths or tokens < 2 * LENGTH:
         return [slice(None)]
     edges = np.linspace(0, tokens, tokens // LENGTH + 1).astype(int).tolist()
-    found_in = [slice(a, b) for a, b in pairwise(edges)]
+    parts = [slice(a, b) for a, b in pairwise(edges)]
     if mask is None or mask.shape[1:] != (tokens,):
-        return found_in
-    return [s for s in found_in if mask[:, s].any()] or found_in[:1]
+        return parts
+    return [s for s in parts if mask[:, s].any()] or parts[:1]
 
 
 def apart(outputs: Mapping[str, Array], where: Sequence[slice]) -> list[dict[str, Array]]:

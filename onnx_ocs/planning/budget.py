@@ -25,7 +25,7 @@ from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan, early_or_late
 from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.search import Trial, best_plan, freed, improve
-from onnx_ocs.planning.timely import Look, timely
+from onnx_ocs.planning.timely import CHEAPER, Look, Timely
 from onnx_ocs.regions.region import Key, Region
 from onnx_ocs.runtime.memory import give_back
 from onnx_ocs.targets.ort import operators
@@ -37,7 +37,6 @@ from onnx_ocs.translation.widen import widened
 __all__ = ["Judged", "Spending"]
 
 HALVED = 10 * float(np.log10(2))  # dB to be gained if every operator leaves the integers; for some, their share
-CHEAPER = 0.97  # of what a budget is lowered to where a plan costs too much
 LOWERINGS = 4
 
 
@@ -93,9 +92,10 @@ class Spending:
 
     def price(self, choices: Choices) -> float:
         """Share of extra MACs of a plan, measured on the widened model."""
-        return self._share(self.carried_out(choices))
+        return self.share(self.carried_out(choices))
 
-    def _share(self, new: onnx.ModelProto) -> float:
+    def share(self, new: onnx.ModelProto) -> float:
+        """Share of extra MACs of a widened model."""
         return cost(new, self.one, kernels=False).macs / max(self.problem.total, 1) - 1
 
     def objective(self, choices: Choices) -> tuple[float, float]:
@@ -133,7 +133,7 @@ class Spending:
     def limit(self, new: onnx.ModelProto) -> float:
         """The most time of a widened model, as a ratio to the input's."""
         most, pace = self.options.max_latency, self.options.pace
-        paced = np.inf if pace is None else pace * (1 + self._share(new))
+        paced = np.inf if pace is None else pace * (1 + self.share(new))
         return min(np.inf if most is None else most, paced)
 
     def timed(self, new: onnx.ModelProto, seconds: float = SECONDS) -> Compared | None:
@@ -181,13 +181,10 @@ class Spending:
             budget = Budget(options.budget, options.ratio, allowed) if allowed else Budget(None, 0.0)
             return replace(plan, choices=solve(rest, freely, budget))
 
-        trial, log = timely(
-            trial, problem.cost(trial.choices).time, look, again, lambda plan: self.objective(plan.choices)[0]
-        )
-        measured = [
-            {"allowed": n.allowed, "ratio": n.took.ratio, "tolerance": n.took.tolerance, "limit": n.limit} for n in log
-        ]
-        found["time"] = {"limit": log[-1].limit if log else options.max_latency, "measured": measured}
+        search = Timely(look, again, lambda plan: self.objective(plan.choices)[0])
+        trial, log = search.plan(trial, problem.cost(trial.choices).time)
+        limit = log[-1].limit if log else options.max_latency
+        found["time"] = {"limit": limit, "measured": [n.entry for n in log]}
         return trial
 
     # ---- a budget ---------------------------------------------------------------------------------------------------

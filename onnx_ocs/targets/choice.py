@@ -7,7 +7,7 @@ from typing import Literal
 
 from onnx_ocs.options import Option
 
-__all__ = ["RUNTIME", "SLACK", "Runtime", "is_timed", "time_of"]
+__all__ = ["RUNTIME", "SLACK", "Runtime", "is_timed", "pace_of", "time_of"]
 
 SLACK = 1.15  # times what multiply-accumulates say
 
@@ -34,3 +34,15 @@ def time_of(runtime: Runtime, budget: float | None) -> float | None:
     counts them, and a copy may take ten times as long.
     """
     return SLACK * (1 + budget) if budget and is_timed(runtime) else None
+
+
+def pace_of(runtime: Runtime, budget: float | None, searched: bool) -> float | None:
+    """The most time per multiply-accumulate, as a ratio, of a plan within a budget; None where nobody asks.
+
+    Args:
+        runtime: the target; files for those that are not run here have no time of their own.
+        budget: share of extra multiply-accumulates.
+        searched: whether a quality is searched for, which in onnxruntime is done by multiply-accumulates alone.
+    """
+    asked = is_timed(runtime) if searched else runtime in ("ort", "openvino")
+    return SLACK if budget and asked else None

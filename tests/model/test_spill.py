@@ -54,7 +54,7 @@ def test_side_files_stay(alone: bool, tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(module, "SMALL", small)
         out = tmp_path / str(small) / "out.onnx"
         out.parent.mkdir()
-        done = onnx_ocs.rewrite(source, out, MODELS / "digits.calib.npz", passes=["reconstruct"], limit=32)
+        done = onnx_ocs.rewrite(source, out, MODELS / "digits.calib.npz", passes=["reconstruct"], limit=64)
         assert done.changed and done.verification is not None and done.verification.verdict == "PASSED"
         loaded = onnx.load(out)
         written.append({t.name: onnx.numpy_helper.to_array(t).tobytes() for t in loaded.graph.initializer})

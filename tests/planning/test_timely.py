@@ -12,7 +12,7 @@ from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.planning.allocate import Recipe
 from onnx_ocs.planning.choices import Choice
 from onnx_ocs.planning.search import Trial
-from onnx_ocs.planning.timely import RAISES, SLOWER, Look, timely
+from onnx_ocs.planning.timely import RAISES, SLOWER, Look, Timely
 
 NONE = Trial("none", Recipe(0), {})
 DOUBT = 0.01
@@ -37,10 +37,11 @@ class World:
         return Look(trial, allowed, Compared(1.0, 1.0, 1 + self.extra(count(trial)), DOUBT), self.limit)
 
     def plan(self, start: int) -> tuple[Trial, list[Look]]:
-        return timely(
-            copies(start), start / 100, self.look, lambda _, allowed: copies(int(100 * allowed)),
+        search = Timely(
+            self.look, lambda _, allowed: copies(int(100 * allowed)),
             lambda trial: (-1 if self.better else 1) * float(count(trial)),
         )  # fmt: skip
+        return search.plan(copies(start), start / 100)
 
 
 @pytest.mark.parametrize(
@@ -84,5 +85,5 @@ def test_more_copies_must_be_better() -> None:
 
 def test_without_a_measurement_a_plan_stays() -> None:
     plan = copies(5)
-    assert timely(plan, 0.05, lambda *_: None, lambda *_: NONE, lambda _: 0.0) == (plan, [])
-    assert timely(NONE, 0.0, lambda *_: pytest.fail("timed"), lambda *_: NONE, lambda _: 0.0) == (NONE, [])
+    assert Timely(lambda *_: None, lambda *_: NONE, lambda _: 0.0).plan(plan, 0.05) == (plan, [])
+    assert Timely(lambda *_: pytest.fail("timed"), lambda *_: NONE, lambda _: 0.0).plan(NONE, 0.0) == (NONE, [])

@@ -15,4 +15,4 @@ def test_a_short_soak(tmp_path: Path) -> None:
     for work in (soak.killed, soak.raced, soak.filled):
         work("side")
         soak.check("side")
-    assert soak.found.total() >= 3
+    assert soak.run(2.0).total() >= 3
