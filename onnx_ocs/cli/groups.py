@@ -77,7 +77,7 @@ class Data:
         metavar="GB",
         low=0.1,
         high=1e6,
-        shown="half of what is free, at most 1",
+        shown="half of what is free, at most 0.5",
     )
 
     panel: ClassVar[str] = "Data"

@@ -1,7 +1,7 @@
 """Pure tasks over a `concurrent.futures.Executor`: threads, processes, Dask's `Client.get_executor()`, MPI.
 
 A task is a function of a module and its arguments.  It changes nothing, so one whose worker is lost is done again.
-All that an engine is asked for is `submit(function, *arguments) -> Future`.
+All that an executor is asked for is `submit(function, *arguments) -> Future`.  The bound of memory goes with each task.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from onnx_ocs.errors import UserError
 from onnx_ocs.execution.kept import forget
 from onnx_ocs.execution.stored import Stored, store
 from onnx_ocs.model.staging import scratch
+from onnx_ocs.runtime.memory import allow_memory, memory_said
 
 __all__ = ["Engine"]
 
@@ -115,9 +116,16 @@ class Engine:
 
     def _submit(self, work: Callable[..., R], task: tuple[Any, ...]) -> Future[R]:
         try:
-            return self._executor.submit(work, *task)
+            return self._executor.submit(_within, memory_said(), work, *task)
         except BrokenExecutor:
             raise _gone("and the executor takes no more tasks") from None
+
+
+def _within(gigabytes: float | None, work: Callable[..., R], *task: Any) -> R:
+    """Do a task where no more memory is kept than the user allows, also in another process."""
+    if memory_said() != gigabytes:
+        allow_memory(gigabytes)
+    return work(*task)
 
 
 def _error(future: Future[Any]) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""How much memory a run may take for what it keeps: what the user says, else half of what is free, at most 1 GB.
+"""How much memory a run may take for what it keeps: what the user says, else half of what is free, at most 0.5 GB.
 
 A container's limits are respected.  What is kept, and what waits in files, follows it; no result does.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["allow_memory", "free_memory", "give_back", "memory", "no_cycles", "share_of_memory"]
+__all__ = ["allow_memory", "free_memory", "give_back", "memory", "memory_said", "no_cycles", "share_of_memory"]
 
 GIGABYTE = 10**9
 UNKNOWN = 4 * GIGABYTE  # where the system does not say
@@ -24,6 +24,7 @@ OWN = Path("/proc/self/cgroup")
 class _Bound:
     """The one of this process."""
 
+    said: float | None = None
     bytes: int | None = None
 
 
@@ -31,9 +32,15 @@ def allow_memory(gigabytes: float | None) -> None:
     """Set the bound of this process.
 
     Args:
-        gigabytes: most memory, in 10^9 bytes; None for half of what is free when it is next asked for, at most 1.
+        gigabytes: most memory, in 10^9 bytes; None for half of what is free when it is next asked for, at most 0.5.
     """
+    _Bound.said = gigabytes
     _Bound.bytes = None if gigabytes is None else int(gigabytes * GIGABYTE)
+
+
+def memory_said() -> float | None:
+    """The bound that was set, in 10^9 bytes; None where the machine decides."""
+    return _Bound.said
 
 
 def memory() -> int:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import zoo
-from workers import slow, square, unlucky
+from workers import allowed, slow, square, unlucky
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.execution.engine import Engine
 from onnx_ocs.execution.kept import kept
+from onnx_ocs.execution.processes import Processes
 from onnx_ocs.model.files import fingerprint
+from onnx_ocs.runtime.memory import allow_memory
 
 
 class Losing(Executor):
@@ -24,9 +26,10 @@ class Losing(Executor):
 
     def submit(self, fn: Any, /, *args: Any, **_: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self.calls.append(args[0])
-        if self.lost.get(args[0], 0) > 0:
-            self.lost[args[0]] -= 1
+        task = args[-1]
+        self.calls.append(task)
+        if self.lost.get(task, 0) > 0:
+            self.lost[task] -= 1
             future.set_exception(self.error)
         else:
             future.set_result(fn(*args))
@@ -98,3 +101,14 @@ def test_models_are_stored_once_and_gone_at_the_end() -> None:
         assert fingerprint(stored.load()) == stored.hash
         kept("something", lambda: 1)
     assert not stored.path.exists() and kept("something", lambda: 2) == 2
+
+
+def test_workers_keep_no_more_than_is_allowed_here() -> None:
+    with Processes(1) as processes, Engine(processes, 1) as engine:
+        try:
+            for gigabytes in (0.125, 0.25):
+                allow_memory(gigabytes)
+                assert list(engine.in_order(allowed, [()])) == [gigabytes * 1e9]
+        finally:
+            allow_memory(None)
+        assert list(engine.in_order(allowed, [()])) != [0.25e9], "what is said no more does not hold"
