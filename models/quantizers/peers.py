@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,10 +92,43 @@ def nncf_accurate(float_model: Path, out: Path, calib: Path) -> None:
     _nncf(float_model, out, calib, fast=False)
 
 
+def nncf_controlled(float_model: Path, out: Path, calib: Path) -> None:
+    """NNCF with accuracy control: layers go back to float until answers differ on one sample of a hundred at most.
+
+    An answer is the largest value of the first output, on the calibration samples; the right one is the float model's.
+    """
+    import nncf
+    import onnx
+    import onnxruntime
+
+    def answers(model: Any, feeds: Iterable[Feed]) -> list[int]:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return [int(np.argmax(session.run(None, f)[0])) for f in feeds]
+
+    def agreement(model: Any, items: Iterable[tuple[Feed, int]]) -> float:
+        some = list(items)
+        return float(np.mean(np.equal(answers(model, (f for f, _ in some)), [label for _, label in some])))
+
+    model, reader = onnx.load(float_model), Reader(calib)
+    items = list(zip(reader, answers(model, reader), strict=True))
+    dataset = nncf.Dataset(items, lambda item: item[0])
+    quantized = nncf.quantize_with_accuracy_control(
+        model, dataset, dataset, agreement, max_drop=0.01, subset_size=reader.count
+    )
+    onnx.save(quantized, out)
+
+
 def _aimet(
-    float_model: Path, out: Path, calib: Path, weights: int, activations: int, *mending: str, scheme: str
+    float_model: Path,
+    out: Path,
+    calib: Path,
+    weights: int,
+    activations: int,
+    *mending: str,
+    scheme: str,
+    iterations: int = 500,
 ) -> None:
-    """AIMET; `mending`: "equalize", "adaround" (500 iterations a layer), "seqmse", in this order."""
+    """AIMET; `mending`: "equalize", "adaround" (so many iterations a layer), "seqmse", in this order."""
     import aimet_onnx
     import onnx
     from aimet_onnx.cross_layer_equalization import equalize_model
@@ -116,7 +149,7 @@ def _aimet(
     if "seqmse" in mending:
         aimet_onnx.apply_seq_mse(sim, feeds)
     if "adaround" in mending:
-        aimet_onnx.apply_adaround(sim, feeds, num_iterations=500)
+        aimet_onnx.apply_adaround(sim, feeds, num_iterations=iterations)
     sim.compute_encodings(feeds)
     onnx.save(sim.to_onnx_qdq(prequantize_constants=True, export_int32_bias=True), out)
 
@@ -152,6 +185,11 @@ def aimet_sqnr(float_model: Path, out: Path, calib: Path, weights: int = 8, acti
 def aimet_adaround(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
     """AIMET with ranges by least squared error, and AdaRound."""
     _aimet(float_model, out, calib, weights, activations, "adaround", scheme="tf_enhanced")
+
+
+def aimet_adaround_long(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
+    """The same with AIMET's own number of iterations."""
+    _aimet(float_model, out, calib, weights, activations, "adaround", scheme="tf_enhanced", iterations=10_000)
 
 
 def aimet_seqmse(float_model: Path, out: Path, calib: Path, weights: int = 8, activations: int = 8) -> None:
@@ -197,6 +235,11 @@ def quark_adaquant(float_model: Path, out: Path, calib: Path) -> None:
     _quark(float_model, out, calib, "AdaQuant")
 
 
+def quark_gptq(float_model: Path, out: Path, calib: Path) -> None:
+    """AMD Quark with GPTQ, which is for the weights of MatMul."""
+    _quark(float_model, out, calib, "GPTQ")
+
+
 def _neural_compressor(float_model: Path, out: Path, calib: Path, **recipes: Any) -> None:
     import onnx
     from neural_compressor import PostTrainingQuantConfig, quantization
@@ -237,15 +280,18 @@ def onnxruntime_smooth(float_model: Path, out: Path, calib: Path) -> None:
 PEERS = {
     "NNCF, fast bias correction": Peer("nncf", "nncf", nncf_fast),
     "NNCF, bias correction": Peer("nncf", "nncf", nncf_accurate),
+    "NNCF, accuracy control": Peer("nncf", "nncf", nncf_controlled),
     "AIMET, min-max": Peer("aimet-onnx", "aimet_onnx", aimet_minmax, low=True),
     "AIMET, least squares": Peer("aimet-onnx", "aimet_onnx", aimet_sqnr, low=True),
     "AIMET, equalization, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_mended, low=True),
     "AIMET, AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_adaround, low=True),
+    "AIMET, long AdaRound": Peer("aimet-onnx", "aimet_onnx", aimet_adaround_long, low=True),
     "AIMET, sequential MSE": Peer("aimet-onnx", "aimet_onnx", aimet_seqmse, low=True),
     "Quark, percentile": Peer("amd-quark", "quark", quark),
     "Quark, equalization and bias correction": Peer("amd-quark", "quark", quark_cle),
     "Quark, AdaRound": Peer("amd-quark", "quark", quark_adaround),
     "Quark, AdaQuant": Peer("amd-quark", "quark", quark_adaquant),
+    "Quark, GPTQ": Peer("amd-quark", "quark", quark_gptq),
     "Neural Compressor, min-max": Peer("neural-compressor", "neural_compressor", neural_compressor),
     "onnxruntime, SmoothQuant": Peer("onnxruntime", "neural_compressor", onnxruntime_smooth),
 }

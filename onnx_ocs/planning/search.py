@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from onnx_ocs.planning.objective import Judge, better
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.problem import Problem
 from onnx_ocs.planning.sensitivity import weigh_in_place
+from onnx_ocs.planning.together import most
 
 __all__ = ["Trial", "best_plan", "freed", "improve", "recipes"]
 
@@ -139,7 +140,7 @@ def improve(
     refined = replace(trial, recipe=replace(trial.recipe, lambdas=lambdas))
     if better(halves(again.choices), halves(trial.choices)):
         refined = again
-    kept, dropped = _roll_back(problem, judge, refined.choices, progress)
+    kept, dropped = _roll_back(problem, judge, refined.choices, lambdas, progress)
     refined = replace(refined, choices=kept, dropped=dropped)
     if dropped:  # what was given back may be spent elsewhere
         spent = solve(problem.without(dropped), free, budget)
@@ -151,9 +152,19 @@ def improve(
     return refined if then < now else trial
 
 
-def _roll_back(problem: Problem, judge: Judge, choices: Choices, progress: Progress) -> tuple[Choices, tuple[int, ...]]:
-    """Leave out, one by one, the regions without which the held-out objective is better."""
-    kept, dropped, order, asked = dict(choices), [], list(choices), 0
+def _roll_back(
+    problem: Problem, judge: Judge, choices: Choices, lambdas: Mapping[int, float], progress: Progress
+) -> tuple[Choices, tuple[int, ...]]:
+    """Leave out, one by one, the regions without which the held-out objective is better.
+
+    Of very many those are asked about that should bring least.
+    """
+    known = {c.index: c for c in problem.candidates}
+
+    def lost(k: int) -> float:
+        return lambdas[k] * (problem.error(known[k], choices[k]) - problem.error(known[k], None))
+
+    kept, dropped, order, asked = dict(choices), [], most(list(choices), lost), 0
     judge.stand_on(problem.settings(kept))
     now = tuple(judge.halves(problem.settings(kept)))
 
@@ -161,7 +172,7 @@ def _roll_back(problem: Problem, judge: Judge, choices: Choices, progress: Progr
         return {i: c for i, c in kept.items() if i != k}
 
     for n, k in enumerate(order):
-        progress("checking regions", n, len(choices))
+        progress("checking regions", n, len(order))
         if n == asked:  # most regions stay: workers answer for some at once
             asked = n + AHEAD
             some = (problem.settings(without(i)) for i in order[n:asked])
@@ -170,5 +181,5 @@ def _roll_back(problem: Problem, judge: Judge, choices: Choices, progress: Progr
         if then is not None:
             kept, now, asked = without(k), then, n + 1
             dropped.append(k)
-    progress("checking regions", len(choices), len(choices))
+    progress("checking regions", len(order), len(order))
     return kept, tuple(dropped)

@@ -13,8 +13,9 @@ from onnx_ocs.planning.candidates import Candidate
 from onnx_ocs.planning.choices import Choices
 from onnx_ocs.planning.gauge import Gauge
 from onnx_ocs.planning.objective import Judge
-from onnx_ocs.planning.problem import Problem
+from onnx_ocs.planning.problem import LEARNT, Problem
 from onnx_ocs.planning.questions import Questions
+from onnx_ocs.planning.together import alike, halved, halves, most, shared_out
 from onnx_ocs.probes.switchboard import Setting, Switchboard, narrow
 from onnx_ocs.regions.region import Quantized, adjustable
 
@@ -84,7 +85,6 @@ class Alone:
         progress(what, len(trials), len(trials))
         return self._yardstick.together(np.asarray([self._noise[tuple(on)] for on in trials]))
 
-
     def _ask_workers(self, trials: Sequence[Mapping[int, Setting]], tell: Callable[[int, int | None], None]) -> None:
         """Let workers measure what is not known yet."""
         fresh = [on for on in trials if tuple(on) not in self._noise]
@@ -113,20 +113,15 @@ def harmful(alone: Alone, regions: Sequence[Quantized], progress: Progress) -> l
     steps = [k for k, r in changing.items() if not r.walk.weights]
     if not steps:
         return []
-    groups: list[tuple[int, ...]] = [(k,) for k, r in changing.items() if r.walk.weights]  # weighed one by one anyway
+    groups = alike({k: r for k, r in changing.items() if r.walk.weights})  # these are weighed anyway
     groups += [tuple(steps[k : k + AT_ONCE]) for k in range(0, len(steps), AT_ONCE)]
     while True:
         damage = alone.damages([{k: settings[k] for k in g} for g in groups], "screening tensors", progress)
         least = HARMLESS * damage.sum()
-        costs = {g for g, d in zip(groups, damage, strict=True) if d > least}
+        costs = {g for g, d in zip(groups, damage, strict=True) if d > least and not changing[g[0]].walk.weights}
         if all(len(g) == 1 for g in costs):
             return [k for k in steps if (k,) in costs]
-        groups = [part for g in groups for part in (_halves(g) if g in costs and len(g) > 1 else (g,))]
-
-
-def _halves(group: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    middle = (len(group) + 1) // 2
-    return group[:middle], group[middle:]
+        groups = [part for g in groups for part in (halves(g) if g in costs and len(g) > 1 else (g,))]
 
 
 def asked_on(macs: int, tensors: int) -> int:
@@ -140,10 +135,25 @@ def asked_on(macs: int, tensors: int) -> int:
 
 
 def weigh(problem: Problem, alone: Alone, progress: Progress) -> dict[int, float]:
-    """Measure what each candidate's quantizer alone does to the outputs: squared error, by index of the region."""
-    trials = [{c.index: narrow(c.region.quantizer)} for c in problem.candidates]
-    found = alone.damages(trials, "weighing tensors", progress).tolist()
-    return dict(zip((c.index for c in problem.candidates), found, strict=True))
+    """Measure what each candidate's quantizer alone does to the outputs: squared error, by index of the region.
+
+    Very many are measured together with others (`onnx_ocs.planning.together`).
+    """
+    candidates = {c.index: c for c in problem.candidates}
+    settings = {k: narrow(c.region.quantizer) for k, c in candidates.items()}
+
+    def damages(groups: Sequence[tuple[int, ...]]) -> Array:
+        return alone.damages([{k: settings[k] for k in g} for g in groups], "weighing tensors", progress)
+
+    read = {k: c.region for k, c in candidates.items() if c.region.walk.weights}
+    first = {g[0]: g for g in alike(read)}
+    groups, damage = halved([first.get(k, (k,)) for k in candidates if k in first or k not in read], damages)
+    own: dict[int, float] = {}
+    if len(groups) < len(candidates):
+        tables = problem.on(LEARNT, copies=False)
+        own = {c.index: tables.error(c, None) for c in tables.candidates}
+    found = shared_out(groups, damage.tolist(), own)
+    return {k: found[k] for k in candidates}
 
 
 def weigh_in_place(
@@ -157,7 +167,7 @@ def weigh_in_place(
 
     Quantization errors of a low-bit network do not add up: a tensor's error counts for less behind another that has
     already done the damage.  The weight is the geometric mean with the old one, so that one noisy measurement does
-    not turn the plan around.
+    not turn the plan around.  Of very many, those are asked about that cost most by the old weights.
 
     Args:
         problem: candidates with tables.
@@ -169,7 +179,9 @@ def weigh_in_place(
     Returns:
         The new ones.
     """
-    settings, candidates = problem.settings(choices), problem.candidates
+    settings = problem.settings(choices)
+    errors = {c.index: problem.error(c, choices.get(c.index)) for c in problem.candidates}
+    candidates = most(problem.candidates, lambda c: weights[c.index] * errors[c.index])
 
     def without(c: Candidate) -> dict[int, Setting]:
         return {k: s for k, s in settings.items() if k != c.index}
@@ -184,7 +196,7 @@ def weigh_in_place(
     for n, c in enumerate(candidates):
         tell(n)
         gains.append(max(now - judge(without(c), SOME)[0], 0.0))
-        predicted.append(problem.error(c, choices.get(c.index)))
+        predicted.append(errors[c.index])
     tell(len(candidates))
     floor = 0.02 * max(gains, default=0.0)
     fresh = [max(g, floor) / p if p > 0 else 0.0 for g, p in zip(gains, predicted, strict=True)]
@@ -193,7 +205,5 @@ def weigh_in_place(
     both = (old > 0) & (new > 0)
     if both.any():
         new = new * np.exp(np.mean(np.log(old[both])) - np.mean(np.log(new[both])))
-    return {
-        c.index: float(np.sqrt(o * w)) if o > 0 and w > 0 else float(o)
-        for c, o, w in zip(candidates, old, new, strict=True)
-    }
+    asked = zip(candidates, old, new, strict=True)
+    return dict(weights) | {c.index: float(np.sqrt(o * w)) if o > 0 and w > 0 else float(o) for c, o, w in asked}
