@@ -164,15 +164,16 @@ class Rule:
         """Whether one choice is surely better than another."""
         if now[1] != then[1]:
             return now[1] > then[1]
-        worst = np.maximum(self.before[0], then[0]).sum(1)
-        return self._better(now[0], then[0], SURE) and bool(np.all(now[0].sum(1) <= worst + self.slack))
+        after, worst = _told(now[0], np.maximum(self.before[0], then[0]))
+        no_worse = bool(np.all(after.sum(1) <= worst.sum(1) + self.slack))
+        return no_worse and self._better(*_told(now[0], then[0]), SURE)
 
     def stands(self, now: tuple[Array, float]) -> bool:
         """Whether no output is worse than before, and all together are better by more than chance."""
-        errors, metric = self.before
-        if now[1] != metric:
-            return now[1] > metric
-        return bool(np.all(now[0].sum(1) <= errors.sum(1) + self.slack)) and self._better(now[0], errors, LIKELY)
+        if now[1] != self.before[1]:
+            return now[1] > self.before[1]
+        after, before = _told(now[0], self.before[0])
+        return bool(np.all(after.sum(1) <= before.sum(1) + self.slack)) and self._better(after, before, LIKELY)
 
     def _better(self, now: Array, then: Array, errors: float) -> bool:
         """Whether the loss is smaller by more than chance: by so many standard errors, of few feeds by more.
@@ -190,8 +191,15 @@ class Rule:
         )
 
 
+def _told(now: Array, then: Array) -> tuple[Array, Array]:
+    """Two choices' errors without those that are infinite either way: no finite values where the reference has some."""
+    neither = np.isinf(now) & np.isinf(then)
+    return (np.where(neither, 0.0, now), np.where(neither, 0.0, then)) if neither.any() else (now, then)
+
+
 def _decibels(then: Array, now: Array) -> Array:
-    return np.asarray(10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # errors may be infinite
+        return np.asarray(10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)))
 
 
 def beyond_chance(gain: Array, errors: float) -> bool:

@@ -164,6 +164,8 @@ class Yardstick:
         """
         if len(errors) == 1:
             return float(errors[0])
+        beyond = np.isinf(errors) & np.isinf(start)  # the others are compared as if it were not there
+        errors, start = (np.where(beyond, 1.0, e) for e in (errors, start))
         logs, before = (np.log(np.maximum(e, EXACT)) for e in (errors, start))
         allowed = np.log(start + self.slack(feeds)) + OUTPUT_DB * np.log(10) / 10
         worst = float((logs - allowed).max())
@@ -178,7 +180,8 @@ class Yardstick:
         """The mean SQNR of the parts, weighted, without labels; infinite where nothing is wrong."""
         values = np.flatnonzero(~self._labels & (noise > 0))
         signal = self._over_feeds(feeds)
-        found = 10 * np.log10(np.maximum(signal[values], LEAST) / noise[values])
+        with np.errstate(divide="ignore"):  # an infinite error
+            found = 10 * np.log10(np.maximum(signal[values], LEAST) / noise[values])
         if not values.size:
             return float(np.inf)
         return float(found[0]) if values.size == 1 else float(np.average(found, weights=self.weights[values]))
@@ -192,7 +195,10 @@ class Yardstick:
         if noise.shape[1] == 1:
             return noise[:, 0]
         whole = noise.sum(0)
-        return np.asarray((noise / np.where(whole > 0, whole, np.inf) * self.weights).sum(1))
+        with np.errstate(invalid="ignore"):
+            shares = noise / np.where(whole > 0, whole, np.inf)
+        shares[np.isinf(noise)] = 1.0
+        return np.asarray((shares * self.weights).sum(1))
 
 
 def truth_of(parts: Sequence[Part], reference: Mapping[str, Array]) -> dict[str, Array]:

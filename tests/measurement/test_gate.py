@@ -202,3 +202,21 @@ def test_outputs_that_do_not_count_are_not_parted() -> None:
     feeds = [{"x": RNG.integers(0, 10, (1, 64))} for _ in range(2)]
     judge = Judge(model, model, lambda: feeds, lambda _: None, Judging(excluded=("s",)))
     assert judge.losses(model)[0].shape == (1, 4)
+
+
+@pytest.mark.parametrize("where", [slice(0, 1), slice(None)], ids=["in one feed", "in all"])
+def test_what_is_infinite_either_way_says_nothing(where: slice) -> None:
+    """An output without finite values takes no gain of the others; what becomes infinite is a loss."""
+
+    def losses(gain: float, worse: float = 1.0) -> Any:
+        second = np.full(16, worse)
+        second[where] = np.inf
+        return np.asarray([np.full(16, gain), second]), 0.0
+
+    assert choose(1, lambda chosen: losses(0.5 if chosen else 1.0)) == frozenset([0])
+    assert choose(1, lambda chosen: losses(2.0 if chosen else 1.0)) == frozenset()
+    finite = np.ones((2, 16)), 0.0
+    assert choose(1, lambda chosen: losses(0.5) if chosen else finite) == frozenset()
+    assert choose(1, lambda chosen: (np.full((2, 16), 0.9), 0.0) if chosen else losses(1.0)) == frozenset([0])
+    if where == slice(0, 1):
+        assert choose(1, lambda chosen: losses(0.5, 3.0) if chosen else losses(1.0)) == frozenset(), "its other feeds"

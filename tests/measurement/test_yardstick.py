@@ -80,6 +80,17 @@ def test_no_output_pays_for_another() -> None:
     assert one.loss(np.asarray([0.02]), start[:1]) == 0.02
 
 
+def test_an_output_that_is_infinite_either_way_is_no_obstacle() -> None:
+    """As a spelled log(softmax) is, whose quantizer makes zeros."""
+    y = Yardstick([A, B], [{"a": np.ones((1, 3)), "b": np.ones((1, 3))}])
+    start = np.asarray([0.01, np.inf])
+    assert y.better(np.asarray([0.005, np.inf]), start) and not y.better(np.asarray([0.02, np.inf]), start)
+    assert not y.better(np.asarray([0.005, np.inf]), np.asarray([0.01, 0.01])), "it was not before"
+    assert y.decibels(np.asarray([3.0, np.inf])) == -np.inf
+    noise = np.asarray([[300.0, np.inf], [100.0, np.inf], [0.0, 1.0]])
+    np.testing.assert_allclose(y.together(noise), [1.75, 1.25, 0.0])
+
+
 def test_float_arithmetic_is_no_error() -> None:
     y = Yardstick([A, B], [{"a": np.ones((1, 3)), "b": np.ones((1, 3))}])
     start = np.asarray([0.01, 1e-15])
