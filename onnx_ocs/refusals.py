@@ -114,6 +114,12 @@ CATALOGUE: dict[str, Meaning] = {
         "all that was done together makes the output on calibration samples worse, so it was not applied",
         "more calibration samples, or a larger budget",
     ),
+    "by_chance": Meaning(
+        "tensor",
+        "what all that was done together wins lies in so few calibration samples that it may be chance, so it was not "
+        "applied",
+        "more calibration samples",
+    ),
     "no_difference": Meaning(
         "tensor",
         "all that was done together brings +0.00 dB at every output on calibration samples, so it was not applied",

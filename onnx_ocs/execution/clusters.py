@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from typing import Any
 
 from onnx_ocs.errors import UserError, first_line
 
@@ -28,14 +30,15 @@ def cluster(address: str | None, workers: int | None) -> Iterator[tuple[Executor
         UserError: Dask is not installed, or nobody answers there.
     """
     try:
-        from distributed import Client, LocalCluster
+        dask: Any = importlib.import_module("distributed")  # has no types, and is an extra
     except ImportError:
         raise UserError("--executor dask:... needs Dask: pip install 'onnx-ocs[dask]'") from None
     quiet = logging.CRITICAL
     if address is None:
         count = workers or os.cpu_count() or 1
-        made = LocalCluster(count, threads_per_worker=1, dashboard_address=None, silence_logs=quiet, memory_limit=0)
-        with made, Client(made) as client:
+        options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": quiet, "memory_limit": 0}
+        made = dask.LocalCluster(count, **options)
+        with made, dask.Client(made) as client:
             try:  # on a busy machine some start late, or never: who is there begins
                 client.wait_for_workers(1, START)
             except TimeoutError:
@@ -43,7 +46,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[tuple[Executor
             yield client.get_executor(), count
         return
     try:
-        client = Client(address, timeout=PATIENCE)
+        client = dask.Client(address, timeout=PATIENCE)
     except (OSError, TimeoutError) as e:
         raise UserError(f"no Dask scheduler answers at {address}: {first_line(e)}") from None
     with client:

@@ -19,6 +19,7 @@ __all__ = ["Channels", "Group", "by_scale", "channel_axes", "decibels", "noise_a
 APART = 30.0  # ratio of neighbouring energies, sorted, between two groups
 FLOOR = 1e-14  # of the strongest channel's energy: what is weaker is dead, and in no group
 RARE = 1 / 16  # of the channels: a smaller group does not count by itself
+ALIKE = 4  # ratio of two sides of a map
 SEEN = 16  # values of a channel without which it is not called constant
 
 
@@ -58,8 +59,16 @@ def sums_along(values: Array, axis: int) -> Array:
 
 
 def channel_axes(shape: Sequence[int]) -> list[int]:
-    """Where an output's channels may lie: on the second or the last axis, the shorter one first."""
-    return sorted({1, len(shape) - 1} if len(shape) > 1 else (), key=lambda a: shape[a])
+    """Where an output's channels may lie: on the second or the last axis, the shorter one first.
+
+    A map's pixels are no channels, whatever its margins hold: of a map's two axes, one that is about as long as the one
+    between them is a row or a column of pixels, unless both are.
+    """
+    axes = sorted({1, len(shape) - 1} if len(shape) > 1 else (), key=lambda a: shape[a])
+    if len(shape) < 4:
+        return axes
+    others = [a for a in axes if max(shape[a], shape[2]) > ALIKE * min(shape[a], shape[2])]
+    return others or axes
 
 
 def by_scale(energy: Array) -> list[Array]:

@@ -1,12 +1,22 @@
-"""Whether a rewrite changes anything for the better that a reader of the report would see."""
+"""Whether a rewrite changes anything for the better that a reader of the report would see, and that is no chance.
+
+The error of scores that are close to 0 or 1 lies in a few samples.  Where one of them turns over, that is a decibel,
+up or down, and says nothing of other samples.
+"""
 
 from __future__ import annotations
 
-from onnx_ocs.measurement.quality import Quality
+import numpy as np
 
-__all__ = ["LEAST_DB", "gains"]
+from onnx_ocs.measurement.gate import beyond_chance, decibels_won
+from onnx_ocs.measurement.outputs import OutputQuality
+from onnx_ocs.measurement.quality import SURE, Quality, told_db
+
+__all__ = ["LEAST_DB", "by_chance", "gains"]
 
 LEAST_DB = 0.005  # what is less reads as +0.00 dB
+FEWEST = 16  # samples without which nobody can tell
+RARELY = 0.1  # of what is won in some samples may be lost in others where it is no chance
 
 
 def gains(before: Quality, after: Quality) -> bool:
@@ -32,3 +42,37 @@ def gains(before: Quality, after: Quality) -> bool:
 def _closer(before: float | None, after: float | None) -> bool:
     """By decibels that show; None is no difference at all."""
     return before is not None and (after is None or after >= before + LEAST_DB)
+
+
+def by_chance(before: Quality, after: Quality) -> str | None:
+    """What is won where that may be chance, such as "'y' 10.20 dB -> 10.86 dB"; None where it is more, or not known.
+
+    Asked as the gate of a fit asks: by the decibels of single samples, or by the error of all together, one of which
+    must be more than chance; or hardly a sample may lose, as where copies give rare values back.  A user's metric,
+    labels, and channels that live again speak for themselves.
+
+    Args:
+        before: the model that was rewritten.
+        after: the rewritten one, on the same samples.
+    """
+    pairs = [(b, a) for b, a in zip(before.outputs, after.outputs, strict=True) if a.weight > 0]
+    if before.metric != after.metric or any(_speaks(b, a) for b, a in pairs):
+        return None
+    counted = [(b, a) for b, a in pairs if len(b.noise) == len(a.noise) >= FEWEST]
+    if not counted or len({len(a.noise) for _, a in counted}) > 1:
+        return None
+    then, now = (np.asarray([q[k].noise for q in counted]) for k in (0, 1))
+    if np.array_equal(then, now) or not (np.isfinite(then).all() and np.isfinite(now).all()):
+        return None
+    weights = [a.weight for _, a in counted]
+    won = np.average(decibels_won(then, now), axis=0, weights=weights)
+    saved = np.average((then - now) / np.maximum(then.mean(1, keepdims=True), 1e-30), axis=0, weights=weights)
+    rarely = -saved[saved < 0].sum() <= RARELY * saved[saved > 0].sum()
+    if rarely or beyond_chance(won, SURE) or beyond_chance(saved, SURE):
+        return None
+    return ", ".join(f"'{a.name}' {told_db(b.sqnr_db)} -> {told_db(a.sqnr_db)}" for b, a in counted)
+
+
+def _speaks(before: OutputQuality, after: OutputQuality) -> bool:
+    labels = after.kind == "labels" and after.agreement != before.agreement
+    return labels or len(after.constant_channels) < len(before.constant_channels)

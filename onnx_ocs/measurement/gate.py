@@ -15,6 +15,7 @@ import onnx
 
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.labels import labels_of
+from onnx_ocs.measurement.distributions import in_logarithms, sums_to_one
 from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.passages import apart, passages
 from onnx_ocs.measurement.yardstick import Yardstick, outputs_of
@@ -22,7 +23,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
-__all__ = ["LIKELY", "Judge", "Rule", "beyond_chance", "choose"]
+__all__ = ["LIKELY", "Judge", "Rule", "beyond_chance", "choose", "decibels_won"]
 
 GAIN = 0.1  # decibels that a choice must bring
 SURE = 2.0  # standard errors by which taking layers back must be better: each of them was better by itself
@@ -63,13 +64,14 @@ class Judge:
         self._masks = [mask(f) for f in given]
         self._labels = [] if self.metric is None else [labels_of(f) for f in given]
         self._counted = [o.name for o in self.outputs if o.weight > 0]
+        self._likely = {n for n in self._counted if all(_is_distribution(r[n]) for r in self.references)}
         told = zip(given, self.references, self._masks, strict=True)
         self._passages = [passages(f, [r[n] for n in self._counted], mask) for f, r, mask in told]
         self.yardstick = Yardstick(self.outputs, self._parted(self.references))
 
     def _parted(self, found: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-        """Outputs of all feeds, passage by passage; rows that do not count are 0."""
-        counted = [{n: f[n] for n in self._counted} for f in found]
+        """Outputs of all feeds, passage by passage; rows that do not count are 0, probabilities are logarithms."""
+        counted = [{n: in_logarithms(f[n]) if n in self._likely else f[n] for n in self._counted} for f in found]
         masked = zip(_masked(counted, self._masks), self._passages, strict=True)
         return [part for f, where in masked for part in apart(f, where)]
 
@@ -99,6 +101,10 @@ class Judge:
         if self.metric is None:
             return 0.0
         return evaluate(self.metric, found, self.references, self._labels)
+
+
+def _is_distribution(value: Array) -> bool:
+    return value.ndim > 1 and any(sums_to_one(value, axis) for axis in {1, value.ndim - 1})
 
 
 def _masked(found: Sequence[Mapping[str, Array]], masks: Sequence[Array | None]) -> list[dict[str, Array]]:
@@ -181,11 +187,11 @@ class Rule:
         Asked in two ways, of which one must say so: by decibels of single feeds, which no feed with a large error
         rules, and by the error of all feeds together, which is what the SQNR counts.
         """
-        gain = np.average(_decibels(then, now), axis=0, weights=self.weights)
+        gain = np.average(decibels_won(then, now), axis=0, weights=self.weights)
         if gain.size < 2 or not np.isfinite(gain).all():
             return bool(now.sum() < then.sum())
         saved = (then - now) / np.maximum(then.mean(1, keepdims=True), 1e-30)
-        together = np.average(_decibels(then.sum(1), now.sum(1)), weights=self.weights)
+        together = np.average(decibels_won(then.sum(1), now.sum(1)), weights=self.weights)
         return (beyond_chance(gain, errors) and bool(gain.mean() > GAIN)) or (
             beyond_chance(np.average(saved, axis=0, weights=self.weights), errors) and bool(together > GAIN)
         )
@@ -197,7 +203,8 @@ def _told(now: Array, then: Array) -> tuple[Array, Array]:
     return (np.where(neither, 0.0, now), np.where(neither, 0.0, then)) if neither.any() else (now, then)
 
 
-def _decibels(then: Array, now: Array) -> Array:
+def decibels_won(then: Array, now: Array) -> Array:
+    """What errors have become smaller by, in decibels; not finite where only one of them is."""
     with np.errstate(divide="ignore", invalid="ignore"):  # errors may be infinite
         return np.asarray(10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)))
 

@@ -13,7 +13,7 @@ Integers that a QuantizeLinear writes are values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,14 +21,13 @@ import onnx
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.channels import Channels, Group, channel_axes, decibels, noise_along
+from onnx_ocs.measurement.distributions import in_logarithms, sums_to_one
 from onnx_ocs.model.graph import tensor_outputs
 from onnx_ocs.model.nodes import Array, is_op
 
 __all__ = ["Kind", "OutputQuality", "OutputTally", "judged_outputs"]
 
 Kind = Literal["values", "scores", "labels"]
-
-WHOLE = 1e-3  # how far a sum of probabilities may be from 1
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class OutputQuality:
         groups: channels by their scale, where there are several scales.
         constant_channels: channels that never change on the samples, while the reference's do.
         weight: how much it counts; 0: not at all.
+        noise: squared error of each sample, of probabilities in logarithms (`onnx_ocs.measurement.distributions`); of
+            each feed where samples cannot be told apart; none for labels.
     """
 
     name: str
@@ -54,6 +55,7 @@ class OutputQuality:
     groups: tuple[Group, ...] = ()
     constant_channels: tuple[int, ...] = ()
     weight: float = 1.0
+    noise: tuple[float, ...] = field(default=(), repr=False)
 
 
 def judged_outputs(reference: onnx.ModelProto, model: onnx.ModelProto) -> list[tuple[str, str, bool]]:
@@ -88,12 +90,13 @@ class OutputTally:
         self.name, self.first, self.quantized, self.weight = name, first, quantized, weight
         self.signal, self.answers = 0.0, 0
         self.noise, self.same = [0.0] * models, [0] * models
+        self.by_sample: list[list[float]] = [[] for _ in range(models)]
         self.labels = False
         self.scores = True  # until a feed shows that they are none
         self.channels: list[Channels] | None = None
 
-    def add(self, truth: Array, outputs: Sequence[Array]) -> None:
-        """Count one feed.
+    def add(self, truth: Array, outputs: Sequence[Array], samples: int = 1) -> None:
+        """Count one feed, of so many samples.
 
         Raises:
             UserError: the shape is not the reference's.
@@ -106,20 +109,25 @@ class OutputTally:
                     self.same[k] += int(np.sum(out == truth))
             return
         truth = truth.astype(np.float64)
-        self._add_values(truth, [o.astype(np.float64) if self._fits(truth, o) else None for o in outputs])
+        values = [o.astype(np.float64) if self._fits(truth, o) else None for o in outputs]
+        self._add_values(truth, values, samples if truth.ndim and truth.shape[0] == samples else 1)
 
-    def _add_values(self, truth: Array, values: Sequence[Array | None]) -> None:
+    def _add_values(self, truth: Array, values: Sequence[Array | None], samples: int) -> None:
         energy = float(np.square(truth[np.isfinite(truth)]).sum())
         self.signal += energy
         axis = self._classes(truth)
         self.scores = self.scores and axis is not None
         self.answers += 0 if axis is None else truth.size // truth.shape[axis]
         flat = truth.reshape(1, -1)
+        likely = axis is not None and sums_to_one(truth, axis)
         for k, value in enumerate(values):
             if value is None:
                 self.noise[k] += energy
+                self.by_sample[k] += [energy / samples] * samples
                 continue
             self.noise[k] += float(noise_along(flat, value.reshape(1, -1), 0)[0])
+            exact, found = (in_logarithms(v) if likely else v for v in (truth, value))
+            self.by_sample[k] += noise_along(exact.reshape(samples, -1), found.reshape(samples, -1), 0).tolist()
             if axis is not None:
                 self.same[k] += int(np.sum(truth.argmax(axis) == value.argmax(axis)))
         if self.channels is None:
@@ -145,7 +153,7 @@ class OutputTally:
         if not self.scores or truth.ndim < 3 or not truth.size or truth.min() < 0:
             return None
         for axis in (1, truth.ndim - 1):
-            if truth.shape[axis] > 1 and np.all(np.abs(truth.sum(axis) - 1) < WHOLE):
+            if sums_to_one(truth, axis):
                 return axis
         return None
 
@@ -169,4 +177,5 @@ class OutputTally:
             next((g for c in channels if (g := c.groups(model))), ()),
             next((d for c in channels if (d := c.constant(model))), ()),
             self.weight,
+            tuple(self.by_sample[model]),
         )

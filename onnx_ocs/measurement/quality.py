@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,10 +20,11 @@ from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outp
 from onnx_ocs.measurement.yardstick import ANSWERS, OUTPUT_DB
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Quality", "compare", "decibels", "gained", "losing"]
+__all__ = ["SURE", "Quality", "compare", "decibels", "gained", "losing", "told_db"]
 
 LOSS_DB = 0.01  # what a rewrite may lose over all outputs together
 FIRST = 1e6  # decibels that no gain of outputs reaches: the user's metric comes first
+SURE = 2.0  # standard errors
 EXACT_DB = 100.0  # from here on the difference is float arithmetic's
 
 
@@ -52,9 +54,9 @@ def losing(before: Quality, after: Quality, tolerance_db: float = LOSS_DB) -> st
 
     No output may get worse, each relative to its own energy, nor a group of its channels: by no more than
     `tolerance_db` where there is one, by no more than `OUTPUT_DB` where there are several, and then the outputs may
-    lose no more than `tolerance_db` on the whole.  Scores that lose decibels and gain agreement do not lose; labels go
-    by agreement alone; outputs that do not count may lose.  Where the user's metric sees a difference, it alone
-    decides.
+    lose no more than `tolerance_db` on the whole.  Scores that lose decibels and gain more agreement than chance gives
+    do not lose; labels go by agreement alone; outputs that do not count may lose.  Where the user's metric sees a
+    difference, it alone decides.
 
     Args:
         before: the model that was rewritten.
@@ -75,7 +77,7 @@ def losing(before: Quality, after: Quality, tolerance_db: float = LOSS_DB) -> st
     change = sum(a.weight * _change(t) for t, (_, a) in zip(wholes, strict, strict=True))
     if not worse and len(strict) == len(values) and change < -tolerance_db:
         worse = [t for t in wholes if _change(t) < 0]
-    told = [f"{t.name} {_db(t.before)} -> {_db(t.after)}" for t in worse]
+    told = [f"{t.name} {told_db(t.before)} -> {told_db(t.after)}" for t in worse]
     told += [f"'{a.name}' {_percent(b)} -> {_percent(a)}" for b, a in pairs if a.kind == "labels" and _fewer(b, a)]
     return ", ".join(told) or None
 
@@ -118,7 +120,11 @@ def _change(part: _Part) -> float:
 
 
 def _agrees_more(before: OutputQuality, after: OutputQuality) -> bool:
-    return after.agreement is not None and before.agreement is not None and after.agreement > before.agreement
+    """Whether more answers are right than chance gives: those that are wrong now or then might have gone either way."""
+    if after.agreement is None or before.agreement is None:
+        return False
+    gained = (after.agreement - before.agreement) * after.answers
+    return gained > SURE * math.sqrt(max((2 - after.agreement - before.agreement) * after.answers, 0.0))
 
 
 def _fewer(before: OutputQuality, after: OutputQuality) -> bool:
@@ -128,7 +134,8 @@ def _fewer(before: OutputQuality, after: OutputQuality) -> bool:
     return lost > ANSWERS and round(lost * after.answers) > 1
 
 
-def _db(value: float | None) -> str:
+def told_db(value: float | None) -> str:
+    """An SQNR in words."""
     return "identical" if value is None else f"{value:.2f} dB"
 
 
@@ -173,7 +180,7 @@ def compare(
     labels: list[Mapping[str, Array]] = []
     for size, given, (truth, *outputs) in answers((reference, *models), asked, samples, limit, engine, known):
         for k, tally in enumerate(tallies):
-            tally.add(truth[k], [o[k] for o in outputs])
+            tally.add(truth[k], [o[k] for o in outputs], size)
         if judging.metric is not None:
             labels.append(given)
             for found, values in zip(kept, (truth, *outputs), strict=True):

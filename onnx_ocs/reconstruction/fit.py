@@ -32,7 +32,7 @@ from onnx_ocs.reconstruction.parted import Part, divisible, parted
 from onnx_ocs.reconstruction.patches import draw, inputs, outputs
 from onnx_ocs.reconstruction.shelf import Shelf
 from onnx_ocs.reconstruction.solve import Problem, Solution, choose_ridge, mean_bias, solve
-from onnx_ocs.reconstruction.tasks import Fitted, Task, leave, one_bias, prepare, stages
+from onnx_ocs.reconstruction.tasks import STAGE, Fitted, Task, leave, one_bias, prepare, stages
 from onnx_ocs.reconstruction.write import Values, values, write_all
 from onnx_ocs.runtime.memory import give_back, share_of_memory
 from onnx_ocs.runtime.threads import CORES, in_order, side_by_side
@@ -176,7 +176,8 @@ class Fitting:
         seen = groupby(forward.run(number, rows), key=lambda found: self.batch[found[0]])
         batches = ([r for _, r in some] for _, some in seen)
         first = map(work, islice(batches, 1))  # the others are summed about its means
-        for found in chain(first, in_order(work, batches, CORES)):
+        at_once = min(CORES, max(1, STAGE // max(1, sum(t.bytes for t in stage))))
+        for found in chain(first, in_order(work, batches, at_once)):
             _add(stage, found)
         if number % CLEARED == CLEARED - 1:
             give_back()

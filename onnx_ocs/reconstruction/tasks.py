@@ -1,7 +1,8 @@
 """Which layers are fitted, and in what order: stages, and in these the layers that share a weight together.
 
 A layer is fitted behind all that it depends on, so that it mends what those have left.  Layers that share a weight wait
-for each other; where one of them stands behind another one, that weight stays.
+for each other; where one of them stands behind another one, that weight stays.  What could be fitted at once is parted
+where its moments would take much memory: an unrolled recurrent network has the layers of all its steps side by side.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.order import mentioned
 from onnx_ocs.reconstruction.bounds import reach
 from onnx_ocs.reconstruction.find import sharing
+from onnx_ocs.reconstruction.folds import Fold
 from onnx_ocs.reconstruction.large import Kept, is_large, sample
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.moments import Sums
@@ -22,8 +24,10 @@ from onnx_ocs.reconstruction.pairing import Pair
 from onnx_ocs.reconstruction.solve import Problem, problem
 from onnx_ocs.reconstruction.write import Values, scale_free
 
-__all__ = ["Fitted", "Task", "leave", "one_bias", "prepare", "stages"]
+__all__ = ["STAGE", "Fitted", "Task", "leave", "one_bias", "prepare", "stages"]
 
+STAGE = 1 << 29  # bytes of the moments of a stage
+SHARED = 1 << 31  # of layers that share a weight, which are fitted at once
 CLAMPED_LEVELS = 8  # grids of so few levels, in the weights or behind, get targets that know what can be expressed
 
 
@@ -77,6 +81,14 @@ class Task:
     kept: Kept | None = None
 
     @property
+    def bytes(self) -> int:
+        """What its moments take, in all folds."""
+        if is_large(self.layer):
+            return 0
+        inputs = self.layer.columns.shape[1]
+        return int(8 * len(Fold) * inputs * (self.layer.columns.size + self.layer.rows.size))
+
+    @property
     def layer(self) -> LinearMap:
         """The layer."""
         return self.fitted.layer
@@ -122,6 +134,9 @@ def prepare(graph: Graph, fitted: Sequence[Fitted], pairs: Sequence[Pair | None]
             leave(group, "weight_shared", "another layer that reads the weight cannot be fitted")
         elif len(group) > 1 and is_large(group[0].layer):
             leave(group, "weight_shared", "another layer reads the weight, and it is too large to be fitted for both")
+        elif sum(t.bytes for t in group) > SHARED:
+            told = f"{len(group)} layers read the weight: what is summed for all of them takes too much memory"
+            leave(group, "weight_shared", told)
         elif len(group) > 1:
             free = all(t.free for t in group)
             for t in group:
@@ -141,11 +156,25 @@ def stages(graph: Graph, tasks: Sequence[Task]) -> list[list[list[Task]]]:
         before = dict(depths)
         found = _levels(graph, tasks, depths)
         if depths == before:
-            return [[[s[k] for k in g] for g in sharing([t.layer for t in s])] for s in found]
+            return [p for s in found for p in _parted([[s[k] for k in g] for g in sharing([t.layer for t in s])])]
     growing = {root for root, depth in depths.items() if depth > before[root]}
     cyclic = [t for t in tasks if t.layer.weight.root in growing]
     leave(cyclic, "weight_shared", "layers that share the weight stand one behind the other")
     return stages(graph, [t for t in tasks if t.fitted.why is None])
+
+
+def _parted(groups: Sequence[list[Task]]) -> list[list[list[Task]]]:
+    """A stage as several, of which each has little to sum."""
+    found: list[list[list[Task]]] = []
+    room = 0
+    for group in groups:
+        size = sum(t.bytes for t in group)
+        if not found or size > room:
+            found.append([])
+            room = STAGE
+        found[-1].append(group)
+        room -= size
+    return found
 
 
 def _levels(graph: Graph, tasks: Sequence[Task], depths: dict[str, int]) -> list[list[Task]]:

@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from onnx_ocs.errors import CPP_ERRORS, UserError, first_line
 from onnx_ocs.model import sizes, tensors
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.runtime.cpu import may_saturate
 from onnx_ocs.runtime.instrument import constants_first, outputs_apart
 from onnx_ocs.runtime.names import shorten
 
@@ -208,11 +209,19 @@ def as_written(model: onnx.ModelProto, threads: int | None = None) -> Session:
 
 
 def attempt(model: onnx.ModelProto, level: str) -> Session | str:
-    """A session, or why there is none."""
+    """A session, or why there is none.
+
+    onnxruntime 1.32 does not load some files with int8 activations where kernels must not saturate; where the CPU's
+    kernels do not anyway, they need not be told.
+    """
     try:
         return Session(model, level)
     except RUN_ERRORS as e:  # the message is the finding
-        return first_line(e)
+        why = first_line(e)
+    try:
+        return why if may_saturate() else Session(model, level, precise=False)
+    except RUN_ERRORS:
+        return why
 
 
 def attempt_run(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 
@@ -22,11 +22,22 @@ from onnx_ocs.planning.plan import Plan
 from onnx_ocs.verbs.common import proof_samples, reference_model
 from onnx_ocs.verification.verdict import Verification
 
-__all__ = ["Outcome", "Prepared", "in_part", "not_applied", "taken_back"]
+__all__ = ["Outcome", "Prepared", "Why", "in_part", "not_applied", "taken_back"]
 
 Entries = tuple[Mapping[str, Any], ...]
 KINDS = ("regions", "compensations", "reconstructions", "grids")  # of entries
-LOSES = "loses"
+
+
+class Why(NamedTuple):
+    """Why a rewrite is not applied as a whole.
+
+    Attributes:
+        code: in the catalogue of refusals.
+        did: what it did, such as "lost on the calibration data ('y' 20.00 dB -> 10.00 dB)".
+    """
+
+    code: str
+    did: str
 
 
 @dataclass(frozen=True)
@@ -113,16 +124,15 @@ class Outcome:
             raise UserError(f"{output} was written and proven, but another run writes there, too: {e}") from None
 
 
-def taken_back(ready: Prepared, outcome: Outcome, lost: str) -> Outcome:
-    """The outcome of a rewrite that is not applied, since it loses.
+def taken_back(ready: Prepared, outcome: Outcome, why: Why) -> Outcome:
+    """The outcome of a rewrite that is not applied, since it loses, or wins by chance.
 
     Args:
         ready: what it started from.
         outcome: with the qualities of both models.
-        lost: where it loses, and how much (`losing`).
+        why: what it did.
     """
-    why = f"the rewrite lost on the calibration data ({lost}), so it was not applied"
-    return not_applied(ready, outcome, why, LOSES)
+    return not_applied(ready, outcome, f"the rewrite {why.did}, so it was not applied", why.code)
 
 
 def not_applied(ready: Prepared, outcome: Outcome, why: str, code: str) -> Outcome:
@@ -144,18 +154,18 @@ def not_applied(ready: Prepared, outcome: Outcome, why: str, code: str) -> Outco
     ).noting(why)
 
 
-def in_part(whole: Outcome, part: Outcome, dropped: str, lost: str) -> Outcome:
-    """The outcome of a part of a rewrite that loses as a whole.
+def in_part(whole: Outcome, part: Outcome, dropped: str, why: Why) -> Outcome:
+    """The outcome of a part of a rewrite that loses as a whole, or wins by chance.
 
     Args:
-        whole: what loses.
+        whole: the whole.
         part: what is applied in its place, which does not lose.
         dropped: what the part goes without, in words.
-        lost: where the whole loses, and how much (`losing`).
+        why: what the whole did.
     """
-    why = f"with {dropped} the rewrite lost on the calibration data ({lost}), so that was left out"
-    kept = {kind: getattr(part, kind) or left for kind, left in _dropped(whole, why, LOSES).items()}
-    return replace(part, **kept, planned=part.planned or whole.planned).noting(why)
+    told = f"with {dropped} the rewrite {why.did}, so that was left out"
+    kept = {kind: getattr(part, kind) or left for kind, left in _dropped(whole, told, why.code).items()}
+    return replace(part, **kept, planned=part.planned or whole.planned).noting(told)
 
 
 def _dropped(outcome: Outcome, why: str, code: str) -> dict[str, Any]:

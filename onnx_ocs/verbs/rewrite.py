@@ -20,7 +20,7 @@ from onnx_ocs.errors import VerificationError
 from onnx_ocs.execution.choice import Choice, engine
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import compared
-from onnx_ocs.measurement.quality import compare, gained, losing
+from onnx_ocs.measurement.quality import compare, gained
 from onnx_ocs.model import files
 from onnx_ocs.model.publishing import Transaction
 from onnx_ocs.model.spill import spilling
@@ -54,10 +54,10 @@ from onnx_ocs.verbs.common import (
     sample_shapes,
     with_errors,
 )
-from onnx_ocs.verbs.gain import without_gain
+from onnx_ocs.verbs.gain import no_better, without_gain
 from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.limits import kernel_notes, time_notes, what_is_left
-from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
+from onnx_ocs.verbs.outcome import Outcome, Prepared, Why, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import Measured, by_plan, unsaid
 from onnx_ocs.verbs.targeted import check_kept, check_passes, fitting, runtime_of, said_before
@@ -220,10 +220,10 @@ def _made(ready: Prepared, chosen: Chosen, output: str | Path | None, transactio
     """The rewritten model, staged and judged; where it loses, what of it does not."""
     outcome = _stage(ready, chosen.outcome, output, transaction)
     outcome = _judge(ready, outcome)
-    lost = _lost(outcome)
-    if lost is not None:
+    why = no_better(ready, outcome)
+    if why is not None:
         transaction.discard(output or "")
-        spared = _spared(ready, outcome, lost, chosen.passes, chosen.options)
+        spared = _spared(ready, outcome, why, chosen.passes, chosen.options)
         outcome = _stage(ready, spared, output, transaction)
     return _with_errors(ready, without_gain(ready, outcome))
 
@@ -264,27 +264,20 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     return replace(outcome, qualities=(found[0], found[-1]), against=against)
 
 
-def _lost(outcome: Outcome) -> str | None:
-    """Where a rewrite loses; None where it does not, or where nobody knows."""
-    if outcome.qualities is None or not outcome.changed:
-        return None
-    return losing(*outcome.qualities)
-
-
 def _spared(
-    ready: Prepared, outcome: Outcome, lost: str, passes: Sequence[Pass], options: PlanOptions | None
+    ready: Prepared, outcome: Outcome, why: Why, passes: Sequence[Pass], options: PlanOptions | None
 ) -> Outcome:
-    """The best part of a rewrite that loses as a whole; nothing where every part loses, too."""
+    """The best part of a rewrite that is no better as a whole; nothing where no part is, either."""
     best: tuple[float, Outcome] | None = None
     passes = passes if outcome.plan is None else by_plan(passes, outcome.plan)
     for dropped, fewer, other in parts_of(passes, options, outcome.regions):
         part = _judge(ready, _run(ready, fewer, other))
-        if not part.changed or part.qualities is None or _lost(part) is not None:
+        if not part.changed or part.qualities is None or no_better(ready, part) is not None:
             continue
         gain = gained(*part.qualities)
         if gain > 0 and (best is None or gain > best[0]):
-            best = gain, in_part(outcome, part, dropped, lost)
-    return taken_back(ready, outcome, lost) if best is None else best[1]
+            best = gain, in_part(outcome, part, dropped, why)
+    return taken_back(ready, outcome, why) if best is None else best[1]
 
 
 def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_ocs.measurement.channels import Channels, decibels, noise_along
+from onnx_ocs.measurement.channels import Channels, channel_axes, decibels, noise_along
 
 RNG = np.random.default_rng(0)
 SCALES = np.asarray([640, 500, 700, 0.1, 0.2, 0.15])
@@ -98,3 +98,24 @@ def test_noise() -> None:
 def test_decibels() -> None:
     assert decibels(100.0, 1.0) == 20.0
     assert decibels(1.0, 0.0) is None and decibels(0.0, 1.0) is None and decibels(1.0, np.inf) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((2, 5), [1]),
+        ((2, 8400, 85), [2, 1]),
+        ((2, 84, 8400), [1, 2]),
+        ((2, 16, 384), [1, 2]),  # tokens, then channels: nobody knows
+        ((2, 3, 320, 480), [1]),
+        ((2, 320, 480, 3), [3]),
+        ((2, 1, 320, 480), [1]),  # a page: its margins are columns, and no channels
+        ((2, 1, 480, 320), [1]),
+        ((1, 1, 100, 7), [1, 3]),  # SSD's boxes
+        ((2, 7, 6, 6), [3, 1]),  # nobody knows
+        ((2, 3, 8, 32, 32), [1]),
+        ((7,), []),
+    ],
+)
+def test_where_channels_may_lie(shape: tuple[int, ...], axes: list[int]) -> None:
+    assert channel_axes(shape) == axes

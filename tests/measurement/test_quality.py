@@ -215,7 +215,8 @@ def labels(agreement: float, answers: int = 1000) -> OutputQuality:
         ([values("a", 10.0), values("b", 34.5)], [values("a", 27.0), values("b", 3.1)], True),
         ([values("a", 10.0), values("b", 34.5)], [values("a", 27.0), values("b", 34.45)], False),
         ([values("a", 10.0), values("b", 34.5)], [values("a", 9.95), values("b", 34.5)], True),  # for nothing
-        ([scores(20.0, 0.90)], [scores(19.0, 0.92)], False),
+        ([scores(20.0, 0.90)], [scores(19.0, 0.99)], False),
+        ([scores(20.0, 0.90)], [scores(19.0, 0.92)], True),  # two answers of a hundred are chance
         ([scores(20.0, 0.90)], [scores(19.0, 0.90)], True),
         ([scores(20.0, 0.90), values("b", 20.0)], [scores(19.0, 0.92), values("b", 12.0)], True),
         ([scores(20.0, 0.90), labels(0.95)], [scores(22.0, 0.92), labels(0.90)], True),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from onnx import ModelProto
 from zoo import Net, Style, build
 
 from onnx_ocs.model.graph import Graph
+from onnx_ocs.reconstruction import tasks as module
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.pairing import Pair
@@ -62,3 +64,22 @@ def test_what_was_said_first_stays() -> None:
     leave(tasks[:1], "few_rows", "one")
     leave(tasks, "no_gain", "other")
     assert [f.why for f in fitted] == [("few_rows", "one"), ("no_gain", "other"), ("no_gain", "other")]
+
+
+def test_what_takes_much_memory_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers side by side, with room for one: one after the other, and the same values in the end."""
+    assert tasks_of(build("concat_wide")[0])[2] == [[[0], [1]], [[2]]]
+    tasks = tasks_of(build("concat_wide")[0])[1]
+    k, m = tasks[0].layer.columns.shape[1], tasks[0].layer.rows.size
+    assert tasks[0].bytes == 3 * 8 * (k * k + m * k), "inputs with inputs, and outputs with inputs, in three folds"
+    monkeypatch.setattr(module, "STAGE", tasks[0].bytes)
+    assert tasks_of(build("concat_wide")[0])[2] == [[[0]], [[1]], [[2]]]
+    assert tasks_of(heads().model("head0", "head1"))[2] == [[[1]], [[2]], [[0, 3]], [[4]], [[5]]]
+
+
+def test_what_is_shared_by_too_many_layers_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unrolled recurrent network: the moments of all its steps would have to be held at once."""
+    monkeypatch.setattr(module, "SHARED", 2 * tasks_of(heads().model("head0", "head1"))[1][0].bytes - 1)
+    fitted, _, found = tasks_of(heads().model("head0", "head1"))
+    assert [f.why and f.why[0] for f in fitted] == ["weight_shared", None, None, "weight_shared", None, None]
+    assert "2 layers read the weight" in (fitted[0].why or ("", ""))[1] and found == [[[1], [4]], [[2]], [[5]]]

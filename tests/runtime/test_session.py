@@ -11,7 +11,8 @@ import pytest
 import zoo
 from onnx import TensorProto, helper
 
-from onnx_ocs.errors import CPP_ERRORS
+from onnx_ocs.errors import CPP_ERRORS, UserError
+from onnx_ocs.runtime import session as module
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import NUMBERS, RUN_ERRORS, Session, as_written
 
@@ -151,3 +152,18 @@ def test_models_that_do_not_load(how: str, level: str) -> None:
 def test_feeds_that_do_not_run(feed: dict[str, np.ndarray]) -> None:
     with pytest.raises(RUN_ERRORS):
         Session(zoo.build("conv_relu_conv")[0]).run(feed)
+
+
+def test_where_kernels_do_not_saturate_sessions_need_not_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some files do not load where it is forbidden; the proof then ran at one level only."""
+
+    class Picky:
+        def __init__(self, _model: Any, _level: str, precise: bool = True) -> None:
+            if precise:
+                raise UserError("AddInitializerWithOrtValue")
+
+    monkeypatch.setattr(module, "Session", Picky)
+    monkeypatch.setattr(module, "may_saturate", lambda: False)
+    assert isinstance(module.attempt(onnx.ModelProto(), "enable_all"), Picky)
+    monkeypatch.setattr(module, "may_saturate", lambda: True)
+    assert module.attempt(onnx.ModelProto(), "enable_all") == "AddInitializerWithOrtValue"

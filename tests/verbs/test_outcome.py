@@ -13,9 +13,10 @@ from onnx import helper, numpy_helper
 from onnx_ocs.calibration.context import Context
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.quality import Quality
-from onnx_ocs.verbs.outcome import Outcome, Prepared, in_part, taken_back
+from onnx_ocs.verbs.outcome import Outcome, Prepared, Why, in_part, taken_back
 
 BEFORE, AFTER = Quality(20.0, None, 4), Quality(10.0, None, 4)
+LOST = Why("loses", "lost on the calibration data ('y' 20.00 dB -> 10.00 dB)")
 
 
 def outcome() -> tuple[Prepared, Outcome]:
@@ -30,7 +31,7 @@ def outcome() -> tuple[Prepared, Outcome]:
 
 def test_taken_back() -> None:
     ready, before = outcome()
-    after = taken_back(ready, before, "'y' 20.00 dB -> 10.00 dB")
+    after = taken_back(ready, before, LOST)
     assert after.model is ready.original and not after.changed and after.qualities == (BEFORE, BEFORE)
     why = "the rewrite lost on the calibration data ('y' 20.00 dB -> 10.00 dB), so it was not applied"
     assert after.notes == ("a note", why)
@@ -72,7 +73,7 @@ def test_in_part() -> None:
     """What is applied is told as it is, what was left out with the reason."""
     _, whole = outcome()
     part = replace(whole, regions=(), compensations=(), notes=("another",), qualities=(BEFORE, Quality(21.0, None, 4)))
-    found = in_part(whole, part, "the pass 'p'", "'y' 20.00 dB -> 10.00 dB")
+    found = in_part(whole, part, "the pass 'p'", LOST)
     why = "with the pass 'p' the rewrite lost on the calibration data ('y' 20.00 dB -> 10.00 dB), so that was left out"
     assert found.changed and found.notes == ("another", why) and found.qualities == part.qualities
     assert [e["status"] for e in found.regions] == ["refused", "refused"]

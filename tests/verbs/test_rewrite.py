@@ -152,7 +152,7 @@ def test_what_passes_return_is_not_changed(model: onnx.ModelProto, calib: dict[s
 
     translate = Spied()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "losing", lambda *_: "everything")
+        patch.setattr("onnx_ocs.verbs.gain.losing", lambda *_: "everything")
         done = onnx_ocs.rewrite(model, calib=calib, passes=[translate])
     assert not done.changed and "lost on the calibration data (everything)" in " ".join(done.report["notes"])
     assert any(e["status"] == "applied" for e in kept[0].regions)
