@@ -2,19 +2,55 @@
 
 Where a softmax is sure, its values hardly move, whatever the layers before it do; where it is not, they move far.  So
 the squared error of probabilities lies in the few samples that are near to turning over, and whether these gain or lose
-is chance.  In logarithms each sample tells about as much as any other.
+is chance.  In logarithms each sample tells about as much as any other, and in front of the softmax it does even where a
+quantizer behind it makes 0 and 1 of its values.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import onnx
 
-from onnx_ocs.model.nodes import Array
+from onnx_ocs.model.nodes import Array, attribute, is_op
 
-__all__ = ["WHOLE", "in_logarithms", "sums_to_one"]
+__all__ = ["WHOLE", "Logits", "in_logarithms", "logits_of", "sums_to_one"]
 
 WHOLE = 1e-3  # how far a sum of probabilities may be from 1
 LEAST = 1e-3  # probabilities far below are alike
+NOTHING = 20.0  # below the largest of a row: its probability is 2e-9 of that one's
+PASSED = ("DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Clip")  # between a softmax and an output
+
+
+class Logits(NamedTuple):
+    """What a softmax makes an output of.
+
+    Attributes:
+        tensor: its input.
+        axis: of the classes.
+    """
+
+    tensor: str
+    axis: int
+
+    def counted(self, value: Array) -> Array:
+        """Values as they are compared: about their mean, which a softmax takes out, and no lower than counts."""
+        exact = value.astype(np.float64)
+        kept = np.maximum(exact, exact.max(self.axis, keepdims=True) - NOTHING)
+        return np.asarray(kept - kept.mean(self.axis, keepdims=True))
+
+
+def logits_of(model: onnx.ModelProto, output: str) -> Logits | None:
+    """What a softmax makes an output of, whatever quantizers stand behind it; None where there is none."""
+    made = {o: n for n in model.graph.node for o in n.output}
+    node = made.get(output)
+    while node is not None and is_op(node, *PASSED):
+        node = made.get(node.input[0])
+    if node is None or not is_op(node, "Softmax") or node.input[0] not in made:
+        return None
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    return Logits(node.input[0], int(attribute(node, "axis", -1 if opset >= 13 else 1)))
 
 
 def sums_to_one(value: Array, axis: int) -> bool:

@@ -15,11 +15,12 @@ import onnx
 
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.labels import labels_of
-from onnx_ocs.measurement.distributions import in_logarithms, sums_to_one
+from onnx_ocs.measurement.distributions import in_logarithms, logits_of, sums_to_one
 from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.passages import apart, passages
 from onnx_ocs.measurement.yardstick import Yardstick, outputs_of
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
@@ -29,6 +30,7 @@ GAIN = 0.1  # decibels that a choice must bring
 SURE = 2.0  # standard errors by which taking layers back must be better: each of them was better by itself
 LIKELY = 1.0  # by which what stays must be better than nothing
 FEW = 8.0  # and so many more, divided by the number of feeds
+AHEAD = "ahead of "  # an output's softmax
 QUESTIONS = 6  # most models that are asked
 Feed = Mapping[str, Array]
 
@@ -59,11 +61,14 @@ class Judge:
         """
         self.feeds, self.metric = feeds, judging.metric
         self.outputs = outputs_of(reference, model, judging)
-        self.references = self._run(reference, {o.name: o.truth for o in self.outputs})
+        counted = [o for o in self.outputs if o.weight > 0]
+        pairs = {o.name: (logits_of(reference, o.truth), logits_of(model, o.name)) for o in counted}
+        self._logits = {n: (r, m) for n, (r, m) in pairs.items() if r is not None and m is not None}
+        self.references = self._run(reference, {o.name: o.truth for o in self.outputs}, 0)
         given = feeds()
         self._masks = [mask(f) for f in given]
         self._labels = [] if self.metric is None else [labels_of(f) for f in given]
-        self._counted = [o.name for o in self.outputs if o.weight > 0]
+        self._counted = [o.name for o in counted]
         self._likely = {n for n in self._counted if all(_is_distribution(r[n]) for r in self.references)}
         told = zip(given, self.references, self._masks, strict=True)
         self._passages = [passages(f, [r[n] for n in self._counted], mask) for f, r, mask in told]
@@ -71,17 +76,32 @@ class Judge:
 
     def _parted(self, found: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
         """Outputs of all feeds, passage by passage; rows that do not count are 0, probabilities are logarithms."""
-        counted = [{n: in_logarithms(f[n]) if n in self._likely else f[n] for n in self._counted} for f in found]
+        counted = [{n: self._told(n, f) for n in self._counted} for f in found]
         masked = zip(_masked(counted, self._masks), self._passages, strict=True)
         return [part for f, where in masked for part in apart(f, where)]
 
-    def _run(self, model: onnx.ModelProto, names: Mapping[str, str]) -> list[dict[str, Array]]:
-        """For every feed, the outputs by our names."""
-        session, asked = as_written(model, 1), list(dict.fromkeys(names.values()))
+    def _told(self, name: str, found: Mapping[str, Array]) -> Array:
+        """An output as it is compared."""
+        if name in self._logits:
+            return found[AHEAD + name]
+        return in_logarithms(found[name]) if name in self._likely else found[name]
+
+    def _run(self, model: onnx.ModelProto, names: Mapping[str, str], which: int) -> list[dict[str, Array]]:
+        """For every feed, the outputs by our names, and what softmaxes make them of.
+
+        Args:
+            model: the model.
+            names: of its outputs, by ours.
+            which: 0 for the reference, 1 for others.
+        """
+        logits = {n: pair[which] for n, pair in self._logits.items()}
+        asked = list(dict.fromkeys([*names.values(), *(x.tensor for x in logits.values())]))
+        session = as_written(expose(model, asked) if logits else model, 1)
 
         def run(feed: Feed) -> dict[str, Array]:
             got = session.run({k: v for k, v in feed.items() if k in session.inputs}, asked)
-            return {n: np.asarray(got[t]) for n, t in names.items()}
+            ahead = {AHEAD + n: x.counted(np.asarray(got[x.tensor])) for n, x in logits.items()}
+            return {n: np.asarray(got[t]) for n, t in names.items()} | ahead
 
         return list(in_order(run, self.feeds(), CORES))
 
@@ -92,7 +112,7 @@ class Judge:
             Errors by part and feed, (parts, feeds), each part's add up to its error; passages of text
             (`onnx_ocs.measurement.passages`) count as feeds.  And the user's metric, 0 where there is none.
         """
-        found = self._run(model, {o.name: o.name for o in self.outputs})
+        found = self._run(model, {o.name: o.name for o in self.outputs}, 1)
         noise = [self.yardstick.noise(k, f) for k, f in enumerate(self._parted(found))]
         shape = len(noise), len(self.yardstick.parts)
         return self.yardstick.shares(np.asarray(noise).reshape(shape)), self._measured(found)
