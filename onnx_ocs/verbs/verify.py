@@ -8,6 +8,7 @@ from onnx_ocs.calibration.samples import Source
 from onnx_ocs.measurement.cost import cost
 from onnx_ocs.measurement.latency import compared
 from onnx_ocs.measurement.quality import compare
+from onnx_ocs.records.weights import read_refitted
 from onnx_ocs.report.report import assemble
 from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
@@ -22,6 +23,11 @@ from onnx_ocs.verbs.common import (
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["verify"]
+
+FITTED = (
+    "weights were fitted again: if to a float model, give it (--float); without it the quality is that against the "
+    "original's own weights, which they have left"
+)
 
 
 @answers_for_the_model
@@ -60,11 +66,14 @@ def verify(
         ref, against = reference_model(before, float_model)
         first, second = compare(ref, [before, after], samples, limit)
         qualities = (first, second)
+    notes = list(opened.notes)
+    if qualities is not None and float_model is None and read_refitted(after):
+        notes.append(FITTED)
     shapes_in = sample_shapes(before, lambda: fed)
     costs = cost(before, shapes_in), cost(after, shapes_in)
     latency = compared(before, after, first_sample(before, fed)) if checked.verdict == "PASSED" else None
     report = assemble(
         "verify", seed, costs=costs, latency=latency, qualities=qualities, reference=against, verification=checked,
-        notes=opened.notes,
+        notes=notes,
     )  # fmt: skip
     return dict(report)
