@@ -141,9 +141,9 @@ class Channels:
         there = [c for c in channels if c < self.size]
         return bool(np.any(self.low[model][there] == self.high[model][there]))
 
-    def constant(self, model: int) -> tuple[int, ...]:
-        """Channels that never change while the reference's do."""
+    def constant(self, model: int, least: float = 0.0) -> tuple[int, ...]:
+        """Channels that never change while the reference's do, by more than so much."""
         if not self.usable or self.count < SEEN:
             return ()
         still = self.low[model] == self.high[model]
-        return tuple(np.flatnonzero(still & (self.low[-1] < self.high[-1])).tolist())
+        return tuple(np.flatnonzero(still & (self.high[-1] - self.low[-1] > least)).tolist())

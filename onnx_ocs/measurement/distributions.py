@@ -15,7 +15,7 @@ import onnx
 
 from onnx_ocs.model.nodes import Array, attribute, is_op
 
-__all__ = ["WHOLE", "Logits", "in_logarithms", "logits_of", "sums_to_one"]
+__all__ = ["LEAST", "WHOLE", "Logits", "in_logarithms", "logits_of", "sums_to_one"]
 
 WHOLE = 1e-3  # how far a sum of probabilities may be from 1
 LEAST = 1e-3  # probabilities far below are alike

@@ -21,7 +21,7 @@ import onnx
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.channels import Channels, Group, channel_axes, decibels, noise_along
-from onnx_ocs.measurement.distributions import in_logarithms, sums_to_one
+from onnx_ocs.measurement.distributions import LEAST, in_logarithms, sums_to_one
 from onnx_ocs.model.graph import tensor_outputs
 from onnx_ocs.model.nodes import Array, is_op
 
@@ -41,7 +41,8 @@ class OutputQuality:
         agreement: share of the reference's answers, 0..1; None for values.
         answers: number of answers: samples, or places of a map of scores or labels.
         groups: channels by their scale, where there are several scales.
-        constant_channels: channels that never change on the samples, while the reference's do.
+        constant_channels: channels that never change on the samples, while the reference's do; a class whose
+            probability hardly leaves 0 is no dead one.
         weight: how much it counts; 0: not at all.
         noise: squared error of each sample, of probabilities in logarithms (`onnx_ocs.measurement.distributions`); of
             each feed where samples cannot be told apart; none for labels.
@@ -93,6 +94,7 @@ class OutputTally:
         self.by_sample: list[list[float]] = [[] for _ in range(models)]
         self.labels = False
         self.scores = True  # until a feed shows that they are none
+        self.likely = True  # and no probabilities
         self.channels: list[Channels] | None = None
 
     def add(self, truth: Array, outputs: Sequence[Array], samples: int = 1) -> None:
@@ -120,6 +122,7 @@ class OutputTally:
         self.answers += 0 if axis is None else truth.size // truth.shape[axis]
         flat = truth.reshape(1, -1)
         likely = axis is not None and sums_to_one(truth, axis)
+        self.likely = self.likely and likely
         for k, value in enumerate(values):
             if value is None:
                 self.noise[k] += energy
@@ -175,7 +178,7 @@ class OutputTally:
             self.same[model] / self.answers if scores else None,
             self.answers if scores else 0,
             next((g for c in channels if (g := c.groups(model))), ()),
-            next((d for c in channels if (d := c.constant(model))), ()),
+            next((d for c in channels if (d := c.constant(model, LEAST if self.likely else 0.0))), ()),
             self.weight,
             tuple(self.by_sample[model]),
         )
