@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -30,9 +29,10 @@ def cluster(address: str | None, workers: int | None) -> Iterator[tuple[Executor
         UserError: Dask is not installed, or nobody answers there.
     """
     try:
-        dask: Any = importlib.import_module("distributed")  # has no types, and is an extra
+        import distributed
     except ImportError:
         raise UserError("--executor dask:... needs Dask: pip install 'onnx-ocs[dask]'") from None
+    dask: Any = distributed  # its functions have no types
     quiet = logging.CRITICAL
     if address is None:
         count = workers or os.cpu_count() or 1
