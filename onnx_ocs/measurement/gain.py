@@ -75,4 +75,5 @@ def by_chance(before: Quality, after: Quality) -> str | None:
 
 def _speaks(before: OutputQuality, after: OutputQuality) -> bool:
     labels = after.kind == "labels" and after.agreement != before.agreement
-    return labels or len(after.constant_channels) < len(before.constant_channels)
+    alive = len(after.constant_channels) < len(before.constant_channels)
+    return labels or (alive and after.kind == "values")  # a class that is never likely is often dead

@@ -78,5 +78,7 @@ def test_where_nobody_can_tell() -> None:
     assert by_chance(sampled(SAMPLES), sampled(SAMPLES)) is None, "no difference"
     assert by_chance(sampled(SAMPLES), sampled(np.where(worse > 1, np.inf, worse * np.inf))) is None
     assert by_chance(sampled(SAMPLES, constant_channels=(3,)), sampled(worse)) is None, "a channel lives again"
+    classes = sampled(SAMPLES, constant_channels=(3,), kind="scores"), sampled(worse, kind="scores")
+    assert by_chance(*classes) is not None, "a class"
     metric = replace(sampled(worse), metric=0.7), replace(sampled(SAMPLES), metric=0.6)
     assert by_chance(metric[1], metric[0]) is None, "the user's metric decides"
