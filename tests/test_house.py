@@ -6,6 +6,7 @@ Who may import whom is checked by import-linter (pyproject.toml).
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TOP = {
+    "onnx_ocs", "passes", "tests", "models", "docs", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "mkdocs.yml",
+}  # fmt: skip
 LONGEST_FUNCTION = 60  # lines: a screen
 LONGEST_FILE = 350
 EXCUSE = "# long: "  # followed by the reason, in a function's signature or above a file's first import
@@ -110,6 +114,16 @@ def test_every_module_has_its_test_file() -> None:
     assert len(modules) > 80  # the folders were found
     missing = [str(mirror(p).relative_to(ROOT)) for p in modules if not mirror(p).exists()]
     assert not missing, "\n".join(missing)
+
+
+def test_nothing_else_lies_at_the_top() -> None:
+    """Other tools leave files where they are started, and a commit of everything takes them along."""
+    try:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no repository")
+    found = {line.split("/")[0] for line in listed.splitlines()}
+    assert {name for name in found if not name.startswith(".")} == TOP
 
 
 # ---- the rules themselves -------------------------------------------------------------------------------------------
