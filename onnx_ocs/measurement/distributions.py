@@ -11,15 +11,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import onnx
 
-from onnx_ocs.model.nodes import Array, attribute, is_op
+from onnx_ocs.model.graph import Graph
+from onnx_ocs.model.nodes import Array, is_op
+from onnx_ocs.regions.masked import axis_of, floored, rows_along
 
-__all__ = ["LEAST", "WHOLE", "Logits", "in_logarithms", "logits_of", "sums_to_one"]
+__all__ = ["LEAST", "Logits", "distribution_axis", "in_logarithms", "logits_of", "sums_to_one"]
 
 WHOLE = 1e-3  # how far a sum of probabilities may be from 1
 LEAST = 1e-3  # probabilities far below are alike
-NOTHING = 20.0  # below the largest of a row: its probability is 2e-9 of that one's
 PASSED = ("DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Clip")  # between a softmax and an output
 
 
@@ -27,30 +27,35 @@ class Logits(NamedTuple):
     """What a softmax makes an output of.
 
     Attributes:
+        graph: the graph.
         tensor: its input.
         axis: of the classes.
     """
 
+    graph: Graph
     tensor: str
     axis: int
 
     def counted(self, value: Array) -> Array:
         """Values as they are compared: about their mean, which a softmax takes out, and no lower than counts."""
-        exact = value.astype(np.float64)
-        kept = np.maximum(exact, exact.max(self.axis, keepdims=True) - NOTHING)
-        return np.asarray(kept - kept.mean(self.axis, keepdims=True))
+        kept = floored(self.graph, value.astype(np.float64), self.axis)
+        return np.asarray(kept - kept.mean(rows_along(self.graph, value.ndim, self.axis), keepdims=True))
 
 
-def logits_of(model: onnx.ModelProto, output: str) -> Logits | None:
+def logits_of(graph: Graph, output: str) -> Logits | None:
     """What a softmax makes an output of, whatever quantizers stand behind it; None where there is none."""
-    made = {o: n for n in model.graph.node for o in n.output}
-    node = made.get(output)
+    node = graph.producer.get(output)
     while node is not None and is_op(node, *PASSED):
-        node = made.get(node.input[0])
-    if node is None or not is_op(node, "Softmax") or node.input[0] not in made:
+        node = graph.producer.get(node.input[0])
+    if node is None or not is_op(node, "Softmax") or node.input[0] not in graph.producer:
         return None
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
-    return Logits(node.input[0], int(attribute(node, "axis", -1 if opset >= 13 else 1)))
+    return Logits(graph, node.input[0], axis_of(graph, node))
+
+
+def distribution_axis(value: Array) -> int | None:
+    """The second or the last axis, where values along it are probabilities; None where they are along neither."""
+    axes = (1, value.ndim - 1) if value.ndim > 1 else ()
+    return next((a for a in axes if sums_to_one(value, a)), None)
 
 
 def sums_to_one(value: Array, axis: int) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_ocs.measurement.gate import beyond_chance, decibels_won
+from onnx_ocs.measurement.gate import SURE, beyond_chance, won_by_feed
 from onnx_ocs.measurement.outputs import OutputQuality
-from onnx_ocs.measurement.quality import SURE, Quality, told_db
+from onnx_ocs.measurement.quality import Quality, told_db
 
 __all__ = ["LEAST_DB", "by_chance", "gains"]
 
@@ -65,8 +65,7 @@ def by_chance(before: Quality, after: Quality) -> str | None:
     if np.array_equal(then, now) or not (np.isfinite(then).all() and np.isfinite(now).all()):
         return None
     weights = [a.weight for _, a in counted]
-    won = np.average(decibels_won(then, now), axis=0, weights=weights)
-    saved = np.average((then - now) / np.maximum(then.mean(1, keepdims=True), 1e-30), axis=0, weights=weights)
+    won, saved = won_by_feed(then, now, weights)
     rarely = -saved[saved < 0].sum() <= RARELY * saved[saved > 0].sum()
     if rarely or beyond_chance(won, SURE) or beyond_chance(saved, SURE):
         return None

@@ -15,19 +15,20 @@ import onnx
 
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.labels import labels_of
-from onnx_ocs.measurement.distributions import in_logarithms, logits_of, sums_to_one
+from onnx_ocs.measurement.distributions import distribution_axis, in_logarithms, logits_of
 from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.passages import apart, passages
 from onnx_ocs.measurement.yardstick import Yardstick, outputs_of
+from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
-__all__ = ["LIKELY", "Judge", "Rule", "beyond_chance", "choose", "decibels_won"]
+__all__ = ["LIKELY", "SURE", "Judge", "Rule", "beyond_chance", "choose", "won_by_feed"]
 
 GAIN = 0.1  # decibels that a choice must bring
-SURE = 2.0  # standard errors by which taking layers back must be better: each of them was better by itself
+SURE = 2.0  # standard errors by which what is asked after the fact must be better, such as taking layers back
 LIKELY = 1.0  # by which what stays must be better than nothing
 FEW = 8.0  # and so many more, divided by the number of feeds
 AHEAD = "ahead of "  # an output's softmax
@@ -61,15 +62,17 @@ class Judge:
         """
         self.feeds, self.metric = feeds, judging.metric
         self.outputs = outputs_of(reference, model, judging)
-        counted = [o for o in self.outputs if o.weight > 0]
-        pairs = {o.name: (logits_of(reference, o.truth), logits_of(model, o.name)) for o in counted}
+        counted, exact, own = [o for o in self.outputs if o.weight > 0], Graph(reference), Graph(model)
+        pairs = {o.name: (logits_of(exact, o.truth), logits_of(own, o.name)) for o in counted}
         self._logits = {n: (r, m) for n, (r, m) in pairs.items() if r is not None and m is not None}
         self.references = self._run(reference, {o.name: o.truth for o in self.outputs}, 0)
         given = feeds()
         self._masks = [mask(f) for f in given]
         self._labels = [] if self.metric is None else [labels_of(f) for f in given]
         self._counted = [o.name for o in counted]
-        self._likely = {n for n in self._counted if all(_is_distribution(r[n]) for r in self.references)}
+        self._likely = {
+            n for n in self._counted if all(distribution_axis(r[n]) is not None for r in self.references)
+        }
         told = zip(given, self.references, self._masks, strict=True)
         self._passages = [passages(f, [r[n] for n in self._counted], mask) for f, r, mask in told]
         self.yardstick = Yardstick(self.outputs, self._parted(self.references))
@@ -121,10 +124,6 @@ class Judge:
         if self.metric is None:
             return 0.0
         return evaluate(self.metric, found, self.references, self._labels)
-
-
-def _is_distribution(value: Array) -> bool:
-    return value.ndim > 1 and any(sums_to_one(value, axis) for axis in {1, value.ndim - 1})
 
 
 def _masked(found: Sequence[Mapping[str, Array]], masks: Sequence[Array | None]) -> list[dict[str, Array]]:
@@ -207,13 +206,12 @@ class Rule:
         Asked in two ways, of which one must say so: by decibels of single feeds, which no feed with a large error
         rules, and by the error of all feeds together, which is what the SQNR counts.
         """
-        gain = np.average(decibels_won(then, now), axis=0, weights=self.weights)
+        gain, saved = won_by_feed(then, now, self.weights)
         if gain.size < 2 or not np.isfinite(gain).all():
             return bool(now.sum() < then.sum())
-        saved = (then - now) / np.maximum(then.mean(1, keepdims=True), 1e-30)
-        together = np.average(decibels_won(then.sum(1), now.sum(1)), weights=self.weights)
+        together = np.average(_decibels(then.sum(1), now.sum(1)), weights=self.weights)
         return (beyond_chance(gain, errors) and bool(gain.mean() > GAIN)) or (
-            beyond_chance(np.average(saved, axis=0, weights=self.weights), errors) and bool(together > GAIN)
+            beyond_chance(saved, errors) and bool(together > GAIN)
         )
 
 
@@ -223,8 +221,15 @@ def _told(now: Array, then: Array) -> tuple[Array, Array]:
     return (np.where(neither, 0.0, now), np.where(neither, 0.0, then)) if neither.any() else (now, then)
 
 
-def decibels_won(then: Array, now: Array) -> Array:
-    """What errors have become smaller by, in decibels; not finite where only one of them is."""
+def won_by_feed(then: Array, now: Array, weights: Sequence[float] | Array | None) -> tuple[Array, Array]:
+    """What errors (parts, feeds) have become smaller by: decibels of each feed, and its share of the mean error."""
+    with np.errstate(invalid="ignore"):  # errors may be infinite
+        shares = (then - now) / np.maximum(then.mean(1, keepdims=True), 1e-30)
+    won, saved = (np.average(v, axis=0, weights=weights) for v in (_decibels(then, now), shares))
+    return won, saved
+
+
+def _decibels(then: Array, now: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):  # errors may be infinite
         return np.asarray(10 * np.log10(np.maximum(then, 1e-30) / np.maximum(now, 1e-30)))
 

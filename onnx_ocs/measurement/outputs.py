@@ -21,7 +21,7 @@ import onnx
 
 from onnx_ocs.errors import UserError
 from onnx_ocs.measurement.channels import Channels, Group, channel_axes, decibels, noise_along
-from onnx_ocs.measurement.distributions import LEAST, in_logarithms, sums_to_one
+from onnx_ocs.measurement.distributions import LEAST, distribution_axis, in_logarithms, sums_to_one
 from onnx_ocs.model.graph import tensor_outputs
 from onnx_ocs.model.nodes import Array, is_op
 
@@ -153,12 +153,7 @@ class OutputTally:
         """The axis of the classes; None where these are no scores."""
         if truth.ndim > 1 and truth.shape[1] > 1 and all(d == 1 for d in truth.shape[2:]):
             return 1
-        if not self.scores or truth.ndim < 3 or not truth.size or truth.min() < 0:
-            return None
-        for axis in (1, truth.ndim - 1):
-            if sums_to_one(truth, axis):
-                return axis
-        return None
+        return distribution_axis(truth) if self.scores and truth.ndim > 2 else None
 
     def still(self, model: int, channels: Sequence[int]) -> bool:
         """Whether one of these channels may be constant in one of the models, by the feeds so far."""

@@ -15,16 +15,16 @@ from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.execution.engine import Engine
 from onnx_ocs.measurement.answers import Known, answers
 from onnx_ocs.measurement.channels import decibels
+from onnx_ocs.measurement.gate import SURE
 from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs
 from onnx_ocs.measurement.yardstick import ANSWERS, OUTPUT_DB
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["SURE", "Quality", "compare", "decibels", "gained", "losing", "told_db"]
+__all__ = ["Quality", "compare", "decibels", "gained", "losing", "told_db"]
 
 LOSS_DB = 0.01  # what a rewrite may lose over all outputs together
 FIRST = 1e6  # decibels that no gain of outputs reaches: the user's metric comes first
-SURE = 2.0  # standard errors
 EXACT_DB = 100.0  # from here on the difference is float arithmetic's
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from onnx import NodeProto
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, attribute, is_op
 from onnx_ocs.regions.region import Quantized, Region
 
-__all__ = ["floor_of", "floored", "softmax_axes"]
+__all__ = ["axis_of", "floor_of", "floored", "rows_along", "softmax_axes"]
 
 NOTHING = 20.0  # below the largest of a row: its weight is 2e-9 of that one's
 FLAT = 13  # the first opset in which a Softmax is one of an axis; before, of all axes from that one on
@@ -31,16 +32,26 @@ def softmax_axes(graph: Graph, regions: Iterable[Quantized]) -> dict[str, int]:
         tensors = [str(d.output[0]) for d in r.walk.dequantizers]
         readers = [n for t in tensors for n in graph.readers(t)]
         alone = not any(t in graph.outputs or graph.captured(t) for t in tensors)
-        axes = {int(attribute(n, "axis", -1 if graph.opset >= FLAT else 1)) for n in readers}
+        axes = {axis_of(graph, n) for n in readers}
         if alone and len(axes) == 1 and all(is_op(n, "Softmax") for n in readers):
             found[r.tensor] = axes.pop()
     return found
 
 
+def axis_of(graph: Graph, softmax: NodeProto) -> int:
+    """A Softmax's axis, which has another default since opset 13."""
+    return int(attribute(softmax, "axis", -1 if graph.opset >= FLAT else 1))
+
+
+def rows_along(graph: Graph, rank: int, axis: int) -> tuple[int, ...]:
+    """The axes along which a Softmax sums to one, of a tensor of so many."""
+    axis %= rank
+    return (axis,) if graph.opset >= FLAT else tuple(range(axis, rank))
+
+
 def floor_of(graph: Graph, value: Array, axis: int) -> Array:
     """Below what a Softmax makes nothing of values, in a shape that broadcasts to theirs."""
-    axis %= value.ndim
-    axes = (axis,) if graph.opset >= FLAT else tuple(range(axis, value.ndim))
+    axes = rows_along(graph, value.ndim, axis)
     return np.asarray(value.max(axes, keepdims=True) - np.asarray(NOTHING, value.dtype))
 
 
