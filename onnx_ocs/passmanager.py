@@ -40,6 +40,8 @@ class PassResult:
         reconstructions: the report's entries, one for each layer with a quantized weight.
         notes: sentences for the user.
         grids: the report's entries, one for each quantizer that gets another grid, or should.
+        sure: whether the pass has found, on samples that it did not learn from, that the model is better by more than
+            chance.
     """
 
     changed: bool
@@ -48,6 +50,7 @@ class PassResult:
     reconstructions: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     grids: list[dict[str, Any]] = field(default_factory=list)
+    sure: bool = False
 
 
 class Pass(Protocol):

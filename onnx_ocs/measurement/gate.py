@@ -9,6 +9,7 @@ worse either.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from onnx_ocs.runtime.instrument import expose
 from onnx_ocs.runtime.session import as_written
 from onnx_ocs.runtime.threads import CORES, in_order
 
-__all__ = ["LIKELY", "SURE", "Judge", "Rule", "beyond_chance", "choose", "won_by_feed"]
+__all__ = ["LIKELY", "SURE", "Choice", "Judge", "Rule", "beyond_chance", "choose", "won_by_feed"]
 
 GAIN = 0.1  # decibels that a choice must bring
 SURE = 2.0  # standard errors by which what is asked after the fact must be better, such as taking layers back
@@ -50,6 +51,7 @@ class Judge:
         feeds: Callable[[], Sequence[Feed]],
         mask: Callable[[Feed], Array | None],
         judging: Judging = EVERYTHING,
+        turns: Sequence[int] | None = None,
     ) -> None:
         """Run the float model.
 
@@ -59,13 +61,14 @@ class Judge:
             feeds: gives the samples.
             mask: gives which rows count.
             judging: what outputs count, and the user's metric.
+            turns: which of the models that are judged each feed is for; default: one model is for all.
         """
-        self.feeds, self.metric = feeds, judging.metric
+        self.feeds, self.metric, self.turns = feeds, judging.metric, turns
         self.outputs = outputs_of(reference, model, judging)
         counted, exact, own = [o for o in self.outputs if o.weight > 0], Graph(reference), Graph(model)
         pairs = {o.name: (logits_of(exact, o.truth), logits_of(own, o.name)) for o in counted}
         self._logits = {n: (r, m) for n, (r, m) in pairs.items() if r is not None and m is not None}
-        self.references = self._run(reference, {o.name: o.truth for o in self.outputs}, 0)
+        self.references = self._run([reference], {o.name: o.truth for o in self.outputs}, 0)
         given = feeds()
         self._masks = [mask(f) for f in given]
         self._labels = [] if self.metric is None else [labels_of(f) for f in given]
@@ -89,33 +92,39 @@ class Judge:
             return found[AHEAD + name]
         return in_logarithms(found[name]) if name in self._likely else found[name]
 
-    def _run(self, model: onnx.ModelProto, names: Mapping[str, str], which: int) -> list[dict[str, Array]]:
+    def _run(self, models: Sequence[onnx.ModelProto], names: Mapping[str, str], which: int) -> list[dict[str, Array]]:
         """For every feed, the outputs by our names, and what softmaxes make them of.
 
         Args:
-            model: the model.
+            models: the model, or one for each turn.
             names: of its outputs, by ours.
             which: 0 for the reference, 1 for others.
         """
         logits = {n: pair[which] for n, pair in self._logits.items()}
         asked = list(dict.fromkeys([*names.values(), *(x.tensor for x in logits.values())]))
-        session = as_written(expose(model, asked) if logits else model, 1)
+        sessions = [as_written(expose(m, asked) if logits else m, 1) for m in models]
+        given = self.feeds()
+        turns = self.turns if self.turns is not None and len(models) > 1 else [0] * len(given)
 
-        def run(feed: Feed) -> dict[str, Array]:
+        def run(item: tuple[int, Feed]) -> dict[str, Array]:
+            session, feed = sessions[item[0]], item[1]
             got = session.run({k: v for k, v in feed.items() if k in session.inputs}, asked)
             ahead = {AHEAD + n: x.counted(np.asarray(got[x.tensor])) for n, x in logits.items()}
             return {n: np.asarray(got[t]) for n, t in names.items()} | ahead
 
-        return list(in_order(run, self.feeds(), CORES))
+        return list(in_order(run, zip(turns, given, strict=True), CORES))
 
-    def losses(self, model: onnx.ModelProto) -> tuple[Array, float]:
+    def losses(self, *models: onnx.ModelProto) -> tuple[Array, float]:
         """How far a model is from the float one.
+
+        Args:
+            models: the model, or one for each turn: every feed is given to that of its own.
 
         Returns:
             Errors by part and feed, (parts, feeds), each part's add up to its error; passages of text
             (`onnx_ocs.measurement.passages`) count as feeds.  And the user's metric, 0 where there is none.
         """
-        found = self._run(model, {o.name: o.name for o in self.outputs}, 1)
+        found = self._run(models, {o.name: o.name for o in self.outputs}, 1)
         noise = [self.yardstick.noise(k, f) for k, f in enumerate(self._parted(found))]
         shape = len(noise), len(self.yardstick.parts)
         return self.yardstick.shares(np.asarray(noise).reshape(shape)), self._measured(found)
@@ -137,12 +146,26 @@ def _covered(value: Array, mask: Array | None) -> Array:
     return np.asarray(np.where(mask.reshape(mask.shape + (1,) * (value.ndim - mask.ndim)), value, 0))
 
 
+class Choice(NamedTuple):
+    """What keeps its new values.
+
+    Attributes:
+        kept: the layers' numbers.
+        told: whether the samples told what does harm; otherwise as many are kept as they have nothing against.
+        sure: whether what is kept is better than nothing by more than chance.
+    """
+
+    kept: frozenset[int]
+    told: bool = True
+    sure: bool = False
+
+
 def choose(
     count: int,
     losses: Callable[[frozenset[int]], tuple[Array, float]],
     weights: Array | None = None,
     slack: Array | float = 0.0,
-) -> frozenset[int]:
+) -> Choice:
     """Which of the layers, numbered in topological order, keep their new values.
 
     Args:
@@ -153,10 +176,10 @@ def choose(
     """
     everything, nothing = frozenset(range(count)), frozenset[int]()
     if not count:
-        return nothing
+        return Choice(nothing)
     before = losses(nothing)
     if not before[0].size:
-        return nothing
+        return Choice(nothing)
     rule = Rule(before, weights, slack)
     kept, best = everything, losses(everything)
     asked, segments = 0, [(0, count)]
@@ -174,9 +197,11 @@ def choose(
             asked += 1
             if rule.ahead(found, best):
                 kept, best = without, found
-    if rule.stands(best):
-        return kept
-    return _prefix(sorted(kept), lambda layers: rule.stands(losses(layers)))
+    told = rule.stands(best)
+    if not told:
+        kept = _prefix(sorted(kept), lambda layers: rule.stands(losses(layers)))
+        best = losses(kept)
+    return Choice(kept, told, rule.ahead(best, before))
 
 
 class Rule:

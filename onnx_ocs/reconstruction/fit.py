@@ -59,7 +59,7 @@ class Fitting:
     def __init__(
         self, graph: EditableGraph, layers: Sequence[LinearMap], pairs: Sequence[Pair | None], reference: Reference,
         folder: Path, seed: int, total: int, unit: int, masks: Callable[[Mapping[str, Array]], Array | None],
-        progress: Progress,
+        progress: Progress, turn: int = 0,
     ) -> None:  # fmt: skip
         """Prepare.
 
@@ -74,8 +74,9 @@ class Fitting:
             unit: how many samples always come together.
             masks: gives how much rows of a feed count, (samples, positions) or (samples,), or None: all alike.
             progress: called during long work.
+            turn: which samples are held out (`fold`).
         """
-        self.graph, self.reference, self.total, self.unit = graph, reference, total, unit
+        self.graph, self.reference, self.total, self.unit, self.turn = graph, reference, total, unit, turn
         self.masks, self.progress = masks, progress
         self.batch: list[int] = []  # of each part of the samples
         self.folder, self.shelf = folder, Shelf(folder, share_of_memory(HELD))
@@ -159,7 +160,7 @@ class Fitting:
             else:
                 task.other = None
         weigh = np.empty(0) if weights is None or weights.dtype == np.bool_ else weights[positions]
-        kept = positions, fold(numbers, self.total, self.unit), target, weigh, np.asarray(y.shape)
+        kept = positions, fold(numbers, self.total, self.unit, self.turn), target, weigh, np.asarray(y.shape)
         self.shelf.put(("drawn", task.number, number), *kept)
 
     # ---- one stage --------------------------------------------------------------------------------------------------

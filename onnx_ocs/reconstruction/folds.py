@@ -8,9 +8,10 @@ import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["Fold", "fold"]
+__all__ = ["TURNS", "Fold", "few", "fold"]
 
 MANY = 128
+TURNS = 4  # ways to part few samples, in which each of them judges once
 
 
 class Fold(IntEnum):
@@ -21,7 +22,17 @@ class Fold(IntEnum):
     JUDGE = 2
 
 
-def fold(sample: Array, total: int, unit: int) -> Array:
+def few(total: int, unit: int) -> bool:
+    """Whether there are so few samples that every fourth judges.
+
+    Args:
+        total: how many there are.
+        unit: how many always come together, in a model with a fixed batch.
+    """
+    return total // unit < MANY
+
+
+def fold(sample: Array, total: int, unit: int, turn: int = 0) -> Array:
     """What samples are used for.
 
     Of many samples every eighth judges, of few every fourth: single samples gain and lose by chance, and fewer than
@@ -31,9 +42,11 @@ def fold(sample: Array, total: int, unit: int) -> Array:
         sample: their numbers.
         total: how many there are.
         unit: how many always come together, in a model with a fixed batch.
+        turn: of few samples, which of them judge: others in each of `TURNS` turns.
     """
     feed = sample // unit
-    every = 8 if total // unit >= MANY else 4
-    judge = feed % every == every - 1
-    choose = feed % 4 == 1
+    every = TURNS if few(total, unit) else 8
+    last = every - 1 - turn
+    judge = feed % every == last
+    choose = feed % TURNS == (last + 2) % TURNS
     return np.where(judge, Fold.JUDGE, np.where(choose, Fold.CHOOSE, Fold.FIT))

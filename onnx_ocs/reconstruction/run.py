@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
-import numpy as np
 import onnx
 
 from onnx_ocs.calibration.context import Context
-from onnx_ocs.calibration.feed import samples_in, together
-from onnx_ocs.calibration.labels import cut
+from onnx_ocs.calibration.feed import together
 from onnx_ocs.errors import UserError
-from onnx_ocs.measurement.gate import Judge, choose
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.model.staging import scratch
 from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.reconstruction.entries import entries
-from onnx_ocs.reconstruction.find import find_maps, sharing
+from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
-from onnx_ocs.reconstruction.folds import Fold, fold
+from onnx_ocs.reconstruction.judged import judged, written
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import mask_of, weights_of
 from onnx_ocs.reconstruction.pairing import Reference, pair_layers
 from onnx_ocs.reconstruction.standin import seen_in, stand_in
 from onnx_ocs.reconstruction.train import Effort, Refinement, parse_refine, refine
-from onnx_ocs.reconstruction.write import write_all
 from onnx_ocs.records.history import history, stamp
 from onnx_ocs.records.steps import SCALE
 from onnx_ocs.records.weights import REFITTED
+from onnx_ocs.refusals import Refusal
 
 __all__ = ["reconstruct"]
 
@@ -38,7 +35,6 @@ FEWEST = 16  # samples without which nothing is fitted
 LEAST_FEEDS = 4  # feeds, where a model has a fixed batch
 BATCH = 8  # samples a run
 LOOKED_AT = 4  # samples on which tensors are compared
-JUDGED = 64  # most samples on which the result is judged
 
 
 def reconstruct(
@@ -72,30 +68,48 @@ def reconstruct(
     if total < FEWEST or total < LEAST_FEEDS * unit:
         why = f"reconstruct: fewer than {FEWEST} calibration samples, or all in a few batches: nothing was fitted"
         return PassResult(False, notes=[why])
+    original = context.original or model
+    exact = stand_in(original)
+    floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
+    graph, read, layers = _layers(model, None if floats is not None else original)
+    mask = mask_of(graph, mask_input, some) if weights is None else weights_of(weights)
+    pairs = pair_layers(graph, layers, floats, exact, some)
+    with scratch() as folder:  # large weights lie there
+
+        def fit(turn: int) -> list[Fitted]:
+            place = folder / str(turn)
+            place.mkdir()
+            graph, _, layers = _layers(model, None if floats is not None else original)
+            reference, progress = Reference(floats, exact), context.progress
+            fitting = Fitting(graph, layers, pairs, reference, place, context.seed, total, unit, mask, progress, turn)
+            fitting.run(_batches(context))
+            return fitting.fitted
+
+        found = judged(model, fit, floats or exact, mask, _batches(context), unit, context, by)
+        if found.kept:
+            model.CopyFrom(written(model, found.fitted, found.kept, by))
+        told = entries(read, found.fitted, found.kept)
+    refined = None if effort is None else _refined(model, effort, floats or exact, context, by)
+    notes = [] if refined is None else [_told(refined)]
+    changed = bool(found.kept) or (refined is not None and refined.best > 0)
+    return PassResult(changed, reconstructions=told, notes=notes, sure=found.sure)
+
+
+def _layers(
+    model: onnx.ModelProto, original: onnx.ModelProto | None
+) -> tuple[EditableGraph, list[LinearMap | Refusal], list[LinearMap]]:
+    """A copy of the model to work on, its layers and why others cannot be read, and the former as they are fitted.
+
+    Args:
+        model: the model.
+        original: what the layers aim at a stand-in of; None where there is a float model.
+    """
     work = onnx.ModelProto()
     work.CopyFrom(model)
     graph = EditableGraph(work)
     found = find_maps(graph)
     layers = [f for f in found if isinstance(f, LinearMap)]
-    original = context.original or model
-    exact = stand_in(original)
-    floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
-    mask = mask_of(graph, mask_input, some) if weights is None else weights_of(weights)
-    if floats is None:
-        layers = seen_in(layers, original)
-    pairs = pair_layers(graph, layers, floats, exact, some)
-    with scratch() as folder:
-        reference = Reference(floats, exact)
-        fitting = Fitting(graph, layers, pairs, reference, folder, context.seed, total, unit, mask, context.progress)
-        fitting.run(_batches(context))
-        kept = _judged(model, fitting.fitted, floats or exact, mask, context, unit, by)
-        if kept:  # large weights lie in the folder
-            model.CopyFrom(_written(model, fitting.fitted, kept, by))
-        told = entries(found, fitting.fitted, kept)
-    refined = None if effort is None else _refined(model, effort, floats or exact, context, by)
-    notes = [] if refined is None else [_told(refined)]
-    changed = bool(kept) or (refined is not None and refined.best > 0)
-    return PassResult(changed, reconstructions=told, notes=notes)
+    return graph, found, layers if original is None else seen_in(layers, original)
 
 
 def _refined(
@@ -126,60 +140,11 @@ def _told(done: Refinement) -> str:
     )
 
 
-def _judged(
-    model: onnx.ModelProto,
-    fitted: Sequence[Fitted],
-    truth: onnx.ModelProto | None,
-    mask: Callable[[Mapping[str, Array]], Array | None],
-    context: Context,
-    unit: int,
-    by: Pass,
-) -> set[int]:
-    """Numbers of the layers whose new values stay."""
-    units = [u for u in sharing([f.layer for f in fitted]) if fitted[u[0]].values is not None]
-    if not units or truth is None:
-        return set()
-    total = context.total()
-    judge = Judge(truth, model, lambda: list(_judging(_batches(context)(), total, unit)), mask, context.judging)
-    context.progress("judging layers", 0, None)
-
-    def losses(chosen: frozenset[int]) -> tuple[Array, float]:
-        return judge.losses(_written(model, fitted, {i for k in chosen for i in units[k]}, by))
-
-    kept = choose(len(units), losses, judge.yardstick.weights, judge.yardstick.slack())
-    return {i for k in kept for i in units[k]}
-
-
-def _written(model: onnx.ModelProto, fitted: Sequence[Fitted], chosen: Collection[int], by: Pass) -> onnx.ModelProto:
-    """A copy of the model with the new values of some layers."""
-    new = onnx.ModelProto()
-    new.CopyFrom(model)
-    graph = EditableGraph(new)
-    layers = [f for f in find_maps(graph) if isinstance(f, LinearMap)]
-    pairs = enumerate(zip(layers, fitted, strict=True))
-    write_all(graph, ((x, f.values) for k, (x, f) in pairs if k in chosen and f.values is not None))
-    graph.commit(lambda node: stamp(node, by.name, by.version))
-    return new
-
-
 def _batches(context: Context) -> Callable[[], Iterator[Mapping[str, Array]]]:
     """What gives the samples, batch by batch, each time it is called."""
     samples = context.samples
     assert samples is not None
     return lambda: samples.batches(BATCH, context.limit)
-
-
-def _judging(feeds: Iterable[Mapping[str, Array]], total: int, unit: int) -> Iterator[Mapping[str, Array]]:
-    """The samples that no fit has seen, as few at a time as the model takes."""
-    first = given = 0
-    for feed in feeds:
-        size = samples_in(feed)
-        judges = fold(first + np.arange(size), total, unit) == Fold.JUDGE
-        first += size
-        for k in range(0, size, unit):
-            if judges[k] and given < JUDGED:
-                given += unit
-                yield cut(feed, slice(k, k + unit), size)
 
 
 def _takes(floats: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> bool:

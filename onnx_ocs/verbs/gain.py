@@ -17,7 +17,8 @@ WHY = "the rewrite brings +0.00 dB at every output on the calibration data, so i
 def no_better(ready: Prepared, outcome: Outcome) -> Why | None:
     """What speaks against a rewrite: it loses, or what it wins may be chance; None where nothing does, or nobody knows.
 
-    Where the user asks for a figure, what reaches it is not asked whether that is chance.
+    Where the user asks for a figure, or samples that nothing has learnt from are sure already, what is won is not asked
+    whether that is chance.
 
     Args:
         ready: what the rewrite started from.
@@ -28,7 +29,7 @@ def no_better(ready: Prepared, outcome: Outcome) -> Why | None:
     if lost := losing(*outcome.qualities):
         return Why("loses", f"lost on the calibration data ({lost})")
     chance = by_chance(*outcome.qualities)
-    if chance is None or "target" in outcome.planned or _wins_kernels(ready.original, outcome.model):
+    if chance is None or outcome.sure or "target" in outcome.planned or _wins_kernels(ready.original, outcome.model):
         return None
     return Why("by_chance", f"won no more than chance on the calibration data ({chance})")
 

@@ -87,6 +87,7 @@ class Outcome:
         verification: None where nothing was verified.
         latency: time of one sample before and after; None where it was not measured.
         grids: the report's entries, one for each quantizer that gets another grid, or should.
+        sure: whether a pass has found the model better by more than chance on samples that it did not learn from.
     """
 
     model: onnx.ModelProto
@@ -102,6 +103,7 @@ class Outcome:
     verification: Verification | None = None
     latency: Compared | None = None
     grids: Entries = ()
+    sure: bool = False
 
     def noting(self, *notes: str) -> Outcome:
         """The same with further notes."""

@@ -213,6 +213,7 @@ def _run(
         notes=(*onto.notes, *(n for r in done for n in r.notes)),
         planned=planned,
         plan=made,
+        sure=onto.sure or any(r.sure for r in done),
     )
 
 

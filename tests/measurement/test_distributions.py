@@ -87,8 +87,8 @@ def test_a_fit_is_judged_in_front_of_a_quantized_softmax() -> None:
     feeds = [{"x": np.sign(RNG.standard_normal((1, 6))).astype(np.float32)} for _ in range(16)]
     judge = Judge(scorer(exact), scorer(exact, ends), lambda: feeds, lambda _: None)
     better, worse = scorer(exact + off, ends), scorer(exact + 3 * off, ends)
-    outputs = [judge._run(m, {"p2": "p2"}, 1) for m in (better, worse)]
+    outputs = [judge._run([m], {"p2": "p2"}, 1) for m in (better, worse)]
     differ = [not np.array_equal(a["p2"], b["p2"]) for a, b in zip(*outputs, strict=True)]
     assert sum(differ) <= 4, "little is seen there"
-    assert choose(1, lambda chosen: judge.losses(better if chosen else worse)) == frozenset([0])
-    assert choose(1, lambda chosen: judge.losses(worse if chosen else better)) == frozenset()
+    assert choose(1, lambda chosen: judge.losses(better if chosen else worse)).kept == frozenset([0])
+    assert choose(1, lambda chosen: judge.losses(worse if chosen else better)).kept == frozenset()

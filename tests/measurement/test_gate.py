@@ -92,21 +92,21 @@ def errors_without(harmful: set[int], helpful: float = 1.0) -> Any:
 
 
 def test_all_layers_are_kept_where_all_help() -> None:
-    assert choose(8, errors_without(set())) == frozenset(range(8))
+    assert choose(8, errors_without(set())).kept == frozenset(range(8))
 
 
 def test_a_half_that_harms_is_taken_back() -> None:
-    assert choose(8, errors_without({4, 5, 6, 7})) == frozenset(range(4))
+    assert choose(8, errors_without({4, 5, 6, 7})).kept == frozenset(range(4))
 
 
 def test_nothing_is_kept_where_all_harm() -> None:
-    assert choose(8, errors_without(set(range(8)))) == frozenset()
+    assert choose(8, errors_without(set(range(8)))).kept == frozenset()
 
 
-def scattered(gains: list[float], feeds: int) -> Any:
+def scattered(gains: list[float], feeds: int, by: float = 3.0) -> Any:
     """One output whose error falls by these gains (dB, on average over the feeds), each feed's by its own chance."""
     chance = np.random.default_rng(0).standard_normal(feeds)
-    chance = 3 * (chance - chance.mean()) / chance.std(ddof=1)
+    chance = by * (chance - chance.mean()) / chance.std(ddof=1)
 
     def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
         if not chosen:
@@ -119,15 +119,36 @@ def scattered(gains: list[float], feeds: int) -> Any:
 @pytest.mark.parametrize(("gain", "feeds", "kept"), [(1.3, 32, True), (0.4, 32, False), (1.3, 8, False), (3, 8, True)])
 def test_what_is_kept_is_likely_to_help(gain: float, feeds: int, kept: bool) -> None:
     """A little more than one standard error of 3 dB among so many feeds, and more of few."""
-    assert choose(1, scattered([gain], feeds)) == (frozenset([0]) if kept else frozenset())
+    assert choose(1, scattered([gain], feeds)).kept == (frozenset([0]) if kept else frozenset())
+
+
+@pytest.mark.parametrize(("gain", "sure"), [(0.25, False), (0.4, True)])
+def test_what_is_sure_is_further_from_chance(gain: float, sure: bool) -> None:
+    """16 feeds of 0.5 dB: a standard error of 0.125 dB, of which 1.5 are enough to stay, and 2.5 to be sure."""
+    assert choose(1, scattered([gain], 16, 0.5)) == (frozenset([0]), True, sure)
+
+
+def test_what_is_not_told_is_not_sure() -> None:
+    choice = choose(1, scattered([0.1], 8))
+    assert not choice.kept and not choice.told and not choice.sure
+
+
+def test_each_feed_is_for_the_model_of_its_turn() -> None:
+    """What fits the samples that it has not seen is seen there alone."""
+    feeds = [{"x": np.full((1, 3), k + 1, np.float32)} for k in range(4)]
+    one = scaled(np.ones(3), ["N", 3])
+    judge = Judge(one, one, lambda: feeds, lambda _: None, turns=[1, 0, 1, 0])
+    errors, _ = judge.losses(one, scaled(np.full(3, 2.0), ["N", 3]))
+    energy = np.asarray([1.0, 4.0, 9.0, 16.0])
+    np.testing.assert_allclose(errors, [energy * [1, 0, 1, 0] / energy.sum()], atol=1e-12)
 
 
 def test_what_helps_where_the_errors_are_is_kept() -> None:
     """Half of the feeds have the error, and lose it; the others, next to nothing, double: no decibel on average."""
     then = np.tile([1.0, 1e-3], 16)[None]
     now = then * np.tile([0.5, 2.0], 16)
-    assert choose(1, lambda chosen: (now if chosen else then, 0.0)) == frozenset([0])
-    assert choose(1, lambda chosen: (then if chosen else now, 0.0)) == frozenset()
+    assert choose(1, lambda chosen: (now if chosen else then, 0.0)).kept == frozenset([0])
+    assert choose(1, lambda chosen: (then if chosen else now, 0.0)).kept == frozenset()
 
 
 def test_no_output_may_be_worse() -> None:
@@ -137,7 +158,7 @@ def test_no_output_may_be_worse() -> None:
         second = 1.0 - 0.01 * len(chosen) + 3.0 * (5 in chosen)
         return np.asarray([[10 / (1 + len(chosen))] * 4, [second] * 4]), 0.0
 
-    kept = choose(8, losses)
+    kept = choose(8, losses).kept
     assert kept and 5 not in kept
 
 
@@ -147,17 +168,17 @@ def test_the_metric_decides_before_the_errors() -> None:
     def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
         return np.full((1, 8), 1.0 / (1 + len(chosen))), 0.5 + 0.1 * bool(chosen) - 0.3 * (5 in chosen)
 
-    kept = choose(8, losses)
+    kept = choose(8, losses).kept
     assert kept and 5 not in kept
-    assert choose(8, lambda c: (losses(c)[0], -float(len(c)))) == frozenset(), "all of them make it worse"
+    assert choose(8, lambda c: (losses(c)[0], -float(len(c)))).kept == frozenset(), "all of them make it worse"
 
 
 def test_labels_may_lose_an_answer() -> None:
     def losses(chosen: frozenset[int]) -> tuple[np.ndarray, float]:
         return np.asarray([[1.0 / (1 + len(chosen))] * 4, [0.01 + 0.002 * bool(chosen)] * 4]), 0.0
 
-    assert choose(2, losses) == frozenset()
-    assert choose(2, losses, np.ones(2), np.asarray([0.0, 0.01])) == frozenset(range(2))
+    assert choose(2, losses).kept == frozenset()
+    assert choose(2, losses, np.ones(2), np.asarray([0.0, 0.01])).kept == frozenset(range(2))
 
 
 def test_passages_of_text_are_judged_one_by_one() -> None:
@@ -213,10 +234,11 @@ def test_what_is_infinite_either_way_says_nothing(where: slice) -> None:
         second[where] = np.inf
         return np.asarray([np.full(16, gain), second]), 0.0
 
-    assert choose(1, lambda chosen: losses(0.5 if chosen else 1.0)) == frozenset([0])
-    assert choose(1, lambda chosen: losses(2.0 if chosen else 1.0)) == frozenset()
+    assert choose(1, lambda chosen: losses(0.5 if chosen else 1.0)).kept == frozenset([0])
+    assert choose(1, lambda chosen: losses(2.0 if chosen else 1.0)).kept == frozenset()
     finite = np.ones((2, 16)), 0.0
-    assert choose(1, lambda chosen: losses(0.5) if chosen else finite) == frozenset()
-    assert choose(1, lambda chosen: (np.full((2, 16), 0.9), 0.0) if chosen else losses(1.0)) == frozenset([0])
+    assert choose(1, lambda chosen: losses(0.5) if chosen else finite).kept == frozenset()
+    assert choose(1, lambda chosen: (np.full((2, 16), 0.9), 0.0) if chosen else losses(1.0)).kept == frozenset([0])
     if where == slice(0, 1):
-        assert choose(1, lambda chosen: losses(0.5, 3.0) if chosen else losses(1.0)) == frozenset(), "its other feeds"
+        found = choose(1, lambda chosen: losses(0.5, 3.0) if chosen else losses(1.0))
+        assert found.kept == frozenset(), "its other feeds"

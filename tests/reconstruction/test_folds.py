@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_ocs.reconstruction.folds import Fold, fold
+from onnx_ocs.reconstruction.folds import TURNS, Fold, few, fold
 
 
 @pytest.mark.parametrize(("total", "judging"), [(16, 4), (63, 15), (64, 16), (127, 31), (128, 16), (512, 64)])
@@ -33,3 +33,17 @@ def test_samples_of_one_feed_stay_together() -> None:
     folds = fold(np.arange(60), 60, 5).reshape(-1, 5)
     assert np.array_equal(folds, np.repeat(folds[:, :1], 5, axis=1))
     assert np.array_equal(folds[:, 0], fold(np.arange(12), 12, 1))
+
+
+@pytest.mark.parametrize(("total", "unit"), [(16, 1), (63, 1), (127, 1), (60, 5)])
+def test_every_one_of_few_samples_judges_in_one_turn(total: int, unit: int) -> None:
+    assert few(total, unit)
+    turns = [fold(np.arange(total), total, unit, turn) for turn in range(TURNS)]
+    assert np.array_equal(sum((f == Fold.JUDGE).astype(int) for f in turns), np.ones(total))
+    for f in turns:
+        kinds = f[::unit][: total // unit // 4 * 4].reshape(-1, 4)
+        assert all(sorted(k) == [Fold.FIT, Fold.FIT, Fold.CHOOSE, Fold.JUDGE] for k in kinds.tolist())
+
+
+def test_of_many_samples_an_eighth_is_enough() -> None:
+    assert not few(128, 1) and not few(256, 2) and few(256, 4)
