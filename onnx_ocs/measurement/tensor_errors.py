@@ -6,6 +6,9 @@ Two errors for each, as signal to noise in dB over the calibration samples, agai
     isolated      a - Q(a): what this quantizer alone does to exact values
     accumulated   a - a_hat: what the tensor really holds in the quantized model, with all errors from upstream
 
+Where a function alone reads a tensor, such as a ReLU or the pieces of a SiLU, both are counted behind it: what a
+quantizer cuts off and the function would cut off as well is no error.
+
 The models are asked for the integers of all quantizers at once; wide ones are folded back to their channels.
 """
 
@@ -41,6 +44,7 @@ from onnx_ocs.records.grids import new_gains
 from onnx_ocs.records.layouts import read_layouts, read_scales
 from onnx_ocs.records.types import read_unsigned
 from onnx_ocs.regions.find import find_regions
+from onnx_ocs.regions.function import Function, function_behind
 from onnx_ocs.regions.masked import floor_of, softmax_axes
 from onnx_ocs.regions.region import Quantized, Region
 from onnx_ocs.regions.relu6 import Bounded
@@ -69,8 +73,7 @@ class _Grid:
         scale, low, high = q.scale, q.qmin - q.zero_point, q.qmax - q.zero_point
         if wide is not None:
             scale, (low, high) = scale * wide.units() if wide.halved else scale, wide.reach(q)
-        scale, low, high = (np.asarray(v, np.float32).reshape(-1, 1) for v in (scale, low, high))
-        return _Grid(scale, low, high)
+        return _Grid(*(np.asarray(v, np.float32).reshape(-1, 1) for v in (scale, low, high)))
 
     def divided(self, gains: Array | None) -> _Grid:
         return self if gains is None else _Grid(self.scale / gains, self.low, self.high)
@@ -112,13 +115,19 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class _Tensor:
-    """One quantized activation that is measured; `gains` (C, 1) are what its channels are multiplied by afterwards."""
+    """One quantized activation that is measured.
+
+    Attributes:
+        function: what alone reads it; None: the values themselves count.
+        gains: what its channels are multiplied by afterwards, (C, 1).
+    """
 
     region: Quantized
     quantizer: Quantizer
     axis: int | None
     before: _Grid
     after: _Grid | None
+    function: Function | None
     gains: Array | None = None
 
     def nothing(self) -> _Sums:
@@ -136,19 +145,20 @@ class _Tensor:
     def sums(self, a: Array, held: Mapping[str, Array]) -> _Sums:
         """Over values, (C, n), and what the quantized models hold in their place."""
         found = self.nothing()
-        found.signal = _energy(a)
-        errors = {f"accumulated_{when}": a - h for when, h in held.items()}
-        errors["isolated_before"] = a - self.before.quantize(a)
+        f = self.function or (lambda values: values)
+        exact = f(a)
+        found.signal = _energy(exact)
+        values = {f"accumulated_{when}": h for when, h in held.items()}
+        values["isolated_before"] = self.before.quantize(a)
         if self.after is not None:
-            errors["isolated_after"] = a - self.after.quantize(a)
-        found.noise = {name: _energy(e) for name, e in errors.items()}
+            values["isolated_after"] = self.after.quantize(a)
+        found.noise = {name: _energy(exact - f(v)) for name, v in values.items()}
         saved = np.zeros((), bool)
         if self.after is not None:
             found.clipped = self.before.clipped(a), self.after.clipped(a)
             saved = self.before.above(a) & ~self.after.above(a)
-        zero = np.zeros((), a.dtype)
         # a histogram leaves out zeros, so each value is counted in one of the two rows
-        found.histogram.add(np.stack([np.where(saved, zero, a).reshape(-1), np.where(saved, a, zero).reshape(-1)]))
+        found.histogram.add(np.stack([np.where(saved, 0, a).reshape(-1), np.where(saved, a, 0).reshape(-1)]))
         return found
 
 
@@ -209,7 +219,7 @@ class _Layers:
         quantized = [(r, r.quantizer) for r in self.regions if r.quantizer is not None]
         added = [] if rewritten is None else new_gains(original, rewritten)
         gains = {t: np.exp2(np.asarray(e.octaves, np.float32)).reshape(-1, 1) for e in added for t in e.quantized}
-        self.tensors = [_tensor(r, q, after.get(r.outputs[0]), gains.get(r.outputs[0])) for r, q in quantized]
+        self.tensors = [_tensor(before, r, q, after.get(r.outputs[0]), gains.get(r.outputs[0])) for r, q in quantized]
 
     def sources(self, threads: int) -> list[_Source]:
         """The reference and the quantized models, loaded."""
@@ -251,14 +261,14 @@ class _Layers:
         return [t.sums(a, values) for t, a, values in zip(self.tensors, floats, held, strict=True)]
 
 
-def _tensor(region: Quantized, q: Quantizer, after: Cut | None, gains: Array | None) -> _Tensor:
+def _tensor(graph: Graph, region: Quantized, q: Quantizer, after: Cut | None, gains: Array | None) -> _Tensor:
     """One quantized activation; `after` is its quantizer in the rewritten model, for channels with these gains."""
     axis = region.walk.axis if isinstance(region, Region) else q.axis
     wide = None if after is None else after.wide
     # a carried quantizer may see another axis than its own walk would choose
     axis = axis if wide is None else wide.axis
     now = None if after is None else _Grid.of(after.quantizer, wide).divided(gains)
-    return _Tensor(region, q, axis, _Grid.of(q), now, gains)
+    return _Tensor(region, q, axis, _Grid.of(q), now, function_behind(graph, region), gains)
 
 
 def measure_layers(

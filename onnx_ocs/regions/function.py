@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
-from onnx_ocs.regions.region import Region
+from onnx_ocs.regions.region import Quantized
 from onnx_ocs.runtime.session import RUN_ERRORS, as_written
 
 __all__ = ["Function", "counts_beyond", "function_behind"]
@@ -107,7 +107,7 @@ class _Cone:
         self.known[node.output[0]] = node.output[0]
 
 
-def function_behind(graph: Graph, region: Region) -> Function | None:
+def function_behind(graph: Graph, region: Quantized) -> Function | None:
     """The function that alone reads a quantized tensor; None where there is none, or where it is a straight line.
 
     Args:

@@ -156,6 +156,23 @@ def test_only_the_input_is_quantized():
     assert error["accumulated_before_db"] == error["isolated_before_db"] > 0
 
 
+@pytest.mark.parametrize("function", ["Relu", "Sigmoid", "Neg"])
+def test_what_the_function_behind_cuts_off_is_no_error(function: str) -> None:
+    """Values reach from -8 to 8, the grid from -1.0 to 24.5: a ReLU does not see that, a straight line does."""
+    n = Net(Style(), x=(4, 6, 6))
+    scale, zero = n.const("s", np.float32(0.1)), n.const("z", 10, np.uint8)
+    back = n.op("DequantizeLinear", n.op("QuantizeLinear", "x", scale, zero), scale, zero)
+    model = n.model(n.op(function, back))
+    x = np.random.default_rng(0).uniform(-8, 8, (32, 4, 6, 6)).astype(np.float32)
+    error = api.inspect(model, calib={"x": x})["regions"][0]["error"]
+    functions = {"Relu": lambda v: np.maximum(v, 0), "Sigmoid": lambda v: 1 / (1 + np.exp(-v)), "Neg": lambda v: v}
+    behind = functions[function]
+    found = np.clip(np.rint(x / np.float32(0.1)), -10, 245) * np.float32(0.1)
+    for key in ("isolated_before_db", "accumulated_before_db"):
+        assert error[key] == pytest.approx(sqnr(behind(x), behind(found)), abs=1e-2)
+    assert (error["isolated_before_db"] > 40) == (function == "Relu")
+
+
 @pytest.mark.parametrize("name", ["norm", "convs", "residual", "three pairs"])
 def test_channels_with_gains_are_compared_in_their_own_units(name: str) -> None:
     """What a tensor holds behind its gains, divided by them, is near the reference, and nearer than before."""
