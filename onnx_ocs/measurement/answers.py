@@ -25,6 +25,7 @@ from onnx_ocs.model.files import fingerprint
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.runtime.session import RUN_ERRORS, Session, as_written
 from onnx_ocs.runtime.threads import CORES, TOGETHER, in_order, share
+from onnx_ocs.targets.timing import Timing
 
 __all__ = ["Answer", "Known", "answers"]
 
@@ -73,11 +74,26 @@ class Known:
         return {n: found[n] for n in names}
 
 
+class _Elsewhere:
+    """A model in another runtime, with all that it is optimized to there.
+
+    Raises:
+        UserError: it does not load.
+    """
+
+    def __init__(self, model: onnx.ModelProto, on: Timing) -> None:
+        self._run = on.load(model)
+
+    def run(self, feed: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+        found = self._run(feed)
+        return {n: found[n] for n in names}
+
+
 class _Models:
     """Models, loaded, and what each is asked for.
 
     Raises:
-        UserError: onnxruntime does not load one.
+        UserError: one does not load.
     """
 
     def __init__(
@@ -86,9 +102,11 @@ class _Models:
         asked: Sequence[Sequence[str]],
         threads: int,
         known: Known | None = None,
+        on: Timing | None = None,
     ) -> None:
-        first = [] if known is None else [known]
-        self._sessions: list[Known | Session] = [*first, *(as_written(m, threads) for m in models[len(first) :])]
+        first: Known | Session = as_written(models[0], threads) if known is None else known
+        others = [as_written(m, threads) if on is None else _Elsewhere(m, on) for m in models[1:]]
+        self._sessions: list[Known | Session | _Elsewhere] = [first, *others]
         self._asked = asked
         self.takes = models[0]
 
@@ -108,6 +126,7 @@ def answers(
     limit: int | None = None,
     engine: Engine | None = None,
     known: Known | None = None,
+    on: Timing | None = None,
 ) -> Iterator[Answer]:
     """Run models side by side, Q/DQ as written (no integer fusion).
 
@@ -118,13 +137,14 @@ def answers(
         limit: most samples.
         engine: who runs them; None: this process.
         known: the first model's answers; only this process has them.
+        on: another runtime for all but the first model, as it optimizes them; only this process has it.
 
     Raises:
         UserError: a model does not run on the samples.
     """
-    if engine is None:
+    if engine is None or on is not None:
         at_once = min(CORES, AT_ONCE)
-        run = _Models(models, asked, share(at_once), known)
+        run = _Models(models, asked, share(at_once), known, on)
         yield from in_order(run, samples.batches(TOGETHER, limit), at_once)
         return
     stored = tuple(engine.store(m, fingerprint(m)) for m in models)

@@ -20,6 +20,7 @@ from onnx_ocs.measurement.metric import evaluate
 from onnx_ocs.measurement.outputs import OutputQuality, OutputTally, judged_outputs
 from onnx_ocs.measurement.yardstick import ANSWERS, OUTPUT_DB
 from onnx_ocs.model.nodes import Array
+from onnx_ocs.targets.timing import Timing
 
 __all__ = ["Quality", "compare", "decibels", "gained", "losing", "told_db"]
 
@@ -152,6 +153,7 @@ def compare(
     judging: Judging = EVERYTHING,
     engine: Engine | None = None,
     known: Known | None = None,
+    on: Timing | None = None,
 ) -> list[Quality]:
     """Run models beside a reference, Q/DQ as written (no integer fusion), and compare every output.
 
@@ -164,6 +166,7 @@ def compare(
         judging: what outputs count, and the user's metric; a metric keeps all outputs in memory.
         engine: who runs the models; None: this process.
         known: the reference's answers, where it is asked again and again on the same samples (by this process).
+        on: another runtime for the models, as it optimizes them; the reference stays in onnxruntime.
 
     Raises:
         UserError: a model does not run on the samples, their outputs do not match, or the metric fails.
@@ -178,7 +181,7 @@ def compare(
     count = 0
     kept: list[list[Mapping[str, Array]]] = [[] for _ in (reference, *models)]
     labels: list[Mapping[str, Array]] = []
-    for size, given, (truth, *outputs) in answers((reference, *models), asked, samples, limit, engine, known):
+    for size, given, (truth, *outputs) in answers((reference, *models), asked, samples, limit, engine, known, on):
         for k, tally in enumerate(tallies):
             tally.add(truth[k], [o[k] for o in outputs], size)
         if judging.metric is not None:

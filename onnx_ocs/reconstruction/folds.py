@@ -8,10 +8,10 @@ import numpy as np
 
 from onnx_ocs.model.nodes import Array
 
-__all__ = ["TURNS", "Fold", "few", "fold"]
+__all__ = ["TURNS", "Fold", "fold"]
 
 MANY = 128
-TURNS = 4  # ways to part few samples, in which each of them judges once
+TURNS = 4  # ways to part samples, in which none of them judges twice, and of few each of them once
 
 
 class Fold(IntEnum):
@@ -20,16 +20,6 @@ class Fold(IntEnum):
     FIT = 0
     CHOOSE = 1
     JUDGE = 2
-
-
-def few(total: int, unit: int) -> bool:
-    """Whether there are so few samples that every fourth judges.
-
-    Args:
-        total: how many there are.
-        unit: how many always come together, in a model with a fixed batch.
-    """
-    return total // unit < MANY
 
 
 def fold(sample: Array, total: int, unit: int, turn: int = 0) -> Array:
@@ -42,11 +32,11 @@ def fold(sample: Array, total: int, unit: int, turn: int = 0) -> Array:
         sample: their numbers.
         total: how many there are.
         unit: how many always come together, in a model with a fixed batch.
-        turn: of few samples, which of them judge: others in each of `TURNS` turns.
+        turn: which of them judge: others in each of `TURNS` turns.
     """
     feed = sample // unit
-    every = TURNS if few(total, unit) else 8
+    every = 8 if total // unit >= MANY else 4
     last = every - 1 - turn
     judge = feed % every == last
-    choose = feed % TURNS == (last + 2) % TURNS
+    choose = feed % 4 == (last + 2) % 4
     return np.where(judge, Fold.JUDGE, np.where(choose, Fold.CHOOSE, Fold.FIT))

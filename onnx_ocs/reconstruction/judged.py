@@ -1,8 +1,8 @@
 """Which layers keep their new values: asked of the model's outputs, on samples that no fit has seen.
 
-Of few samples a fourth is held out, and a few of them may not tell.  Then the layers are fitted again, with others held
-out in turn, and all are asked together: each is given to the model whose fit has not seen it.  What stays is decided
-for all fits at once, and the first one's values are written.
+Those that are held out may be too few to tell.  Then the layers are fitted again, with others held out in turn, and all
+are asked together: each is given to the model whose fit has not seen it.  What stays is decided for all fits at once,
+and the first one's values are written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.passmanager import Pass
 from onnx_ocs.reconstruction.find import find_maps, sharing
-from onnx_ocs.reconstruction.folds import TURNS, Fold, few, fold
+from onnx_ocs.reconstruction.folds import TURNS, Fold, fold
+from onnx_ocs.reconstruction.large import is_large
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.tasks import Fitted
 from onnx_ocs.reconstruction.write import write_all
@@ -89,7 +90,7 @@ def judged(
         return choose(len(units), losses, judge.yardstick.weights, judge.yardstick.slack())
 
     choice = chosen()
-    if not choice.told and few(total, unit):
+    if not choice.told and not any(is_large(f.layer) for f in first):  # these take minutes each
         fits += [fit(turn) for turn in range(1, TURNS)]
         choice = chosen()
     return Judged(first, {i for k in choice.kept for i in units[k]}, choice.sure)

@@ -13,6 +13,7 @@ __all__ = [
     "GroupEntry",
     "LatencyEntry",
     "LevelEntry",
+    "OnTargetEntry",
     "OracleEntry",
     "OutputEntry",
     "QualityEntry",
@@ -62,6 +63,18 @@ class OutputEntry(TypedDict):
     groups: list[GroupEntry]
     samples: int
     weight: float
+
+
+class OnTargetEntry(TypedDict):
+    """The graph outputs in the runtime that the file is for, as it optimizes both models.
+
+    Attributes:
+        runtime: its name.
+        outputs: one entry for each.
+    """
+
+    runtime: str
+    outputs: list[OutputEntry]
 
 
 class CostEntry(TypedDict, total=False):

@@ -12,11 +12,18 @@ from onnx_ocs.measurement.latency import Compared
 from onnx_ocs.measurement.quality import Quality
 from onnx_ocs.report.entries import CompensationEntry, GridEntry, ReconstructionEntry, RegionEntry
 from onnx_ocs.report.environment import environment
-from onnx_ocs.report.measures import CostEntry, LatencyEntry, OutputEntry, QualityEntry, VerificationEntry
+from onnx_ocs.report.measures import (
+    CostEntry,
+    LatencyEntry,
+    OnTargetEntry,
+    OutputEntry,
+    QualityEntry,
+    VerificationEntry,
+)
 from onnx_ocs.report.schema import SCHEMA, Report
 from onnx_ocs.verification.verdict import Verification
 
-__all__ = ["Entries", "assemble", "to_json"]
+__all__ = ["Entries", "assemble", "on_target", "to_json"]
 
 Entries = Sequence[Mapping[str, Any]]
 
@@ -72,6 +79,17 @@ def assemble(
         "notes": list(notes),
         "environment": environment(seed),
     }
+
+
+def on_target(runtime: str, before: Quality, after: Quality) -> OnTargetEntry:
+    """What both models are worth in the runtime that the file is for.
+
+    Args:
+        runtime: its name.
+        before: the model that was rewritten.
+        after: the rewritten one.
+    """
+    return {"runtime": runtime, "outputs": _outputs((before, after))}
 
 
 def _outputs(qualities: tuple[Quality, Quality] | None) -> list[OutputEntry]:

@@ -18,6 +18,7 @@ from onnx_ocs.report.measures import (
     CostEntry,
     EnvironmentEntry,
     LatencyEntry,
+    OnTargetEntry,
     OutputEntry,
     QualityEntry,
     VerificationEntry,
@@ -55,6 +56,7 @@ class Report(TypedDict):
         environment: versions and hardware.
         plan: what the planner found.
         target: the quality that was to be reached.
+        on_target: the outputs in the runtime that the file is for, where that is not onnxruntime.
         loss: where the loss comes from (`inspect`).
         trials: what `--passes auto` has tried.
         verdict: what was done, brought and costs, what still hurts, and what to try next (`inspect`, `rewrite`).
@@ -77,6 +79,7 @@ class Report(TypedDict):
     environment: EnvironmentEntry
     plan: NotRequired[PlanEntry]
     target: NotRequired[TargetEntry]
+    on_target: NotRequired[OnTargetEntry]
     loss: NotRequired[LossEntry]
     trials: NotRequired[TrialsEntry]
     verdict: NotRequired[VerdictEntry]

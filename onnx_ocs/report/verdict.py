@@ -49,7 +49,7 @@ class VerdictEntry(TypedDict):
 
     Attributes:
         done: what was done.
-        brought: what it brought, one sentence for each graph output.
+        brought: what it brought, one sentence for each graph output, and then for each in the target's runtime.
         costs: what it costs, in multiply-accumulates, bytes and time.
         budget: how much of the budget was used, and why not more; null where there is none.
         worst: what still hurts most.
@@ -75,7 +75,7 @@ def advise(report: Report, budget: float | None = None, floats: bool = True) -> 
     worst = _worst(report)
     return {
         "done": _done(report),
-        "brought": _brought(report["outputs"]),
+        "brought": _brought(report["outputs"]) + _there(report.get("on_target")),
         "costs": _costs(report["cost"], report["latency"]),
         "budget": None if budget is None or report["verb"] == "inspect" else _budget(report, budget),
         "worst": worst,
@@ -126,6 +126,10 @@ def _brought(outputs: Sequence[Report]) -> list[str]:
     return told + ([f"and {counted(more, 'more output')}"] if more > 0 else [])
 
 
+def _there(seen: Report | None) -> list[str]:
+    return [] if seen is None else [f"in {seen['runtime']} {told}" for told in _brought(seen["outputs"])]
+
+
 def _costs(cost: Report, time: Report) -> str:
     parts = []
     for key, name in (("macs", "multiply-accumulates"), ("bytes", "bytes")):
@@ -155,6 +159,11 @@ def _budget(report: Report, budget: float) -> str:
         return told
     if plan.get("kernels", {}).get("kept"):
         return f"{told}: copies were left out, {plan['kernels']['why']}"
+    timed = plan.get("time", {}).get("measured", ())
+    slow = [m for m in timed if m["ratio"] + m["tolerance"] > m["limit"]]
+    if slow:
+        took, limit = slow[-1]["ratio"], slow[-1]["limit"]
+        return f"{told}: copies were left out for time: with more it took x {took:.2f}, x {limit:.3g} is allowed"
     larger = [c for c in plan.get("candidates", {}).values() if c["extra_macs"] > spent + 0.01 * budget]
     why = "those that spend more are no better" if larger else "the best plan needs no more"
     return f"{told}: on samples that plans were not made from, {why}"

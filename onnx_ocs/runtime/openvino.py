@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin, to time models in it: `pip install openvino`, which nothing else here needs.
+"""OpenVINO's CPU plugin, to run and time models in it: `pip install openvino`, which nothing else here needs.
 
 One thread and one stream, in which the calling thread computes; float32 where a model is not quantized.
 """
@@ -6,7 +6,9 @@ One thread and one stream, in which the calling thread computes; float32 where a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 
+import numpy as np
 import onnx
 
 from onnx_ocs.errors import UserError, first_line
@@ -21,7 +23,10 @@ OPTIONS = {
 
 
 class Compiled:
-    """One model in OpenVINO's CPU plugin.
+    """One model in OpenVINO's CPU plugin; threads take turns.
+
+    Attributes:
+        inputs: names of what is fed.
 
     Raises:
         UserError: it does not load the model.
@@ -31,6 +36,9 @@ class Compiled:
         """Load a model; what its side files hold is taken into memory."""
         import openvino
 
+        known = {t.name for t in model.graph.initializer}
+        self.inputs = [i.name for i in model.graph.input if i.name not in known]
+        self._outputs, self._turn = [o.name for o in model.graph.output], Lock()
         core = openvino.Core()
         try:
             read = core.read_model(_whole(model).SerializeToString())
@@ -38,16 +46,21 @@ class Compiled:
         except RuntimeError as e:  # all that it raises
             raise UserError(f"OpenVINO does not load the model: {first_line(e)}") from None
 
-    def run(self, feed: Mapping[str, Array]) -> None:
-        """Run one feed; its outputs are nobody's.
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for one feed; what else it holds is not looked at.
 
         Raises:
             UserError: it does not run.
         """
+        missing = ", ".join(f"'{i}'" for i in self.inputs if i not in feed)
+        if missing:
+            raise UserError(f"OpenVINO does not run the model: nothing is fed to {missing}")
         try:
-            self._request.infer(dict(feed))
+            with self._turn:
+                found = self._request.infer({i: feed[i] for i in self.inputs})
         except (RuntimeError, TypeError) as e:
             raise UserError(f"OpenVINO does not run the model: {first_line(e)}") from None
+        return {name: np.asarray(found[k]) for k, name in enumerate(self._outputs)}
 
 
 def _whole(model: onnx.ModelProto) -> onnx.ModelProto:

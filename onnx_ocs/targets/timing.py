@@ -1,4 +1,4 @@
-"""In which runtime models are timed: the target's own where it is installed, else onnxruntime."""
+"""In which runtime models are timed and judged: the target's own where it is installed, else onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_ocs.targets.choice import Runtime, is_timed
 
 __all__ = ["ONNXRUNTIME", "Timing", "timing_of"]
 
-Run = Callable[[Mapping[str, Array]], object]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Timing:
 
     Attributes:
         name: its name, for readers.
-        load: loads a model and gives what runs it; raises one of `RUN_ERRORS` where it does not load.
+        load: loads a model and gives what makes outputs of a feed; raises one of `RUN_ERRORS` where it does not load.
     """
 
     name: str

@@ -7,6 +7,7 @@ import onnx
 from onnx_ocs.measurement.gain import by_chance, gains
 from onnx_ocs.measurement.quality import losing
 from onnx_ocs.targets.ort import operators
+from onnx_ocs.verbs.on_target import lost_on_target
 from onnx_ocs.verbs.outcome import Outcome, Prepared, Why, not_applied
 
 __all__ = ["no_better", "without_gain"]
@@ -28,6 +29,8 @@ def no_better(ready: Prepared, outcome: Outcome) -> Why | None:
         return None
     if lost := losing(*outcome.qualities):
         return Why("loses", f"lost on the calibration data ({lost})")
+    if (there := lost_on_target(outcome)) is not None:
+        return there
     chance = by_chance(*outcome.qualities)
     if chance is None or outcome.sure or "target" in outcome.planned or _wins_kernels(ready.original, outcome.model):
         return None

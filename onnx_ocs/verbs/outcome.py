@@ -22,7 +22,7 @@ from onnx_ocs.planning.plan import Plan
 from onnx_ocs.verbs.common import proof_samples, reference_model
 from onnx_ocs.verification.verdict import Verification
 
-__all__ = ["Outcome", "Prepared", "Why", "in_part", "not_applied", "taken_back"]
+__all__ = ["OnTarget", "Outcome", "Prepared", "Why", "in_part", "not_applied", "taken_back"]
 
 Entries = tuple[Mapping[str, Any], ...]
 KINDS = ("regions", "compensations", "reconstructions", "grids")  # of entries
@@ -38,6 +38,22 @@ class Why(NamedTuple):
 
     code: str
     did: str
+
+
+class OnTarget(NamedTuple):
+    """How good models are in the runtime that the rewrite is for.
+
+    Attributes:
+        runtime: its name, for readers.
+        before: the model that was rewritten.
+        after: the rewritten one; None where it does not run there.
+        failure: why it does not.
+    """
+
+    runtime: str
+    before: Quality
+    after: Quality | None
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,7 @@ class Outcome:
         latency: time of one sample before and after; None where it was not measured.
         grids: the report's entries, one for each quantizer that gets another grid, or should.
         sure: whether a pass has found the model better by more than chance on samples that it did not learn from.
+        on_target: before and after in the target's own runtime; None where that is onnxruntime, or not installed.
     """
 
     model: onnx.ModelProto
@@ -104,6 +121,7 @@ class Outcome:
     latency: Compared | None = None
     grids: Entries = ()
     sure: bool = False
+    on_target: OnTarget | None = None
 
     def noting(self, *notes: str) -> Outcome:
         """The same with further notes."""

@@ -34,10 +34,11 @@ from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.report.plans import PlanEntry, TargetEntry
-from onnx_ocs.report.report import assemble
+from onnx_ocs.report.report import assemble, on_target
 from onnx_ocs.report.schema import Report
 from onnx_ocs.report.verdict import advise
 from onnx_ocs.runtime.memory import give_back
+from onnx_ocs.targets.choice import Runtime
 from onnx_ocs.targets.registry import rules_of
 from onnx_ocs.targets.timing import timing_of
 from onnx_ocs.verbs.automatic import Chosen, automatic
@@ -57,6 +58,7 @@ from onnx_ocs.verbs.common import (
 from onnx_ocs.verbs.gain import no_better, without_gain
 from onnx_ocs.verbs.inputs import check_outputs
 from onnx_ocs.verbs.limits import kernel_notes, time_notes, what_is_left
+from onnx_ocs.verbs.on_target import seen_on_target
 from onnx_ocs.verbs.outcome import Outcome, Prepared, Why, in_part, taken_back
 from onnx_ocs.verbs.parts import parts_of
 from onnx_ocs.verbs.plan import Measured, by_plan, unsaid
@@ -220,7 +222,7 @@ def _run(
 def _made(ready: Prepared, chosen: Chosen, output: str | Path | None, transaction: Transaction) -> Outcome:
     """The rewritten model, staged and judged; where it loses, what of it does not."""
     outcome = _stage(ready, chosen.outcome, output, transaction)
-    outcome = _judge(ready, outcome)
+    outcome = _judge(ready, outcome, runtime_of(chosen.passes, chosen.asked))
     why = no_better(ready, outcome)
     if why is not None:
         transaction.discard(output or "")
@@ -248,8 +250,8 @@ def _stage_input(ready: Prepared, outcome: Outcome, output: str | Path | None, t
         transaction.file(output, ready.path.read_bytes())
 
 
-def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
-    """Compare both models with the reference on all samples."""
+def _judge(ready: Prepared, outcome: Outcome, runtime: Runtime) -> Outcome:
+    """Compare both models with the reference on all samples, and on some in the runtime that they are for."""
     original, context = ready.original, ready.context
     if context.samples is None:
         if context.floats is None:
@@ -262,7 +264,7 @@ def _judge(ready: Prepared, outcome: Outcome) -> Outcome:
     context.progress("comparing", 0, total)
     tick = _ticker(context.progress, "comparing", total)
     found = compare(reference, models, context.samples, context.limit, tick, context.judging, context.engine)
-    return replace(outcome, qualities=(found[0], found[-1]), against=against)
+    return seen_on_target(ready, replace(outcome, qualities=(found[0], found[-1]), against=against), runtime)
 
 
 def _spared(
@@ -272,7 +274,7 @@ def _spared(
     best: tuple[float, Outcome] | None = None
     passes = passes if outcome.plan is None else by_plan(passes, outcome.plan)
     for dropped, fewer, other in parts_of(passes, options, outcome.regions):
-        part = _judge(ready, _run(ready, fewer, other))
+        part = _judge(ready, _run(ready, fewer, other), runtime_of(passes, options))
         if not part.changed or part.qualities is None or no_better(ready, part) is not None:
             continue
         gain = gained(*part.qualities)
@@ -328,6 +330,8 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
         report["target"] = target = cast(TargetEntry, asked.outcome(asked.value(outcome.qualities[1])))
         if target["shortfall"]:
             report["notes"].append(target["shortfall"])
+    if (there := outcome.on_target) is not None and there.after is not None and outcome.changed:
+        report["on_target"] = on_target(there.runtime, there.before, there.after)
     rules = rules_of(runtime_of(chosen.passes, options))
     report["verdict"] = advise(report, None if options is None else options.budget, rules.floats)
     return report

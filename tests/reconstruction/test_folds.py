@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_ocs.reconstruction.folds import TURNS, Fold, few, fold
+from onnx_ocs.reconstruction.folds import TURNS, Fold, fold
 
 
 @pytest.mark.parametrize(("total", "judging"), [(16, 4), (63, 15), (64, 16), (127, 31), (128, 16), (512, 64)])
@@ -37,7 +37,6 @@ def test_samples_of_one_feed_stay_together() -> None:
 
 @pytest.mark.parametrize(("total", "unit"), [(16, 1), (63, 1), (127, 1), (60, 5)])
 def test_every_one_of_few_samples_judges_in_one_turn(total: int, unit: int) -> None:
-    assert few(total, unit)
     turns = [fold(np.arange(total), total, unit, turn) for turn in range(TURNS)]
     assert np.array_equal(sum((f == Fold.JUDGE).astype(int) for f in turns), np.ones(total))
     for f in turns:
@@ -45,5 +44,9 @@ def test_every_one_of_few_samples_judges_in_one_turn(total: int, unit: int) -> N
         assert all(sorted(k) == [Fold.FIT, Fold.FIT, Fold.CHOOSE, Fold.JUDGE] for k in kinds.tolist())
 
 
-def test_of_many_samples_an_eighth_is_enough() -> None:
-    assert not few(128, 1) and not few(256, 2) and few(256, 4)
+def test_half_of_many_judge_in_some_turn() -> None:
+    turns = [fold(np.arange(128), 128, 1, turn) for turn in range(TURNS)]
+    judging = sum((f == Fold.JUDGE).astype(int) for f in turns)
+    assert judging.max() == 1 and judging.sum() == 64
+    for f in turns:
+        assert all(np.bincount(k, minlength=3).tolist() == [5, 2, 1] for k in f.reshape(-1, 8))

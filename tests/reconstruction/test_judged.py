@@ -91,8 +91,16 @@ def test_a_fit_that_harms_the_samples_it_has_not_seen_counts(turn: int) -> None:
     assert not found.kept and not found.sure and case.asked == list(range(TURNS))
 
 
-def test_of_many_samples_one_turn_is_the_last_word() -> None:
+def test_of_many_samples_half_are_asked() -> None:
     case = Case(128)
+    for v in case.samples.values():
+        v[held(case.total, 0)] = 0
+    assert case.judged([0, 0, 0, 0]).kept == {0} and case.asked == list(range(TURNS))
+
+
+def test_layers_that_take_minutes_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_ocs.reconstruction.judged.is_large", lambda _: True)
+    case = Case()
     for v in case.samples.values():
         v[held(case.total, 0)] = 0
     assert not case.judged([0, 0, 0, 0]).kept and case.asked == [0]

@@ -75,6 +75,20 @@ def test_every_output_is_told() -> None:
         (0.5, {"candidates": {"p": {"extra_macs": 0.4}}}, "those that spend more are no better"),
         (0.5, {"candidates": {"p": {"extra_macs": 0.05}}}, "the best plan needs no more"),
         (0.5, {"kernels": {"kept": True, "why": "they cost kernels"}}, "copies were left out, they cost kernels"),
+        (
+            0.5,
+            {
+                "candidates": {"p": {"extra_macs": 0.4}},
+                "time": {
+                    "limit": 1.1,
+                    "measured": [
+                        {"allowed": 0.1, "ratio": 1.4, "tolerance": 0.01, "limit": 1.1},
+                        {"allowed": 0.05, "ratio": 1.05, "tolerance": 0.01, "limit": 1.1},
+                    ],
+                },
+            },
+            "copies were left out for time: with more it took x 1.40, x 1.1 is allowed",
+        ),
     ],
 )
 def test_what_was_left_of_the_budget_and_why(budget: float, plan: dict[str, Any], why: str) -> None:
