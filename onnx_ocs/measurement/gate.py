@@ -151,12 +151,10 @@ class Choice(NamedTuple):
 
     Attributes:
         kept: the layers' numbers.
-        told: whether the samples told what does harm; otherwise as many are kept as they have nothing against.
         sure: whether what is kept is better than nothing by more than chance.
     """
 
     kept: frozenset[int]
-    told: bool = True
     sure: bool = False
 
 
@@ -197,11 +195,10 @@ def choose(
             asked += 1
             if rule.ahead(found, best):
                 kept, best = without, found
-    told = rule.stands(best)
-    if not told:
+    if not rule.stands(best):
         kept = _prefix(sorted(kept), lambda layers: rule.stands(losses(layers)))
         best = losses(kept)
-    return Choice(kept, told, rule.ahead(best, before))
+    return Choice(kept, rule.ahead(best, before))
 
 
 class Rule:

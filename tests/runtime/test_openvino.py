@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import zoo
@@ -15,9 +16,23 @@ from onnx_ocs.verbs.checks import load
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '.[runtimes]'")
 
 
-def test_a_model_runs() -> None:
+def test_outputs_have_their_names() -> None:
+    """Labels and the like may be fed along; outputs are those of onnxruntime, in any order that the graph has."""
+    n = zoo.Net(zoo.Style(), x=(4, 6, 6))
+    ends = {op: n.op(op, "x") for op in ("Neg", "Relu", "Abs")}
+    model = n.model(ends["Relu"], ends["Neg"], ends["Abs"])
+    x = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    found = Compiled(model).run({"x": x, "label": np.zeros(1)})
+    assert list(found) == [o.name for o in model.graph.output]
+    for op, f in (("Neg", np.negative), ("Relu", lambda v: np.maximum(v, 0)), ("Abs", np.abs)):
+        np.testing.assert_array_equal(found[ends[op]], f(x))
+
+
+def test_quantized_models_compute_about_what_onnxruntime_does() -> None:
     model, feed = zoo.build("residual")
-    Compiled(model).run({k: v[:1] for k, v in feed.items()})
+    one = {k: v[:1] for k, v in feed.items()}
+    (there,), (here,) = Compiled(model).run(one).values(), zoo.execute(model, one)
+    np.testing.assert_allclose(there, here, atol=0.05 * np.abs(here).max())
 
 
 def test_values_in_side_files_are_taken_along(tmp_path: Path) -> None:
