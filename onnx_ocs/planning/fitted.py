@@ -1,8 +1,9 @@
-"""Plans in front of fitted weights: the best of the same step against the best of re-chosen steps, both fitted.
+"""Plans in front of fitted weights: with copies the same step against re-chosen ones, without copies steps or none.
 
 Weights that are fitted again behind a plan undo much of what clipping does, and little of what rounding does.  So the
 plan that is better by itself need not be better with them, and the difference is large: ResNet-20 with activations of 3
-bits has 14.5 dB with one and 15.2 dB with the other, for the same multiply-accumulates.
+bits has 14.5 dB with one and 15.2 dB with the other, for the same multiply-accumulates.  Where grids have few levels,
+other steps are chosen by a network that the fit will change altogether, and may be worse than none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx_ocs.planning.plan import Plan
 __all__ = ["behind_a_fit"]
 
 CLEARLY = 0.1  # dB that the other plan must gain
+LEVELS = 8  # of a grid that has few
 Made = tuple[Spending, Judged]
 
 
@@ -29,7 +31,9 @@ def behind_a_fit(
     measure: Callable[[Plan], Quality],
     found: dict[str, Any],
 ) -> Made:
-    """The better of a plan and the best one of the other kind of steps, with the weights that are fitted behind them.
+    """The better of a plan and another one, with the weights that are fitted behind them.
+
+    The other one is the best of the other kind of steps; of steps alone on grids of few levels, none at all.
 
     Args:
         mine: the plan, and what it was made by in the end.
@@ -39,16 +43,11 @@ def behind_a_fit(
         found: what was found for the plan; both plans' quality is added, and what was found for the one that is taken.
 
     Returns:
-        The plan that is taken; the given one where it makes no copies, or the other one does not.
+        The plan that is taken; the given one where there is no other.
     """
-    trial, options = mine[1].trial, start.options
-    if not makes_copies(trial.choices) or not options.rescale:
-        return mine
-    rescales = trial.recipe.rescale
-    other = replace(start, options=replace(options, rescale=False)) if rescales else replace(start, rescaled=True)
     log: dict[str, Any] = {"candidates": {}}
-    rival = best(other, log)
-    if not makes_copies(rival[1].trial.choices):
+    rival = _other(mine, start, best, log)
+    if rival is None:
         return mine
     ours, theirs = (measure(Plan(s.hash, s.problem.planned(j.trial.choices))) for s, j in (mine, rival))
     gain = gained(ours, theirs)
@@ -58,7 +57,25 @@ def behind_a_fit(
             found.pop(key, None)
         found |= log | {"candidates": found["candidates"] | log["candidates"]}
     found["fitted"] = {
-        "plans": [trial.name, rival[1].trial.name], "sqnr_db": [ours.sqnr_db, theirs.sqnr_db], "gain_db": gain,
-        "taken": taken[1].trial.name,
+        "plans": [mine[1].trial.name, rival[1].trial.name], "sqnr_db": [ours.sqnr_db, theirs.sqnr_db],
+        "gain_db": gain, "taken": taken[1].trial.name,
     }  # fmt: skip
     return taken
+
+
+def _other(
+    mine: Made, start: Spending, best: Callable[[Spending, dict[str, Any]], Made], log: dict[str, Any]
+) -> Made | None:
+    """What a plan is held against; None where nothing is worth the time."""
+    trial, options = mine[1].trial, start.options
+    if not makes_copies(trial.choices):
+        spending, judged = mine
+        grids = [spending.problem.regions[k].quantizer for k in trial.choices]
+        few = any(q is not None and q.qmax - q.qmin < LEVELS for q in grids)
+        return (spending, replace(judged, trial=spending.untouched, after=spending.before)) if few else None
+    if not options.rescale or options.effort != "full":
+        return None
+    rescales = trial.recipe.rescale
+    other = replace(start, options=replace(options, rescale=False)) if rescales else replace(start, rescaled=True)
+    rival = best(other, log)
+    return rival if makes_copies(rival[1].trial.choices) else None

@@ -144,7 +144,7 @@ def make_plan(
         weighed = partial(_weighed, lambda o: _posed(bench, o).damaged(damage))
         best, start = partial(_in_time, weighed, partial(_priced, model, bench, context=context)), spending
         spending, judged = best(start, found)
-        if options.refitted and measure is not None and start.options.effort == "full":
+        if options.refitted and measure is not None:
             spending, judged = behind_a_fit((spending, judged), start, best, measure, found)
     trial = judged.trial
     found |= {"chosen": trial.name, "after": judged.after, "unseen": judged.unseen}

@@ -17,6 +17,7 @@ from onnx_ocs.execution.choice import Choice, engine
 from onnx_ocs.measurement.quality import Quality, compare
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.model.publishing import Transaction
+from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.passes.translate import Translate
 from onnx_ocs.passmanager import Pass, PassResult, log_results, run_passes
 from onnx_ocs.planning.make import make_plan
@@ -103,7 +104,10 @@ def by_plan(passes: Sequence[Pass], made: Plan) -> list[Pass]:
 
 
 class Measured:
-    """How good a plan's model is, as the report will say it: rewritten, and run on all samples."""
+    """How good a plan's model is, as the report will say it: rewritten, and run on all samples.
+
+    Plans are compared without a refinement with gradients, which takes as many minutes as the user allows.
+    """
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class Measured:
             original: the model before all passes, where some have run already.
         """
         self._model, self._passes, self._context, self._original = model, passes, context, original
+        self._compared = [replace(p, refine=None) if isinstance(p, Reconstruct) else p for p in passes]
         self._against = cache(lambda: reference_model(model, context.floats)[0])
         self._made: dict[str, tuple[onnx.ModelProto, dict[str, PassResult]]] = {}
 
@@ -129,7 +134,7 @@ class Measured:
         context, samples = self._context, self._context.samples
         assert samples is not None
         context.progress("measuring plans", 0, None)
-        new, _ = self._run(made, logging.DEBUG)
+        new, _ = self._run(self._compared, made, logging.DEBUG)
         context.progress("measuring plans", 0, None)
         return compare(
             self._against(), [new], samples, context.limit, judging=context.judging, engine=context.engine
@@ -138,13 +143,15 @@ class Measured:
     def carried_out(self, made: Plan) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
         """The model that a plan makes, and what became of each pass; what was measured is not made again."""
         known = self._made.get(made.digest())
-        if known is None:
-            return self._run(made, logging.INFO)
+        if known is None or self._compared != list(self._passes):
+            return self._run(self._passes, made, logging.INFO)
         log_results(known[1], logging.INFO)
         return known
 
-    def _run(self, made: Plan, level: int) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
-        passes = by_plan(self._passes, made)
+    def _run(
+        self, passes: Sequence[Pass], made: Plan, level: int
+    ) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
+        passes = by_plan(passes, made)
         found = run_passes(self._model, passes, self._context, level, self._original)
         last = [*self._made.items()][1 - KEPT :]
         self._made = {**dict(last), made.digest(): found}

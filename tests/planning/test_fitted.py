@@ -14,6 +14,7 @@ from onnx_ocs.calibration.context import Context
 from onnx_ocs.calibration.samples import open_samples
 from onnx_ocs.measurement.outputs import OutputQuality
 from onnx_ocs.measurement.quality import Quality
+from onnx_ocs.planning import fitted
 from onnx_ocs.planning.make import make_plan
 from onnx_ocs.planning.options import PlanOptions
 from onnx_ocs.planning.plan import Plan
@@ -49,6 +50,28 @@ def test_what_is_better_behind_the_fit_is_taken(liked: str) -> None:
     assert found["chosen"] in found["candidates"], "what was compared on the way is told, of the plan that is taken"
     assert all(float(r.scale) == pytest.approx(own[r.quantizers[0]]) for r in made.regions) == taken
     assert abs(entry["gain_db"]) == (liked != "none")
+
+
+@pytest.mark.parametrize(("levels", "liked"), [(256, "steps"), (256, "none"), (8, "nobody asks")])
+def test_steps_on_few_levels_are_held_against_none(levels: int, liked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's grids have 256 levels, which are few or not."""
+    model, asked = network(True), list[int]()
+
+    def measure(made: Plan) -> Quality:
+        asked.append(len(made.regions))
+        return quality(10.0 + (liked == "steps") * (len(made.regions) > 0) + (liked == "none") * (not made.regions))
+
+    monkeypatch.setattr(fitted, "LEVELS", levels)
+    context = Context(open_samples({"x": patches(32)}, model))
+    made, found = make_plan(model, PlanOptions(budget=0.0, refitted=True), context, network(False), measure=measure)
+    if liked == "nobody asks":
+        assert not asked and made.regions and "fitted" not in found
+        return
+    assert asked[0] > 0 == asked[1] and found["fitted"]["gain_db"] == (1.0 if liked == "none" else -1.0)
+    assert bool(made.regions) == (liked == "steps")
+    assert found["fitted"]["taken"] == found["chosen"] == found["fitted"]["plans"][liked == "none"]
+    if liked == "none":
+        assert found["chosen"] == "the model as it is" and found["after"] == found["before"]
 
 
 @pytest.mark.parametrize("options", [{"budget": 0.0}, {"refitted": False}, {"effort": "quick"}, {"rescale": False}])

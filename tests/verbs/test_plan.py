@@ -85,6 +85,25 @@ def test_what_was_measured_is_not_made_again(
     ]
 
 
+def test_plans_are_compared_without_the_refinement(
+    model: onnx.ModelProto, calib: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = onnx_ocs.plan(model, calib, OPTIONS)
+    asked: list[str | None] = []
+
+    def refined(given: onnx.ModelProto, passes: Sequence[Pass], *_: object) -> object:
+        asked.extend(p.refine for p in passes if isinstance(p, Reconstruct))
+        return given, {}
+
+    monkeypatch.setattr(module, "run_passes", refined)
+    for refine, wanted in (("30m", [None, "30m"]), (None, [None])):
+        measure = Measured(model, [Translate(), Reconstruct(refine=refine)], Context(open_samples(calib, model)))
+        measure(made)
+        measure.carried_out(made)
+        assert asked == wanted
+        asked.clear()
+
+
 def test_only_translate_follows_a_plan(model: onnx.ModelProto, calib: dict[str, np.ndarray]) -> None:
     made, _ = onnx_ocs.plan(model, calib, OPTIONS)
     translate, compensate = by_plan([Translate(ratio=0.1), Compensate()], made)
