@@ -26,6 +26,7 @@ from onnx_ocs.cli.report import REPORT
 from onnx_ocs.cli.rewrite import REWRITE
 from onnx_ocs.cli.verify import VERIFY
 from onnx_ocs.errors import PassError, UserError, printable, shortage
+from onnx_ocs.runtime.memory import few_heaps
 
 __all__ = ["VERBS", "app", "main"]
 
@@ -90,6 +91,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe that takes ASCII only is no reason to fail
+    few_heaps()
     with _signals() as stopped:
         try:
             code = app(prog_name="onnx-ocs", standalone_mode=False)  # the script's name: shell completion is for it

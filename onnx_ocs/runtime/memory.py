@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["allow_memory", "free_memory", "give_back", "memory", "memory_said", "no_cycles", "share_of_memory"]
+__all__ = [
+    "allow_memory", "few_heaps", "free_memory", "give_back", "memory", "memory_said", "no_cycles", "share_of_memory",
+]  # fmt: skip
 
 GIGABYTE = 10**9
 UNKNOWN = 4 * GIGABYTE  # where the system does not say
+HEAPS, ARENA_MAX = 2, -8  # and the GNU C library's M_ARENA_MAX
 USUAL = GIGABYTE // 2  # more helps little
 INFO = Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
@@ -64,6 +68,15 @@ def give_back() -> None:
         _TRIM(0)
 
 
+def few_heaps() -> None:
+    """Let the threads of this process share two heaps: the C library gives each its own, and holes are left in all.
+
+    For a program of ours, before it starts threads.  Where the user says how many (`MALLOC_ARENA_MAX`), that holds.
+    """
+    if _MALLOPT is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        _MALLOPT(ARENA_MAX, HEAPS)
+
+
 @contextmanager
 def no_cycles() -> Iterator[None]:
     """Do not look for cycles of dead objects meanwhile: work on graphs makes many objects, and none of these.
@@ -79,16 +92,16 @@ def no_cycles() -> Iterator[None]:
             gc.enable()
 
 
-def _trim() -> Callable[[int], int] | None:
-    """The GNU C library's `malloc_trim`."""
+def _of_library(name: str) -> Callable[..., int] | None:
+    """A function of the GNU C library."""
     try:
-        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):  # another library, or another system
         return None
     return found
 
 
-_TRIM = _trim()
+_TRIM, _MALLOPT = _of_library("malloc_trim"), _of_library("mallopt")
 
 
 def free_memory() -> int:

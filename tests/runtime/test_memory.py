@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,38 @@ def test_memory_that_was_freed_is_given_back(monkeypatch: pytest.MonkeyPatch) ->
     assert before - resident() > 20e6 and last.all()
     monkeypatch.setattr(module, "_TRIM", None)
     give_back()
+
+
+THREADS = """
+import ctypes, sys, threading
+from onnx_ocs.runtime.memory import few_heaps
+c = ctypes.CDLL(None)
+c.malloc.restype = c.fopen.restype = ctypes.c_void_p
+if sys.argv[1] == "few":
+    few_heaps()
+together = threading.Barrier(6)
+def work():
+    together.wait()
+    c.malloc(1000)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(6)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+out = c.fopen(b"/dev/stdout", b"w")
+c.malloc_info(0, ctypes.c_void_p(out))
+c.fflush(ctypes.c_void_p(out))
+"""
+
+
+@pytest.mark.parametrize(("how", "said", "few"), [("few", None, True), ("many", None, False), ("few", "5", False)])
+def test_threads_share_two_heaps(how: str, said: str | None, few: bool) -> None:
+    """Six threads that ask for memory at once have a heap each, but where they share; what the user says holds."""
+    if module._MALLOPT is None:
+        pytest.skip("another C library")
+    env = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
+    env |= {"MALLOC_ARENA_MAX": said} if said else {}
+    found = subprocess.run([sys.executable, "-c", THREADS, how], capture_output=True, text=True, check=True, env=env)
+    assert (found.stdout.count("<heap nr") <= 2) == few, found.stdout
 
 
 @pytest.mark.parametrize("enabled", [True, False])
