@@ -119,6 +119,7 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
     options = _plan_options(given, names, plan, data.calib, auto)
     passes = _passes(given, names, plan, auto)
     judging, executor = judged(given, data.calib), given.make(Running).choice(data.calib)
+    runtime = given.value("--target")
     warn_of_unused(given)
     from onnx_ocs import api
     from onnx_ocs.report import terminal as table
@@ -131,7 +132,7 @@ def rewrite(model: In, destination: Out, given: Given) -> None:
                 result = api.rewrite(
                     model, destination, calib=data.calib, float_model=data.float_model, passes=passes, options=options,
                     verify=verify, seed=out.seed, limit=data.limit, progress=progress, transaction=transaction,
-                    convert_qoperator=convert, judging=judging, executor=executor,
+                    convert_qoperator=convert, judging=judging, executor=executor, runtime=runtime,
                 )  # fmt: skip
         except VerificationError as e:
             stage_reports(transaction, out.report, out.html, e.args[1], title)

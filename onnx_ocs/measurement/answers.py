@@ -113,6 +113,8 @@ class _Models:
     def __call__(self, feed: Mapping[str, Array]) -> Answer:
         try:
             found = [s.run(feed, list(dict.fromkeys(a))) for s, a in zip(self._sessions, self._asked, strict=True)]
+        except UserError:  # it says where
+            raise
         except RUN_ERRORS as e:
             raise UserError(f"onnxruntime does not run the model on these samples: {first_line(e)}") from None
         outputs = [[np.asarray(f[n]) for n in a] for f, a in zip(found, self._asked, strict=True)]
@@ -145,7 +147,8 @@ def answers(
     if engine is None or on is not None:
         at_once = min(CORES, AT_ONCE)
         run = _Models(models, asked, share(at_once), known, on)
-        yield from in_order(run, samples.batches(TOGETHER, limit), at_once)
+        together = TOGETHER if on is None else 1  # as users run it
+        yield from in_order(run, samples.batches(together, limit), at_once)
         return
     stored = tuple(engine.store(m, fingerprint(m)) for m in models)
     job = _Job(stored, tuple(map(tuple, asked)), place_of(samples, limit, TOGETHER))

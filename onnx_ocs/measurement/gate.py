@@ -198,7 +198,7 @@ def choose(
     if not rule.stands(best):
         kept = _prefix(sorted(kept), lambda layers: rule.stands(losses(layers)))
         best = losses(kept)
-    return Choice(kept, rule.ahead(best, before))
+    return Choice(kept, best[0].shape[1] > 1 and bool(np.isfinite(before[0]).all()) and rule.ahead(best, before))
 
 
 class Rule:

@@ -30,7 +30,8 @@ from onnx_ocs.records.history import stamp
 
 __all__ = ["Feeds", "Judged", "judged", "written"]
 
-JUDGED = 64  # most samples on which the result is judged
+JUDGED = 64  # most samples on which a fit is judged
+FEEDS = 8  # and of so many feeds at least, where a model has a large fixed batch
 Feed = Mapping[str, Array]
 Feeds = Callable[[], Iterator[Feed]]
 
@@ -110,7 +111,7 @@ def written(model: onnx.ModelProto, fitted: Sequence[Fitted], kept: Collection[i
 
 def _held(feeds: Iterable[Feed], total: int, unit: int, turns: int) -> Iterator[tuple[int, Feed]]:
     """The samples that the fits of these turns have not seen, as few at a time as the model takes, with the turn."""
-    first = given = 0
+    first, given = 0, 0  # samples so far, and feeds
     for feed in feeds:
         size = samples_in(feed)
         numbers = first + np.arange(size)
@@ -118,6 +119,6 @@ def _held(feeds: Iterable[Feed], total: int, unit: int, turns: int) -> Iterator[
         first += size
         for k in range(0, size, unit):
             for turn in np.flatnonzero(judges[:, k]).tolist():
-                if given < JUDGED * turns:
-                    given += unit
+                if given < max(JUDGED // unit, FEEDS) * turns:
+                    given += 1
                     yield turn, cut(feed, slice(k, k + unit), size)

@@ -10,6 +10,7 @@ from threading import Lock
 
 import numpy as np
 import onnx
+from google.protobuf.message import EncodeError
 
 from onnx_ocs.errors import UserError, first_line
 from onnx_ocs.model import tensors
@@ -36,15 +37,17 @@ class Compiled:
         """Load a model; what its side files hold is taken into memory."""
         import openvino
 
-        known = {t.name for t in model.graph.initializer}
-        self.inputs = [i.name for i in model.graph.input if i.name not in known]
         self._outputs, self._turn = [o.name for o in model.graph.output], Lock()
         core = openvino.Core()
         try:
             read = core.read_model(_whole(model).SerializeToString())
-            self._request = core.compile_model(read, "CPU", OPTIONS).create_infer_request()
-        except RuntimeError as e:  # all that it raises
-            raise UserError(f"OpenVINO does not load the model: {first_line(e)}") from None
+            compiled = core.compile_model(read, "CPU", OPTIONS)
+        except (RuntimeError, ValueError, EncodeError) as e:  # all that it raises; more than 2 GB
+            raise UserError(f"OpenVINO does not load the model: {_reason(e)}") from None
+        names = [i.name for i in model.graph.input]
+        taken: set[str] = set().union(*(port.get_names() for port in compiled.inputs))
+        self.inputs = [i for i in names if i in taken]  # without those that nothing reads
+        self._request = compiled.create_infer_request()
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs for one feed; what else it holds is not looked at.
@@ -59,8 +62,15 @@ class Compiled:
             with self._turn:
                 found = self._request.infer({i: feed[i] for i in self.inputs})
         except (RuntimeError, TypeError) as e:
-            raise UserError(f"OpenVINO does not run the model: {first_line(e)}") from None
+            raise UserError(f"OpenVINO does not run the model: {_reason(e)}") from None
         return {name: np.asarray(found[k]) for k, name in enumerate(self._outputs)}
+
+
+def _reason(e: Exception) -> str:
+    """What went wrong: the last line that says something, behind those that say in which of its files."""
+    lines = [line.strip() for line in str(e).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return first_line(ValueError(told[-1])) if told else first_line(e)
 
 
 def _whole(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ from onnx_ocs.model import files
 from onnx_ocs.model.tensors import has_side_files
 from onnx_ocs.passmanager import PLACES
 from onnx_ocs.planning.plan import Plan
+from onnx_ocs.targets.choice import Runtime
 from onnx_ocs.verbs.common import proof_samples, reference_model
 from onnx_ocs.verification.verdict import Verification
 
@@ -66,6 +67,7 @@ class Prepared:
         context: samples, seed, progress, the float model.
         notes: what is worth knowing about the model.
         converted: whether it is another one than that of the file: integer operators were converted to QDQ.
+        runtime: what the user says that the file is for; None where passes or options say it.
     """
 
     original: onnx.ModelProto
@@ -73,6 +75,7 @@ class Prepared:
     context: Context
     notes: tuple[str, ...]
     converted: bool = False
+    runtime: Runtime | None = None
 
     @cached_property
     def reference(self) -> tuple[onnx.ModelProto, str]:

@@ -103,6 +103,7 @@ def rewrite(
     convert_qoperator: bool = False,
     judging: Judging = EVERYTHING,
     executor: Choice = None,
+    runtime: Runtime | None = None,
 ) -> RewriteResult:
     """Rewrite a QDQ model, verify the result, and report cost and gain.
 
@@ -121,6 +122,7 @@ def rewrite(
         convert_qoperator: convert integer operators (QLinear..., ConvInteger, ...) to QDQ first, where that is exact.
         judging: which outputs count, how much, and the user's metric.
         executor: who computes what is a sum over samples (`onnx_ocs.execution.choice`); the result is the same.
+        runtime: what the file is for; default: as passes or options say.
 
     Returns:
         The result; its model is the input when there was nothing to rewrite.
@@ -134,7 +136,7 @@ def rewrite(
     with spilling(output is not None and transaction is None), ExitStack() as stack, engine(executor) as workers:
         files_of_run = stack.enter_context(Transaction()) if transaction is None else transaction
         context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging, engine=workers)
-        ready = _prepare(model, calib, float_model, verify, convert_qoperator, context)
+        ready = replace(_prepare(model, calib, float_model, verify, convert_qoperator, context), runtime=runtime)
         chosen = _chosen(ready, passes, options)
         outcome = _made(ready, chosen, output, files_of_run)
         outcome = _prove(ready, outcome, chosen) if verify and outcome.changed else outcome
@@ -186,7 +188,7 @@ def _run(
 ) -> Outcome:
     """Plan where that is asked for, and run the passes; on top of an outcome, if there is one."""
     original, context = ready.original, ready.context
-    runtime = runtime_of(passes, options)
+    runtime = runtime_of(passes, options, ready.runtime)
     onto = onto or Outcome(original, False, notes=(*ready.notes, *said_before(original, runtime)))
     passes = fitting(passes, runtime, options)
     check_passes(passes, runtime)
@@ -222,7 +224,7 @@ def _run(
 def _made(ready: Prepared, chosen: Chosen, output: str | Path | None, transaction: Transaction) -> Outcome:
     """The rewritten model, staged and judged; where it loses, what of it does not."""
     outcome = _stage(ready, chosen.outcome, output, transaction)
-    outcome = _judge(ready, outcome, runtime_of(chosen.passes, chosen.asked))
+    outcome = _judge(ready, outcome, runtime_of(chosen.passes, chosen.asked, ready.runtime))
     why = no_better(ready, outcome)
     if why is not None:
         transaction.discard(output or "")
@@ -274,7 +276,7 @@ def _spared(
     best: tuple[float, Outcome] | None = None
     passes = passes if outcome.plan is None else by_plan(passes, outcome.plan)
     for dropped, fewer, other in parts_of(passes, options, outcome.regions):
-        part = _judge(ready, _run(ready, fewer, other), runtime_of(passes, options))
+        part = _judge(ready, _run(ready, fewer, other), runtime_of(passes, options, ready.runtime))
         if not part.changed or part.qualities is None or no_better(ready, part) is not None:
             continue
         gain = gained(*part.qualities)
@@ -299,7 +301,7 @@ def _prove(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Outcome:
     context.progress("verifying", 0, None)
     checked = verify_models(original, outcome.model, ready.fed, VERIFIED_SAMPLES, context.seed)
     context.progress("measuring latency", 0, None)
-    on = timing_of(runtime_of(chosen.passes, chosen.asked))
+    on = timing_of(runtime_of(chosen.passes, chosen.asked, ready.runtime))
     latency = compared(original, outcome.model, first_sample(original, ready.fed), on=on)
     return replace(outcome, verification=checked, latency=latency)
 
@@ -332,7 +334,7 @@ def _report(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Report:
             report["notes"].append(target["shortfall"])
     if (there := outcome.on_target) is not None and there.after is not None and outcome.changed:
         report["on_target"] = on_target(there.runtime, there.before, there.after)
-    rules = rules_of(runtime_of(chosen.passes, options))
+    rules = rules_of(runtime_of(chosen.passes, options, ready.runtime))
     report["verdict"] = advise(report, None if options is None else options.budget, rules.floats)
     return report
 

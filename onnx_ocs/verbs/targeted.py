@@ -21,8 +21,16 @@ from onnx_ocs.targets.timing import ONNXRUNTIME, timing_of
 __all__ = ["check_kept", "check_passes", "fitting", "runtime_of", "said_before"]
 
 
-def runtime_of(passes: Sequence[Pass], options: PlanOptions | None) -> Runtime:
-    """The runtime that a file is rewritten for."""
+def runtime_of(passes: Sequence[Pass], options: PlanOptions | None, said: Runtime | None = None) -> Runtime:
+    """The runtime that a file is rewritten for.
+
+    Args:
+        passes: what runs; some know what they are for.
+        options: what is planned.
+        said: what the user says, whatever runs; None where nothing is said.
+    """
+    if said is not None:
+        return said
     if options is not None:
         return options.runtime
     named = [p.runtime for p in passes if isinstance(p, (Regrid, Translate)) and p.runtime != "ort"]

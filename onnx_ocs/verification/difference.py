@@ -94,19 +94,23 @@ class Difference:
         self.ties += int(tie.sum())
         self.shift += float(d[~tie].sum())
 
-    def floats(self, name: str, a: Array, b: Array) -> None:
-        """Compare a float graph output."""
-        if a.shape != b.shape:
+    def floats(self, name: str, a: Array | list[Array], b: Array | list[Array]) -> None:
+        """Compare a float graph output; of a sequence each of its tensors."""
+        if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            for k, (x, y) in enumerate(zip(a, b, strict=True)):
+                self.floats(f"{name}[{k}]", x, y)
+            return
+        if isinstance(a, list) or isinstance(b, list) or a.shape != b.shape:
             self.max_abs = float("inf")
             self.outputs[name] = float("inf"), 0.0
             self.worst = name
             return
         if a.size and a.dtype.kind == "f":
-            x, y = a.astype(np.float64), b.astype(np.float64)
-            apart = (x != y) & ~(np.isnan(x) & np.isnan(y))
-            gaps = np.abs(x[apart] - y[apart])  # what is the same and infinite has no difference
+            exact, found = a.astype(np.float64), b.astype(np.float64)
+            apart = (exact != found) & ~(np.isnan(exact) & np.isnan(found))
+            gaps = np.abs(exact[apart] - found[apart])  # what is the same and infinite has no difference
             gap = float(np.max(np.where(np.isnan(gaps), np.inf, gaps), initial=0.0))
-            size = float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
+            size = float(np.max(np.abs(exact), where=np.isfinite(exact), initial=0.0))
             largest = self.outputs.get(name, (0.0, 0.0))
             self.outputs[name] = max(largest[0], gap), max(largest[1], size)
             self.max_abs = max(self.max_abs, gap)

@@ -128,6 +128,12 @@ def test_what_is_sure_is_further_from_chance(gain: float, sure: bool) -> None:
     assert choose(1, scattered([gain], 16, 0.5)) == (frozenset([0]), sure)
 
 
+def test_one_feed_and_infinite_errors_are_not_sure() -> None:
+    one = lambda chosen: (np.asarray([[0.5 if chosen else 1.0]]), 0.0)  # noqa: E731
+    ended = lambda chosen: (np.asarray([[1.0, 1.0 if chosen else np.inf]]), 0.0)  # noqa: E731
+    assert choose(1, one) == choose(1, ended) == (frozenset([0]), False)
+
+
 def test_nothing_is_not_sure() -> None:
     assert choose(1, scattered([0.1], 8)) == (frozenset(), False)
 

@@ -16,7 +16,7 @@ from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.passes.reconstruct import Reconstruct
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.folds import TURNS, Fold, fold
-from onnx_ocs.reconstruction.judged import Judged, judged
+from onnx_ocs.reconstruction.judged import Judged, _held, judged
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.tasks import Fitted
 from onnx_ocs.reconstruction.write import Values
@@ -104,6 +104,13 @@ def test_layers_that_take_minutes_are_fitted_once(monkeypatch: pytest.MonkeyPatc
     for v in case.samples.values():
         v[held(case.total, 0)] = 0
     assert not case.judged([0, 0, 0, 0]).kept and case.asked == [0]
+
+
+@pytest.mark.parametrize(("total", "unit", "feeds"), [(1024, 64, 4), (4096, 128, 8), (2048, 8, 8), (512, 1, 64)])
+def test_a_large_fixed_batch_leaves_several_feeds(total: int, unit: int, feeds: int) -> None:
+    given = ({"x": np.zeros((unit, 1))} for _ in range(total // unit))
+    held = list(_held(given, total, unit, 1))
+    assert len(held) == feeds and all(len(f["x"]) == unit for _, f in held)
 
 
 def test_without_a_reference_nothing_is_kept() -> None:

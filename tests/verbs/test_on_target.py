@@ -52,6 +52,35 @@ def test_what_loses_there_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> Non
     assert any("lost in a board on the calibration data (" in n for n in done.report["notes"])
 
 
+def test_a_runtime_that_computes_something_else_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model itself is garbage there, and the rewritten one more so."""
+
+    def load(model: onnx.ModelProto) -> Any:
+        run, factor = timing.ONNXRUNTIME.load(model), -1 if is_original(model) else -9
+        return lambda feed: {k: factor * np.asarray(v) for k, v in run(feed).items()}
+
+    done = rewritten(monkeypatch, load)
+    assert done.changed and "on_target" not in done.report
+    assert any("a board computes something else than the model says" in n for n in done.report["notes"])
+
+
+def test_samples_are_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[int] = set()
+
+    def load(model: onnx.ModelProto) -> Any:
+        run = timing.ONNXRUNTIME.load(model)
+        return lambda feed: sizes.add(len(feed["pixels"])) or run(feed)
+
+    assert rewritten(monkeypatch, load).changed and sizes == {1}
+
+
+def test_what_the_user_says_holds_whatever_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(on_target, "timing_of", lambda r: asked.append(r) or timing.ONNXRUNTIME)
+    onnx_ocs.rewrite(str(DIGITS), calib=PIXELS, passes="reconstruct", verify=False, runtime="openvino")
+    assert asked and set(asked) == {"openvino"}
+
+
 def test_what_does_not_run_there_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(model: onnx.ModelProto) -> Any:
         if not is_original(model):

@@ -93,6 +93,14 @@ def test_another_shape_is_infinitely_far() -> None:
     assert d.max_abs == np.inf and d.worst == "y"
 
 
+def test_a_sequence_is_compared_tensor_by_tensor() -> None:
+    d = Difference()
+    d.floats("s", [np.zeros(2), np.asarray([1.0, 4.0])], [np.zeros(2), np.asarray([1.0, 3.5])])
+    assert d.max_abs == 0.5 and d.outputs["s[0]"][0] == 0 and d.outputs["s[1]"][0] == 0.5
+    d.floats("s", [np.zeros(2)], [np.zeros(2), np.zeros(2)])
+    assert d.max_abs == np.inf and d.worst == "s"
+
+
 def test_integer_outputs_are_integers() -> None:
     d = Difference()
     d.floats("q", np.asarray([1, 2], np.uint8), np.asarray([1, 4], np.uint8))
