@@ -138,11 +138,9 @@ def rewrite(
         context = Context(None, limit, seed, progress, write=files_of_run.file, judging=judging, engine=workers)
         ready = replace(_prepare(model, calib, float_model, verify, convert_qoperator, context), runtime=runtime)
         chosen = _chosen(ready, passes, options)
-        outcome = _made(ready, chosen, output, files_of_run)
-        outcome = _prove(ready, outcome, chosen) if verify and outcome.changed else outcome
+        outcome = _prove(ready, _made(ready, chosen, output, files_of_run), chosen, verify)
         report = dict(_report(ready, outcome, chosen))
-        checked = outcome.verification
-        if checked is not None and checked.verdict != "PASSED":
+        if (checked := outcome.verification) is not None and checked.verdict != "PASSED":
             files_of_run.discard(output or "")
             raise VerificationError("; ".join(checked.failures), report)
         _stage_input(ready, outcome, output, files_of_run)
@@ -294,8 +292,10 @@ def _with_errors(ready: Prepared, outcome: Outcome) -> Outcome:
     return replace(outcome, regions=found)
 
 
-def _prove(ready: Prepared, outcome: Outcome, chosen: Chosen) -> Outcome:
-    """Verify the rewritten model, and time both in the target's runtime."""
+def _prove(ready: Prepared, outcome: Outcome, chosen: Chosen, verify: bool) -> Outcome:
+    """Verify the rewritten model, if there is one, and time both in the target's runtime."""
+    if not verify or not outcome.changed:
+        return outcome
     original, context = ready.original, ready.context
     give_back()
     context.progress("verifying", 0, None)
