@@ -88,6 +88,7 @@ def test_what_was_measured_is_not_made_again(
 def test_plans_are_compared_without_the_refinement(
     model: onnx.ModelProto, calib: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("onnx_ocs.reconstruction.train.check_torch", lambda: None)  # nothing is trained here
     made, _ = onnx_ocs.plan(model, calib, OPTIONS)
     asked: list[str | None] = []
 
