@@ -198,7 +198,7 @@ def choose(
     if not rule.stands(best):
         kept = _prefix(sorted(kept), lambda layers: rule.stands(losses(layers)))
         best = losses(kept)
-    return Choice(kept, best[0].shape[1] > 1 and bool(np.isfinite(before[0]).all()) and rule.ahead(best, before))
+    return Choice(kept, rule.sure(best))
 
 
 class Rule:
@@ -214,6 +214,11 @@ class Rule:
         after, worst = _told(now[0], np.maximum(self.before[0], then[0]))
         no_worse = bool(np.all(after.sum(1) <= worst.sum(1) + self.slack))
         return no_worse and self._better(*_told(now[0], then[0]), SURE)
+
+    def sure(self, now: tuple[Array, float]) -> bool:
+        """Whether a choice is surely better than nothing; one feed cannot tell, nor can infinite errors before."""
+        told = now[0].shape[1] > 1 and bool(np.isfinite(self.before[0]).all())
+        return told and self.ahead(now, self.before)
 
     def stands(self, now: tuple[Array, float]) -> bool:
         """Whether no output is worse than before, and all together are better by more than chance."""

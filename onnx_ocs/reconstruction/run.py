@@ -71,7 +71,8 @@ def reconstruct(
     original = context.original or model
     exact = stand_in(original)
     floats = context.floats if context.floats is not None and _takes(context.floats, some) else None
-    graph, read, layers = _layers(model, None if floats is not None else original)
+    aim = None if floats is not None else original
+    start = graph, read, layers = _layers(model, aim)
     mask = mask_of(graph, mask_input, some) if weights is None else weights_of(weights)
     pairs = pair_layers(graph, layers, floats, exact, some)
     with scratch() as folder:  # large weights lie there
@@ -79,9 +80,9 @@ def reconstruct(
         def fit(turn: int) -> list[Fitted]:
             place = folder / str(turn)
             place.mkdir()
-            graph, _, layers = _layers(model, None if floats is not None else original)
+            own, _, maps = start if turn == 0 else _layers(model, aim)  # a fit writes into its graph
             reference, progress = Reference(floats, exact), context.progress
-            fitting = Fitting(graph, layers, pairs, reference, place, context.seed, total, unit, mask, progress, turn)
+            fitting = Fitting(own, maps, pairs, reference, place, context.seed, total, unit, mask, progress, turn)
             fitting.run(_batches(context))
             return fitting.fitted
 

@@ -48,7 +48,6 @@ class Case:
         """How wrong the fit of each turn is; the file is wrong by ten steps."""
         model = onnx.ModelProto()
         model.CopyFrom(self.floats)
-        graph = EditableGraph(model)
         name = self.layers(self.floats)[0].weight.root
         (tensor,) = [t for t in model.graph.initializer if t.name == name]
         tensor.CopyFrom(onnx.numpy_helper.from_array(self.weights(10), name))
@@ -115,9 +114,8 @@ def test_a_large_fixed_batch_leaves_several_feeds(total: int, unit: int, feeds: 
 
 def test_without_a_reference_nothing_is_kept() -> None:
     case = Case()
-    case.floats, reference = case.floats, None
     layers: Any = [Fitted(x) for x in case.layers(case.floats)]
     source = open_samples(case.samples, case.floats)
     empty = lambda: source.batches(8, None)  # noqa: E731
-    found = judged(case.floats, lambda _: layers, reference, lambda _: None, empty, 1, Context(source), Reconstruct())
+    found = judged(case.floats, lambda _: layers, None, lambda _: None, empty, 1, Context(source), Reconstruct())
     assert found == Judged(layers, set())
