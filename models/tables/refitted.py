@@ -111,7 +111,11 @@ REFITTED: Mapping[str, Spec] = {
     ),
     "gelu": Spec(
         "Networks with GELU on reconstructed weights (OCS+, table 3)",
-        (*_bits((4, 4), (8, 3), network="convgelu"), *_bits((4, 4), (8, 3), network="vit")),
+        (
+            *_bits((4, 4), (8, 3), network="convgelu"),
+            *_bits((4, 4), (8, 3), network="vit"),
+            *_bits((8, 4), network="minilm"),
+        ),
         (PLAIN, Recipe("OCS+", 0.5), FITTED, *_plus(0.5), SPENT),
         papers.GELU,
     ),

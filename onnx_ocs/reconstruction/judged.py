@@ -1,8 +1,8 @@
 """Which layers keep their new values: asked of the model's outputs, on samples that no fit has seen.
 
-Those that are held out may be too few to tell what harms.  So where layers would be taken back, all are fitted again,
-with other samples held out in turn, and these are asked together: each is given to the model whose fit has not seen it.
-What stays is decided for all fits at once, and the first one's values are written.
+Those that are held out may be too few to tell what harms.  So where layers would be taken back, or nothing is sure,
+all are fitted again, with other samples held out in turn, and these are asked together: each is given to the model
+whose fit has not seen it.  What stays is decided for all fits at once, and the first one's values are written.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def judged(
         return choose(len(units), losses, judge.yardstick.weights, judge.yardstick.slack())
 
     choice = chosen()
-    if len(choice.kept) < len(units) and not any(is_large(f.layer) for f in first):  # these take minutes each
+    told = choice.sure and len(choice.kept) == len(units)
+    if not told and not any(is_large(f.layer) for f in first):  # these take minutes each
         fits += [fit(turn) for turn in range(1, TURNS)]
         choice = chosen()
     return Judged(first, {i for k in choice.kept for i in units[k]}, choice.sure)

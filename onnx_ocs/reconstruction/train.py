@@ -25,7 +25,7 @@ from onnx_ocs.measurement.gate import LIKELY, beyond_chance
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array
-from onnx_ocs.reconstruction.folds import Fold, fold
+from onnx_ocs.reconstruction.folds import held
 from onnx_ocs.reconstruction.standin import stand_in
 from onnx_ocs.reconstruction.trainable import Trainable, find_trainable
 from onnx_ocs.regions.find import folded_bounds
@@ -183,16 +183,16 @@ def _trained(
     teacher = Teacher(graph, parts.layers, truth, genuine, feeds[:LOOKED_AT])
     asked = [h.ours for h in teacher.hints]
     network, parameters = Network(graph, parts.roots, parts.ceilings, asked), Parameters(graph, parts)
-    judging = fold(np.arange(len(feeds)), len(feeds), 1) == Fold.JUDGE
-    held, taken = np.flatnonzero(judging).tolist(), np.flatnonzero(~judging).tolist()
-    batches = Batches(feeds, taken, held, _dynamic(model), teacher)
+    stopping = held(len(feeds))
+    judges, taken = np.flatnonzero(stopping).tolist(), np.flatnonzero(~stopping).tolist()
+    batches = Batches(feeds, taken, judges, _dynamic(model), teacher)
     seconds = None if effort.minutes is None else effort.minutes * 60
     course = descend(network, parameters, batches, effort.steps, seconds, seed, tick)
-    done = Refinement(course.steps, course.best, (len(taken), len(held)), course.errors)
+    done = Refinement(course.steps, course.best, (len(taken), len(judges)), course.errors)
     if not course.best:
         return model, _nothing(done, course, "no state was better on the held-out samples")
     new, layers = written(model, parts, parameters)
-    before, after = (_losses(m, [feeds[k] for k in held], teacher) for m in (model, new))
+    before, after = (_losses(m, [feeds[k] for k in judges], teacher) for m in (model, new))
     if any(after[o].sum() > before[o].sum() for o in before) or not _likely(before, after):
         return model, _nothing(done, course, "the new file is no better on the held-out samples")
     rescaled = sum(float(f.detach()) != 1 for f in parameters.factors())

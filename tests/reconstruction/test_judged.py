@@ -105,7 +105,7 @@ def test_layers_that_take_minutes_are_fitted_once(monkeypatch: pytest.MonkeyPatc
     assert not case.judged([0, 0, 0, 0]).kept and case.asked == [0]
 
 
-@pytest.mark.parametrize(("total", "unit", "feeds"), [(1024, 64, 4), (4096, 128, 8), (2048, 8, 8), (512, 1, 64)])
+@pytest.mark.parametrize(("total", "unit", "feeds"), [(1024, 64, 2), (8192, 128, 8), (2048, 8, 8), (512, 1, 64)])
 def test_a_large_fixed_batch_leaves_several_feeds(total: int, unit: int, feeds: int) -> None:
     given = ({"x": np.zeros((unit, 1))} for _ in range(total // unit))
     held = list(_held(given, total, unit, 1))
