@@ -14,11 +14,13 @@ from onnx_ocs.execution.engine import Engine
 from onnx_ocs.model.files import write_bytes
 from onnx_ocs.regions.relu6 import Bounded
 
-__all__ = ["Context"]
+__all__ = ["Context", "Progress", "quiet"]
+
+Progress = Callable[[str, int, int | None], None]  # what is done, how much of it, and of how much
 
 
-def _silent(_what: str, _done: int, _total: int | None) -> None:
-    pass
+def quiet(_what: str, _done: int, _total: int | None) -> None:
+    """No progress."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Context:
     samples: Samples | None = None
     limit: int | None = None
     seed: int = 0
-    progress: Callable[[str, int, int | None], None] = _silent
+    progress: Progress = quiet
     original: onnx.ModelProto | None = None
     floats: onnx.ModelProto | None = None
     bounded: Bounded = field(default_factory=dict)

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from onnx_ocs.calibration.context import Progress
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.format import readable
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from onnx_ocs.model.publishing import Transaction
 
-Progress = Callable[[str, int, int | None], None]
 SECONDS = 10.0  # between two lines about progress, where no bar can be shown
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 REPORTS = ("--report", "--html")

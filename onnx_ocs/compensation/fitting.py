@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from onnx_ocs.calibration.context import Progress
 from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.calibration.labels import cut
 from onnx_ocs.calibration.samples import Samples
@@ -36,7 +37,6 @@ __all__ = ["Fitting"]
 HELD = 4  # every HELD-th batch is held out
 PROBED = 16  # held-out batches on which the model's output is looked at
 LEAST_DB = 0.1  # what 1 % of the model's MACs must bring to a block at least
-Progress = Callable[[str, int, int | None], None]
 
 
 def _start(b: Block, ends: Mapping[str, Menu]) -> Block:

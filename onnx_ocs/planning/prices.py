@@ -11,13 +11,14 @@ its multiply-accumulates would at the model's pace, never nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import NodeProto
 
+from onnx_ocs.calibration.context import Progress
 from onnx_ocs.measurement.latency import shortest
 from onnx_ocs.model.graph import Graph
 from onnx_ocs.model.nodes import Array, is_op
@@ -63,7 +64,7 @@ def find_prices(
     total: int,
     feed: Mapping[str, Array],
     on: Timing,
-    progress: Callable[[str, int, int | None], None],
+    progress: Progress,
 ) -> dict[int, Price]:
     """Measure the price of every candidate that may get copies, by index of its region.
 

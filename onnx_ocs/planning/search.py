@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from onnx_ocs.calibration.context import Progress
 from onnx_ocs.planning.allocate import Recipe, solve, weights
 from onnx_ocs.planning.candidates import COARSE
 from onnx_ocs.planning.choices import Budget, Choices
@@ -24,7 +25,6 @@ EXPONENTS = (0.2, 0.35, 0.6, 1.0)  # how far the measured damage counts
 AHEAD = 32  # regions that workers look at at once, each as if none of the others were left out
 FEW = 2  # copies a channel, as an alternative to as many as allowed
 
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from onnx_ocs.calibration.context import Progress
 from onnx_ocs.measurement.yardstick import Output, Yardstick
 from onnx_ocs.model.nodes import Array
 from onnx_ocs.planning.candidates import Candidate
@@ -21,7 +22,6 @@ from onnx_ocs.regions.region import Quantized, adjustable
 
 __all__ = ["FEWEST", "MOST", "Alone", "asked_on", "harmful", "weigh", "weigh_in_place"]
 
-Progress = Callable[[str, int, int | None], None]
 AT_ONCE = 16  # tensors that are asked about together at first
 FEWEST, MOST = 2, 16  # samples on which tensors are looked at alone
 ALONE_MACS = 4e11  # for all of them together; a share of work that does not depend on the machine

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from onnx_ocs.calibration.context import Progress
 from onnx_ocs.calibration.feed import samples_in
 from onnx_ocs.model.edit import EditableGraph
 from onnx_ocs.model.nodes import Array
@@ -50,7 +51,6 @@ Products = tuple[float, Array, Array, Array, Array, Array]
 _Rows = tuple[Array, Array, Array, Array]  # inputs, targets, folds, weights
 _Part = tuple[int, tuple[Array, Array, Array | None] | None, Products | None]  # the former where it is needed again
 Feeds = Callable[[], Iterator[Mapping[str, Array]]]
-Progress = Callable[[str, int, int | None], None]
 
 
 class Fitting:

@@ -8,7 +8,7 @@ from itertools import islice
 
 import onnx
 
-from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.context import Context, Progress
 from onnx_ocs.calibration.feed import together
 from onnx_ocs.errors import UserError
 from onnx_ocs.model.edit import EditableGraph
@@ -18,6 +18,7 @@ from onnx_ocs.passmanager import Pass, PassResult
 from onnx_ocs.reconstruction.entries import entries
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.fit import Fitted, Fitting
+from onnx_ocs.reconstruction.folds import TURNS
 from onnx_ocs.reconstruction.judged import judged, written
 from onnx_ocs.reconstruction.linear import LinearMap
 from onnx_ocs.reconstruction.masks import mask_of, weights_of
@@ -29,7 +30,7 @@ from onnx_ocs.records.steps import SCALE
 from onnx_ocs.records.weights import REFITTED
 from onnx_ocs.refusals import Refusal
 
-__all__ = ["reconstruct"]
+__all__ = ["reconstruct", "told_by"]
 
 FEWEST = 16  # samples without which nothing is fitted
 LEAST_FEEDS = 4  # feeds, where a model has a fixed batch
@@ -81,7 +82,7 @@ def reconstruct(
             place = folder / str(turn)
             place.mkdir()
             own, _, maps = start if turn == 0 else _layers(model, aim)  # a fit writes into its graph
-            reference, progress = Reference(floats, exact), context.progress
+            reference, progress = Reference(floats, exact), told_by(context.progress, turn)
             fitting = Fitting(own, maps, pairs, reference, place, context.seed, total, unit, mask, progress, turn)
             fitting.run(_batches(context))
             return fitting.fitted
@@ -94,6 +95,12 @@ def reconstruct(
     notes = [] if refined is None else [_told(refined)]
     changed = bool(found.kept) or (refined is not None and refined.best > 0)
     return PassResult(changed, reconstructions=told, notes=notes, sure=found.sure)
+
+
+def told_by(progress: Progress, turn: int) -> Progress:
+    """What is told of one fit of several."""
+    others = f", other samples held out: {turn} of {TURNS - 1}" if turn else ""
+    return lambda what, done, total: progress(what + others, done, total)
 
 
 def _layers(

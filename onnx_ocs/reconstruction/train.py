@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from onnx_ocs.calibration.context import Progress
 from onnx_ocs.calibration.declared import input_specs
 from onnx_ocs.calibration.samples import Samples
 from onnx_ocs.errors import UserError
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Effort", "Refinement", "check_torch", "parse_refine", "refine"]
 
 Feed = dict[str, Array]
-Progress = Callable[[str, int, int | None], None]
 FEWEST = 8  # samples without which nothing is trained
 LOOKED_AT = 4  # samples on which layers are compared with the float model's
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(m|min|h)?\s*")

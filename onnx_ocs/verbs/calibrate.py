@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnx_ocs.calibration.collect import ALL
 from onnx_ocs.calibration.collect import calibrate as count
-from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.context import Context, Progress, quiet
 from onnx_ocs.calibration.origin import shard as range_of
 from onnx_ocs.calibration.samples import Source
 from onnx_ocs.calibration.statistics import Statistics
@@ -20,7 +20,7 @@ from onnx_ocs.model.shapes import infer_shapes
 from onnx_ocs.regions.find import find_regions, folded_bounds
 from onnx_ocs.regions.region import adjustable
 from onnx_ocs.verbs.checks import answers_for_the_model, load
-from onnx_ocs.verbs.common import Model, Progress, open_model, quiet
+from onnx_ocs.verbs.common import Model, open_model
 
 __all__ = ["calibrate", "merge"]
 

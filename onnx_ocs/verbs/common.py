@@ -32,12 +32,10 @@ __all__ = [
     "VERIFIED_SAMPLES",
     "Model",
     "Opened",
-    "Progress",
     "first_sample",
     "guess_notes",
     "open_model",
     "proof_samples",
-    "quiet",
     "ranked_by",
     "reference_model",
     "sample_shapes",
@@ -45,14 +43,9 @@ __all__ = [
 ]
 
 Model = onnx.ModelProto | str | Path
-Progress = Callable[[str, int, int | None], None]
 ESTIMATED = "estimated from weights, biases and quantization parameters (no calibration data)"
 MEASURED = "outlier mass on the calibration data"
 VERIFIED_SAMPLES = 4
-
-
-def quiet(_what: str, _done: int, _total: int | None) -> None:
-    """No progress."""
 
 
 def ranked_by(

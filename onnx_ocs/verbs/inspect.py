@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.context import Context, Progress, quiet
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.outliers import Outliers
 from onnx_ocs.calibration.samples import Samples, Source
@@ -37,11 +37,9 @@ from onnx_ocs.translation.selection import find_outliers
 from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
     Model,
-    Progress,
     guess_notes,
     open_model,
     proof_samples,
-    quiet,
     ranked_by,
     reference_model,
     sample_shapes,

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.context import Context, Progress, quiet
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Source
 from onnx_ocs.execution.choice import Choice, engine
@@ -25,7 +25,7 @@ from onnx_ocs.planning.options import LATENCY, PlanOptions
 from onnx_ocs.planning.plan import Plan
 from onnx_ocs.regions.find import folded_bounds
 from onnx_ocs.verbs.checks import answers_for_the_model, load
-from onnx_ocs.verbs.common import Model, Progress, open_model, quiet, reference_model
+from onnx_ocs.verbs.common import Model, open_model, reference_model
 
 __all__ = ["Measured", "by_plan", "plan", "unsaid"]
 
@@ -136,9 +136,9 @@ class Measured:
         context.progress("measuring plans", 0, None)
         new, _ = self._run(self._compared, made, logging.DEBUG)
         context.progress("measuring plans", 0, None)
-        return compare(
-            self._against(), [new], samples, context.limit, judging=context.judging, engine=context.engine
-        )[0]
+        return compare(self._against(), [new], samples, context.limit, judging=context.judging, engine=context.engine)[
+            0
+        ]
 
     def carried_out(self, made: Plan) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
         """The model that a plan makes, and what became of each pass; what was measured is not made again."""
@@ -148,9 +148,7 @@ class Measured:
         log_results(known[1], logging.INFO)
         return known
 
-    def _run(
-        self, passes: Sequence[Pass], made: Plan, level: int
-    ) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
+    def _run(self, passes: Sequence[Pass], made: Plan, level: int) -> tuple[onnx.ModelProto, dict[str, PassResult]]:
         passes = by_plan(passes, made)
         found = run_passes(self._model, passes, self._context, level, self._original)
         last = [*self._made.items()][1 - KEPT :]

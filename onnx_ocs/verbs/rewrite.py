@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import onnx
 
-from onnx_ocs.calibration.context import Context
+from onnx_ocs.calibration.context import Context, Progress, quiet
 from onnx_ocs.calibration.judging import EVERYTHING, Judging
 from onnx_ocs.calibration.samples import Source
 from onnx_ocs.errors import VerificationError
@@ -46,11 +46,9 @@ from onnx_ocs.verbs.checks import answers_for_the_model, load
 from onnx_ocs.verbs.common import (
     VERIFIED_SAMPLES,
     Model,
-    Progress,
     first_sample,
     guess_notes,
     open_model,
-    quiet,
     ranked_by,
     sample_shapes,
     with_errors,
@@ -67,6 +65,7 @@ from onnx_ocs.verification.verdict import Verification
 from onnx_ocs.verification.verify import verify as verify_models
 
 __all__ = ["RewriteResult", "make_passes", "rewrite"]
+
 
 @dataclass(frozen=True)
 class RewriteResult:
@@ -168,9 +167,7 @@ def _prepare(
     return Prepared(original, path, context, notes, opened.converted)
 
 
-def _chosen(
-    ready: Prepared, passes: Sequence[Pass | str] | str | Auto | None, options: PlanOptions | None
-) -> Chosen:
+def _chosen(ready: Prepared, passes: Sequence[Pass | str] | str | Auto | None, options: PlanOptions | None) -> Chosen:
     """The passes, run; the default ones where nothing is said, those that pay where they are to be found."""
     default = DEFAULT_BLIND if ready.context.samples is None else DEFAULT
     found = as_passes([p() for p in default] if passes is None else passes)
@@ -181,9 +178,7 @@ def _chosen(
     return Chosen(found, options, _run(ready, found, options), options)
 
 
-def _run(
-    ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None, onto: Outcome | None = None
-) -> Outcome:
+def _run(ready: Prepared, passes: Sequence[Pass], options: PlanOptions | None, onto: Outcome | None = None) -> Outcome:
     """Plan where that is asked for, and run the passes; on top of an outcome, if there is one."""
     original, context = ready.original, ready.context
     runtime = runtime_of(passes, options, ready.runtime)

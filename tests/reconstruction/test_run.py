@@ -23,6 +23,7 @@ from onnx_ocs.passmanager import PassResult, run_passes
 from onnx_ocs.reconstruction.copies import ties
 from onnx_ocs.reconstruction.find import find_maps
 from onnx_ocs.reconstruction.linear import LinearMap, canonical
+from onnx_ocs.reconstruction.run import told_by
 from onnx_ocs.records.weights import digest, read_refitted
 
 SAMPLES = 48
@@ -215,3 +216,14 @@ def test_a_missing_torch_is_said_before_anything_is_fitted(monkeypatch: pytest.M
         Reconstruct(refine="3")
     with pytest.raises(UserError, match="give --calib"):
         Reconstruct().run(onnx.ModelProto(), Context())
+
+
+def test_a_later_fit_says_so() -> None:
+    told: list[tuple[str, int, int | None]] = []
+
+    def note(what: str, done: int, total: int | None) -> None:
+        told.append((what, done, total))
+
+    for turn in (0, 2):
+        told_by(note, turn)("fitting layers", 1, 3)
+    assert told == [("fitting layers", 1, 3), ("fitting layers, other samples held out: 2 of 3", 1, 3)]
