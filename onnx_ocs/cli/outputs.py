@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from onnx_ocs.calibration.context import Progress
 from onnx_ocs.errors import UserError
 from onnx_ocs.report.format import readable
 
@@ -36,6 +35,7 @@ __all__ = [
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from onnx_ocs.calibration.context import Progress
     from onnx_ocs.model.publishing import Transaction
 
 SECONDS = 10.0  # between two lines about progress, where no bar can be shown
